@@ -1,0 +1,7 @@
+"""``python -m cachesync``."""
+
+import sys
+
+from cachesync.cli import main
+
+sys.exit(main())

@@ -1,0 +1,224 @@
+"""Who keeps the journal in step with the disk while the daemon runs: hints as they come, scans now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from cachesync.errors import CacheSyncError, RootHalted
+from cachesync.keys import RESERVED
+from cachesync.watcher import Hint, Watcher
+
+if TYPE_CHECKING:
+    from cachesync.engine import Engine
+    from cachesync.notify import Notifier
+
+logger = logging.getLogger(__name__)
+
+_POLL = 2.0
+_SLOWEST = 60.0
+"""Seconds that one round of hints may take before the daemon counts as hanging; scans have no bound."""
+
+
+class Attendant:
+    """Three threads' worth of care: the watcher's own, one for hints, one (at low priority) for scans."""
+
+    def __init__(self, engine: Engine, notifier: Notifier) -> None:
+        self._engine = engine
+        self._notifier = notifier
+        self._hinted = threading.Event()
+        self._scan_asked = threading.Event()
+        self._stopping = threading.Event()
+        self._halted = False
+        self._hinting_since: float | None = None
+        self._polled_at = 0.0
+        self._scanned_at = 0.0
+        self._reasons: set[str] = set()
+        self._reported: set[str] = set()
+        self.repaired = 0
+        state = engine.config.state
+        exclude = {RESERVED}
+        with contextlib.suppress(ValueError):
+            exclude.add(str(state.relative_to(engine.config.root)))
+        self.watcher = Watcher(
+            str(engine.config.root), canary=str(state / "canary"), on_hints=self._hinted.set, exclude=exclude
+        )
+        self._threads = [
+            threading.Thread(target=self._take_hints, name="hints", daemon=True),
+            threading.Thread(target=self._scan_now_and_then, name="scan", daemon=True),
+        ]
+        engine.service.notes = self.notes
+
+    # -- for the daemon ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Watch first, then scan: so nothing falls between."""
+        self.watcher.start()
+        for thread in self._threads:
+            thread.start()
+        self._ask_scan("start")
+
+    def stop(self) -> None:
+        """End the threads, within a few seconds; what was not looked at yet, the next scan sees."""
+        self._stopping.set()
+        self._hinted.set()
+        self._scan_asked.set()
+        self.watcher.stop()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=2)
+
+    @property
+    def root_ok(self) -> bool:
+        """The root that was opened is in its place."""
+        return not self._halted
+
+    @property
+    def alive(self) -> bool:
+        """No round of hints hangs, and both threads live."""
+        since = self._hinting_since
+        hanging = since is not None and time.monotonic() - since > _SLOWEST
+        return not hanging and all(thread.is_alive() for thread in self._threads)
+
+    def tend(self) -> None:
+        """Once a second: the root, the watcher's health, scans that are due, systemd's watchdog."""
+        self._check_root()
+        self.watcher.tend()
+        now = time.monotonic()
+        if now - self._scanned_at >= self._engine.config.scan_interval:
+            self._ask_scan("interval")
+        if self.watcher.uncovered() and now - self._polled_at >= _POLL:
+            self._ask_scan("poll")
+        if self._notifier.watchdog is not None and self.alive:
+            self._notifier.send("WATCHDOG=1")
+
+    def notes(self) -> list[str]:
+        """What an operator should see."""
+        notes = []
+        if self._halted:
+            notes.append(f"the root {self._engine.config.root} is gone or replaced: halted, nothing is deleted")
+        if self._engine.uploader.store_down:
+            notes.append("the store does not answer; writes go on and are stored when it is back")
+        uncovered = self.watcher.uncovered()
+        if uncovered and not self._halted:
+            notes.append(f"{len(uncovered)} directories cannot be watched and are scanned instead (inotify limits?)")
+        return notes
+
+    # -- hints ---------------------------------------------------------------------------------------------------------
+
+    def _take_hints(self) -> None:
+        while not self._stopping.is_set():
+            self._hinted.wait()
+            self._hinted.clear()
+            self._hinting_since = time.monotonic()
+            try:
+                self._notice_all()
+            except RootHalted:
+                self._check_root()
+            except Exception:
+                logger.exception("hints were not taken; a scan follows")
+                self._ask_scan("error")
+                self._stopping.wait(1.0)
+            finally:
+                self._hinting_since = None
+
+    def _notice_all(self) -> None:
+        hints = self.watcher.take()
+        for reason in hints.rescan:
+            self._ask_scan(reason)
+        by_session: dict[str, dict[str, Hint]] = defaultdict(dict)
+        for path, hint in hints.paths.items():
+            session, _, rest = path.partition("/")
+            if not rest and session == ".cachesyncignore":
+                self._engine.scanner.forget_rules(None)
+                continue
+            by_session[session][rest] = hint
+        for session, paths in by_session.items():
+            self._engine.scanner.notice(session, paths)
+
+    # -- scans ---------------------------------------------------------------------------------------------------------
+
+    def _ask_scan(self, reason: str) -> None:
+        self._reasons.add(reason)
+        self._scan_asked.set()
+
+    def _scan_now_and_then(self) -> None:
+        if sys.platform.startswith("linux"):
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        while True:
+            self._scan_asked.wait()
+            self._scan_asked.clear()
+            if self._stopping.is_set():
+                return
+            reasons, self._reasons = self._reasons, set()
+            try:
+                self._polled_at = time.monotonic()
+                if reasons == {"poll"}:
+                    self._poll()
+                else:
+                    self._scan_all(reasons)
+            except RootHalted:
+                self._check_root()
+            except CacheSyncError as error:
+                logger.warning("scan: %s", error)
+            except Exception:
+                logger.exception("the scan ended early; the next one comes by itself")
+
+    def _poll(self) -> None:
+        """Scan what cannot be watched."""
+        for directory in self.watcher.uncovered():
+            session, _, rest = directory.partition("/")
+            if directory == ".":
+                self._scan_all({"poll"})
+            else:
+                self._engine.scanner.scan(session, rest and rest + "/")
+
+    def _scan_all(self, reasons: set[str]) -> None:
+        self._scanned_at = time.monotonic()
+        names, others = self._engine.tree.sessions()
+        for other in others:
+            if other.path not in self._reported:
+                self._reported.add(other.path)
+                logger.warning("left alone: %s", other.reason, extra={"path": other.path})
+        repaired = 0
+        for name in {*names, *self._engine.journal.sessions.names()}:
+            if self._stopping.is_set():
+                return
+            result = self._engine.scanner.scan(name, recheck=True, expired=self._stopping.is_set)
+            repaired += result.marked
+            self._list_links(name)
+        if "start" not in reasons:
+            self.repaired += repaired
+        level = logging.DEBUG if reasons == {"interval"} or reasons == {"poll"} else logging.INFO
+        logger.log(level, "scanned (%s): %d changes", ", ".join(sorted(reasons)), repaired)
+
+    def _list_links(self, session: str) -> None:
+        """Links have no object: where nothing else is left to store, a manifest makes them durable."""
+        journal = self._engine.journal
+        if session not in journal.sessions.names() or journal.work.remaining(session):
+            return
+        if journal.entries.barrier(session):
+            try:
+                self._engine.committer.commit(session)
+            except CacheSyncError as error:
+                logger.info("the manifest waits: %s", error, extra={"session": session})
+
+    def _check_root(self) -> None:
+        try:
+            self._engine.tree.check()
+        except RootHalted as error:
+            if not self._halted:
+                logger.error("%s", error)
+            self._halted = True
+            return
+        if self._halted:
+            self._halted = False
+            logger.warning("the root is back")
+            self._ask_scan("root back")

@@ -1,0 +1,126 @@
+"""``cachesync flush``: is all of it stored, yes or no.
+
+Several sessions are flushed side by side under one deadline. The exit code is the worst one, in the order of ``WORST``:
+what the caller got wrong comes before what the store refused, and that before what only needs more time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from cachesync.cli.phrases import count, duration, listed, one_line, size
+from cachesync.cli.progress import Progress
+from cachesync.cli.reach import Connect
+from cachesync.control.wire import error_json
+from cachesync.errors import CacheSyncError, ExitCode, UsageError
+from cachesync.keys import check_session
+from cachesync.reports import FlushReport, Json
+
+AT_ONCE = 32
+"""Sessions that are flushed side by side."""
+
+WORST = (ExitCode.USAGE, ExitCode.NOT_FOUND, ExitCode.FAILED, ExitCode.UNFINISHED, ExitCode.DONE)
+
+Outcome = FlushReport | CacheSyncError
+
+
+def run(options: argparse.Namespace, connect: Connect) -> int:
+    """Flush, print, and return the exit code. Raises CacheSyncError when a single session was asked for and failed."""
+    deadline = time.monotonic() + options.timeout
+    named = [check_session(name) for name in dict.fromkeys(options.sessions)]
+    if options.all and named:
+        raise UsageError("flush", cause="takes session names or --all, not both")
+
+    with connect() as verbs:
+        if not named:
+            known = verbs.sessions()
+            if not options.all:
+                there = f"the sessions there are: {', '.join(known[:50])}" if known else "there are no sessions yet"
+                raise UsageError("flush", cause="which session? name it or give --all", hint=there)
+            named = known
+
+        def one(session: str) -> FlushReport:
+            left = max(0.0, deadline - time.monotonic())
+            return verbs.flush(session, timeout=left, confirm_deletes=options.confirm_deletes, receipt=options.receipt)
+
+        single = len(named) == 1 and not options.all
+        with Progress.on_terminal(verbs, named):
+            outcomes: Sequence[Outcome] = [one(named[0])] if single else _side_by_side(named, one)
+
+    if options.json:
+        told = [_told(session, outcome) for session, outcome in zip(named, outcomes, strict=True)]
+        print(json.dumps(told[0] if single else told))
+    else:
+        for session, outcome in zip(named, outcomes, strict=True):
+            for line in _lines(session, outcome, options.timeout):
+                print(line)
+        if not outcomes:
+            print("there are no sessions yet")
+    return int(next(code for code in WORST if code == ExitCode.DONE or any(o.exit_code == code for o in outcomes)))
+
+
+def _side_by_side(sessions: Sequence[str], one: Callable[[str], FlushReport]) -> list[Outcome]:
+    # Daemon threads: Ctrl-C must not wait for a flush that may take minutes.
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, FlushReport | BaseException]] = queue.SimpleQueue()
+    for number in range(len(sessions)):
+        todo.put(number)
+
+    def work() -> None:
+        while True:
+            try:
+                number = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((number, one(sessions[number])))
+            except BaseException as error:  # noqa: BLE001  # raised again by whoever waits
+                done.put((number, error))
+
+    for _ in range(min(AT_ONCE, len(sessions))):
+        threading.Thread(target=work, daemon=True).start()
+    outcomes: dict[int, Outcome] = {}
+    while len(outcomes) < len(sessions):
+        number, outcome = done.get()
+        if not isinstance(outcome, FlushReport | CacheSyncError):
+            raise outcome
+        outcomes[number] = outcome
+    return [outcomes[number] for number in range(len(sessions))]
+
+
+def _told(session: str, outcome: Outcome) -> Json:
+    return outcome.json() if isinstance(outcome, FlushReport) else {"session": session, **error_json(outcome)}
+
+
+def _lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
+    if isinstance(outcome, CacheSyncError):
+        yield f"{session}: NOT stored: {one_line(str(outcome))}"
+        return
+    report = outcome
+    done = f"{count(report.files, 'file')}, {size(report.bytes)}, {duration(report.seconds)}"
+    if report.stored:
+        yield f"{session}: stored, {done}"
+    else:
+        failed, pending = len(report.failed), len(report.pending)
+        yield f"{session}: NOT stored, {count(failed, 'failure')}, {pending:,} pending ({done})"
+    yield from listed((f"failed   {one_line(f'{f.path}: {f.error}')}" for f in report.failed), len(report.failed))
+    yield from listed((f"pending  {one_line(f'{p.path}: {p.reason}')}" for p in report.pending), len(report.pending))
+    yield from listed(
+        (f"conflict {one_line(f'{c.path}: the other version is kept as {c.kept_as}')}" for c in report.conflicts),
+        len(report.conflicts),
+    )
+    yield from listed((f"skipped  {one_line(f'{s.path}: {s.reason}')}" for s in report.skipped), len(report.skipped))
+    for line in report.entries or ():
+        version = one_line(line.version_id or line.version)
+        yield f"  receipt  {line.sha256 or '-'}  {line.size}  {version}  {one_line(line.path)}"
+    if report.failed:
+        yield f"  mend the cause, then: cachesync retry {session} && cachesync flush {session}"
+    elif not report.stored:
+        longer = max(2 * timeout, 10)
+        yield f"  under a daemon it goes on by itself; ask again: cachesync flush {session} --timeout {longer:g}"
+        yield f"  the story of one file: cachesync explain {session}/PATH"

@@ -1,0 +1,62 @@
+"""Where a command finds the verbs: the daemon if one serves the socket, else a service in this process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cachesync.cli.arguments import SETTING
+from cachesync.control.client import ControlClient
+from cachesync.errors import DaemonUnavailable, RootLocked
+from cachesync.verbs import Verbs
+
+if TYPE_CHECKING:
+    from cachesync.config import Config
+
+PATIENCE = 5.0
+"""Seconds to wait for a root whose owner does not answer: a daemon that starts, or another command."""
+
+DEV_STORE = "s3://cachesync"
+"""Where ``run --dev-server`` stores unless a store is configured."""
+
+Connect = Callable[[], AbstractContextManager[Verbs]]
+
+
+def load_config(options: argparse.Namespace) -> Config:
+    """The configuration under this command's flags. Raises ConfigError."""
+    from cachesync.config import load
+
+    given = vars(options).items()
+    flags = {name.removeprefix(SETTING): value for name, value in given if name.startswith(SETTING)}
+    config = load(flags, os.environ, Path.cwd())
+    if getattr(options, "dev_server", None) is not None and config.embedded:
+        config = load({**flags, "store": DEV_STORE}, os.environ, Path.cwd())
+    return config
+
+
+@contextmanager
+def connect(options: argparse.Namespace) -> Iterator[Verbs]:
+    """The verbs, for the time of the block. Raises DaemonUnavailable if the root is owned and its owner is silent."""
+    config = load_config(options)
+    client = ControlClient(config.socket)
+    until = time.monotonic() + PATIENCE
+    with ExitStack() as stack:
+        verbs: Verbs | None = None
+        while verbs is None:
+            if client.is_serving():
+                verbs = client
+                break
+            from cachesync.daemon import open_service
+
+            try:
+                verbs = stack.enter_context(open_service(config))
+            except RootLocked as locked:
+                if time.monotonic() > until:
+                    raise DaemonUnavailable("ask the daemon at", str(config.socket), locked.reason) from None
+                time.sleep(0.1)
+        yield verbs

@@ -1,0 +1,16 @@
+"""``cachesync run``: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+
+from cachesync.cli.reach import Connect, load_config
+
+
+def run(options: argparse.Namespace, _connect: Connect) -> int:
+    """Serve until a signal; the daemon's exit code (0 drained, 4 not all of it)."""
+    config = load_config(options)
+    from cachesync.daemon import run as serve
+
+    code: int = serve(config, options.dev_server)
+    return code

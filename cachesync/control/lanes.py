@@ -1,0 +1,79 @@
+"""Blocking calls for an event loop: each in a thread of its own, so many at once and no more.
+
+Not ThreadPoolExecutor: the interpreter waits for its threads at exit, and a flush may wait for minutes. These are
+daemon threads, so a process that has decided to stop stops. A call that nobody waits for any more (the client is gone,
+the server stops) runs to its end all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from cachesync.errors import DaemonUnavailable
+
+Work = Callable[[], bytes]
+
+
+class Lane:
+    """At most ``limit`` calls at once. Those above it wait for a place at most ``wait`` seconds, or are refused.
+
+    Lives in one event loop: make it there, call it there.
+    """
+
+    def __init__(self, name: str, limit: int, wait: float) -> None:
+        self._name = name
+        self._limit = limit
+        self._wait = wait
+        self._places = asyncio.Semaphore(limit)
+        self._waiting: set[asyncio.Future[bytes | BaseException]] = set()
+
+    async def run(self, work: Work) -> bytes:
+        """What ``work`` returns or raises; DaemonUnavailable if there is no place for it or the server stops."""
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._places.acquire()
+        except TimeoutError:
+            raise DaemonUnavailable(
+                self._name, cause=f"{self._limit} others are under way already", hint="try again in a moment"
+            ) from None
+        answer: asyncio.Future[bytes | BaseException] = asyncio.get_running_loop().create_future()
+        try:
+            threading.Thread(target=self._call, args=(work, answer), name=f"control-{self._name}", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            self._places.release()
+            raise DaemonUnavailable(self._name, cause=error) from None
+        self._waiting.add(answer)
+        try:
+            outcome = await asyncio.shield(answer)
+        finally:
+            self._waiting.discard(answer)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def waiting(self) -> set[asyncio.Future[bytes | BaseException]]:
+        """The answers that somebody waits for."""
+        return set(self._waiting)
+
+    def give_up(self) -> None:
+        """Answer everybody who waits with DaemonUnavailable."""
+        for answer in list(self._waiting):
+            if not answer.done():
+                answer.set_result(DaemonUnavailable(self._name, cause="the daemon stops", hint="see cachesync status"))
+
+    def _call(self, work: Work, answer: asyncio.Future[bytes | BaseException]) -> None:
+        outcome: bytes | BaseException
+        try:
+            outcome = work()
+        except BaseException as error:  # noqa: BLE001  # raised again in the loop
+            outcome = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            answer.get_loop().call_soon_threadsafe(self._done, answer, outcome)
+
+    def _done(self, answer: asyncio.Future[bytes | BaseException], outcome: bytes | BaseException) -> None:
+        self._places.release()
+        if not answer.done():
+            answer.set_result(outcome)

@@ -1,0 +1,199 @@
+"""The daemon: keeps an engine running, feeds it with hints and scans, serves the socket, and ends in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cachesync.errors import CacheSyncError, ExitCode, RootHalted
+from cachesync.verbs import Verbs
+
+if TYPE_CHECKING:
+    from cachesync.attendant import Attendant
+    from cachesync.config import Config
+    from cachesync.devserver import DevServer
+    from cachesync.engine import Engine
+    from cachesync.store.base import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+_TEND = 1.0
+_REPLACED = 2
+"""How many looks in a row, a second apart, must find another root or state folder before it is taken for the new one:
+what is being remounted is back by then."""
+
+_SHOWN = 20
+
+
+@contextlib.contextmanager
+def open_service(config: Config) -> Iterator[Verbs]:
+    """The verbs in this process, for a command that finds no daemon. Raises RootLocked, UsageError."""
+    from cachesync.engine import Engine
+    from cachesync.stores import open_store
+
+    engine = Engine(config, open_store(config))
+    try:
+        engine.start()
+        yield engine.service
+    finally:
+        engine.close(patience=0.2)
+
+
+def run(config: Config, dev_server: Path | None = None) -> int:
+    """Serve the root until a signal. 0 if everything was stored at the end, 4 if something is left."""
+    from cachesync.devserver import DevServer
+    from cachesync.logs import configure
+    from cachesync.stores import open_store
+
+    configure(config.log_format, config.log_level)
+    with contextlib.ExitStack() as stack:
+        server = None
+        if dev_server is not None:
+            server = DevServer(dev_server)
+            server.start()
+            stack.callback(server.stop)
+            if config.store.bucket is not None:
+                server.make_bucket(config.store.bucket)
+        code = Daemon(config, open_store(config, server), server).run()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+class Daemon:
+    """One run of ``cachesync run``. When the root or the state folder is replaced under it, it builds itself anew."""
+
+    def __init__(self, config: Config, store: ObjectStore, dev_server: DevServer | None = None) -> None:
+        from cachesync.notify import Notifier
+
+        self._config = config
+        self._store = store
+        self._dev_server = dev_server
+        self._notifier = Notifier(os.environ)
+        self._begun = time.time()
+        self._signals = 0
+        self._signalled = threading.Event()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        code = self._serve(first=True)
+        while code is None:
+            try:
+                code = self._serve(first=False)
+            except CacheSyncError as error:
+                logger.error("%s", error)
+                if self._signalled.wait(_TEND):
+                    code = ExitCode.UNFINISHED
+        self._notifier.send("STOPPING=1")
+        return code
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signals += 1
+        self._signalled.set()
+        if self._signals > 1:
+            os.write(2, b"cachesync: stopped at once; what is left is stored by the next start\n")
+            os._exit(ExitCode.UNFINISHED)
+
+    def _serve(self, *, first: bool) -> int | None:
+        """One engine's life; None to begin again."""
+        from cachesync.attendant import Attendant
+        from cachesync.control.server import ControlServer
+        from cachesync.engine import Engine
+
+        engine = Engine(self._config, self._store, create_root=first, since=self._begun)
+        attendant = Attendant(engine, self._notifier)
+        control = ControlServer(
+            engine.service,
+            self._config.socket,
+            self._config.socket_group,
+            ready=lambda: not self._signalled.is_set() and attendant.root_ok,
+            live=lambda: attendant.alive,
+        )
+        code: int | None = None
+        try:
+            control.start()
+            engine.start()
+            attendant.start()
+            if first:
+                self._announce()
+            self._notifier.send("READY=1", f"STATUS=watching {self._config.root}")
+            replaced_for = 0
+            while not self._signalled.wait(_TEND):
+                attendant.tend()
+                replaced = self._config.root.is_dir() and not (attendant.root_ok and engine.in_place())
+                replaced_for = replaced_for + 1 if replaced else 0
+                if replaced_for > _REPLACED:
+                    logger.error("the root or the state folder is another one now: beginning anew, nothing is deleted")
+                    break
+            else:
+                code = self._drain(engine, attendant)
+        finally:
+            attendant.stop()
+            control.stop()
+            if not engine.close():
+                logger.warning("a transfer was still hanging; it is tried again by the next start")
+        return code
+
+    def _announce(self) -> None:
+        """Three lines: what is watched, where it goes, what to type next."""
+        config = self._config
+        if self._dev_server is not None:
+            where = f"{config.store.shown} on the embedded S3 server at {self._dev_server.endpoint}"
+        elif config.embedded:
+            where = f"{config.store.shown} (nothing is configured, so a folder of this machine; see cachesync config)"
+        else:
+            where = config.store.shown
+        print(f"watching  {config.root}/SESSION/...", file=sys.stderr)
+        print(f"storing   in {where}", file=sys.stderr)
+        print(
+            f"try       mkdir -p {config.root}/demo && date > {config.root}/demo/hello.txt && cachesync flush demo",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _drain(self, engine: Engine, attendant: Attendant) -> int:
+        """Store what is left, small files first, for ``drain_timeout`` seconds; log what could not be (P12)."""
+        timeout = self._config.drain_timeout
+        self._notifier.send("STOPPING=1", "STATUS=draining")
+        self._notifier.extend(timeout + 5)
+        attendant.stop()
+        engine.uploader.small_first = True
+        deadline = time.monotonic() + timeout
+        try:
+            names = engine.service.sessions()
+        except RootHalted as error:
+            logger.error("%s", error)
+            return ExitCode.UNFINISHED
+
+        def flush(name: str) -> int:
+            try:
+                report = engine.service.flush(name, timeout=max(0.0, deadline - time.monotonic()))
+            except CacheSyncError as error:
+                logger.error("not drained: %s", error, extra={"session": name})
+                return 1
+            left = [*((f.path, f.error) for f in report.failed), *((p.path, p.reason) for p in report.pending)]
+            for path, reason in left[:_SHOWN]:
+                logger.warning("left: %s", reason, extra={"session": name, "path": path})
+            if len(left) > _SHOWN:
+                logger.warning("left: %d more", len(left) - _SHOWN, extra={"session": name})
+            return len(left)
+
+        with ThreadPoolExecutor(8, thread_name_prefix="drain") as pool:
+            left = sum(pool.map(flush, names))
+        if left:
+            logger.warning("%d paths are not stored; the next start, or cachesync flush --all, goes on", left)
+            return ExitCode.UNFINISHED
+        logger.info("drained: everything is stored")
+        return ExitCode.DONE

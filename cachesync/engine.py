@@ -1,0 +1,150 @@
+"""The composition root: builds all parts for one root, in order, and takes them down again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cachesync.commit import Committer
+from cachesync.errors import JournalDamaged, UsageError
+from cachesync.files import Tree, timestamp_granularity
+from cachesync.flush import Flusher
+from cachesync.journal import Journal, set_aside
+from cachesync.learn import Learner
+from cachesync.lock import RootLock
+from cachesync.policy import Pace
+from cachesync.scanner import Scanner
+from cachesync.service import Place, Service
+from cachesync.transfer import Transfer
+from cachesync.uploader import Uploader
+
+if TYPE_CHECKING:
+    from cachesync.config import Config
+    from cachesync.store.base import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
+
+    Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: ObjectStore,
+        *,
+        create_root: bool = False,
+        since: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.store = store
+        with contextlib.ExitStack() as undo:
+            self.tree = Tree(config.root, create=create_root)
+            undo.callback(self.tree.close)
+            _prepare_state(config)
+            self.lock = RootLock(config.state / "lock", config.root)
+            undo.callback(self.lock.release)
+            self.journal = _open_journal(config)
+            undo.callback(self.journal.close)
+            self.journal.belongs_to(config.store.shown)
+            self._build(since, clock)
+            undo.pop_all()
+        _ignore_lease_breaks()
+
+    def _build(self, since: float | None, clock: Callable[[], float]) -> None:
+        config, tree, journal, store = self.config, self.tree, self.journal, self.store
+        pace = Pace(config.settle, config.max_dirty_age, config.delete_settle, config.delete_guard)
+        prefix = config.prefix
+        self.uploader = Uploader(journal, transfers=config.transfers, clock=clock)
+        self.scanner = Scanner(tree, journal, pace, clock, self.uploader.wake)
+        self.learner = Learner(journal, store, prefix)
+        self.transfer = Transfer(
+            tree,
+            journal,
+            store,
+            self.scanner,
+            self.learner,
+            prefix=prefix,
+            url=config.store.shown.rstrip("/") if not prefix else f"s3://{config.store.bucket}",
+            pace=pace,
+            granularity=_granularity(config, tree),
+            clock=clock,
+            flushing=self.uploader.is_urgent,
+        )
+        committer = Committer(journal, store, self.learner, prefix=prefix, scratch=config.state / "tmp", clock=clock)
+        self.committer = committer
+        flusher = Flusher(
+            tree, journal, self.scanner, self.uploader, self.transfer, committer, prefix=prefix, clock=clock
+        )
+        place = Place(str(config.root), config.store.shown, prefix)
+        self.service = Service(
+            place, tree, journal, self.scanner, self.uploader, self.transfer, flusher, clock=clock, since=since
+        )
+
+    def start(self) -> None:
+        """Begin to upload what is due."""
+        self.uploader.start(self.transfer)
+
+    def in_place(self) -> bool:
+        """Whether the journal and the root are still the ones that were opened."""
+        return self.journal.in_place()
+
+    def close(self, patience: float = 1.0) -> bool:
+        """Take everything down; returns whether no transfer was still hanging after ``patience`` seconds."""
+        ended = self.uploader.stop(patience)
+        self.journal.close()
+        self.lock.release()
+        self.tree.close()
+        return ended
+
+
+def _prepare_state(config: Config) -> None:
+    """Make the state folder, for us alone: mode 0700, and nothing in it that others could have put there."""
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if config.state.stat().st_uid == os.geteuid():
+            config.state.chmod(0o700)
+        scratch = config.state / "tmp"
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        for leftover in scratch.iterdir():
+            leftover.unlink()
+    except OSError as error:
+        raise UsageError(
+            "prepare the state folder", str(config.state), error.strerror, "see the state setting"
+        ) from error
+
+
+def _open_journal(config: Config) -> Journal:
+    """Open the journal; set a damaged one aside and begin a new one, which scan and listing fill (SPEC section 13)."""
+    path = config.state / "journal.db"
+    os.umask(os.umask(0o077) | 0o077)
+    try:
+        return Journal(path)
+    except JournalDamaged as error:
+        kept = set_aside(path, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+        logger.error("%s; kept as %s, rebuilding from the root and the store", error, kept.name)
+        return Journal(path)
+
+
+def _granularity(config: Config, tree: Tree) -> float:
+    """The time stamps' granularity, tried out where we may write: in the state folder, if it lies with the root."""
+    if config.state.stat().st_dev != tree.identity[0]:
+        return 0.020
+    return timestamp_granularity(config.state / "tmp")
+
+
+def _ignore_lease_breaks() -> None:
+    """See files.beneath.writer_of: the kernel tells a lease's holder by SIGIO, which would end the process."""
+    if hasattr(signal, "SIGIO") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGIO, signal.SIG_IGN)

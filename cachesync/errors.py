@@ -1,0 +1,214 @@
+"""Every error of cachesync, and what it means for the exit code.
+
+    CacheSyncError
+    ├── UsageError                2   a word, name or setting that is not allowed
+    │   ├── ConfigError               a setting: names it, its source, what is allowed
+    │   └── RootLocked                another daemon owns this root
+    ├── Unstorable                1   a name or file that no store can take as it is
+    ├── FileChanging              4   the file would not hold still while it was read
+    ├── DeleteHeld                1   more deletions at once than are believed
+    ├── RootHalted                4   the root is missing or is not the one we opened
+    ├── FileUnreadable            1   the file is there and cannot be read
+    ├── JournalDamaged            1   the journal cannot be trusted
+    ├── JournalUnavailable        4   the journal cannot be opened or written now
+    ├── IntegrityError            1   bytes that are not the bytes that were stored
+    ├── NoSuchSession             3
+    ├── DaemonUnavailable         4   the control socket gives no answer
+    └── StoreError                    what the store said
+        ├── StoreTransient        4   may work when tried again
+        │   ├── StoreSlowDown         ... with fewer transfers at once
+        │   └── StoreUnreachable      ... nobody answers there at all
+        ├── StoreCredentials      1   expired or unusable credentials: ask the chain again
+        ├── StorePermanent        1   will not work until somebody changes something
+        │   └── StoreDenied
+        ├── NoSuchBucket          3
+        ├── ObjectNotFound        3
+        └── PreconditionFailed    1   another writer was there first
+
+Each message says operation, path, cause and, where one is known, the mend.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command (SPEC section 6)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNFINISHED = 4
+
+
+class CacheSyncError(Exception):
+    """An error that a person may read: one line that says what failed and what to do.
+
+    ``operation`` is a verb phrase ("read", "store"), ``path`` what it was done to, ``cause`` why it failed, ``hint``
+    the mend. ``hint`` falls back to the class's own.
+    """
+
+    exit_code = ExitCode.FAILED
+    hint = ""
+
+    def __init__(self, operation: str, path: str = "", cause: object = "", hint: str = "") -> None:
+        super().__init__(operation, path, cause)
+        self.operation = operation
+        self.path = path
+        self.cause = cause
+        self.hint = hint or type(self).hint
+
+    @property
+    def reason(self) -> str:
+        """The cause alone, for lists that show the path beside it."""
+        return str(self.cause) or self.operation
+
+    def __str__(self) -> str:
+        text = self.operation
+        if self.path:
+            text += f" {self.path!r}"
+        if cause := str(self.cause):
+            text += f": {cause}"
+        if self.hint:
+            text += f" ({self.hint})"
+        return text
+
+
+class UsageError(CacheSyncError):
+    """A word, name or setting that is not allowed."""
+
+    exit_code = ExitCode.USAGE
+    hint = "see cachesync --help"
+
+
+class ConfigError(UsageError):
+    """A setting that is not allowed."""
+
+    hint = "cachesync config shows every setting and where it comes from"
+
+
+class RootLocked(UsageError):
+    """Another daemon owns this root."""
+
+    hint = "one daemon serves a root; ask it with cachesync status"
+
+
+class Unstorable(CacheSyncError):
+    """A name or file that cannot be an object as it is."""
+
+    hint = "rename it or list it in .cachesyncignore"
+
+
+class FileChanging(CacheSyncError):
+    """A file that changed while it was read, in another way than growing."""
+
+    exit_code = ExitCode.UNFINISHED
+    hint = "it is tried again when it holds still"
+
+
+class DeleteHeld(CacheSyncError):
+    """More deletions at once than are believed without a person's word."""
+
+    hint = "cachesync flush --confirm-deletes SESSION carries them out"
+
+
+class RootHalted(CacheSyncError):
+    """The root is missing, or another directory stands in its place."""
+
+    exit_code = ExitCode.UNFINISHED
+    hint = "nothing is deleted in the store; work goes on when the root is back"
+
+
+class JournalDamaged(CacheSyncError):
+    """The journal's file is not a sound journal."""
+
+    hint = "it is set aside and rebuilt from the root and the store"
+
+
+class JournalUnavailable(CacheSyncError):
+    """The journal cannot be opened or written now; what is in it is fine."""
+
+    exit_code = ExitCode.UNFINISHED
+    hint = "is the disk of the state folder full or read-only? tried again by itself"
+
+
+class FileUnreadable(CacheSyncError):
+    """A file that is there and cannot be read."""
+
+    hint = "let the daemon's user read it, or list it in .cachesyncignore"
+
+
+class IntegrityError(CacheSyncError):
+    """Bytes that are not the bytes that were stored."""
+
+    hint = "cachesync verify SESSION compares every object"
+
+
+class NoSuchSession(CacheSyncError):
+    """Neither the root nor the journal nor the store has this session."""
+
+    exit_code = ExitCode.NOT_FOUND
+    hint = "cachesync status lists the sessions"
+
+
+class DaemonUnavailable(CacheSyncError):
+    """A daemon owns the root but its control socket gives no answer."""
+
+    exit_code = ExitCode.UNFINISHED
+    hint = "is it starting or stopping? see its log"
+
+
+class StoreError(CacheSyncError):
+    """What the store said, classified by the adapter that heard it."""
+
+
+class StoreTransient(StoreError):
+    """May work when tried again: 5xx, timeouts, resets, half answers."""
+
+    exit_code = ExitCode.UNFINISHED
+    hint = "tried again by itself"
+
+
+class StoreSlowDown(StoreTransient):
+    """The store asks for fewer requests."""
+
+
+class StoreUnreachable(StoreTransient):
+    """Nobody answers at the store's address."""
+
+    hint = "is the endpoint right and the network up? tried again by itself"
+
+
+class StoreCredentials(StoreError):
+    """Missing, expired or refused credentials."""
+
+    hint = "renew the credentials; the chain is asked again by itself"
+
+
+class StorePermanent(StoreError):
+    """Will not work until somebody changes something."""
+
+
+class StoreDenied(StorePermanent):
+    """The store knows who we are and says no."""
+
+    hint = "cachesync bucket policy prints the rights that are needed"
+
+
+class NoSuchBucket(StoreError):
+    """The bucket does not exist."""
+
+    exit_code = ExitCode.NOT_FOUND
+    hint = "create it, or correct the store setting"
+
+
+class ObjectNotFound(StoreError):
+    """The store answered, and has no such object."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class PreconditionFailed(StoreError):
+    """The object is not the version that the request expected."""

@@ -1,0 +1,71 @@
+"""Opening paths that cannot escape: openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and asking for writers."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+
+from cachesync.policy import Writer
+
+_LINUX = sys.platform.startswith("linux")
+_OPENAT2 = 437  # one number on all architectures
+_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+_F_SETLEASE, _F_RDLCK, _F_UNLCK = 1024, 0, 2
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# PyDLL keeps the interpreter's lock, so no other thread can come between taking and dropping a lease.
+_locked_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """Open ``path`` under the descriptor ``directory``: ELOOP for a symlink anywhere in it, EXDEV for an escape."""
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    if not _LINUX:
+        return _walk(directory, path, flags)
+    how = _OpenHow(flags, 0, _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH)
+    raw = os.fsencode(path) or b"."
+    descriptor: int = _libc.syscall(_OPENAT2, directory, raw, ctypes.byref(how), ctypes.sizeof(how))
+    if descriptor >= 0:
+        return descriptor
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG):  # an old kernel, an old seccomp filter, past PATH_MAX
+        return _walk(directory, path, flags)
+    raise OSError(code, os.strerror(code), path)
+
+
+def _walk(directory: int, path: str, flags: int) -> int:
+    """The same by one openat(2) a component."""
+    *parents, last = [part for part in path.split("/") if part] or ["."]
+    if ".." in (*parents, last):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    held = os.dup(directory)
+    try:
+        for part in parents:
+            step = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)
+            os.close(held)
+            held = step
+        return os.open(last, flags, dir_fd=held)
+    finally:
+        os.close(held)
+
+
+def writer_of(descriptor: int) -> Writer:
+    """Ask the kernel whether anyone has the file of a read-only descriptor open for writing, or mapped so.
+
+    A read lease is refused while a writer is there (fcntl(2), F_SETLEASE). It is dropped at once: an ``open`` that comes
+    in between waits for some microseconds and sends us SIGIO, which the process must ignore. Needs the file's owner or
+    CAP_LEASE, and a local file system; UNKNOWN otherwise.
+    """
+    if not _LINUX:
+        return Writer.UNKNOWN
+    if _locked_libc.fcntl(descriptor, _F_SETLEASE, _F_RDLCK) == 0:
+        _locked_libc.fcntl(descriptor, _F_SETLEASE, _F_UNLCK)
+        return Writer.CLOSED
+    return Writer.OPEN if ctypes.get_errno() == errno.EAGAIN else Writer.UNKNOWN

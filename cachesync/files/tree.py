@@ -1,0 +1,253 @@
+"""The root and the sessions in it: what is there, without ever following a link or opening what is no file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from cachesync.errors import FileUnreadable, RootHalted, UsageError
+from cachesync.files.beneath import open_beneath, writer_of
+from cachesync.keys import RESERVED, is_session_name
+from cachesync.model import FileStat, Kind, Skipped
+from cachesync.policy import Writer
+
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_SPECIAL = {
+    st.S_IFIFO: "a pipe",
+    st.S_IFSOCK: "a socket",
+    st.S_IFBLK: "a block device",
+    st.S_IFCHR: "a character device",
+}
+_KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTORY}
+
+
+@dataclass(slots=True)
+class Listing:
+    """One directory: what is in it by name, and what is there but not stored."""
+
+    found: dict[str, FileStat] = field(default_factory=dict)
+    special: list[Skipped] = field(default_factory=list)
+
+
+class OpenFile:
+    """A regular file open for reading. ``stat`` is what it was when it was opened."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.stat = self.restat()
+
+    def restat(self) -> FileStat:
+        """The file's stat now."""
+        return _to_stat(os.fstat(self.descriptor), None)
+
+    def writer(self) -> Writer:
+        """Whether some process has it open for writing."""
+        return writer_of(self.descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes from ``offset``; fewer only at the end. Raises FileUnreadable."""
+        try:
+            data = os.pread(self.descriptor, length, offset)
+            while 0 < len(data) < length:
+                more = os.pread(self.descriptor, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise FileUnreadable("read", self.path, error.strerror) from error
+        return data
+
+    def close(self) -> None:
+        """Let the descriptor go."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Tree:
+    """A root directory, held by its descriptor, so that another one in its place is noticed."""
+
+    def __init__(self, root: Path, *, create: bool = False) -> None:
+        """Open the root. Raises UsageError if it is no directory or may not be read and written."""
+        self.root = root
+        try:
+            if create:
+                root.mkdir(parents=True, exist_ok=True)
+            self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError("open the root", str(root), error.strerror, "it must be a directory of yours") from error
+        if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+            os.close(self._root)
+            raise UsageError(
+                "open the root", str(root), "it may not be read and written", "it must be a directory of yours"
+            )
+        held = os.fstat(self._root)
+        self.identity = (held.st_dev, held.st_ino)
+
+    def close(self) -> None:
+        """Let the root go."""
+        os.close(self._root)
+
+    def check(self) -> None:
+        """Raise RootHalted unless the directory at the root's path is the one that was opened."""
+        try:
+            found = os.stat(self.root)
+        except OSError as error:
+            raise RootHalted("look at the root", str(self.root), error.strerror) from error
+        if (found.st_dev, found.st_ino) != self.identity:
+            raise RootHalted("look at the root", str(self.root), "another directory stands in its place")
+
+    def sessions(self) -> tuple[list[str], list[Skipped]]:
+        """The sessions in the root, and what else is there. Raises RootHalted."""
+        self.check()
+        names, others = [], []
+        try:
+            with os.scandir(self._root) as entries:
+                for entry in entries:
+                    if entry.name == RESERVED or entry.name == ".cachesyncignore":
+                        continue
+                    if not entry.is_dir(follow_symlinks=False):
+                        others.append(Skipped(entry.name, "not in a session directory"))
+                    elif not is_session_name(entry.name):
+                        others.append(Skipped(entry.name, "not a session name"))
+                    else:
+                        names.append(entry.name)
+        except OSError as error:
+            raise RootHalted("list the root", str(self.root), error.strerror) from error
+        return sorted(names), others
+
+    def session_inode(self, session: str) -> int | None:
+        """The inode of the session's directory, or None if none stands. Raises RootHalted if the root does not."""
+        self.check()
+        try:
+            found = os.stat(session, dir_fd=self._root, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                self.check()  # the root may have gone between
+                return None
+            raise RootHalted("look at", str(self.root / session), error.strerror) from error
+        return found.st_ino if st.S_ISDIR(found.st_mode) else None
+
+    def lstat(self, session: str, path: str) -> FileStat | Skipped | None:
+        """What stands at a path now: a stat, something that is not stored, or nothing.
+
+        Raises FileUnreadable where the file system gives no answer; that is not absence.
+        """
+        parent, _, name = f"{session}/{path}".rpartition("/")
+        try:
+            directory = open_beneath(self._root, parent, os.O_PATH | os.O_DIRECTORY)
+            try:
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                return _classify(found, path, directory, name)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise FileUnreadable("look at", path, error.strerror) from error
+
+    def listing(self, session: str, directory: str) -> Listing | None:
+        """What is in a directory of a session ("" is its top), or None if there is no such directory.
+
+        Raises FileUnreadable where it cannot be listed; that is not emptiness.
+        """
+        listing = Listing()
+        try:
+            descriptor = open_beneath(self._root, f"{session}/{directory}".rstrip("/"), os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise FileUnreadable("list", directory or ".", error.strerror) from error
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    self._add(listing, entry, directory, descriptor)
+        except OSError as error:
+            raise FileUnreadable("list", directory or ".", error.strerror) from error
+        finally:
+            os.close(descriptor)
+        return listing
+
+    def _add(self, listing: Listing, entry: os.DirEntry[str], directory: str, descriptor: int) -> None:
+        path = directory + entry.name
+        try:
+            found = _classify(entry.stat(follow_symlinks=False), path, descriptor, entry.name)
+        except OSError as error:
+            if error.errno in _ABSENT:  # deleted since it was listed
+                return
+            raise
+        if isinstance(found, Skipped):
+            listing.special.append(found)
+        else:
+            listing.found[entry.name] = found
+
+    def open(self, session: str, path: str) -> OpenFile | None:
+        """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
+        try:
+            descriptor = open_beneath(self._root, f"{session}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            if error.errno in _ABSENT or error.errno == errno.ENXIO:
+                return None
+            raise FileUnreadable("open", path, error.strerror) from error
+        if not st.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return None
+        return OpenFile(descriptor, path)
+
+    def ignore_text(self, session: str | None) -> str:
+        """The text of ``.cachesyncignore`` in a session, or in the root (None); empty if there is none."""
+        where = f"{session}/.cachesyncignore" if session else ".cachesyncignore"
+        try:
+            descriptor = open_beneath(self._root, where, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return ""
+        with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(1024 * 1024) if st.S_ISREG(os.fstat(descriptor).st_mode) else ""
+
+
+def _classify(found: os.stat_result, path: str, directory: int, name: str) -> FileStat | Skipped:
+    kind = st.S_IFMT(found.st_mode)
+    if kind in _SPECIAL:
+        return Skipped(path, _SPECIAL[kind])
+    return _to_stat(found, os.readlink(name, dir_fd=directory) if kind == st.S_IFLNK else None)
+
+
+def _to_stat(found: os.stat_result, target: str | None) -> FileStat:
+    return FileStat(
+        _KINDS[st.S_IFMT(found.st_mode)],
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        st.S_IMODE(found.st_mode),
+        target,
+    )
+
+
+def timestamp_granularity(folder: Path) -> float:
+    """How far apart two writes must be, in seconds, for a stat between them to show both; 0 where it always does.
+
+    Linux 6.13 and later give a file that was looked at a fresh time stamp on its next write (multigrain timestamps);
+    before, two writes in one tick of the kernel's clock look alike.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        descriptor = file.fileno()
+        for _ in range(32):
+            os.pwrite(descriptor, b"a", 0)
+            first = os.fstat(descriptor).st_ctime_ns
+            os.pwrite(descriptor, b"b", 0)
+            if os.fstat(descriptor).st_ctime_ns == first:
+                return 0.020
+    return 0.0

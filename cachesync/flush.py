@@ -1,0 +1,174 @@
+"""Flush: the barrier that never lies (P3).
+
+Scan, take the barrier (the map of what is dirty at this instant), wait until the store has all of it, write the manifest,
+report. One number instead of the map would lie: a path that is rewritten just before its upload gets a later generation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from cachesync.commit import Committer
+from cachesync.errors import (
+    CacheSyncError,
+    JournalUnavailable,
+    NoSuchSession,
+    PreconditionFailed,
+    RootHalted,
+    StoreTransient,
+)
+from cachesync.files import Tree
+from cachesync.journal import Journal
+from cachesync.keys import RESERVED, check_session, manifest_key, to_key
+from cachesync.model import Entry, Kind
+from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine
+from cachesync.scanner import Scanner, ScanResult
+from cachesync.transfer import Transfer
+from cachesync.uploader import Uploader
+
+MANIFEST = f"{RESERVED}/manifest.json"
+_FULL_LOOK = 0.25
+
+
+class Flusher:
+    """Flushes sessions; many at once if need be."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        journal: Journal,
+        scanner: Scanner,
+        uploader: Uploader,
+        transfer: Transfer,
+        committer: Committer,
+        *,
+        prefix: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tree = tree
+        self._journal = journal
+        self._scanner = scanner
+        self._uploader = uploader
+        self._transfer = transfer
+        self._committer = committer
+        self._prefix = prefix
+        self._clock = clock
+
+    def flush(
+        self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
+    ) -> FlushReport:
+        """The barrier for one session; ends by its timeout and says what is left.
+
+        Raises NoSuchSession, UsageError, RootHalted.
+        """
+        check_session(session)
+        begun = time.monotonic()
+        deadline = begun + timeout
+        if self._tree.session_inode(session) is None and session not in self._journal.sessions.names():
+            raise NoSuchSession("flush", session, "there is no such directory under the root")
+        before = self._transfer.stored[session], self._transfer.deleted[session]
+        with self._uploader.urgent(session):
+            scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
+            if confirm_deletes:
+                self._journal.sessions.confirm_deletes(session)
+            report = FlushReport(session, stored=False, skipped=scan.skipped)
+            if scan.finished:
+                report = self._wait(session, report, scan, deadline)
+            else:
+                report = replace(report, pending=[Pending(".", "the scan did not end in time")])
+            if not report.failed and not report.pending:
+                report = self._commit(session, report, deadline)
+        if receipt:
+            report = replace(report, entries=self._receipt(session))
+        return replace(
+            report,
+            uploaded=self._transfer.stored[session] - before[0],
+            deleted=self._transfer.deleted[session] - before[1],
+            seconds=time.monotonic() - begun,
+        )
+
+    # -- the barrier -----------------------------------------------------------------------------------------------------
+
+    def _wait(self, session: str, report: FlushReport, scan: ScanResult, deadline: float) -> FlushReport:
+        """Wait until the store has what was dirty when the barrier was taken."""
+        barrier = self._journal.entries.barrier(session)
+        started = self._clock()
+        self._journal.work.hurry(session, started)
+        self._uploader.resume()
+        looked = 0.0
+        while True:
+            now = time.monotonic()
+            expired = now >= deadline
+            if not self._journal.work.remaining(session):
+                failed, pending = list[Failure](), list[Pending]()
+            elif expired or now - looked >= _FULL_LOOK:
+                failed, pending = self._left(session, barrier, started)
+                looked = now
+            if not pending or expired:
+                break
+            self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
+            time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))
+        return replace(
+            report,
+            failed=[*scan.failures, *failed],
+            pending=pending,
+            conflicts=self._journal.sessions.conflicts(session),
+        )
+
+    def _left(self, session: str, barrier: Mapping[str, int], started: float) -> tuple[list[Failure], list[Pending]]:
+        """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
+        failed, pending = [], []
+        for entry in self._journal.entries.unmet(session, barrier):
+            if entry.failed and (entry.tried_at or 0.0) >= started:
+                failed.append(Failure(entry.path, entry.error or "unknown"))
+            else:
+                pending.append(Pending(entry.path, _reason(entry)))
+        return failed, pending
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _commit(self, session: str, report: FlushReport, deadline: float) -> FlushReport:
+        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline."""
+        pause = 0.05
+        while True:
+            try:
+                summary = self._committer.commit(session)
+            except CacheSyncError as error:
+                left = deadline - time.monotonic()
+                if not isinstance(error, StoreTransient | PreconditionFailed | RootHalted | JournalUnavailable):
+                    return replace(report, failed=[Failure(MANIFEST, str(error))])
+                if left <= 0:
+                    return replace(report, pending=[Pending(MANIFEST, error.reason)])
+                time.sleep(min(pause, left))
+                pause = min(1.0, pause * 2)
+                continue
+            if summary.failures:
+                return replace(report, failed=summary.failures)
+            key = manifest_key(self._prefix, session)
+            return replace(report, stored=True, files=summary.files, bytes=summary.bytes, manifest=key)
+
+    def _receipt(self, session: str) -> list[ReceiptLine]:
+        """The proof for each file that the store has."""
+        return [
+            ReceiptLine(
+                path=entry.path,
+                key=to_key(self._prefix, session, entry.path),
+                size=entry.stored.size,
+                sha256=entry.stored.sha256,
+                version=entry.stored.version.etag,
+                version_id=entry.stored.version.version_id,
+            )
+            for entry in self._journal.entries.walk(session)
+            if entry.kind is Kind.FILE and entry.stored is not None and not entry.tombstone
+        ]
+
+
+def _reason(entry: Entry) -> str:
+    """What a path still waits for."""
+    if entry.error:
+        return entry.error
+    if entry.tombstone:
+        return "its deletion is under way"
+    return "its upload is under way"

@@ -1,0 +1,60 @@
+"""The journal: the only durable state. One row a path; facts only (see schema.py).
+
+A thousand changes of one path are one row with a higher generation, so a restart is "open, scan": there is no recovery
+code. Dirty is derived from two integers and stored nowhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cachesync.errors import ConfigError
+from cachesync.journal.database import set_aside
+from cachesync.journal.entries import Entries
+from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import Known
+from cachesync.journal.sessions import Sessions
+from cachesync.journal.uploads import Uploads
+from cachesync.journal.work import Work
+
+__all__ = ["Journal", "Known", "set_aside"]
+
+
+class Journal:
+    """Every entry under one root. Safe to call from many threads; each verb is one transaction.
+
+    Opening raises JournalDamaged where the file cannot be trusted (``set_aside`` keeps it), JournalUnavailable where it
+    cannot be opened or written now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._ledger = Ledger(path)
+        self.id: str = self._ledger.journal_id
+        self.opened_at: int = self._ledger.opened_at
+        self.sessions = Sessions(self._ledger)
+        self.entries = Entries(self._ledger)
+        self.work = Work(self._ledger)
+        self.uploads = Uploads(self._ledger)
+
+    def belongs_to(self, store: str) -> None:
+        """Bind a new journal to its store. Raises ConfigError if it was made for another one: what it knows of versions
+        and digests is true of that one only."""
+        ((known,),) = self._ledger.db.all("SELECT store FROM meta")
+        if known is None:
+            with self._ledger.db.write(durable=True) as db:
+                db.execute("UPDATE meta SET store = ?", (store,))
+        elif known != store:
+            hint = "configure the store it was made for, or move journal.db out of the state folder to store all anew"
+            raise ConfigError("store to", store, f"this root's journal was made for {known}", hint)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._ledger.db.close()
+
+    def in_place(self) -> bool:
+        """Whether the open file is still the one at its path (a state folder may be deleted under us)."""
+        return self._ledger.db.in_place()
+
+    def generation(self) -> int:
+        """The last generation given out."""
+        return self._ledger.generation()

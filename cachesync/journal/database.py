@@ -1,0 +1,151 @@
+"""The journal's SQLite file: opening, migrating, checking, setting a damaged one aside, and transactions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cachesync.errors import JournalDamaged, JournalUnavailable, UsageError
+from cachesync.journal.schema import MIGRATIONS
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """One writing connection, guarded by a lock, and one for long reads that never wait for it.
+
+    WAL with ``synchronous=NORMAL``: a commit survives a killed process, and after power loss the file is sound but may
+    lack its last commits. That costs nothing, since a scan finds again what a lost mark said and the store's conditions
+    settle what a lost confirmation said; ``write(durable=True)`` is for the facts that nothing else could tell.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises JournalDamaged if what is there is not a sound journal."""
+        self.path = path
+        self._lock = threading.RLock()
+        self._read_lock = threading.RLock()
+        try:
+            self._writer = self._connect()
+            self._check()
+            self._migrate()
+            self._reader = self._connect()
+        except sqlite3.Error as error:
+            raise _translate(error, "open the journal", path) from error
+        stat = os.stat(path)
+        self._identity = (stat.st_dev, stat.st_ino)
+        self._damaged = False
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA journal_size_limit=16777216")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        return connection
+
+    def _check(self) -> None:
+        findings = self._writer.execute("PRAGMA quick_check(1)").fetchone()
+        if findings != ("ok",):
+            raise sqlite3.DatabaseError(str(findings and findings[0]))
+
+    def _migrate(self) -> None:
+        (done,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if done > len(MIGRATIONS):
+            cause = f"a newer cachesync wrote it (format {done})"
+            raise UsageError("open the journal", str(self.path), cause, "update cachesync")
+        for step in range(done, len(MIGRATIONS)):
+            self._writer.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[step]}PRAGMA user_version={step + 1};COMMIT;")
+        if not self._writer.execute("SELECT 1 FROM meta").fetchone():
+            self._writer.execute("INSERT INTO meta (id, generation) VALUES (?, 0)", (secrets.token_hex(8),))
+
+    @contextlib.contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it or nothing. ``durable`` makes it survive power loss too."""
+        with self._lock, self._translated("write the journal"):
+            if durable:
+                self._writer.execute("PRAGMA synchronous=FULL")
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._writer
+                    self._writer.execute("COMMIT")
+                except BaseException:
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+                    raise
+            finally:
+                if durable:
+                    self._writer.execute("PRAGMA synchronous=NORMAL")
+
+    def all(self, sql: str, values: Row = ()) -> list[Row]:
+        """All rows of a short query, as of now."""
+        with self._lock, self._translated("read the journal"):
+            return self._writer.execute(sql, values).fetchall()
+
+    def one(self, sql: str, values: Row = ()) -> Row | None:
+        """The first row of a short query, as of now."""
+        rows = self.all(sql, values)
+        return rows[0] if rows else None
+
+    def long(self, sql: str, values: Row = ()) -> list[Row]:
+        """All rows of a query that may take long: it does not hold up writers."""
+        with self._read_lock, self._translated("read the journal"):
+            return self._reader.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            translated = _translate(error, operation, self.path)
+            self._damaged = self._damaged or isinstance(translated, JournalDamaged)
+            raise translated from error
+
+    def stream(self, sql: str, values: Row = ()) -> Iterator[Row]:
+        """The rows of one snapshot, a thousand at a time, on a connection of their own."""
+        connection = self._connect()
+        try:
+            cursor = connection.execute(sql, values)
+            while rows := cursor.fetchmany(1000):
+                yield from rows
+        finally:
+            connection.close()
+
+    def in_place(self) -> bool:
+        """Whether the file that is open is still the one at its path, and was sound at every use."""
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            return False
+        return (stat.st_dev, stat.st_ino) == self._identity and not self._damaged
+
+    def close(self) -> None:
+        """Let the file go; the last commit stays."""
+        with self._lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+
+def _translate(error: sqlite3.Error, operation: str, path: Path) -> JournalDamaged | JournalUnavailable:
+    """SQLite says OperationalError where the surroundings are at fault, DatabaseError where the file is; a schema that
+    is not ours is the file's fault too (https://www.sqlite.org/rescode.html)."""
+    surroundings = isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError | sqlite3.ProgrammingError)
+    if surroundings and "no such" not in str(error):
+        return JournalUnavailable(operation, str(path), error)
+    return JournalDamaged(operation, str(path), error)
+
+
+def set_aside(path: Path, stamp: str) -> Path:
+    """Rename a damaged journal and what belongs to it out of the way, keeping it. Returns the new name."""
+    kept = path.with_name(f"{path.name}.damaged-{stamp}")
+    for suffix in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{kept}{suffix}")
+    return kept

@@ -1,0 +1,146 @@
+"""The journal's entries as scan and flush see them: marking what changed, asking what is known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import ENTRY_COLUMNS, KNOWN_COLUMNS, WORK, Known, below, join, split, to_entry
+from cachesync.model import Entry, Mark
+
+_MARK_SEEN = """
+INSERT INTO entry (session, dir, name, kind, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed, due_at,
+                   created_at, dirty_since)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
+ON CONFLICT DO UPDATE SET
+    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
+    kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
+    closed = ?12, due_at = ?13, resident = 1, gone_at = NULL, attempts = 0, error = NULL, failed = 0
+"""
+
+_MARK_GONE = """
+UPDATE entry SET generation = ?2, due_at = ?3, gone_at = ?4, attempts = 0, failed = 0, error = NULL,
+    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?4 END
+WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
+"""
+
+
+class Entries:
+    """Marks and questions. Each verb is one transaction."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def mark(self, name: str, marks: Sequence[Mark], now: float) -> None:
+        """Make paths dirty, all with one new generation. A missing path counts only if it was expected on disk."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            generation = self._ledger.next_generation(db)
+            seen, gone = [], []
+            for mark in marks:
+                if (s := mark.stat) is None:
+                    gone.append((number, generation, mark.due_at, now, *split(mark.path)))
+                    continue
+                target = None if s.target is None else os.fsencode(s.target)
+                values = (s.kind, generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target, mark.closed)
+                seen.append((number, *split(mark.path), *values, mark.due_at, now))
+            db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
+            db.executemany(_MARK_SEEN, seen)
+            self._ledger.revise(db, number)
+
+    def mark_tree_gone(self, name: str, directory: str, due_at: float, now: float) -> int:
+        """A directory is missing, and with it everything below that was expected on disk. Returns how much it was."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            generation = self._ledger.next_generation(db)
+            count = db.execute(
+                _MARK_GONE + "((dir = ?5 AND name = ?6) OR dir = ?7 OR (dir >= ?8 AND dir < ?9))",
+                (number, generation, due_at, now, *split(directory), *below(directory)),
+            ).rowcount
+            if count:
+                self._ledger.revise(db, number)
+        return count
+
+    def any_resident(self, name: str) -> bool:
+        """Whether anything of the session is expected on disk."""
+        row = self._ledger.db.one(
+            "SELECT 1 FROM entry WHERE session = ? AND resident = 1 LIMIT 1", (self._ledger.id(name),)
+        )
+        return row is not None
+
+    def returned(self, name: str, paths: Iterable[str]) -> None:
+        """Evicted paths stand on disk again, just as they were when they were last here."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.executemany(
+                "UPDATE entry SET resident = 1 WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NULL",
+                ((number, *split(path)) for path in paths),
+            )
+
+    def entry(self, name: str, path: str) -> Entry | None:
+        """One entry, or None."""
+        number = self._ledger.number(name)
+        if number is None:
+            return None
+        row = self._ledger.db.one(
+            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND name = ?", (number, *split(path))
+        )
+        return None if row is None else to_entry(name, row)
+
+    def children(self, name: str, directory: str) -> dict[bytes, Known]:
+        """What is known of every path directly in ``directory`` ("" is the session's top), by name."""
+        rows = self._ledger.db.long(
+            f"SELECT {KNOWN_COLUMNS} FROM entry WHERE session = ? AND dir = ?",
+            (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),
+        )
+        return {row[0]: Known(*row) for row in rows}
+
+    def known(self, name: str, path: str) -> Known | None:
+        """What is known of one path."""
+        row = self._ledger.db.one(
+            f"SELECT {KNOWN_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND name = ?",
+            (self._ledger.id(name), *split(path)),
+        )
+        return None if row is None else Known(*row)
+
+    def unsettled(self, name: str) -> list[str]:
+        """Clean paths whose bytes may have changed without a trace in their stat."""
+        rows = self._ledger.db.long(
+            "SELECT dir, name FROM entry WHERE session = ? AND unsettled = 1 AND synced = generation AND resident = 1",
+            (self._ledger.id(name),),
+        )
+        return [join(row[0], row[1]) for row in rows]
+
+    def barrier(self, name: str) -> dict[str, int]:
+        """What is dirty at this instant, but for directories: path to generation."""
+        return {
+            join(row[0], row[1]): row[2]
+            for row in self._ledger.db.all(
+                "SELECT dir, name, generation FROM entry WHERE session = ? AND synced < generation AND kind <> 'dir'",
+                (self._ledger.id(name),),
+            )
+        }
+
+    def unmet(self, name: str, barrier: Mapping[str, int]) -> list[Entry]:
+        """The entries that the barrier still waits for. A link waits for the manifest, not for the uploader."""
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND {WORK}", (self._ledger.id(name),)
+        )
+        entries = (to_entry(name, row) for row in rows)
+        return [e for e in entries if e.synced < barrier.get(e.path, 0)]
+
+    def walk(self, name: str) -> Iterator[Entry]:
+        """Every entry of a session in path order, of one instant, as a stream."""
+        rows = self._ledger.db.stream(
+            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? ORDER BY dir, name", (self._ledger.id(name),)
+        )
+        return (to_entry(name, row) for row in rows)
+
+    def failures(self, name: str, limit: int) -> list[Entry]:
+        """Entries that will not work until somebody changes something."""
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND synced < generation AND failed = 1 LIMIT ?",
+            (self._ledger.id(name), limit),
+        )
+        return [to_entry(name, row) for row in rows]

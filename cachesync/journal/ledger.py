@@ -1,0 +1,62 @@
+"""What the parts of the journal share: the database, the sessions' numbers, generations and revisions."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+from cachesync.journal.database import Database
+
+
+class Ledger:
+    """The open database and the counters in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.db = Database(path)
+        ((self.journal_id, self.opened_at),) = self.db.all("SELECT id, generation FROM meta")
+        self._numbers: dict[str, int] = dict(self.db.all("SELECT name, id FROM session"))
+        self._names = {number: name for name, number in self._numbers.items()}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """All known sessions, sorted."""
+        with self._lock:
+            return sorted(self._numbers)
+
+    def number(self, name: str) -> int | None:
+        """A session's number, or None if it is not known."""
+        return self._numbers.get(name)
+
+    def id(self, name: str) -> int:
+        """The number of a session that is known."""
+        return self._numbers[name]
+
+    def name(self, number: int) -> str:
+        """The name of a session by its number."""
+        return self._names[number]
+
+    def add(self, name: str, now: float) -> None:
+        """Make a session known; nothing happens if it is."""
+        with self._lock:
+            if name in self._numbers:
+                return
+            with self.db.write() as db:
+                db.execute("INSERT OR IGNORE INTO session (name, added_at) VALUES (?, ?)", (name, now))
+                ((number,),) = db.execute("SELECT id FROM session WHERE name = ?", (name,)).fetchall()
+            self._names[number] = name
+            self._numbers[name] = number
+
+    def generation(self) -> int:
+        """The last generation given out."""
+        ((generation,),) = self.db.all("SELECT generation FROM meta")
+        return int(generation)
+
+    def next_generation(self, db: sqlite3.Connection) -> int:
+        """Give out a generation, in a transaction. Many paths may share one: it only has to grow for each of them."""
+        ((generation,),) = db.execute("UPDATE meta SET generation = generation + 1 RETURNING generation").fetchall()
+        return int(generation)
+
+    def revise(self, db: sqlite3.Connection, number: int) -> None:
+        """Note, in a transaction, that a manifest of this session would look different now."""
+        db.execute("UPDATE session SET revision = revision + 1 WHERE id = ?", (number,))

@@ -1,0 +1,104 @@
+"""The journal's schema: what each column means stands here and nowhere else.
+
+Facts are stored, states are derived: ``dirty`` is ``synced < generation``, ``tombstone`` is ``gone_at IS NOT NULL``,
+``evicted`` is ``resident = 0``, and what is in flight is memory. A journal of an older version is brought forward by
+``MIGRATIONS``, one script a step; ``PRAGMA user_version`` counts the steps done.
+"""
+
+from __future__ import annotations
+
+VERSION_1 = """
+CREATE TABLE meta (
+    id         TEXT NOT NULL,        -- random name of this journal; objects carry it as their `writer`
+    generation INTEGER NOT NULL,     -- the last generation given out, over all sessions
+    store      TEXT                  -- the store that all of this is true of
+);
+
+CREATE TABLE session (
+    id                  INTEGER PRIMARY KEY,
+    name                TEXT NOT NULL UNIQUE,
+    state               TEXT NOT NULL DEFAULT 'open',      -- as the manifest says: open or closed
+    added_at            REAL NOT NULL,
+    inode               INTEGER,                           -- of its directory: another one in its place is another session's life
+    learned             INTEGER NOT NULL DEFAULT 0,        -- the store's listing was merged into the entries
+    revision            INTEGER NOT NULL DEFAULT 0,        -- counts changes that a manifest would show
+    manifest_revision   INTEGER NOT NULL DEFAULT -1,       -- the revision that the last written manifest shows
+    manifest_etag       TEXT,                              -- the manifest's version in the store, as last known
+    manifest_version_id TEXT,
+    confirmed           INTEGER NOT NULL DEFAULT 0         -- tombstones up to this generation are believed whatever their number
+);
+
+-- One row a path. A directory's name ends in '/', so a file and a directory of one name are two rows.
+CREATE TABLE entry (
+    session         INTEGER NOT NULL REFERENCES session(id),
+    dir             BLOB NOT NULL,               -- parent path in the session, '' at its top; bytes as on disk
+    name            BLOB NOT NULL,
+    kind            TEXT NOT NULL,               -- file, link, dir
+    generation      INTEGER NOT NULL,            -- latest mark
+    synced          INTEGER NOT NULL DEFAULT 0,  -- latest mark whose state the store has confirmed
+    resident        INTEGER NOT NULL DEFAULT 1,  -- the bytes are expected on local disk
+    -- the disk, as last seen (NULL: never seen here)
+    size            INTEGER,
+    mtime_ns        INTEGER,
+    ctime_ns        INTEGER,
+    inode           INTEGER,
+    mode            INTEGER,                     -- permission bits
+    target          BLOB,                        -- of a link
+    gone_at         REAL,                        -- when a resident path was first seen missing
+    closed          INTEGER NOT NULL DEFAULT 0,  -- the last hint was a writer's close
+    unsettled       INTEGER NOT NULL DEFAULT 0,  -- the bytes may have changed since without a trace in the stat
+    -- the store, as last confirmed (NULL: never stored)
+    etag            TEXT,
+    version_id      TEXT,
+    stored_size     INTEGER,
+    stored_mtime_ns INTEGER,
+    stored_mode     INTEGER,
+    sha256          TEXT,                        -- of the stored bytes; NULL if learned from a listing
+    stored_at       REAL,
+    puts            INTEGER NOT NULL DEFAULT 0,  -- how often the path was stored
+    created_at      REAL NOT NULL,               -- when the path was first seen
+    -- the way there
+    dirty_since     REAL NOT NULL,               -- first mark since it was last clean
+    due_at          REAL NOT NULL,               -- not to be tried before
+    attempts        INTEGER NOT NULL DEFAULT 0,  -- failures in a row
+    tried_at        REAL,                        -- last failure
+    error           TEXT,
+    failed          INTEGER NOT NULL DEFAULT 0,  -- will not work until somebody changes something
+    PRIMARY KEY (session, dir, name)
+) WITHOUT ROWID;
+
+-- What the uploader has to do: a file to store, or an object that stands where no file is any more.
+CREATE INDEX work ON entry(due_at) WHERE synced < generation AND (kind = 'file' OR etag IS NOT NULL);
+CREATE INDEX dirty ON entry(session) WHERE synced < generation;
+-- Where a renamed file may have come from.
+CREATE INDEX left ON entry(inode) WHERE inode IS NOT NULL AND (gone_at IS NOT NULL OR resident = 0);
+
+-- A multipart upload under way; its parts that the store has confirmed.
+CREATE TABLE upload (
+    session   INTEGER NOT NULL REFERENCES session(id),
+    path      BLOB NOT NULL,
+    key       TEXT NOT NULL,
+    upload_id TEXT NOT NULL,
+    sha256    TEXT NOT NULL,         -- of the whole file that is being sent
+    part_size INTEGER NOT NULL,
+    PRIMARY KEY (session, path)
+) WITHOUT ROWID;
+CREATE TABLE part (
+    session INTEGER NOT NULL,
+    path    BLOB NOT NULL,
+    number  INTEGER NOT NULL,        -- from 1
+    etag    TEXT NOT NULL,
+    PRIMARY KEY (session, path, number)
+) WITHOUT ROWID;
+
+-- Another writer's bytes that were in the way, until a flush has reported them.
+CREATE TABLE conflict (
+    session  INTEGER NOT NULL REFERENCES session(id),
+    path     BLOB NOT NULL,
+    kept_as  BLOB NOT NULL,
+    seen_at  REAL NOT NULL,
+    reported INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+MIGRATIONS = (VERSION_1,)

@@ -1,0 +1,199 @@
+"""The journal's sessions: what is known of each as a whole, and its conflicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cachesync.journal.database import Row
+from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import join, split
+from cachesync.model import Conflict, Counts, FileStat, Session, Stored, Version
+
+_LEARN = """
+INSERT INTO entry (session, dir, name, kind, generation, synced, resident, etag, version_id, stored_size,
+                   stored_mtime_ns, stored_mode, sha256, stored_at, created_at, dirty_since, due_at)
+VALUES (?1, ?2, ?3, 'file', ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11, ?11)
+ON CONFLICT DO UPDATE SET
+    etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, 
+    sha256 = CASE WHEN resident THEN NULL ELSE ?10 END, stored_at = ?11
+WHERE etag IS NULL OR resident = 0
+"""
+
+_LEARN_UNSTORED = """
+INSERT INTO entry (session, dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target,
+                   created_at, dirty_since, due_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, 0, ?6, 0, 0, ?7, ?8, ?9, ?9, ?9)
+ON CONFLICT DO NOTHING
+"""
+
+
+class Sessions:
+    """Facts of whole sessions. Each verb is one transaction."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def names(self) -> list[str]:
+        """All known sessions, sorted."""
+        return self._ledger.names()
+
+    def add(self, name: str, now: float) -> None:
+        """Make a session known; nothing happens if it is."""
+        self._ledger.add(name, now)
+
+    def get(self, name: str) -> Session | None:
+        """A session's row, or None if it was never seen."""
+        row = self._ledger.db.one(
+            "SELECT state, inode, learned, revision, manifest_revision, manifest_etag, manifest_version_id, confirmed"
+            " FROM session WHERE name = ?",
+            (name,),
+        )
+        if row is None:
+            return None
+        state, inode, learned, revision, shown, etag, version_id, confirmed = row
+        manifest = None if etag is None else Version(etag, version_id)
+        return Session(name, state, inode, bool(learned), revision, shown, manifest, confirmed)
+
+    def set_inode(self, name: str, inode: int) -> None:
+        """Note which directory the session is."""
+        with self._ledger.db.write() as db:
+            db.execute("UPDATE session SET inode = ? WHERE id = ?", (inode, self._ledger.id(name)))
+
+    def removed(self, name: str) -> tuple[int, int]:
+        """The session's directory is gone: what the store has is evicted, what it never had is forgotten.
+
+        Nothing becomes a tombstone (P7). Returns how many entries were evicted, and how many were forgotten.
+        """
+        number = self._ledger.id(name)
+        with self._ledger.db.write(durable=True) as db:
+            forgotten = db.execute(
+                "DELETE FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NULL", (number,)
+            ).rowcount
+            evicted = db.execute(
+                "UPDATE entry SET resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL"
+                " WHERE session = ? AND resident = 1",
+                (number,),
+            ).rowcount
+            self._ledger.revise(db, number)
+        return evicted, forgotten
+
+    def confirm_deletes(self, name: str) -> None:
+        """Believe every tombstone of the session that there is now, however many they are."""
+        with self._ledger.db.write(durable=True) as db:
+            db.execute(
+                "UPDATE session SET confirmed = (SELECT generation FROM meta) WHERE id = ?", (self._ledger.id(name),)
+            )
+
+    def learn(self, name: str, objects: Sequence[tuple[str, Stored]], others: Sequence[tuple[str, FileStat]]) -> None:
+        """Merge what the store has: ``objects`` are its files, ``others`` the links and directories of its manifest.
+
+        A path that is not known here becomes an evicted entry; one that is only local learns which version it would
+        replace, and no digest: whoever stores it asks the store for that. Nothing that this journal confirmed itself
+        is overwritten, and nothing is deleted.
+        """
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            generation = self._ledger.next_generation(db)
+            db.executemany(_LEARN, [_learned(number, path, generation, stored) for path, stored in objects])
+            db.executemany(
+                _LEARN_UNSTORED,
+                [
+                    (number, *split(path), s.kind, generation, s.mtime_ns, s.mode, _bytes(s.target), s.mtime_ns / 1e9)
+                    for path, s in others
+                ],
+            )
+            self._ledger.revise(db, number)
+
+    def set_learned(self, name: str, manifest: Version | None) -> None:
+        """All that the store has was merged; ``manifest`` is the version of its manifest."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE session SET learned = 1, manifest_etag = ?, manifest_version_id = ?, manifest_revision = -1"
+                " WHERE id = ?",
+                (manifest and manifest.etag, manifest and manifest.version_id, self._ledger.id(name)),
+            )
+
+    def evicted(self, name: str) -> set[str]:
+        """The files that are only in the store."""
+        rows = self._ledger.db.long(
+            "SELECT dir, name FROM entry WHERE session = ? AND resident = 0 AND kind = 'file'", (self._ledger.id(name),)
+        )
+        return {join(row[0], row[1]) for row in rows}
+
+    def forget_evicted(self, name: str, path: str) -> None:
+        """The store was asked and has no object for this evicted entry any more."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.execute(
+                "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0", (number, *split(path))
+            )
+            self._ledger.revise(db, number)
+
+    def manifest_written(
+        self, name: str, *, generation: int, revision: int, manifest: Version, state: str = "open"
+    ) -> None:
+        """The manifest that shows everything up to ``generation`` is stored: links and directories are clean."""
+        number = self._ledger.id(name)
+        listed = "session = ? AND kind <> 'file' AND etag IS NULL AND generation <= ?"
+        with self._ledger.db.write() as db:
+            db.execute(f"DELETE FROM entry WHERE {listed} AND gone_at IS NOT NULL", (number, generation))
+            db.execute(
+                f"UPDATE entry SET synced = generation WHERE {listed} AND synced < generation", (number, generation)
+            )
+            db.execute(
+                "UPDATE session SET state = ?, manifest_revision = ?, manifest_etag = ?, manifest_version_id = ?"
+                " WHERE id = ?",
+                (state, revision, manifest.etag, manifest.version_id, number),
+            )
+            db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (number,))
+
+    def counts(self, name: str) -> Counts:
+        """A session in numbers."""
+        number = self._ledger.id(name)
+        files = self._ledger.db.long(
+            "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(failed)"
+            " FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
+            (number,),
+        )[0]
+        dirty = self._ledger.db.all(
+            "SELECT count(*), sum(CASE WHEN gone_at IS NULL THEN size END), min(dirty_since), sum(failed) FROM entry"
+            " WHERE session = ? AND synced < generation AND kind <> 'dir'",
+            (number,),
+        )[0]
+        return Counts(files[0], files[1] or 0, dirty[0], dirty[1] or 0, dirty[3] or 0, files[2] or 0, dirty[2])
+
+    def add_conflict(self, name: str, conflict: Conflict, kept: Stored | None, now: float) -> None:
+        """Remember another writer's bytes, and the evicted entry that names them (None: they kept their own name)."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write(durable=True) as db:
+            if kept is not None:
+                generation = self._ledger.next_generation(db)
+                db.execute(_LEARN, _learned(number, conflict.kept_as, generation, kept))
+            db.execute(
+                "INSERT INTO conflict (session, path, kept_as, seen_at) VALUES (?, ?, ?, ?)",
+                (number, os.fsencode(conflict.path), os.fsencode(conflict.kept_as), now),
+            )
+            self._ledger.revise(db, number)
+
+    def set_reported(self, name: str) -> None:
+        """A flush has reported the session's conflicts."""
+        with self._ledger.db.write() as db:
+            db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (self._ledger.id(name),))
+
+    def conflicts(self, name: str) -> list[Conflict]:
+        """The conflicts that no successful flush has reported yet."""
+        rows = self._ledger.db.all(
+            "SELECT path, kept_as FROM conflict WHERE session = ? AND reported = 0", (self._ledger.id(name),)
+        )
+        return [Conflict(os.fsdecode(row[0]), os.fsdecode(row[1])) for row in rows]
+
+
+def _learned(number: int, path: str, generation: int, stored: Stored) -> Row:
+    v = stored.version
+    confirmed = (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
+    return (number, *split(path), generation, *confirmed)
+
+
+def _bytes(target: str | None) -> bytes | None:
+    return None if target is None else os.fsencode(target)

@@ -1,0 +1,167 @@
+"""The journal as the uploader sees it: what is due, and what came of it."""
+
+from __future__ import annotations
+
+from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_entry
+from cachesync.model import Entry, FileStat, Stored, Tombstones
+
+_CONFIRM = """
+INSERT INTO entry (session, dir, name, kind, generation, synced, resident, etag, version_id, stored_size,
+                   stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at, dirty_since, due_at)
+VALUES (?1, ?2, ?3, 'file', ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?11, ?11, ?11)
+ON CONFLICT DO UPDATE SET
+    synced = CASE WHEN ?13 THEN max(synced, ?4) ELSE synced END,
+    etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
+    puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0
+"""
+
+_CONFIRM_DISK = """
+UPDATE entry SET size = ?5, mtime_ns = ?6, ctime_ns = ?7, inode = ?8, mode = ?9, unsettled = ?10
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND generation = ?4
+"""
+
+
+class Work:
+    """The queue. ``confirm`` is called only after the store said yes, and never clears a mark made since."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def due(self, now: float, limit: int, *, largest: int, small_first: bool = False) -> list[tuple[str, str, int]]:
+        """Work whose time has come, as ``(session, path, size)``, most overdue or smallest first; no file over
+        ``largest`` bytes."""
+        order = "size" if small_first else "due_at"
+        rows = self._ledger.db.all(
+            f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK} AND due_at <= ?"
+            f" AND ifnull(size, 0) <= ? ORDER BY {order} LIMIT ?",
+            (now, largest, limit),
+        )
+        return [(self._ledger.name(row[0]), join(row[1], row[2]), row[3]) for row in rows]
+
+    def next_due(self, now: float) -> float | None:
+        """When the next work after ``now`` is due, or None if there is none."""
+        row = self._ledger.db.one(
+            f"SELECT due_at FROM entry INDEXED BY work WHERE {WORK} AND due_at > ? ORDER BY due_at LIMIT 1", (now,)
+        )
+        return None if row is None else row[0]
+
+    def remaining(self, name: str) -> bool:
+        """Whether the uploader has anything to do for a session."""
+        row = self._ledger.db.one(
+            f"SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} LIMIT 1", (self._ledger.id(name),)
+        )
+        return row is not None
+
+    def hurry(self, name: str, now: float) -> int:
+        """Make all work of a session due now; returns how much it is."""
+        with self._ledger.db.write() as db:
+            return db.execute(
+                f"UPDATE entry SET due_at = ?1 WHERE session = ?2 AND due_at > ?1 AND {WORK}",
+                (now, self._ledger.id(name)),
+            ).rowcount
+
+    def retry(self, name: str, now: float) -> int:
+        """Make the failed entries of a session due now; returns how many."""
+        with self._ledger.db.write() as db:
+            return db.execute(
+                "UPDATE entry SET due_at = ? WHERE session = ? AND synced < generation AND (failed = 1 OR attempts > 0)",
+                (now, self._ledger.id(name)),
+            ).rowcount
+
+    def confirm(
+        self,
+        entry: Entry,
+        stored: Stored,
+        *,
+        read: FileStat | None,
+        unsettled: bool = False,
+        complete: bool = True,
+        put: bool = True,
+    ) -> None:
+        """The store said yes: the entry's generation is clean, unless only part of the file was stored (not ``complete``).
+
+        ``read`` is the stat of the bytes that were sent; None leaves the disk's facts alone. ``put`` counts a new
+        version. An entry that was forgotten meanwhile comes back as an evicted one.
+        """
+        number = self._ledger.id(entry.session)
+        where = (number, *split(entry.path), entry.generation)
+        v = stored.version
+        values = (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
+        with self._ledger.db.write() as db:
+            db.execute(_CONFIRM, (*where, *values, int(put), complete))
+            if read is not None:
+                disk = (read.size, read.mtime_ns, read.ctime_ns, read.inode, read.mode, unsettled)
+                db.execute(_CONFIRM_DISK, (*where, *disk))
+            self._ledger.revise(db, number)
+
+    def confirm_delete(self, entry: Entry) -> None:
+        """The store has no object at this path any more. A path that was marked again since stays dirty."""
+        number = self._ledger.id(entry.session)
+        where = (number, *split(entry.path))
+        with self._ledger.db.write() as db:
+            db.execute(
+                "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL AND generation = ?",
+                (*where, entry.generation),
+            )
+            db.execute(
+                "UPDATE entry SET etag = NULL, version_id = NULL, stored_size = NULL, sha256 = NULL, stored_at = NULL"
+                " WHERE session = ? AND dir = ? AND name = ?",
+                where,
+            )
+            self._ledger.revise(db, number)
+
+    def lose_delete(self, entry: Entry, stored: Stored) -> None:
+        """Another writer changed what was deleted here: the entry lives on in the store as that version."""
+        number = self._ledger.id(entry.session)
+        v = stored.version
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET kind = 'file', resident = 0, gone_at = NULL, synced = generation, etag = ?, version_id = ?,"
+                " stored_size = ?, stored_mtime_ns = ?, stored_mode = ?, sha256 = ?, stored_at = ?, error = NULL, failed = 0"
+                " WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",
+                (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
+                + (number, *split(entry.path)),
+            )
+            self._ledger.revise(db, number)
+
+    def postpone(self, entry: Entry, due_at: float) -> None:
+        """Look at a path again later; nothing went wrong. One that was marked again meanwhile keeps its own time."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET due_at = ? WHERE session = ? AND dir = ? AND name = ? AND generation = ?",
+                (due_at, self._ledger.id(entry.session), *split(entry.path), entry.generation),
+            )
+
+    def fail(self, entry: Entry, *, now: float, due_at: float, error: str, failed: bool) -> None:
+        """A try failed. A path that was marked again meanwhile keeps its own due time."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET attempts = attempts + 1, tried_at = ?, error = ?, failed = ?,"
+                " due_at = CASE WHEN generation = ? THEN ? ELSE due_at END WHERE session = ? AND dir = ? AND name = ?",
+                (now, error, failed, entry.generation, due_at, self._ledger.id(entry.session), *split(entry.path)),
+            )
+
+    def left_behind(self, inode: int) -> list[Entry]:
+        """Entries of this inode whose path no longer stands on disk: where a renamed file may have come from."""
+        rows = self._ledger.db.all(
+            f"SELECT session, {ENTRY_COLUMNS} FROM entry INDEXED BY left WHERE inode = ? AND inode IS NOT NULL"
+            " AND (gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL LIMIT 8",
+            (inode,),
+        )
+        return [to_entry(self._ledger.name(row[0]), row[1:]) for row in rows]
+
+    def tombstones(self, name: str) -> Tombstones:
+        """The session's deletions that wait for the store, in numbers."""
+        number = self._ledger.id(name)
+        ((waiting, unconfirmed, last),) = self._ledger.db.all(
+            "SELECT count(*), sum(generation > (SELECT confirmed FROM session WHERE id = ?1)), max(gone_at) FROM entry"
+            " WHERE session = ?1 AND synced < generation AND gone_at IS NOT NULL AND etag IS NOT NULL",
+            (number,),
+        )
+        stored = 0
+        if waiting:
+            ((stored,),) = self._ledger.db.all(
+                "SELECT count(*) FROM entry WHERE session = ? AND etag IS NOT NULL", (number,)
+            )
+        return Tombstones(waiting, unconfirmed or 0, stored, last or 0.0)

@@ -1,0 +1,87 @@
+"""Learning what the store has of a session before anything of it is written: one listing and one manifest.
+
+It is what makes a new journal safe (nothing is overwritten unknown, nothing is forgotten) and what merges another
+host's work into ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterator
+
+from cachesync import manifest
+from cachesync.errors import ObjectNotFound
+from cachesync.journal import Journal
+from cachesync.keys import from_key, manifest_key, session_prefix
+from cachesync.model import ObjectInfo, Stored, Version
+from cachesync.store.base import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 1000
+
+
+class Learner:
+    """Merges the store's side of a session into the journal, once; again when another writer was there."""
+
+    def __init__(self, journal: Journal, store: ObjectStore, prefix: str) -> None:
+        self._journal = journal
+        self._store = store
+        self._prefix = prefix
+        self._locks: dict[str, threading.Lock] = {}
+
+    def ensure(self, session: str) -> None:
+        """Learn the session unless that was done. Many callers wait for one. Raises StoreError."""
+        with self._locks.setdefault(session, threading.Lock()):
+            row = self._journal.sessions.get(session)
+            if row is not None and not row.learned:
+                self._learn(session)
+
+    def again(self, session: str) -> None:
+        """Learn what changed in the store since. Raises StoreError."""
+        with self._locks.setdefault(session, threading.Lock()):
+            self._learn(session)
+
+    def _learn(self, session: str) -> None:
+        try:
+            found = manifest.read(self._store, manifest_key(self._prefix, session))
+        except ObjectNotFound:
+            found = None
+        unseen = self._journal.sessions.evicted(session)
+        strange = 0
+        objects = self._store.list(session_prefix(self._prefix, session))
+        while batch := list(itertools.islice(objects, _BATCH)):
+            rows = []
+            for info in batch:
+                path = from_key(self._prefix, session, info.key)
+                if path is None:
+                    strange += not info.key.endswith((manifest_key(self._prefix, session), "/"))
+                    continue
+                unseen.discard(path)
+                rows.append((path, _stored(info, found, path)))
+            self._journal.sessions.learn(session, rows, [])
+        if found is not None:
+            self._journal.sessions.learn(session, [], found.others)
+        for path in self._gone(session, unseen):
+            self._journal.sessions.forget_evicted(session, path)
+        self._journal.sessions.set_learned(session, None if found is None else found.version)
+        if strange:
+            logger.warning("%d objects have keys that are no path of the session", strange, extra={"session": session})
+
+    def _gone(self, session: str, unseen: set[str]) -> Iterator[str]:
+        """Of the evicted entries that a listing did not show, those that the store says it has no more."""
+        for path in unseen:
+            try:
+                self._store.head(session_prefix(self._prefix, session) + path)
+            except ObjectNotFound:
+                yield path
+
+
+def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:
+    """A listed object, with what the manifest knows of that very version."""
+    row = found.files.get(path) if found is not None else None
+    if row is None or row["version"] != info.version.etag or row["size"] != info.size:
+        row = {"sha256": None, "mode": 0o644, "mtime_ns": int(info.modified * 1e9)}
+    return Stored(Version(info.version.etag), info.size, row["sha256"], row["mtime_ns"], row["mode"], info.modified)

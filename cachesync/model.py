@@ -1,0 +1,193 @@
+"""The values that the parts hand to each other: frozen, no I/O, no clock.
+
+Paths are POSIX, relative to their session, and are ``str`` as ``os.fsdecode`` makes them, so a name that is not UTF-8
+travels as surrogates until someone refuses it. A directory's entry has a path that ends in "/": a file and a directory
+of one name, one after the other, are two entries. Times are seconds or nanoseconds since the epoch; sizes are bytes;
+digests are lower-case hex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What an entry is on disk. Anything else is skipped and reported."""
+
+    FILE = "file"
+    LINK = "link"
+    DIRECTORY = "dir"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What ``lstat`` says of one path, as far as a change would show in it. ``mode`` is the permission bits."""
+
+    kind: Kind
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    mode: int
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The store's name for one state of one object. The ETag is opaque: it is never taken for an MD5."""
+
+    etag: str
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the store confirmed for an entry: facts of the object, not of the disk."""
+
+    version: Version
+    size: int
+    sha256: str | None
+    mtime_ns: int
+    mode: int
+    stored_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The journal's row for one path of one session. See journal/schema.py for what each column means."""
+
+    session: str
+    path: str
+    kind: Kind
+    generation: int
+    synced: int
+    resident: bool
+    stat: FileStat | None
+    gone_at: float | None
+    closed: bool
+    unsettled: bool
+    stored: Stored | None
+    puts: int
+    created_at: float
+    dirty_since: float
+    due_at: float
+    attempts: int
+    tried_at: float | None
+    error: str | None
+    failed: bool
+
+    @property
+    def dirty(self) -> bool:
+        """The store does not have what is on disk."""
+        return self.synced < self.generation
+
+    @property
+    def tombstone(self) -> bool:
+        """The file was deleted, and the store's delete is not confirmed yet."""
+        return self.gone_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What was seen at one path and makes it dirty: its stat, or None for a resident path that is missing.
+
+    ``closed`` says that a writer's close was the last hint. ``due_at`` is when the uploader may take it.
+    """
+
+    path: str
+    stat: FileStat | None
+    due_at: float
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The journal's row for a session. ``manifest`` is the version of the manifest as last known."""
+
+    name: str
+    state: str
+    inode: int | None
+    learned: bool
+    revision: int
+    manifest_revision: int
+    manifest: Version | None
+    confirmed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstones:
+    """A session's deletions that wait for the store: how many, how many of them nobody confirmed by name, of how many
+    entries that the store has, and when the last one was seen."""
+
+    waiting: int
+    unconfirmed: int
+    stored: int
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A session's entries, counted. ``bytes`` of all files it holds, local or only in the store."""
+
+    files: int
+    bytes: int
+    dirty: int
+    dirty_bytes: int
+    failed: int
+    evicted: int
+    oldest_dirty: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object as the store describes it. A listing leaves ``sha256``, ``metadata`` and ``content_type`` out."""
+
+    key: str
+    size: int
+    version: Version
+    modified: float
+    sha256: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    content_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What travels with an object's bytes."""
+
+    content_type: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Multipart:
+    """A multipart upload under way: enough to go on with it after a restart.
+
+    ``sha256`` and ``part_size`` say which bytes it is for; ``parts`` maps the number (from 1) of each part that the
+    store has confirmed to its ETag.
+    """
+
+    key: str
+    upload_id: str
+    sha256: str
+    part_size: int
+    parts: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A path that is not stored, on purpose, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Another writer's bytes that were in the way, and the path that keeps them."""
+
+    path: str
+    kept_as: str

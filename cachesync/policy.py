@@ -1,0 +1,250 @@
+"""Decisions, as pure functions: what is due, what an error means, whether a delete is believed. No I/O, no clock."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from tenacity import RetryCallState, Retrying, wait_random_exponential
+
+from cachesync.errors import (
+    CacheSyncError,
+    FileChanging,
+    PreconditionFailed,
+    RootHalted,
+    StoreCredentials,
+    StoreTransient,
+)
+from cachesync.model import Entry, FileStat, Kind
+
+MIB = 1024 * 1024
+PART_SIZE = 16 * MIB
+"""Above this a file goes up in parts of this size, so memory is bounded by the parts in flight."""
+
+MAX_PARTS = 10_000
+"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
+
+SPACING = 1.0
+"""Seconds between two uploads of one path that is rewritten in a burst; and how long a writer of whom nothing is known
+must have been quiet."""
+
+LINGERING = 60.0
+"""Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s) and so would show the next
+store to it in the file's times."""
+
+_PARKED = 60.0
+_TEMPORARY = re.compile(
+    r"(^|/)(\.?#|~|tmp[^/]*$)|(\.(tmp|temp|part|partial|crdownload|swp|download|lock|bak)|~)$", re.IGNORECASE
+)
+_BACK_OFF = wait_random_exponential(multiplier=0.2, max=30)
+_PARKED_BACK_OFF = wait_random_exponential(multiplier=5, max=600, min=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The time knobs of SPEC section 5, in seconds."""
+
+    settle: float = 0.010
+    max_dirty_age: float = 5.0
+    delete_settle: float = 2.0
+    delete_guard: int = 100
+
+
+class Writer(Enum):
+    """Whether some process has a file open for writing."""
+
+    CLOSED = auto()
+    OPEN = auto()
+    UNKNOWN = auto()
+
+
+def looks_temporary(path: str) -> bool:
+    """Whether a name looks like one that is about to be renamed or deleted."""
+    return _TEMPORARY.search(path) is not None
+
+
+def due_after_change(now: float, dirty_since: float, stored_at: float | None, *, temporary: bool, pace: Pace) -> float:
+    """When a changed file is to be stored: at once (``settle``), but at most once in SPACING.
+
+    A path that never stops changing is due SPACING after its first change all the same, so it cannot starve; and no
+    clock that was set back can push the time out of reach.
+    """
+    due = now + (SPACING if temporary else pace.settle)
+    if stored_at is not None:
+        due = max(due, stored_at + SPACING)
+    return min(due, now + SPACING, dirty_since + SPACING)
+
+
+def defer_for_writer(now: float, dirty_since: float, changed_at: float, writer: Writer, *, pace: Pace) -> float | None:
+    """When to look again at a file that a writer may still have open, or None to store it now.
+
+    An open file is stored each ``max_dirty_age``; where the kernel cannot tell, a file is taken for closed once it has
+    been quiet for SPACING.
+    """
+    if writer is Writer.CLOSED:
+        return None
+    if writer is Writer.UNKNOWN and now - changed_at >= SPACING:
+        return None
+    limit = dirty_since + pace.max_dirty_age
+    return None if now >= limit else min(limit, now + SPACING)
+
+
+def is_unsettled(read_at: float, stat: FileStat, writer: Writer, granularity: float) -> bool:
+    """Whether a file's bytes may have changed after they were read without a trace in its stat.
+
+    Two ways lead there: a writer that has a page mapped (the kernel notes only the first store to it), and a file
+    system whose time stamps are coarser than the gap between our read and a write right after it.
+    """
+    age = read_at - stat.ctime_ns / 1e9
+    if writer is Writer.OPEN or age < granularity:
+        return True
+    return writer is Writer.UNKNOWN and age < LINGERING
+
+
+class Reading(Enum):
+    """What comparing the stat before and after a read says of the bytes."""
+
+    STABLE = auto()
+    GREW = auto()
+    TORN = auto()
+
+
+def judge_reading(before: FileStat, after: FileStat) -> Reading:
+    """Compare the stat before and after reading (P4). GREW still needs the prefix read again and compared."""
+    if (before.inode, before.size, before.mtime_ns, before.ctime_ns) == (
+        after.inode,
+        after.size,
+        after.mtime_ns,
+        after.ctime_ns,
+    ):
+        return Reading.STABLE
+    grew = after.inode == before.inode and after.size > before.size
+    return Reading.GREW if grew else Reading.TORN
+
+
+def part_size(size: int) -> int | None:
+    """Bytes a part for a file of ``size`` bytes, or None if it goes up in one piece."""
+    if size <= PART_SIZE:
+        return None
+    smallest = -(-size // MAX_PARTS)
+    return max(PART_SIZE, -(-smallest // MIB) * MIB)
+
+
+def cuts_at_line_end(path: str) -> bool:
+    """Whether a file that is still being written is stored only up to its last line end."""
+    return path.endswith(".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from a failed transfer: when to try again, and whether it is listed as failed until then."""
+
+    due_at: float
+    failed: bool
+
+
+def after_failure(error: Exception, attempts: int, now: float) -> Verdict:
+    """Judge the ``attempts``-th failure in a row (from 1). Transient errors back off with full jitter from 0.2 s to
+    30 s; all others are failed, and tried again slowly, from 5 s to ten minutes."""
+    if isinstance(error, FileChanging | PreconditionFailed):
+        return Verdict(now + min(1.0, 0.05 * 2 ** min(attempts, 10)), failed=False)
+    if isinstance(error, RootHalted):
+        return Verdict(now + 1.0, failed=False)
+    if isinstance(error, StoreTransient):
+        return Verdict(now + _wait(_BACK_OFF, attempts), failed=False)
+    if isinstance(error, StoreCredentials):
+        return Verdict(now + _wait(_BACK_OFF, attempts + 3), failed=True)
+    if isinstance(error, CacheSyncError):
+        return Verdict(now + _wait(_PARKED_BACK_OFF, attempts), failed=True)
+    return Verdict(now + _PARKED, failed=True)
+
+
+def _wait(strategy: Callable[[RetryCallState], float], attempts: int) -> float:
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = attempts
+    return strategy(state)
+
+
+class Belief(Enum):
+    """Whether a deletion that was seen is carried out in the store."""
+
+    BELIEVED = auto()
+    TOO_SOON = auto()
+    HELD = auto()
+
+
+def believe_delete(now: float, last_seen: float, *, tombstones: int, stored: int, flushing: bool, pace: Pace) -> Belief:
+    """Judge a session's tombstones (P8). ``last_seen`` is when its latest one was seen, ``tombstones`` how many
+    wait that nobody confirmed, of ``stored`` entries that the store has."""
+    if not flushing and 0 <= now - last_seen < pace.delete_settle:
+        return Belief.TOO_SOON
+    if tombstones > pace.delete_guard and tombstones * 2 > stored:
+        return Belief.HELD
+    return Belief.BELIEVED
+
+
+def may_be_stored(entry: Entry, opened_at: int) -> bool:
+    """Whether the store may have an object for an entry that was never confirmed: a try was made, or a process before
+    this one (whose last generation was ``opened_at``) may have made one and died before the answer."""
+    return entry.tried_at is not None or entry.generation <= opened_at
+
+
+def is_same_file(old: FileStat, new: FileStat) -> bool:
+    """Whether ``new`` may be ``old`` under another name: a rename keeps inode, size and mtime (ctime changes)."""
+    return (
+        old.kind is Kind.FILE
+        and new.kind is Kind.FILE
+        and (old.inode, old.size, old.mtime_ns) == (new.inode, new.size, new.mtime_ns)
+    )
+
+
+class Parallelism:
+    """How many transfers may run at once: halved on SlowDown, one more after each full round of successes.
+
+    Additive increase, multiplicative decrease, as TCP does (RFC 5681 section 3.1). A store that does not answer at all
+    is asked by one transfer at a time, with a growing pause between. Not locked: the uploader owns it.
+    """
+
+    def __init__(self, most: int, *, jitter: Callable[[], float] = random.random) -> None:
+        self.most = most
+        self.limit = most
+        self.paused_until = 0.0
+        self._streak = 0
+        self._outages = 0
+        self._jitter = jitter
+
+    @property
+    def store_down(self) -> bool:
+        """The last word of the store was silence."""
+        return self._outages > 0
+
+    def succeeded(self) -> None:
+        """A request was answered."""
+        if self._outages:
+            self.resume()
+            return
+        self._streak += 1
+        if self._streak >= self.limit and self.limit < self.most:
+            self.limit += 1
+            self._streak = 0
+
+    def slow_down(self) -> None:
+        """The store asked for fewer requests."""
+        self.limit = max(1, self.limit // 2)
+        self._streak = 0
+
+    def unreachable(self, now: float) -> None:
+        """Nobody answered at the store's address."""
+        self._outages += 1
+        self.limit = 1
+        self.paused_until = now + min(5.0, 0.2 * 2 ** min(self._outages, 8)) * (0.5 + self._jitter() / 2)
+
+    def resume(self) -> None:
+        """Forget an outage: full speed again."""
+        self._outages = 0
+        self._streak = 0
+        self.limit = self.most
+        self.paused_until = 0.0

@@ -1,0 +1,202 @@
+"""What the verbs answer: frozen values with the JSON of SPEC section 6. Pure.
+
+``json()`` is the stable, documented form; ``exit_code`` is the command's. Paths are made printable here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachesync.errors import ExitCode
+from cachesync.keys import printable
+from cachesync.model import Conflict, Skipped
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A path that cannot be stored as things are, and why."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A path that is not stored yet, and what it waits for."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLine:
+    """The proof for one stored file."""
+
+    path: str
+    key: str
+    size: int
+    sha256: str | None
+    version: str
+    version_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlushReport:
+    """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it."""
+
+    session: str
+    stored: bool
+    files: int = 0
+    bytes: int = 0
+    uploaded: int = 0
+    deleted: int = 0
+    failed: Sequence[Failure] = ()
+    pending: Sequence[Pending] = ()
+    conflicts: Sequence[Conflict] = ()
+    skipped: Sequence[Skipped] = ()
+    manifest: str | None = None
+    seconds: float = 0.0
+    entries: Sequence[ReceiptLine] | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 stored, 1 something cannot be, 4 not finished in time."""
+        if self.stored:
+            return ExitCode.DONE
+        return ExitCode.FAILED if self.failed else ExitCode.UNFINISHED
+
+    def json(self) -> Json:
+        """``flush --json``; ``entries`` only where a receipt was asked for."""
+        answer: Json = {
+            "session": self.session,
+            "stored": self.stored,
+            "files": self.files,
+            "bytes": self.bytes,
+            "uploaded": self.uploaded,
+            "deleted": self.deleted,
+            "failed": [{"path": printable(f.path), "error": f.error} for f in self.failed],
+            "pending": [{"path": printable(p.path), "reason": p.reason} for p in self.pending],
+            "conflicts": [{"path": printable(c.path), "kept_as": printable(c.kept_as)} for c in self.conflicts],
+            "skipped": [{"path": printable(s.path), "reason": s.reason} for s in self.skipped],
+            "manifest": self.manifest,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.entries is not None:
+            answer["entries"] = [
+                {
+                    "path": line.path,
+                    "key": line.key,
+                    "size": line.size,
+                    "sha256": line.sha256,
+                    "version": line.version,
+                    "version_id": line.version_id,
+                }
+                for line in self.entries
+            ]
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """One session at this instant. ``files`` and ``bytes`` count what the session holds, local or only in the store."""
+
+    session: str
+    state: str
+    files: int
+    bytes: int
+    dirty: int
+    dirty_bytes: int
+    in_flight: int
+    failed: int
+    evicted: int
+    oldest_dirty_age: float | None
+    failures: Sequence[Failure] = ()
+
+    @property
+    def safe_to_kill(self) -> bool:
+        """Nothing of this session would be lost with this machine."""
+        return self.dirty == 0 and self.in_flight == 0
+
+    def json(self) -> Json:
+        """One row of ``status --json``."""
+        return {
+            "session": self.session,
+            "state": self.state,
+            "files": self.files,
+            "bytes": self.bytes,
+            "dirty": self.dirty,
+            "dirty_bytes": self.dirty_bytes,
+            "in_flight": self.in_flight,
+            "failed": self.failed,
+            "evicted": self.evicted,
+            "oldest_dirty_age": None if self.oldest_dirty_age is None else round(self.oldest_dirty_age, 3),
+            "safe_to_kill": self.safe_to_kill,
+            "failures": [{"path": printable(f.path), "error": f.error} for f in self.failures],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon that answered."""
+
+    pid: int
+    version: str
+    uptime: float
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """``status``: the root, the store, who serves them, and every session.
+
+    ``notes`` are plain sentences that an operator should see (the store is down since ..., no versioning, the root is
+    gone). ``rate`` is bytes a second over the last few seconds, None without a daemon.
+    """
+
+    root: str
+    store: str
+    daemon: DaemonStatus | None
+    sessions: Sequence[SessionStatus] = ()
+    notes: Sequence[str] = field(default=())
+    rate: float | None = None
+
+    def json(self) -> Json:
+        """``status --json``."""
+        daemon = self.daemon
+        return {
+            "root": self.root,
+            "store": self.store,
+            "daemon": daemon and {"pid": daemon.pid, "version": daemon.version, "uptime": round(daemon.uptime, 1)},
+            "sessions": [session.json() for session in self.sessions],
+            "notes": list(self.notes),
+            "rate": self.rate,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """``explain``: what is known of one path. Times are seconds since the epoch, None for "never"."""
+
+    session: str
+    path: str
+    state: str
+    generation: int
+    synced: int
+    size: int | None
+    dirty_since: float | None
+    due_at: float | None
+    attempts: int
+    tried_at: float | None
+    error: str | None
+    stored_at: float | None
+    key: str | None
+    version: str | None
+    version_id: str | None
+    sha256: str | None
+
+    def json(self) -> Json:
+        """``explain --json``."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"path": printable(self.path)}

@@ -1,0 +1,258 @@
+"""Comparing the disk with the journal: the one place where a path becomes dirty.
+
+``notice`` looks at the paths that somebody hinted at, ``scan`` at all of a session; both end in ``_judge``, so a change
+is one row however often it is seen. Order matters twice: the journal is read before the disk, or a file made in between
+would look deleted; and a missing path counts only while its session's directory stands (P7).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cachesync.errors import FileUnreadable
+from cachesync.files import Tree
+from cachesync.ignore import FILE_NAME, IgnoreRules
+from cachesync.journal import Journal, Known
+from cachesync.keys import RESERVED, is_reserved, is_session_name
+from cachesync.model import FileStat, Kind, Mark, Skipped
+from cachesync.policy import Pace, due_after_change, looks_temporary
+from cachesync.reports import Failure
+from cachesync.watcher import Hint
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 1000
+
+
+@dataclass(slots=True)
+class ScanResult:
+    """What a scan of a session found besides changes. ``marked`` counts the changes that no hint had told of yet."""
+
+    finished: bool = True
+    marked: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Scanner:
+    """Marks what differs. Safe to call from many threads; ``wake`` is called after something was marked."""
+
+    def __init__(
+        self, tree: Tree, journal: Journal, pace: Pace, clock: Callable[[], float], wake: Callable[[], None]
+    ) -> None:
+        self._tree = tree
+        self._journal = journal
+        self._pace = pace
+        self._clock = clock
+        self._wake = wake
+        self._rules: dict[str, IgnoreRules] = {}
+
+    def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
+        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted."""
+        if not is_session_name(session) or not self._meet(session):
+            return
+        if FILE_NAME in hints:
+            self.forget_rules(session)
+        batch = _Batch()
+        for path, hint in hints.items():
+            if is_reserved(path):
+                continue
+            if not path:
+                batch.trees.append("")
+                continue
+            try:
+                self._look(session, path, hint, batch)
+            except FileUnreadable as error:
+                logger.warning("%s", error, extra={"session": session, "path": path})
+        self._commit(session, batch)
+        for directory in batch.trees:
+            self.scan(session, directory)
+
+    def scan(
+        self, session: str, directory: str = "", *, recheck: bool = False, expired: Callable[[], bool] = lambda: False
+    ) -> ScanResult:
+        """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
+
+        ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
+        and no upload. Raises RootHalted.
+        """
+        result = ScanResult()
+        if not self._meet(session):
+            return result
+        if not directory:
+            self.forget_rules(session)
+        batch = _Batch(trees=[directory], recheck=recheck)
+        while batch.trees:
+            if expired():
+                result.finished = False
+                break
+            self._compare(session, batch.trees.pop(), batch, result)
+            if len(batch.marks) >= _BATCH:
+                self._commit(session, batch)
+        self._commit(session, batch)
+        result.marked = batch.marked
+        return result
+
+    def forget_rules(self, session: str | None) -> None:
+        """Read ``.cachesyncignore`` again, of one session or (None) of all."""
+        if session is None:
+            self._rules.clear()
+        else:
+            self._rules.pop(session, None)
+
+    # -- one directory, one path, one verdict ------------------------------------------------------------------------
+
+    def _compare(self, session: str, directory: str, batch: _Batch, result: ScanResult) -> None:
+        known = self._journal.entries.children(session, directory)
+        try:
+            listing = self._tree.listing(session, directory)
+        except FileUnreadable as error:
+            result.failures.append(Failure(directory or ".", error.reason))
+            return
+        if listing is None:
+            if directory:
+                batch.marked += self._tree_gone(session, directory)
+            return
+        result.skipped.extend(listing.special)
+        rules = self._ignore(session)
+        missing = {raw for raw, row in known.items() if row.resident and row.gone_at is None}
+        for name, stat in listing.found.items():
+            path, raw = directory + name, os.fsencode(name)
+            is_dir = stat.kind is Kind.DIRECTORY
+            if is_reserved(path):
+                result.failures.append(Failure(path, f"{RESERVED} is cachesync's own name in every session"))
+                continue
+            if reason := rules.reason(path, is_dir):
+                result.skipped.append(Skipped(path, reason))
+                missing -= {raw, raw + b"/"}
+                continue
+            if is_dir:
+                path, raw = path + "/", raw + b"/"
+                batch.trees.append(path)
+            missing.discard(raw)
+            self._judge(path, stat, known.get(raw), Hint(0), batch)
+        for raw in missing:
+            path = directory + os.fsdecode(raw)
+            if path.endswith("/"):
+                batch.marked += self._tree_gone(session, path)
+            else:
+                batch.marks.append(Mark(path, None, self._gone_due()))
+
+    def _look(self, session: str, path: str, hint: Hint, batch: _Batch) -> None:
+        known = self._journal.entries.known(session, path)
+        stat = self._tree.lstat(session, path)
+        if stat is None or isinstance(stat, Skipped):
+            self._tree_gone(session, path + "/")
+            if known is not None:
+                batch.marks.append(Mark(path, None, self._gone_due()))
+            return
+        is_dir = stat.kind is Kind.DIRECTORY
+        if self._ignore(session).reason(path, is_dir):
+            return
+        if is_dir:
+            if known is not None:  # a file or a link stood here before
+                batch.marks.append(Mark(path, None, self._gone_due()))
+            path += "/"
+            known = self._journal.entries.known(session, path)
+            if known is None or hint & (Hint.TREE | Hint.GONE):
+                batch.trees.append(path)
+        elif hint & (Hint.GONE | Hint.TREE):  # a directory may have stood here before
+            self._tree_gone(session, path + "/")
+        self._judge(path, stat, known, hint, batch)
+
+    def _judge(self, path: str, stat: FileStat, known: Known | None, hint: Hint, batch: _Batch) -> None:
+        """What the disk's state of one path means against the journal's: nothing, "here again", or a mark."""
+        closed = bool(hint & Hint.CLOSED)
+        if known is not None and known.gone_at is None and _same(known, stat):
+            if not known.resident:
+                batch.returned.append(path)
+                return
+            suspect = known.unsettled and (closed or batch.recheck)
+            awaited = known.dirty and closed  # it may have been put off because a writer had it open
+            if not awaited and (known.dirty or not suspect):
+                return
+        now = self._clock()
+        dirty_since = known.dirty_since if known is not None and known.dirty else now
+        stored_at = None if known is None else known.stored_at
+        due = due_after_change(now, dirty_since, stored_at, temporary=looks_temporary(path), pace=self._pace)
+        batch.marks.append(Mark(path, stat, due, closed))
+
+    # -- what is missing -----------------------------------------------------------------------------------------------
+
+    def _meet(self, session: str) -> bool:
+        """Whether the session's directory stands; learns of a new session, and of one whose directory is another now.
+
+        Removing a whole session means "evicted here": nothing is deleted in the store (P7).
+        """
+        inode = self._tree.session_inode(session)
+        row = self._journal.sessions.get(session)
+        if inode is None:
+            if row is not None:
+                self._removed(session)
+            return False
+        if row is None:
+            self._journal.sessions.add(session, self._clock())
+        elif row.inode not in (None, inode):
+            self._removed(session)
+        if row is None or row.inode != inode:
+            self._journal.sessions.set_inode(session, inode)
+        return True
+
+    def _removed(self, session: str) -> None:
+        if not self._journal.entries.any_resident(session):
+            return
+        evicted, forgotten = self._journal.sessions.removed(session)
+        log = logger.warning if forgotten else logger.info
+        sentence = "session directory removed: %d entries stay in the store, %d files were never stored"
+        log(sentence, evicted, forgotten, extra={"session": session})
+
+    def _tree_gone(self, session: str, directory: str) -> int:
+        return self._journal.entries.mark_tree_gone(session, directory, self._gone_due(), self._clock())
+
+    def _gone_due(self) -> float:
+        return self._clock() + self._pace.delete_settle
+
+    # -- small things --------------------------------------------------------------------------------------------------
+
+    def _commit(self, session: str, batch: _Batch) -> None:
+        if batch.returned:
+            self._journal.entries.returned(session, batch.returned)
+            batch.returned.clear()
+        if batch.marks:
+            self._journal.entries.mark(session, batch.marks, self._clock())
+            batch.marked += len(batch.marks)
+            batch.marks.clear()
+            self._wake()
+
+    def _ignore(self, session: str) -> IgnoreRules:
+        rules = self._rules.get(session)
+        if rules is None:
+            rules = IgnoreRules(session, self._tree.ignore_text(None), self._tree.ignore_text(session))
+            for sentence in rules.broken:
+                logger.warning("%s", sentence, extra={"session": session})
+            self._rules[session] = rules
+        return rules
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare."""
+
+    marks: list[Mark] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    trees: list[str] = field(default_factory=list)
+    recheck: bool = False
+    marked: int = 0
+
+
+def _same(known: Known, stat: FileStat) -> bool:
+    """Whether the disk is as it was last seen. A directory's size and ctime say nothing that its entries do not."""
+    if known.kind != stat.kind or known.mode != stat.mode or known.mtime_ns != stat.mtime_ns:
+        return False
+    if stat.kind is Kind.DIRECTORY:
+        return known.inode == stat.inode
+    target = None if stat.target is None else os.fsencode(stat.target)
+    return (known.size, known.ctime_ns, known.inode, known.target) == (stat.size, stat.ctime_ns, stat.inode, target)

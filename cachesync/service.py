@@ -1,0 +1,192 @@
+"""The verbs, in the process that owns the root (verbs.Verbs)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cachesync import __version__
+from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
+from cachesync.files import Tree
+from cachesync.flush import Flusher
+from cachesync.journal import Journal
+from cachesync.keys import check_path, check_session, to_key
+from cachesync.model import Entry, Kind
+from cachesync.reports import DaemonStatus, Failure, FlushReport, SessionStatus, StatusReport, Story
+from cachesync.scanner import Scanner
+from cachesync.transfer import Transfer
+from cachesync.uploader import Uploader
+
+_SHOWN_FAILURES = 20
+_RATE_WINDOW = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is served: for people, not for opening. ``prefix`` is the store's own."""
+
+    root: str
+    store: str
+    prefix: str
+
+
+class Service:
+    """Implements the verbs. ``notes`` says what an operator should see; ``since`` is when a daemon began, or None."""
+
+    def __init__(
+        self,
+        place: Place,
+        tree: Tree,
+        journal: Journal,
+        scanner: Scanner,
+        uploader: Uploader,
+        transfer: Transfer,
+        flusher: Flusher,
+        *,
+        clock: Callable[[], float],
+        since: float | None,
+    ) -> None:
+        self._place = place
+        self._tree = tree
+        self._journal = journal
+        self._scanner = scanner
+        self._uploader = uploader
+        self._transfer = transfer
+        self._flusher = flusher
+        self._clock = clock
+        self._since = since
+        self._rate = _Rate(lambda: transfer.bytes_sent)
+        self.notes: Callable[[], list[str]] = list
+
+    def flush(
+        self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
+    ) -> FlushReport:
+        """See flush.Flusher.flush."""
+        return self._flusher.flush(session, timeout=timeout, confirm_deletes=confirm_deletes, receipt=receipt)
+
+    def status(self, session: str | None = None) -> StatusReport:
+        """Every session from the journal, or one after a scan: its answer decides whether a machine is killed."""
+        if session is not None:
+            self._check_known(session)
+            self._scanner.scan(session)
+        names = self._journal.sessions.names() if session is None else [session]
+        daemon = None
+        if self._since is not None:
+            daemon = DaemonStatus(os.getpid(), __version__, max(0.0, self._clock() - self._since))
+        return StatusReport(
+            root=self._place.root,
+            store=self._place.store,
+            daemon=daemon,
+            sessions=[self._session_status(name) for name in names if name in self._journal.sessions.names()],
+            notes=self.notes(),
+            rate=None if daemon is None else self._rate.now(),
+        )
+
+    def explain(self, session: str, path: str) -> Story:
+        """What is known of one path."""
+        check_path(path.rstrip("/"))
+        self._check_known(session)
+        entry = self._journal.entries.entry(session, path)
+        if entry is None and not path.endswith("/"):
+            entry = self._journal.entries.entry(session, path + "/")
+        if entry is None:
+            raise ObjectNotFound("explain", f"{session}/{path}", "nothing is known of this path", "was it ever there?")
+        return self._story(entry)
+
+    def retry(self, session: str | None = None) -> int:
+        """Make failed entries due now."""
+        if session is not None:
+            self._check_known(session)
+        self._uploader.resume()
+        names = self._journal.sessions.names() if session is None else [session]
+        count = sum(self._journal.work.retry(name, self._clock()) for name in names)
+        self._uploader.wake()
+        return count
+
+    def sessions(self) -> list[str]:
+        """All that stand in the root or are known to the journal."""
+        return sorted({*self._tree.sessions()[0], *self._journal.sessions.names()})
+
+    # -- parts of the answers ------------------------------------------------------------------------------------------
+
+    def _check_known(self, session: str) -> None:
+        check_session(session)
+        if session not in self.sessions():
+            raise NoSuchSession("find", session, "there is no such session")
+
+    def _session_status(self, name: str) -> SessionStatus:
+        counts = self._journal.sessions.counts(name)
+        row = self._journal.sessions.get(name)
+        oldest = counts.oldest_dirty
+        return SessionStatus(
+            session=name,
+            state=row.state if row is not None else "open",
+            files=counts.files,
+            bytes=counts.bytes,
+            dirty=counts.dirty,
+            dirty_bytes=counts.dirty_bytes,
+            in_flight=self._uploader.in_flight(name),
+            failed=counts.failed,
+            evicted=counts.evicted,
+            oldest_dirty_age=None if oldest is None else max(0.0, self._clock() - oldest),
+            failures=[
+                Failure(entry.path, entry.error or "")
+                for entry in self._journal.entries.failures(name, _SHOWN_FAILURES)
+            ],
+        )
+
+    def _story(self, entry: Entry) -> Story:
+        stored = entry.stored
+        try:
+            key = to_key(self._place.prefix, entry.session, entry.path) if entry.kind is Kind.FILE else None
+        except Unstorable:
+            key = None
+        return Story(
+            session=entry.session,
+            path=entry.path,
+            state=_state(entry),
+            generation=entry.generation,
+            synced=entry.synced,
+            size=stored.size if entry.stat is None and stored else entry.stat.size if entry.stat else None,
+            dirty_since=entry.dirty_since if entry.dirty else None,
+            due_at=entry.due_at if entry.dirty else None,
+            attempts=entry.attempts,
+            tried_at=entry.tried_at,
+            error=entry.error,
+            stored_at=stored.stored_at if stored else None,
+            key=key,
+            version=stored.version.etag if stored else None,
+            version_id=stored.version.version_id if stored else None,
+            sha256=stored.sha256 if stored else None,
+        )
+
+
+def _state(entry: Entry) -> str:
+    if entry.failed:
+        return "failed"
+    if entry.tombstone:
+        return "deleted here, not yet in the store"
+    if entry.dirty:
+        return "dirty"
+    return "clean" if entry.resident else "evicted"
+
+
+class _Rate:
+    """Bytes a second over the last seconds, from a counter that only grows."""
+
+    def __init__(self, counter: Callable[[], int]) -> None:
+        self._counter = counter
+        self._lock = threading.Lock()
+        self._past: list[tuple[float, int]] = [(time.monotonic(), counter())]
+
+    def now(self) -> float:
+        """The rate now."""
+        with self._lock:
+            at, count = time.monotonic(), self._counter()
+            self._past = [point for point in self._past if at - point[0] < _RATE_WINDOW][-64:] or self._past[-1:]
+            first_at, first = self._past[0]
+            self._past.append((at, count))
+            return (count - first) / (at - first_at) if at > first_at else 0.0

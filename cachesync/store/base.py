@@ -1,0 +1,111 @@
+"""What a store is: eight verbs. Adapters classify errors (cachesync.errors); they never retry and never log.
+
+Every write says what it expects to replace: a ``Version``, or ``None`` for "there is nothing yet". There is no way to
+ask for an unconditional write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+
+
+class Body(Protocol):
+    """Bytes to store, readable again at any offset.
+
+    ``sha256`` is of the whole; ``part_sha256`` has one digest for each ``part_size`` bytes and is empty for a body that
+    goes up in one piece. ``read`` returns exactly ``length`` bytes or raises FileChanging.
+    """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def part_size(self) -> int: ...
+    @property
+    def part_sha256(self) -> Sequence[str]: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
+class Resume(Protocol):
+    """Where a multipart upload remembers how far it is. Each call is durable when it returns."""
+
+    def load(self) -> Multipart | None:
+        """The upload under way for this path, if there is one."""
+
+    def started(self, upload: Multipart) -> None: ...
+    def part(self, number: int, etag: str) -> None: ...
+    def finished(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a store is and can do, for status and doctor. ``conditional`` is None until the store has been asked."""
+
+    url: str
+    conditional: bool | None
+    versioned: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One version's bytes as they arrive, in pieces of at most 1 MiB.
+
+    Iterating raises IntegrityError at the end if a whole object's SHA-256 is known and differs, StoreTransient if the
+    bytes stop short. ``info.size`` is the whole object's size also when a range was asked for.
+    """
+
+    info: ObjectInfo
+    chunks: Iterator[bytes]
+
+
+class ObjectStore(Protocol):
+    """Objects by key. Safe to call from many threads at once.
+
+    Every verb raises a StoreError: ObjectNotFound only when the store answered so, NoSuchBucket, PreconditionFailed,
+    StoreTransient and its kinds, StoreCredentials, StorePermanent and its kinds.
+    """
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe the newest version."""
+
+    def get(self, key: str, *, version: Version | None = None, start: int = 0, length: int | None = None) -> Download:
+        """Read one version: PreconditionFailed if ``version`` is given and is no longer the newest."""
+
+    def put(
+        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+    ) -> ObjectInfo:
+        """Store ``body``, checked by SHA-256 on the way; in parts if it has them, going on from ``resume``."""
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        attributes: Attributes | None = None,
+        *,
+        source_version: Version,
+        expect: Version | None,
+    ) -> ObjectInfo:
+        """Copy inside the store; ``attributes`` replace the source's, None keeps them.
+
+        PreconditionFailed if the source is not ``source_version`` or the target is not what was expected.
+        """
+
+    def delete(self, key: str, *, expect: Version) -> None:
+        """Delete the object if it is still ``expect``. An object that is not there is deleted."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object under ``prefix`` in key order, as a stream."""
+
+    def discard(self, upload: Multipart) -> None:
+        """Give up a multipart upload and free its parts. One that is gone already is fine."""
+
+    def close(self) -> None:
+        """Let connections go."""

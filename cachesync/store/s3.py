@@ -1,0 +1,313 @@
+"""S3 and what speaks its protocol, through s3fs.
+
+Conditions go out with each write. Where a server is known to ignore one, or may (copies, deletes, completed uploads),
+the object is asked for and compared just before as well: no better than the server, but never worse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from cachesync.errors import (
+    IntegrityError,
+    NoSuchBucket,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreDenied,
+    StoreError,
+    StorePermanent,
+    StoreTransient,
+)
+from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.store import s3_fields as fields
+from cachesync.store.base import Body, Download, Resume, Traits
+from cachesync.store.s3_client import PATIENCE, S3Client, S3Settings
+from cachesync.store.s3_download import Pieces, download
+from cachesync.store.s3_errors import NotSupported, UploadGone
+from cachesync.store.s3_multipart import Uploads
+
+NO_SUCH_ETAG = "00000000000000000000000000000000"
+REMEMBER = 30.0
+"""Seconds that an answer about the bucket itself (is it there, is it versioned) is believed."""
+
+
+class S3Store:
+    """An ``ObjectStore`` in one bucket. Keys come whole: a prefix is the caller's business.
+
+    ``probe_key`` is where the store is asked, before the first write, whether it keeps to conditions; nothing stays
+    there.
+    """
+
+    def __init__(self, settings: S3Settings, *, probe_key: str = "sessions/.cachesync/probe") -> None:
+        self._settings = settings
+        self._client = S3Client(settings)
+        self._uploads = Uploads(self._client)
+        self._probe_key = probe_key
+        self._probing = threading.Lock()
+        self._conditional: bool | None = None
+        self._versioned: bool | None = None
+        self._versioned_asked = float("-inf")
+        self._bucket_seen = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"S3Store({self._settings!r})"
+
+    @property
+    def traits(self) -> Traits:
+        """What is known of the bucket. Asks whether it is versioned, at most every 30 seconds and for one timeout."""
+        if self._versioned is None and time.monotonic() - self._versioned_asked > REMEMBER:
+            self._versioned_asked = time.monotonic()
+            try:
+                answer = self._client.call("ask for the versioning of", self._url, "get_bucket_versioning")
+                self._versioned = answer.get("Status") == "Enabled"
+            except StoreError:
+                self._versioned = None
+        return Traits(url=self._url, conditional=self._conditional, versioned=self._versioned)
+
+    def check_conditional(self) -> bool:
+        """Whether the store keeps to the conditions of writes: asked once, with a write that must fail.
+
+        Not being allowed to write there counts as yes. Raises StoreTransient and the like if the store cannot be asked.
+        """
+        if self._conditional is None:
+            with self._probing:
+                if self._conditional is None:
+                    self._conditional = self._probe()
+        return self._conditional
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe the newest version. One request; a second if there is nothing, to tell a bucket that is gone."""
+        try:
+            answer = self._client.call("ask for", key, "head_object", Key=key, ChecksumMode="ENABLED")
+        except ObjectNotFound:
+            self._check_bucket()
+            raise
+        self._bucket_seen = time.monotonic()
+        return fields.info(key, answer, int(answer["ContentLength"]))
+
+    def get(self, key: str, *, version: Version | None = None, start: int = 0, length: int | None = None) -> Download:
+        """Read one version, or ``length`` bytes of it from ``start``; a range may go past the end. One request."""
+        if length == 0:
+            return self._nothing(key, version)
+        byte_range = None
+        if start or length is not None:
+            byte_range = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
+        try:
+            answer, first = download(self._client, key, version, byte_range)
+        except StorePermanent as error:
+            if "InvalidRange" in str(error.cause) or "416" in str(error.cause):
+                return self._nothing(key, version)
+            raise
+        info = fields.info(key, answer.head, fields.total_size(answer.head))
+        if byte_range and not answer.head.get("ContentRange") and (start or (length or 0) < info.size):
+            self._client.run(answer.close())
+            raise StorePermanent("read", key, "the store ignored the range that was asked for")
+        wanted = info.size - start if length is None else min(length, info.size - start)
+        return Download(info, Pieces(self._client, answer, first, info, wanted))
+
+    def put(
+        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+    ) -> ObjectInfo:
+        """Store ``body``: one request, or several at once for a body in parts. The store checks its SHA-256."""
+        conditional = self.check_conditional()
+        try:
+            if body.part_sha256:
+                version = self._put_parts(key, body, attributes, expect, resume)
+            else:
+                if not conditional:
+                    self._compare(key, expect)
+                version = self._put_whole(key, body, attributes, expect)
+        except ObjectNotFound as error:
+            # Some stores answer so to If-Match when there is nothing that could match.
+            raise PreconditionFailed("store", key, "the object is gone") from error
+        except PreconditionFailed:
+            if expect is None:
+                self._check_folder(key)
+            raise
+        return ObjectInfo(
+            key=key,
+            size=body.size,
+            version=version,
+            modified=time.time(),
+            sha256=body.sha256,
+            metadata=dict(attributes.metadata),
+            content_type=attributes.content_type,
+        )
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        attributes: Attributes | None = None,
+        *,
+        source_version: Version,
+        expect: Version | None,
+    ) -> ObjectInfo:
+        """Copy inside the bucket. Source and target are compared first: not every store keeps to both conditions."""
+        found = self.head(source)
+        if not fields.same(found.version, source_version):
+            raise PreconditionFailed("copy", source, f"it is version {found.version.etag} now")
+        self._compare(target, expect)
+        if found.size > self._settings.copy_limit:
+            described = fields.described(attributes or self._attributes(found))
+            version = self._uploads.copy(
+                source, source_version, found.size, target, described,
+                expect=expect, check=lambda: self._compare(target, expect),
+            )  # fmt: skip
+        else:
+            version = self._copy_whole(source, target, attributes, source_version, expect)
+        metadata = dict(attributes.metadata) if attributes else found.metadata
+        kind = attributes.content_type if attributes else found.content_type
+        return ObjectInfo(target, found.size, version, time.time(), found.sha256, metadata, kind)
+
+    def delete(self, key: str, *, expect: Version) -> None:
+        """Delete the object if it is still ``expect``: compared first, then deleted on that condition."""
+        try:
+            self._compare(key, expect)
+            try:
+                self._client.call("delete", key, "delete_object", Key=key, IfMatch=fields.quoted(expect.etag))
+            except NotSupported:
+                self._client.call("delete", key, "delete_object", Key=key)
+        except ObjectNotFound:
+            return
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object under ``prefix`` in key order, 1,000 a request."""
+        token: dict[str, Any] = {}
+        while True:
+            page = self._client.call(
+                "list", prefix or self._url, "list_objects_v2", Prefix=prefix, MaxKeys=1000, **token
+            )
+            for entry in page.get("Contents", ()):
+                yield fields.info(entry["Key"], entry, int(entry["Size"]))
+            if not page.get("IsTruncated"):
+                return
+            if token.get("ContinuationToken") == page.get("NextContinuationToken"):
+                raise StoreTransient("list", prefix or self._url, "the store gave the same page twice")
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def discard(self, upload: Multipart) -> None:
+        """Give up a multipart upload and free its parts."""
+        self._uploads.abort(upload)
+
+    def close(self) -> None:
+        """Let connections go. Calls that come later raise StoreError."""
+        self._client.close()
+
+    @property
+    def _url(self) -> str:
+        return f"s3://{self._settings.bucket}"
+
+    def _put_whole(self, key: str, body: Body, attributes: Attributes, expect: Version | None) -> Version:
+        data = body.read(0, body.size)
+        sent = fields.checksum(body.sha256)
+        answer = self._client.call(
+            "store", key, "put_object", size=body.size, Key=key, Body=data,
+            ChecksumAlgorithm="SHA256", ChecksumSHA256=sent,
+            **fields.described(attributes), **self._settings.encryption, **fields.condition(expect),
+        )  # fmt: skip
+        if answer.get("ChecksumSHA256", sent) != sent:
+            raise IntegrityError("store", key, "the store confirmed another SHA-256 than was sent")
+        return fields.version(answer)
+
+    def _put_parts(
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        expect: Version | None,
+        resume: Resume | None,
+    ) -> Version:
+        def check() -> None:
+            if expect is not None or not self._conditional:
+                self._compare(key, expect)
+
+        try:
+            return self._uploads.put(key, body, attributes, expect=expect, resume=resume, check=check)
+        except UploadGone:
+            # All parts were there: perhaps it was completed, and only the answer got lost.
+            found = self.head(key)
+            if found.sha256 == body.sha256:
+                return found.version
+            raise
+
+    def _copy_whole(
+        self, source: str, target: str, attributes: Attributes | None, source_version: Version, expect: Version | None
+    ) -> Version:
+        replaced: dict[str, Any] = {}
+        if attributes is not None:
+            replaced = fields.described(attributes) | {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
+        answer = self._client.call(
+            "copy", target, "copy_object", patience=PATIENCE, Key=target,
+            CopySource={"Bucket": self._settings.bucket, "Key": source},
+            CopySourceIfMatch=fields.quoted(source_version.etag),
+            **replaced, **self._settings.encryption, **fields.condition(expect),
+        )  # fmt: skip
+        return fields.version({"ETag": answer["CopyObjectResult"]["ETag"], "VersionId": answer.get("VersionId")})
+
+    def _attributes(self, found: ObjectInfo) -> Attributes:
+        """What a copy in parts must carry over by hand."""
+        answer = self._client.call("read the tags of", found.key, "get_object_tagging", Key=found.key)
+        tags = {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", ())}
+        return Attributes(found.content_type or "application/octet-stream", found.metadata, tags)
+
+    def _compare(self, key: str, expect: Version | None) -> None:
+        """Raise PreconditionFailed unless the newest version of ``key`` is ``expect``.
+
+        Raises ObjectNotFound if there is none and one was expected.
+        """
+        try:
+            found = self.head(key)
+        except ObjectNotFound:
+            if expect is None:
+                return
+            raise
+        if expect is None:
+            raise PreconditionFailed("store", key, "there is an object already")
+        if not fields.same(found.version, expect):
+            raise PreconditionFailed("store", key, f"it is version {found.version.etag} now, not {expect.etag}")
+
+    def _check_folder(self, key: str) -> None:
+        """Raise StorePermanent if a create was refused because objects ``key/...`` are there: SeaweedFS has folders."""
+        with contextlib.suppress(ObjectNotFound):
+            self.head(key)
+            return
+        if next(self.list(key + "/"), None) is not None:
+            cause = "this store cannot take an object 'x' when it has 'x/y' already"
+            raise StorePermanent("store", key, cause, "rename one of them")
+
+    def _nothing(self, key: str, version: Version | None) -> Download:
+        """The answer to an empty range: HTTP has no way to ask for one."""
+        info = self.head(key)
+        if version is not None and info.version.etag != version.etag:
+            raise PreconditionFailed("read", key, f"it is version {info.version.etag} now")
+        return Download(info, iter(()))
+
+    def _check_bucket(self) -> None:
+        """Raise NoSuchBucket if that is why an object is not there: the answer to HEAD cannot say so."""
+        if time.monotonic() - self._bucket_seen < REMEMBER:
+            return
+        try:
+            self._client.call("ask for", self._url, "head_bucket")
+        except ObjectNotFound as error:
+            raise NoSuchBucket("ask for", self._url, "there is no such bucket") from error
+        except StoreDenied:
+            pass
+        self._bucket_seen = time.monotonic()
+
+    def _probe(self) -> bool:
+        try:
+            self._client.call(
+                "try a condition on", self._probe_key, "put_object", Key=self._probe_key, Body=b"",
+                IfMatch=fields.quoted(NO_SUCH_ETAG),
+            )  # fmt: skip
+        except (PreconditionFailed, ObjectNotFound, StoreDenied):
+            return True
+        except NotSupported:
+            return False
+        self._client.call("remove", self._probe_key, "delete_object", Key=self._probe_key)
+        return False

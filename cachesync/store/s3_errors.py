@@ -1,0 +1,239 @@
+"""What an S3 answer, or the lack of one, means. Pure.
+
+First the error code of the answer decides, then its HTTP status, then the type of the exception that the client raised.
+The client is s3fs: it turns botocore's ClientError into an OSError and keeps the ClientError as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import aiohttp
+import botocore.exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from cachesync.errors import (
+    CacheSyncError,
+    FileChanging,
+    IntegrityError,
+    NoSuchBucket,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreCredentials,
+    StoreDenied,
+    StorePermanent,
+    StoreSlowDown,
+    StoreTransient,
+    StoreUnreachable,
+)
+
+MAX_CAUSE = 400
+"""Characters of a server's message that are shown: some servers answer with a page of HTML."""
+
+
+SERVER_ERROR = 500
+
+MAX_LINKS = 8
+"""Exceptions that are followed when one wraps another."""
+
+
+class UploadGone(StoreTransient):
+    """The multipart upload is not known to the store: completed, aborted or expired. A new one must be started."""
+
+
+class PartsRefused(StoreTransient):
+    """The store has other parts than we think. The upload must be given up and sent again."""
+
+
+class NotSupported(StorePermanent):
+    """The store does not implement what was asked."""
+
+    hint = "the store does not implement this S3 operation"
+
+
+_BY_CODE: dict[str, type[CacheSyncError]] = {
+    "AccessDenied": StoreDenied,
+    "AccountProblem": StoreDenied,
+    "AllAccessDisabled": StoreDenied,
+    "InvalidObjectState": StoreDenied,
+    "BadDigest": FileChanging,
+    "XAmzContentChecksumMismatch": FileChanging,
+    "XAmzContentSHA256Mismatch": StoreTransient,
+    "ConditionalRequestConflict": StoreTransient,
+    "OperationAborted": StoreTransient,
+    "IncompleteBody": StoreTransient,
+    "InternalError": StoreTransient,
+    "RequestTimeout": StoreTransient,
+    "ServiceUnavailable": StoreTransient,
+    "SlowDown": StoreSlowDown,
+    "SlowDownRead": StoreSlowDown,
+    "SlowDownWrite": StoreSlowDown,
+    "Throttling": StoreSlowDown,
+    "ThrottlingException": StoreSlowDown,
+    "RequestLimitExceeded": StoreSlowDown,
+    "TooManyRequests": StoreSlowDown,
+    "CredentialsNotSupported": StoreCredentials,
+    "ExpiredToken": StoreCredentials,
+    "ExpiredTokenException": StoreCredentials,
+    "InvalidAccessKeyId": StoreCredentials,
+    "InvalidClientTokenId": StoreCredentials,
+    "InvalidSecurity": StoreCredentials,
+    "InvalidToken": StoreCredentials,
+    "MissingSecurityHeader": StoreCredentials,
+    "RequestExpired": StoreCredentials,
+    "SignatureDoesNotMatch": StoreCredentials,
+    "TokenRefreshRequired": StoreCredentials,
+    "UnrecognizedClientException": StoreCredentials,
+    "NoSuchBucket": NoSuchBucket,
+    "NoSuchKey": ObjectNotFound,
+    "NoSuchVersion": ObjectNotFound,
+    "NoSuchUpload": UploadGone,
+    "InvalidPart": PartsRefused,
+    "InvalidPartOrder": PartsRefused,
+    "EntityTooSmall": PartsRefused,
+    "PreconditionFailed": PreconditionFailed,
+    "NotImplemented": NotSupported,
+    "KeyTooLongError": StorePermanent,
+    "RequestTimeTooSkewed": StorePermanent,
+}
+
+_BY_STATUS: dict[int, type[CacheSyncError]] = {
+    401: StoreCredentials,
+    403: StoreDenied,
+    404: ObjectNotFound,
+    408: StoreTransient,
+    409: StoreTransient,
+    412: PreconditionFailed,
+    425: StoreTransient,
+    429: StoreSlowDown,
+    501: NotSupported,
+    503: StoreSlowDown,
+    505: StorePermanent,
+}
+
+_HINTS: dict[str, str] = {
+    "RequestTimeTooSkewed": "set this machine's clock (NTP); S3 refuses requests that are 15 minutes off",
+    "KeyTooLongError": "shorten the path; a key may have 1024 bytes",
+    "AuthorizationHeaderMalformed": "set the region setting to the bucket's region",
+    "IllegalLocationConstraintException": "set the region setting to the bucket's region",
+    "PermanentRedirect": "set the region and endpoint to the bucket's",
+    "301": "set the region and endpoint to the bucket's",
+    "InvalidBucketName": "correct the store setting",
+    "EntityTooLarge": "the store does not take an object of this size",
+    "MetadataTooLarge": "metadata may have 2 KiB in all",
+    "InvalidObjectState": "the object is archived; restore it from GLACIER first",
+}
+
+_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.UnauthorizedSSOTokenError,
+    boto.SSOTokenLoadError,
+    boto.RefreshWithMFAUnsupportedError,
+    boto.ProfileNotFound,
+    boto.MetadataRetrievalError,
+    boto.InvalidConfigError,
+)
+_BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], type[CacheSyncError]], ...] = (
+    (_CREDENTIALS, StoreCredentials),
+    ((boto.FlexibleChecksumError,), IntegrityError),
+    ((boto.ParamValidationError, boto.ValidationError), StorePermanent),
+    (
+        (boto.HTTPClientError, boto.IncompleteReadError, boto.ResponseStreamingError, ResponseParserError),
+        StoreTransient,
+    ),
+    ((OSError, aiohttp.ClientError, asyncio.CancelledError, EOFError, RuntimeError), StoreTransient),
+)
+_UNREACHABLE = (
+    boto.ConnectTimeoutError,
+    boto.ProxyConnectionError,
+    ConnectionRefusedError,
+    aiohttp.ClientConnectorError,
+)
+
+
+def classify(error: BaseException, operation: str, path: str) -> CacheSyncError:
+    """The cachesync error that says what ``error`` means.
+
+    ``error`` is whatever the S3 client raised while it did ``operation`` on ``path``; one of ours comes back as it is.
+    """
+    if isinstance(error, CacheSyncError):
+        return error
+    if (response := _response(error)) is not None:
+        return from_response(response, operation, path)
+    kind, hint = _by_type(error)
+    return kind(operation, path, _describe(error), hint)
+
+
+@contextlib.contextmanager
+def classified(operation: str, path: str) -> Iterator[None]:
+    """Raise what goes wrong inside as the error that ``classify`` makes of it."""
+    try:
+        yield
+    except Exception as error:
+        ours = classify(error, operation, path)
+        if ours is error:
+            raise
+        raise ours from error
+
+
+def from_response(response: Mapping[str, Any], operation: str, path: str) -> CacheSyncError:
+    """Classify a parsed error answer: botocore's ``{"Error": {...}, "ResponseMetadata": {...}}``."""
+    code = str(response.get("Error", {}).get("Code") or "")
+    message = str(response.get("Error", {}).get("Message") or "")
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or (code if code.isdecimal() else 0))
+    kind = (
+        _BY_CODE.get(code) or _BY_STATUS.get(status) or (StoreTransient if status >= SERVER_ERROR else StorePermanent)
+    )
+    cause = f"{message} ({code or status})" if message and message != code else f"the store answered {code or status}"
+    return kind(operation, path, _shorten(cause), _HINTS.get(code, ""))
+
+
+def _response(error: BaseException) -> Mapping[str, Any] | None:
+    """The error answer of the server, if there was one."""
+    for link in (error, error.__cause__):
+        if isinstance(link, boto.ClientError):
+            response: Mapping[str, Any] = link.response
+            return response
+    return None
+
+
+def _by_type(error: BaseException) -> tuple[type[CacheSyncError], str]:
+    """Class and hint of an exception that carries no answer of the server."""
+    links = list(_links(error))
+    if any(isinstance(link, ssl.SSLCertVerificationError) for link in links):
+        return StorePermanent, "is the endpoint's certificate trusted here? AWS_CA_BUNDLE names another authority"
+    if any(isinstance(link, _UNREACHABLE) for link in links):
+        return StoreUnreachable, ""
+    for types, kind in _BY_TYPE:
+        if isinstance(error, types):
+            return kind, ""
+    return StorePermanent, ""
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what botocore and aiohttp wrapped in it."""
+    seen = 0
+    link: object = error
+    while isinstance(link, BaseException) and seen < MAX_LINKS:
+        yield link
+        inner = getattr(link, "kwargs", {}).get("error") if isinstance(link, boto.BotoCoreError) else None
+        link = inner or link.__cause__ or getattr(link, "os_error", None)
+        seen += 1
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, asyncio.TimeoutError) and not str(error):
+        return "no answer in time"
+    return _shorten(str(error) or type(error).__name__)
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_CAUSE else line[:MAX_CAUSE] + "..."

@@ -1,0 +1,111 @@
+"""Between our values and the fields of S3's requests and answers. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from datetime import datetime
+from email.errors import HeaderParseError
+from email.header import decode_header
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlencode
+
+from cachesync.model import Attributes, ObjectInfo, Version
+
+
+def checksum(digest: str) -> str:
+    """A hex SHA-256 as S3 writes it."""
+    return b64encode(bytes.fromhex(digest)).decode()
+
+
+def condition(expect: Version | None) -> dict[str, Any]:
+    """The parameters that make a write conditional on what it replaces."""
+    return {"IfNoneMatch": "*"} if expect is None else {"IfMatch": quoted(expect.etag)}
+
+
+def quoted(etag: str) -> str:
+    """An ETag as a header has it; ours have no quotes."""
+    return f'"{etag}"'
+
+
+def version(answer: Mapping[str, Any]) -> Version:
+    """The version that an answer names. The id "null" is S3's word for an object from before versioning."""
+    version_id = answer.get("VersionId")
+    return Version(str(answer.get("ETag", "")).strip('"'), None if version_id in (None, "", "null") else version_id)
+
+
+def same(found: Version, wanted: Version) -> bool:
+    """Whether two versions are one; an id that only one side knows does not count."""
+    if found.version_id and wanted.version_id and found.version_id != wanted.version_id:
+        return False
+    return found.etag == wanted.etag
+
+
+def described(attributes: Attributes) -> dict[str, Any]:
+    """The parameters that carry content type, metadata and tags."""
+    fields: dict[str, Any] = {
+        "ContentType": attributes.content_type,
+        "Metadata": {name: _encoded(value) for name, value in attributes.metadata.items()},
+    }
+    if attributes.tags:
+        fields["Tagging"] = urlencode(attributes.tags)
+    return fields
+
+
+def info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:
+    """What a HEAD or GET says about an object of ``size`` bytes."""
+    metadata = {name.lower(): _decoded(value) for name, value in answer.get("Metadata", {}).items()}
+    modified = answer.get("LastModified")
+    return ObjectInfo(
+        key=key,
+        size=size,
+        version=version(answer),
+        modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
+        sha256=metadata.get("sha256") or _whole_digest(answer),
+        metadata=metadata,
+        content_type=answer.get("ContentType"),
+    )
+
+
+def total_size(answer: Mapping[str, Any]) -> int:
+    """The size of the whole object, also in the answer to a range."""
+    if content_range := answer.get("ContentRange"):
+        return int(str(content_range).rpartition("/")[2])
+    return int(answer["ContentLength"])
+
+
+def _whole_digest(answer: Mapping[str, Any]) -> str | None:
+    """The object's SHA-256 as hex. A composite one (of the parts' digests) is not a digest of the bytes."""
+    value = answer.get("ChecksumSHA256")
+    etag = str(answer.get("ETag", "")).strip('"')
+    if not value or answer.get("ChecksumType") == "COMPOSITE" or "-" in str(value) or "-" in etag:
+        return None
+    try:
+        digest = b64decode(value, validate=True)
+    except binascii.Error:
+        return None
+    return digest.hex() if len(digest) == sha256().digest_size else None
+
+
+def _encoded(value: str) -> str:
+    """A metadata value in ASCII, as S3 itself writes others (RFC 2047); also one that a header would lose or
+    trim: empty (SeaweedFS drops it), or with spaces at its ends.
+    """
+    if value and value.isascii() and value.isprintable() and value == value.strip() and not value.startswith("=?"):
+        return value
+    return f"=?UTF-8?B?{b64encode(value.encode('utf-8', 'surrogateescape')).decode()}?="
+
+
+def _decoded(value: str) -> str:
+    if not (value.startswith("=?") and value.endswith("?=")):
+        return value
+    try:
+        parts = decode_header(value)
+        return "".join(
+            part.decode(charset or "ascii", "surrogateescape") if isinstance(part, bytes) else part
+            for part, charset in parts
+        )
+    except (HeaderParseError, LookupError, ValueError):
+        return value

@@ -1,0 +1,223 @@
+"""Big objects, in parts: sent, resumed after a restart, or copied inside the store; put in place conditionally.
+
+Each confirmed part is remembered by the caller's ``Resume`` before the next step, so a restart sends it no second time.
+Parts in flight are counted over all uploads, which bounds memory at ``part_concurrency`` parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from cachesync.errors import CacheSyncError, FileChanging, PreconditionFailed, StoreTransient
+from cachesync.model import Attributes, Multipart, Version
+from cachesync.store import s3_fields as fields
+from cachesync.store.base import Body, Resume
+from cachesync.store.s3_client import PATIENCE, S3Client
+from cachesync.store.s3_errors import PartsRefused, UploadGone
+
+COPY_PART = 1024**3
+"""Bytes of a part that is copied inside the store; S3 takes up to 5 GiB and 10,000 parts."""
+
+Check = Callable[[], None]
+"""Raises PreconditionFailed if what is to be replaced is not what was expected."""
+
+
+class Uploads:
+    """Multipart uploads over one client."""
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+        self._slots = threading.BoundedSemaphore(max(1, client.settings.part_concurrency))
+
+    def put(
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None,
+        check: Check,
+    ) -> Version:
+        """Store ``body`` in parts and return its version.
+
+        An upload that ``resume`` knows is continued if it is for these bytes and given up otherwise. A failure that may
+        pass leaves the upload for the next call, unless there is no ``resume`` to find it again.
+        Raises UploadGone if the store has forgotten the upload just when it was to be completed.
+        """
+        upload = self._known(key, body, resume)
+        if upload is not None:
+            try:
+                return self._send(upload, body, expect, resume, check)
+            except UploadGone:
+                if resume is not None:
+                    resume.finished()
+                if len(upload.parts) == len(body.part_sha256):
+                    raise
+        upload = self._create(key, body.sha256, body.part_size, fields.described(attributes))
+        if resume is not None:
+            try:
+                resume.started(upload)
+            except BaseException:
+                self.abort(upload)
+                raise
+        return self._send(upload, body, expect, resume, check)
+
+    def copy(
+        self,
+        source: str,
+        version: Version,
+        size: int,
+        target: str,
+        described: dict[str, Any],
+        *,
+        expect: Version | None,
+        check: Check,
+    ) -> Version:
+        """Copy an object of ``size`` bytes that is too big for one request."""
+        upload = self._create(target, "", COPY_PART, described, checksums=False)
+        try:
+            parts = []
+            part_size = max(5 * 1024**2, min(COPY_PART, self._client.settings.copy_limit))
+            for number, start in enumerate(range(0, size, part_size), 1):
+                answer = self._client.call(
+                    "copy", target, "upload_part_copy", patience=PATIENCE, Key=target, UploadId=upload.upload_id,
+                    PartNumber=number, CopySource={"Bucket": self._client.settings.bucket, "Key": source},
+                    CopySourceRange=f"bytes={start}-{min(start + part_size, size) - 1}",
+                    CopySourceIfMatch=fields.quoted(version.etag),
+                )  # fmt: skip
+                parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+            check()
+            return self._complete(upload, parts, expect)
+        except BaseException:
+            self.abort(upload)
+            raise
+
+    def abort(self, upload: Multipart) -> None:
+        """Give an upload up and free its parts; one that is gone is fine."""
+        with contextlib.suppress(UploadGone):
+            self._client.call("abort", upload.key, "abort_multipart_upload", Key=upload.key, UploadId=upload.upload_id)
+
+    def _known(self, key: str, body: Body, resume: Resume | None) -> Multipart | None:
+        """The upload to go on with. One for other bytes is given up here."""
+        upload = resume.load() if resume is not None else None
+        if upload is None or resume is None:
+            return None
+        if (upload.key, upload.sha256, upload.part_size) == (key, body.sha256, body.part_size):
+            return upload
+        self.abort(upload)
+        resume.finished()
+        return None
+
+    def _create(
+        self, key: str, sha256: str, part_size: int, described: dict[str, Any], *, checksums: bool = True
+    ) -> Multipart:
+        if checksums:
+            described = described | {"ChecksumAlgorithm": "SHA256"}
+        answer = self._client.call(
+            "store", key, "create_multipart_upload", Key=key, **described, **self._client.settings.encryption
+        )
+        return Multipart(key=key, upload_id=answer["UploadId"], sha256=sha256, part_size=part_size)
+
+    def _send(
+        self, upload: Multipart, body: Body, expect: Version | None, resume: Resume | None, check: Check
+    ) -> Version:
+        """Send what is missing and complete. What can never succeed is aborted here."""
+        try:
+            etags = self._send_parts(upload, body, resume)
+            parts = [
+                {"PartNumber": number, "ETag": etags[number], "ChecksumSHA256": fields.checksum(digest)}
+                for number, digest in enumerate(body.part_sha256, 1)
+            ]
+            check()
+            done = self._complete(upload, parts, expect)
+        except (PreconditionFailed, FileChanging, PartsRefused):
+            self._give_up(upload, resume)
+            raise
+        except UploadGone:
+            raise
+        except BaseException:
+            if resume is None:
+                self._give_up(upload, resume)
+            raise
+        if resume is not None:
+            resume.finished()
+        return done
+
+    def _give_up(self, upload: Multipart, resume: Resume | None) -> None:
+        """Abort because of an error that is on its way up, and that an error of aborting must not hide."""
+        try:
+            self.abort(upload)
+        except CacheSyncError:
+            # The bucket's lifecycle rule collects what could not be aborted; resume still knows it, too.
+            return
+        if resume is not None:
+            resume.finished()
+
+    def _send_parts(self, upload: Multipart, body: Body, resume: Resume | None) -> dict[int, str]:
+        """Send the parts that are not confirmed; returns the ETags of all by number."""
+        etags = dict(upload.parts)
+        flying: dict[Future[str], int] = {}
+        try:
+            for number, digest in enumerate(body.part_sha256, 1):
+                if number in etags:
+                    continue
+                self._slots.acquire()
+                flying[self._start(upload, body, number, digest)] = number
+                self._collect(flying, etags, resume, [future for future in flying if future.done()])
+            while flying:
+                self._collect(flying, etags, resume, list(wait(flying, return_when=FIRST_COMPLETED).done))
+        except BaseException:
+            self._land(flying, etags, resume)
+            raise
+        return etags
+
+    def _start(self, upload: Multipart, body: Body, number: int, digest: str) -> Future[str]:
+        """Read one part and send it off. The slot that the caller took is given back when the part is through."""
+        try:
+            start = (number - 1) * body.part_size
+            data = body.read(start, min(body.part_size, body.size - start))
+            future = self._client.submit(self._send_part(upload, number, data, digest))
+        except BaseException:
+            self._slots.release()
+            raise
+        future.add_done_callback(lambda _: self._slots.release())
+        return future
+
+    async def _send_part(self, upload: Multipart, number: int, data: bytes, digest: str) -> str:
+        answer = await self._client.request(
+            "store", upload.key, "upload_part", size=len(data) * self._client.settings.part_concurrency,
+            Key=upload.key, UploadId=upload.upload_id, PartNumber=number, Body=data,
+            ChecksumSHA256=fields.checksum(digest),
+        )  # fmt: skip
+        return str(answer["ETag"])
+
+    def _collect(
+        self, flying: dict[Future[str], int], etags: dict[int, str], resume: Resume | None, done: list[Future[str]]
+    ) -> None:
+        for future in done:
+            number = flying.pop(future)
+            etags[number] = future.result()
+            if resume is not None:
+                resume.part(number, etags[number])
+
+    def _land(self, flying: dict[Future[str], int], etags: dict[int, str], resume: Resume | None) -> None:
+        """After a failure: let the other parts end, and remember those that the store confirmed."""
+        wait(flying)
+        for future, number in flying.items():
+            if resume is not None and not future.cancelled() and future.exception() is None:
+                etags[number] = future.result()
+                resume.part(number, etags[number])
+
+    def _complete(self, upload: Multipart, parts: list[dict[str, Any]], expect: Version | None) -> Version:
+        answer = self._client.call(
+            "store", upload.key, "complete_multipart_upload", patience=PATIENCE, Key=upload.key,
+            UploadId=upload.upload_id, MultipartUpload={"Parts": parts}, **fields.condition(expect),
+        )  # fmt: skip
+        if not answer.get("ETag"):
+            raise StoreTransient("store", upload.key, "the store completed the upload but named no version")
+        return fields.version(answer)

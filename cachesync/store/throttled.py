@@ -1,0 +1,148 @@
+"""A limit on the bytes per second of a store, shared by all threads that use it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.store.base import Body, Download, ObjectStore, Resume, Traits
+
+BURST = 0.25
+"""Seconds of the rate that may pass at once after a pause."""
+
+
+class Bucket:
+    """A token bucket. Taking more than there is leaves a debt, which the taker sleeps off; so no size is too large."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._level = bytes_per_second * BURST
+        self._at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> None:
+        """Take ``count`` bytes and wait until they are paid for."""
+        with self._lock:
+            now = time.monotonic()
+            self._level = min(self._rate * BURST, self._level + (now - self._at) * self._rate) - count
+            self._at = now
+            debt = -self._level
+        if debt > 0:
+            time.sleep(debt / self._rate)
+
+
+class ThrottledStore:
+    """An ``ObjectStore`` whose uploads and downloads together stay under ``bytes_per_second``.
+
+    Bytes are paid for before they are read for an upload, and after they arrive, so no request of the store below is
+    kept waiting in the middle. Copies inside the store cost nothing.
+    """
+
+    def __init__(self, store: ObjectStore, bytes_per_second: float) -> None:
+        self._store = store
+        self._bucket = Bucket(bytes_per_second)
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the store below."""
+        return self._store.traits
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe the newest version."""
+        return self._store.head(key)
+
+    def get(self, key: str, *, version: Version | None = None, start: int = 0, length: int | None = None) -> Download:
+        """Read one version, at the rate."""
+        download = self._store.get(key, version=version, start=start, length=length)
+        return Download(download.info, _Paid(download.chunks, self._bucket))
+
+    def put(
+        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+    ) -> ObjectInfo:
+        """Store ``body``, at the rate."""
+        return self._store.put(key, _PaidBody(body, self._bucket), attributes, expect=expect, resume=resume)
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        attributes: Attributes | None = None,
+        *,
+        source_version: Version,
+        expect: Version | None,
+    ) -> ObjectInfo:
+        """Copy inside the store."""
+        return self._store.copy(source, target, attributes, source_version=source_version, expect=expect)
+
+    def delete(self, key: str, *, expect: Version) -> None:
+        """Delete the object if it is still ``expect``."""
+        self._store.delete(key, expect=expect)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object under ``prefix``."""
+        return self._store.list(prefix)
+
+    def discard(self, upload: Multipart) -> None:
+        """Give up a multipart upload."""
+        self._store.discard(upload)
+
+    def close(self) -> None:
+        """Close the store below."""
+        self._store.close()
+
+
+class _PaidBody:
+    """A body whose reads are paid for."""
+
+    def __init__(self, body: Body, bucket: Bucket) -> None:
+        self._body = body
+        self._bucket = bucket
+
+    @property
+    def size(self) -> int:
+        return self._body.size
+
+    @property
+    def sha256(self) -> str:
+        return self._body.sha256
+
+    @property
+    def part_size(self) -> int:
+        return self._body.part_size
+
+    @property
+    def part_sha256(self) -> Sequence[str]:
+        return self._body.part_sha256
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._bucket.take(length)
+        return self._body.read(offset, length)
+
+
+class _Paid(Iterator[bytes]):
+    """Pieces that are paid for as they arrive."""
+
+    def __init__(self, chunks: Iterator[bytes], bucket: Bucket) -> None:
+        self._chunks = chunks
+        self._bucket = bucket
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = next(self._chunks)
+        self._bucket.take(len(chunk))
+        return chunk
+
+    def close(self) -> None:
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()

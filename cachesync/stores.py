@@ -1,0 +1,46 @@
+"""From settings to a store: S3, or any fsspec URL, behind the bandwidth limit if there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachesync.keys import RESERVED, session_prefix
+
+if TYPE_CHECKING:
+    from cachesync.config import Config
+    from cachesync.devserver import DevServer
+    from cachesync.store.base import ObjectStore
+
+
+def open_store(config: Config, dev_server: DevServer | None = None) -> ObjectStore:
+    """The store that the settings name; ``dev_server`` brings its own address and credentials."""
+    store = _open(config, dev_server)
+    if config.bandwidth is None:
+        return store
+    from cachesync.store.throttled import ThrottledStore
+
+    return ThrottledStore(store, config.bandwidth)
+
+
+def _open(config: Config, dev_server: DevServer | None) -> ObjectStore:
+    if config.store.bucket is None:
+        from cachesync.store.fsspec_store import FsspecStore
+
+        return FsspecStore(config.store_url)
+    from cachesync.store.s3 import S3Store
+    from cachesync.store.s3_client import S3Settings
+
+    settings = S3Settings(
+        bucket=config.store.bucket,
+        endpoint=dev_server.endpoint if dev_server else config.endpoint,
+        region=config.region,
+        path_style=True if dev_server else config.path_style,
+        sse=config.sse,
+        sse_kms_key_id=config.sse_kms_key_id,
+        connections=config.transfers + 8,
+        timeout=config.transfer_timeout,
+        key=dev_server.key if dev_server else None,
+        secret=dev_server.secret if dev_server else None,
+    )
+    probe = session_prefix(config.prefix, RESERVED) + "probe"
+    return S3Store(settings, probe_key=probe)

@@ -1,0 +1,234 @@
+"""The uploader: takes what is due from the journal and runs it, as many at once as the store bears.
+
+The journal is the queue, so nothing is lost with this process and restart is nothing special. In flight is memory: at
+most one transfer a path, so puts and deletes never overtake each other. Large files have a few places of their own, so
+that small ones never wait behind them (P13).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cachesync.errors import CacheSyncError, JournalUnavailable, RootHalted, StoreSlowDown, StoreUnreachable
+from cachesync.journal import Journal
+from cachesync.policy import PART_SIZE, Parallelism, after_failure
+from cachesync.transfer import Transfer
+
+logger = logging.getLogger(__name__)
+
+_NO_LIMIT = 2**62
+_IDLE = 5.0
+_BUFFER = 128
+
+Work = tuple[str, str, int]
+
+
+class Uploader:
+    """A dispatching thread and a pool of transfers. ``failed`` is told of every try that failed."""
+
+    def __init__(self, journal: Journal, *, transfers: int, clock: Callable[[], float]) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._pace = Parallelism(transfers)
+        self._most_large = max(1, transfers // 8)
+        self._places: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()
+        self._ready: deque[Work] = deque()
+        self._in_flight: dict[tuple[str, str], int] = {}
+        self._flushing: Counter[str] = Counter()
+        self._look_now = True
+        self._stopping = False
+        self.small_first = False
+        self.transfer: Transfer | None = None
+        self._thread = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
+
+    # -- for everybody -------------------------------------------------------------------------------------------------
+
+    def start(self, transfer: Transfer) -> None:
+        """Begin to work."""
+        self.transfer = transfer
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Start nothing more, and wait ``timeout`` seconds for what is in flight; returns whether all of it ended."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            ended = self._changed.wait_for(lambda: not self._in_flight, timeout)
+        for _ in self._threads:
+            self._places.put(None)
+        for thread in (self._thread, *self._threads):
+            if ended and thread.is_alive():
+                thread.join(timeout=1)
+        return ended
+
+    def wake(self) -> None:
+        """Something was marked: look at the journal again."""
+        with self._changed:
+            self._look_now = True
+            self._changed.notify_all()
+
+    def resume(self) -> None:
+        """Forget an outage: ask the store again now."""
+        with self._changed:
+            self._pace.resume()
+            self._look_now = True
+            self._changed.notify_all()
+
+    @contextmanager
+    def urgent(self, session: str) -> Iterator[None]:
+        """Somebody waits for this session."""
+        with self._changed:
+            self._flushing[session] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._flushing[session] -= 1
+
+    def is_urgent(self, session: str) -> bool:
+        """Whether somebody waits for this session."""
+        return self._flushing[session] > 0
+
+    def in_flight(self, session: str) -> int:
+        """How many of the session's paths are being transferred."""
+        with self._changed:
+            return sum(1 for name, _ in self._in_flight if name == session)
+
+    @property
+    def store_down(self) -> bool:
+        """Whether the store's last word was silence."""
+        return self._pace.store_down
+
+    def wait_for_progress(self, timeout: float) -> None:
+        """Return when a transfer has ended, or after ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait(timeout)
+
+    # -- the dispatching thread ------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        while True:
+            try:
+                pause = self._round()
+            except CacheSyncError as error:
+                logger.warning("%s", error)
+                pause = 1.0
+            with self._changed:
+                if self._stopping:
+                    return
+                if not self._look_now:
+                    self._changed.wait(pause)
+
+    def _round(self) -> float:
+        """Start what can be started; returns how long nothing more can be, in seconds."""
+        now = self._clock()
+        with self._changed:
+            paused = self._pace.paused_until - now
+            free = self._pace.limit - len(self._in_flight)
+            if paused > 0:
+                self._look_now = False
+                return paused
+            if free <= 0:
+                self._look_now = False
+                return _IDLE
+        if not self._ready and not self._refill(now):
+            due = self._journal.work.next_due(now)
+            return _IDLE if due is None else min(_IDLE, due - now)
+        with self._changed:
+            while self._ready and free > 0 and not self._stopping:
+                session, path, size = self._ready.popleft()
+                if (session, path) in self._in_flight:
+                    continue
+                self._in_flight[session, path] = size
+                self._submit(session, path)
+                free -= 1
+            self._look_now = self._look_now or free > 0
+        return _IDLE
+
+    def _refill(self, now: float) -> bool:
+        """Fetch the next work from the journal; whether there is any."""
+        with self._changed:
+            self._look_now = False
+            busy = set(self._in_flight)
+            large = sum(1 for size in self._in_flight.values() if size > PART_SIZE)
+        rest = self._most_large - large
+        largest = _NO_LIMIT if rest > 0 else PART_SIZE
+        for work in self._journal.work.due(now, _BUFFER + len(busy), largest=largest, small_first=self.small_first):
+            if work[:2] in busy:
+                continue
+            if work[2] > PART_SIZE:
+                rest -= 1
+                if rest < 0:
+                    continue
+            self._ready.append(work)
+        return bool(self._ready)
+
+    def _submit(self, session: str, path: str) -> None:
+        """Hand one transfer to the pool: threads that end with the process, so that a hung one never holds it up."""
+        self._places.put((session, path))
+        if len(self._threads) < min(len(self._in_flight), self._pace.most):
+            thread = threading.Thread(target=self._serve, name=f"transfer-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    # -- the pool ----------------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while (place := self._places.get()) is not None:
+            self._run(*place)
+
+    def _run(self, session: str, path: str) -> None:
+        assert self.transfer is not None, "start() sets it"  # noqa: S101 -- an invariant, not a check of input
+        try:
+            self.transfer.run(session, path)
+        except JournalUnavailable as error:
+            logger.warning("%s", error, extra={"session": session, "path": path})
+            self._hold_off()
+        except Exception as error:
+            self._judge(session, path, error)
+        else:
+            with self._changed:
+                self._pace.succeeded()
+        finally:
+            with self._changed:
+                del self._in_flight[session, path]
+                self._look_now = True
+                self._changed.notify_all()
+
+    def _judge(self, session: str, path: str, error: Exception) -> None:
+        """A try failed: note it in the journal, with when to try again."""
+        now = self._clock()
+        with self._changed:
+            if isinstance(error, StoreSlowDown):
+                self._pace.slow_down()
+            if isinstance(error, StoreUnreachable):
+                self._pace.unreachable(now)
+        try:
+            entry = self._journal.entries.entry(session, path)
+            if entry is None:
+                return
+            verdict = after_failure(error, entry.attempts + 1, now)
+            due_at = verdict.due_at
+            if isinstance(error, StoreUnreachable | RootHalted):
+                due_at = max(self._pace.paused_until, now + 0.2)
+            expected = isinstance(error, CacheSyncError)
+            reason = error.reason if isinstance(error, CacheSyncError) else f"{type(error).__name__}: {error}"
+            self._journal.work.fail(entry, now=now, due_at=due_at, error=reason, failed=verdict.failed)
+        except CacheSyncError as second:
+            logger.warning("%s", second, extra={"session": session, "path": path})
+            self._hold_off()
+            return
+        level = logging.WARNING if verdict.failed and not entry.failed or entry.attempts == 0 else logging.DEBUG
+        facts = {"session": session, "path": path, "attempts": entry.attempts + 1, "again_in": round(due_at - now, 2)}
+        logger.log(level, "not stored: %s", error, extra=facts, exc_info=not expected)
+
+    def _hold_off(self) -> None:
+        with self._changed:
+            self._pace.paused_until = self._clock() + 1.0

@@ -1,0 +1,13 @@
+"""The watcher: which paths under the root are worth a look. The only part that knows watchdog.
+
+hints.py      what is handed out: Hint, Hints; the bounded, coalescing collection behind them
+reader.py     watchdog's inotify descriptor and thread, made to survive
+inotify.py    Linux: the table of watched directories
+portable.py   elsewhere: watchdog's own observer
+watch.py      Watcher: start, stop, health, healing
+"""
+
+from cachesync.watcher.hints import Hint, Hints
+from cachesync.watcher.watch import Watcher
+
+__all__ = ["Hint", "Hints", "Watcher"]

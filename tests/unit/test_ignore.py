@@ -1,0 +1,163 @@
+"""What is not stored: the built-in rules, gitignore's syntax, and who overrides whom."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cachesync.ignore import DEFAULTS, IgnoreRules
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        (".a.txt.swp", "*.swp"), ("d/.swo", "*.swo"), ("d/e/x.swx", "*.swx"), ("4913", "4913"), (".#lock", ".#*"),
+        ("#auto#", "#*#"), ("d/.nfs000123", ".nfs*"), (".fuse_hidden1", ".fuse_hidden*"),
+        (".goutputstream-A1B2", ".goutputstream-*"),
+    ],
+)  # fmt: skip
+def test_defaults(path, rule):
+    assert IgnoreRules("s1").reason(path, is_dir=False) == f"ignored by '{rule}' (default)"
+
+
+@pytest.mark.parametrize(
+    "path", ["a.txt", "notes~", "swp", "a.swpx", "44913", "a.swp\n", "#open", "x.nfs", ".cachesyncignore", "4913.txt"]
+)
+def test_what_users_write_is_kept(path):
+    assert IgnoreRules("s1").reason(path, is_dir=False) is None
+
+
+@pytest.mark.parametrize("root_text", ["", "*.log\n"])
+def test_defaults_never_hide_a_folder(root_text):
+    rules = IgnoreRules("s1", root_text)
+    assert rules.reason("data.swp", is_dir=True) is None
+    assert rules.reason("data.swp/", is_dir=True) is None
+    assert rules.reason("data.swp/real.csv", is_dir=False) is None
+    assert rules.reason("data.swp/x.swp", is_dir=False) == "ignored by '*.swp' (default)"
+
+
+def test_a_reason_names_the_line_and_the_file():
+    rules = IgnoreRules("s1", "# notes\n\nnode_modules/\n", "*.log\n")
+    assert rules.reason("a/node_modules", is_dir=True) == "ignored by 'node_modules/' (.cachesyncignore of the root)"
+    assert rules.reason("a/node_modules/x.js", is_dir=False) is not None
+    assert rules.reason("node_modules", is_dir=False) is None, "the rule is for folders"
+    assert rules.reason("b/c.log", is_dir=False) == "ignored by '*.log' (.cachesyncignore of the session)"
+
+
+def test_roots_rules_are_relative_to_the_root():
+    text = "/s1/tmp\n/top\nboth/x\n"
+    assert IgnoreRules("s1", text).reason("tmp", is_dir=True) is not None
+    assert IgnoreRules("s2", text).reason("tmp", is_dir=True) is None
+    assert IgnoreRules("s1", text).reason("top", is_dir=False) is None
+    assert IgnoreRules("both", text).reason("x", is_dir=False) is not None
+    assert IgnoreRules("s1", "", "/top\n").reason("top", is_dir=False) is not None
+
+
+def test_the_root_can_ignore_a_whole_session():
+    rules = IgnoreRules("scratch", "/scratch/\n", "!*\n")
+    assert rules.reason("a/b", is_dir=False) == "ignored by '/scratch/' (.cachesyncignore of the root)"
+    assert IgnoreRules("scratch2", "/scratch/\n").reason("a/b", is_dir=False) is None
+
+
+def test_later_lines_and_nearer_files_win():
+    rules = IgnoreRules("s1", "*.log\n!*.swp\n*.bin\n", "*.tmp\n!keep.tmp\n!run.log\n")
+    assert rules.reason("keep.tmp", is_dir=False) is None
+    assert rules.reason("other.tmp", is_dir=False) is not None
+    assert rules.reason("run.log", is_dir=False) is None, "the session overrides the root"
+    assert rules.reason("other.log", is_dir=False) is not None
+    assert rules.reason("a.swp", is_dir=False) is None, "the root overrides the defaults"
+
+
+def test_nothing_comes_back_out_of_an_ignored_folder():
+    rules = IgnoreRules("s1", "", "build/\n!build/keep\n")
+    assert rules.reason("build/keep", is_dir=False) == "ignored by 'build/' (.cachesyncignore of the session)"
+    rules = IgnoreRules("s1", "", "build/*\n!build/keep/\n")
+    assert rules.reason("build/keep/x", is_dir=False) is None
+    assert rules.reason("build/other", is_dir=False) is not None
+
+
+@pytest.mark.parametrize("line", ["x[", "!", "/", "a[z-"])
+def test_a_broken_line_is_reported_and_the_others_count(line):
+    rules = IgnoreRules("s1", f"*.one\n{line}\n", f"{line}\n*.two\n")
+    assert len(rules.broken) == 2
+    assert ".cachesyncignore of the root, line 2" in " ".join(rules.broken)
+    assert ".cachesyncignore of the session, line 1" in " ".join(rules.broken)
+    assert repr(line) in rules.broken[0]
+    assert rules.reason("a.one", is_dir=False) is not None
+    assert rules.reason("a.two", is_dir=False) is not None
+    assert rules.reason("a.three", is_dir=False) is None
+
+
+def test_odd_names_and_texts():
+    rules = IgnoreRules("s1", "", "\ufeff*.log\r\n\\#x\r\n\\!y\r\n")
+    assert rules.broken == []
+    assert rules.reason("new\nline/a.log", is_dir=False) is not None
+    assert rules.reason("a.log\n", is_dir=False) is None
+    assert rules.reason("not-utf8-\udcff.log", is_dir=False) is not None
+    assert rules.reason("#x", is_dir=False) is not None
+    assert rules.reason("!y", is_dir=False) is not None
+    assert rules.reason("d/" * 2000 + "a.log", is_dir=False) is not None
+
+
+def test_pathspec_is_not_loaded_without_rules():
+    code = (
+        "import sys; from cachesync.ignore import IgnoreRules; IgnoreRules('s', '# none').reason('a', False);"
+        "sys.exit('pathspec' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+_NAMES = st.sampled_from(["a", "b", "c.log", "d.log", "x y", "#e"])
+_PATHS = st.lists(_NAMES, min_size=1, max_size=4).map("/".join)
+_LINES = st.sampled_from(
+    [
+        "a",
+        "/a",
+        "a/",
+        "!a",
+        "*.log",
+        "!c.log",
+        "a/b",
+        "a/*",
+        "!a/b",
+        "**/b",
+        "a/**",
+        "a/**/b",
+        "[a-b]",
+        "x y",
+        "/*",
+        "!/b/",
+    ]
+)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is the judge here")
+@settings(max_examples=60, deadline=None)
+@given(
+    paths=st.lists(_PATHS, min_size=1, max_size=8), root=st.lists(_LINES, max_size=3), own=st.lists(_LINES, max_size=3)
+)
+def test_agrees_with_git(tmp_path_factory, paths, root, own):
+    top = tmp_path_factory.mktemp("git")
+    session = top / "s1"
+    session.mkdir()
+    subprocess.run(["git", "init", "-q", str(top)], check=True)
+    # core.ignoreCase and the user's own excludes are this machine's; only our two files may count.
+    (top / ".git/info/exclude").write_text("")
+    (top / ".gitignore").write_text("\n".join(root))
+    (session / ".gitignore").write_text("\n".join(own))
+    asked = "\0".join(f"s1/{path}" for path in paths)
+    answer = subprocess.run(
+        ["git", "-C", str(top), "-c", "core.excludesFile=/dev/null", "check-ignore", "-z", "--stdin", "--no-index"],
+        input=asked, capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    ignored = {path.removeprefix("s1/") for path in answer.split("\0") if path}
+    rules = IgnoreRules("s1", "\n".join(root), "\n".join(own))
+    assert {path for path in paths if rules.reason(path, is_dir=False)} == ignored
+
+
+def test_each_default_is_a_rule_of_its_own():
+    for rule in DEFAULTS:
+        assert IgnoreRules("s").reason(rule.replace("*", "x"), is_dir=False) == f"ignored by '{rule}' (default)"
