@@ -196,7 +196,7 @@ class Attendant:
             self._list_links(name)
         if "start" not in reasons:
             self.repaired += repaired
-        level = logging.DEBUG if reasons == {"interval"} or reasons == {"poll"} else logging.INFO
+        level = logging.DEBUG if reasons in ({"interval"}, {"poll"}) else logging.INFO
         logger.log(level, "scanned (%s): %d changes", ", ".join(sorted(reasons)), repaired)
 
     def _list_links(self, session: str) -> None:

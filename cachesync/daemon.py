@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cachesync.store.base import ObjectStore
 
 logger = logging.getLogger(__name__)
+
+Announce = Callable[[list[str]], None]
 
 _TEND = 1.0
 _REPLACED = 2
@@ -48,8 +50,11 @@ def open_service(config: Config) -> Iterator[Verbs]:
         engine.close(patience=0.2)
 
 
-def run(config: Config, dev_server: Path | None = None) -> int:
-    """Serve the root until a signal. 0 if everything was stored at the end, 4 if something is left."""
+def run(config: Config, dev_server: Path | None = None, announce: Announce = lambda _lines: None) -> int:
+    """Serve the root until a signal; ``announce`` gets what to tell a person once it watches.
+
+    0 if everything was stored at the end, 4 if something is left.
+    """
     from cachesync.devserver import DevServer
     from cachesync.logs import configure
     from cachesync.stores import open_store
@@ -63,7 +68,7 @@ def run(config: Config, dev_server: Path | None = None) -> int:
             stack.callback(server.stop)
             if config.store.bucket is not None:
                 server.make_bucket(config.store.bucket)
-        code = Daemon(config, open_store(config, server), server).run()
+        code = Daemon(config, open_store(config, server), server, announce).run()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -73,12 +78,19 @@ def run(config: Config, dev_server: Path | None = None) -> int:
 class Daemon:
     """One run of ``cachesync run``. When the root or the state folder is replaced under it, it builds itself anew."""
 
-    def __init__(self, config: Config, store: ObjectStore, dev_server: DevServer | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: ObjectStore,
+        dev_server: DevServer | None = None,
+        announce: Announce = lambda _lines: None,
+    ) -> None:
         from cachesync.notify import Notifier
 
         self._config = config
         self._store = store
         self._dev_server = dev_server
+        self._announce = announce
         self._notifier = Notifier(os.environ)
         self._begun = time.time()
         self._signals = 0
@@ -99,7 +111,7 @@ class Daemon:
         self._notifier.send("STOPPING=1")
         return code
 
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
         self._signalled.set()
         if self._signals > 1:
@@ -127,7 +139,7 @@ class Daemon:
             engine.start()
             attendant.start()
             if first:
-                self._announce()
+                self._announce(self._lines())
             self._notifier.send("READY=1", f"STATUS=watching {self._config.root}")
             replaced_for = 0
             while not self._signalled.wait(_TEND):
@@ -146,22 +158,20 @@ class Daemon:
                 logger.warning("a transfer was still hanging; it is tried again by the next start")
         return code
 
-    def _announce(self) -> None:
+    def _lines(self) -> list[str]:
         """Three lines: what is watched, where it goes, what to type next."""
         config = self._config
+        where = config.store.shown
         if self._dev_server is not None:
-            where = f"{config.store.shown} on the embedded S3 server at {self._dev_server.endpoint}"
+            where += f" on the embedded S3 server at {self._dev_server.endpoint}"
         elif config.embedded:
-            where = f"{config.store.shown} (nothing is configured, so a folder of this machine; see cachesync config)"
-        else:
-            where = config.store.shown
-        print(f"watching  {config.root}/SESSION/...", file=sys.stderr)
-        print(f"storing   in {where}", file=sys.stderr)
-        print(
-            f"try       mkdir -p {config.root}/demo && date > {config.root}/demo/hello.txt && cachesync flush demo",
-            file=sys.stderr,
-            flush=True,
-        )
+            where += " (nothing is configured, so a folder of this machine; see cachesync config)"
+        demo = f"{config.root}/demo"
+        return [
+            f"watching  {config.root}/SESSION/...",
+            f"storing   in {where}",
+            f"try       mkdir -p {demo} && date > {demo}/hello.txt && cachesync flush demo",
+        ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:
         """Store what is left, small files first, for ``drain_timeout`` seconds; log what could not be (P12)."""

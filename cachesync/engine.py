@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cachesync.commit import Committer
+from cachesync.context import Context
 from cachesync.errors import JournalDamaged, UsageError
 from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
@@ -63,33 +64,36 @@ class Engine:
         _ignore_lease_breaks()
 
     def _build(self, since: float | None, clock: Callable[[], float]) -> None:
-        config, tree, journal, store = self.config, self.tree, self.journal, self.store
-        pace = Pace(config.settle, config.max_dirty_age, config.delete_settle, config.delete_guard)
-        prefix = config.prefix
-        self.uploader = Uploader(journal, transfers=config.transfers, clock=clock)
-        self.scanner = Scanner(tree, journal, pace, clock, self.uploader.wake)
-        self.learner = Learner(journal, store, prefix)
-        self.transfer = Transfer(
-            tree,
-            journal,
-            store,
-            self.scanner,
-            self.learner,
-            prefix=prefix,
-            url=config.store.shown.rstrip("/") if not prefix else f"s3://{config.store.bucket}",
-            pace=pace,
-            granularity=_granularity(config, tree),
+        config = self.config
+        self.uploader = Uploader(self.journal, transfers=config.transfers, clock=clock)
+        context = Context(
+            tree=self.tree,
+            journal=self.journal,
+            store=self.store,
+            prefix=config.prefix,
+            url=f"s3://{config.store.bucket}" if config.store.bucket else config.store.shown.rstrip("/"),
+            scratch=config.state / "tmp",
+            pace=Pace(config.settle, config.max_dirty_age, config.delete_settle, config.delete_guard),
+            granularity=_granularity(config, self.tree),
             clock=clock,
-            flushing=self.uploader.is_urgent,
+            urgent=self.uploader.is_urgent,
         )
-        committer = Committer(journal, store, self.learner, prefix=prefix, scratch=config.state / "tmp", clock=clock)
-        self.committer = committer
-        flusher = Flusher(
-            tree, journal, self.scanner, self.uploader, self.transfer, committer, prefix=prefix, clock=clock
-        )
-        place = Place(str(config.root), config.store.shown, prefix)
+        self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake)
+        learner = Learner(self.journal, self.store, config.prefix)
+        self.transfer = Transfer(context, self.scanner, learner)
+        self.committer = Committer(context, learner)
+        flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
+        place = Place(str(config.root), config.store.shown, config.prefix)
         self.service = Service(
-            place, tree, journal, self.scanner, self.uploader, self.transfer, flusher, clock=clock, since=since
+            place,
+            self.tree,
+            self.journal,
+            self.scanner,
+            self.uploader,
+            self.transfer,
+            flusher,
+            clock=clock,
+            since=since,
         )
 
     def start(self) -> None:

@@ -208,7 +208,10 @@ class ObjectNotFound(StoreError):
     """The store answered, and has no such object."""
 
     exit_code = ExitCode.NOT_FOUND
+    hint = "cachesync status lists what is known"
 
 
 class PreconditionFailed(StoreError):
     """The object is not the version that the request expected."""
+
+    hint = "another writer was there first; both versions are kept"

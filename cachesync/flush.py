@@ -1,16 +1,18 @@
 """Flush: the barrier that never lies (P3).
 
-Scan, take the barrier (the map of what is dirty at this instant), wait until the store has all of it, write the manifest,
-report. One number instead of the map would lie: a path that is rewritten just before its upload gets a later generation.
+Scan, take the barrier (the map of what is dirty at this instant), wait until the store has all of it, write the
+manifest, report. One number instead of the map would lie: a path that is rewritten just before its upload gets a later
+generation.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cachesync.commit import Committer
+from cachesync.context import Context
 from cachesync.errors import (
     CacheSyncError,
     JournalUnavailable,
@@ -19,9 +21,7 @@ from cachesync.errors import (
     RootHalted,
     StoreTransient,
 )
-from cachesync.files import Tree
-from cachesync.journal import Journal
-from cachesync.keys import RESERVED, check_session, manifest_key, to_key
+from cachesync.keys import RESERVED, check_session, manifest_key
 from cachesync.model import Entry, Kind
 from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine
 from cachesync.scanner import Scanner, ScanResult
@@ -36,25 +36,13 @@ class Flusher:
     """Flushes sessions; many at once if need be."""
 
     def __init__(
-        self,
-        tree: Tree,
-        journal: Journal,
-        scanner: Scanner,
-        uploader: Uploader,
-        transfer: Transfer,
-        committer: Committer,
-        *,
-        prefix: str,
-        clock: Callable[[], float],
+        self, context: Context, scanner: Scanner, uploader: Uploader, transfer: Transfer, committer: Committer
     ) -> None:
-        self._tree = tree
-        self._journal = journal
+        self._c = context
         self._scanner = scanner
         self._uploader = uploader
         self._transfer = transfer
         self._committer = committer
-        self._prefix = prefix
-        self._clock = clock
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
@@ -66,13 +54,13 @@ class Flusher:
         check_session(session)
         begun = time.monotonic()
         deadline = begun + timeout
-        if self._tree.session_inode(session) is None and session not in self._journal.sessions.names():
+        if self._c.tree.session_inode(session) is None and session not in self._c.journal.sessions.names():
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with self._uploader.urgent(session):
             scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
             if confirm_deletes:
-                self._journal.sessions.confirm_deletes(session)
+                self._c.journal.sessions.confirm_deletes(session)
             report = FlushReport(session, stored=False, skipped=scan.skipped)
             if scan.finished:
                 report = self._wait(session, report, scan, deadline)
@@ -89,19 +77,19 @@ class Flusher:
             seconds=time.monotonic() - begun,
         )
 
-    # -- the barrier -----------------------------------------------------------------------------------------------------
+    # -- the barrier ---------------------------------------------------------------------------------------------------
 
     def _wait(self, session: str, report: FlushReport, scan: ScanResult, deadline: float) -> FlushReport:
         """Wait until the store has what was dirty when the barrier was taken."""
-        barrier = self._journal.entries.barrier(session)
-        started = self._clock()
-        self._journal.work.hurry(session, started)
+        barrier = self._c.journal.entries.barrier(session)
+        started = self._c.clock()
+        self._c.journal.work.hurry(session, started)
         self._uploader.resume()
         looked = 0.0
         while True:
             now = time.monotonic()
             expired = now >= deadline
-            if not self._journal.work.remaining(session):
+            if not self._c.journal.work.remaining(session):
                 failed, pending = list[Failure](), list[Pending]()
             elif expired or now - looked >= _FULL_LOOK:
                 failed, pending = self._left(session, barrier, started)
@@ -114,13 +102,13 @@ class Flusher:
             report,
             failed=[*scan.failures, *failed],
             pending=pending,
-            conflicts=self._journal.sessions.conflicts(session),
+            conflicts=self._c.journal.sessions.conflicts(session),
         )
 
     def _left(self, session: str, barrier: Mapping[str, int], started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
         failed, pending = [], []
-        for entry in self._journal.entries.unmet(session, barrier):
+        for entry in self._c.journal.entries.unmet(session, barrier):
             if entry.failed and (entry.tried_at or 0.0) >= started:
                 failed.append(Failure(entry.path, entry.error or "unknown"))
             else:
@@ -146,7 +134,7 @@ class Flusher:
                 continue
             if summary.failures:
                 return replace(report, failed=summary.failures)
-            key = manifest_key(self._prefix, session)
+            key = manifest_key(self._c.prefix, session)
             return replace(report, stored=True, files=summary.files, bytes=summary.bytes, manifest=key)
 
     def _receipt(self, session: str) -> list[ReceiptLine]:
@@ -154,13 +142,13 @@ class Flusher:
         return [
             ReceiptLine(
                 path=entry.path,
-                key=to_key(self._prefix, session, entry.path),
+                key=self._c.key(session, entry.path),
                 size=entry.stored.size,
                 sha256=entry.stored.sha256,
                 version=entry.stored.version.etag,
                 version_id=entry.stored.version.version_id,
             )
-            for entry in self._journal.entries.walk(session)
+            for entry in self._c.journal.entries.walk(session)
             if entry.kind is Kind.FILE and entry.stored is not None and not entry.tombstone
         ]
 

@@ -1,7 +1,7 @@
 """Names: sessions, paths inside them, and the object keys they become. Pure.
 
 A path goes to a key and back without change or not at all. What comes from outside (a command, a listing, a manifest)
-passes ``check_path`` or ``parse`` before anything is opened, so no ``..``, absolute path or odd separator gets past here.
+passes ``check_path`` or ``from_key`` before anything is opened, so no ``..``, absolute path or odd separator gets by.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ def manifest_key(prefix: str, session: str) -> str:
 
 
 def conflict_path(path: str, stamp: str, version: str) -> str:
-    """Where the bytes of another writer are kept; ``stamp`` is UTC as ``20261124T132416Z``, ``version`` an ETag or id."""
+    """Where the bytes of another writer are kept; ``stamp`` is UTC, as ``20261124T132416Z``, ``version`` an id."""
     tail = re.sub(r"[^A-Za-z0-9]", "", version)[:12] or "unknown"
     return f"{path}.conflict-{stamp}-{tail}"
 
 
 def printable(path: str) -> str:
-    """``path`` fit for a log line or JSON: bytes that are not UTF-8 shown as ``\\xNN``."""
+    r"""``path`` fit for a log line or JSON: bytes that are not UTF-8 shown as ``\xNN``."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -32,8 +32,8 @@ SPACING = 1.0
 must have been quiet."""
 
 LINGERING = 60.0
-"""Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s) and so would show the next
-store to it in the file's times."""
+"""Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s), so that the next store
+to it shows in the file's times."""
 
 _PARKED = 60.0
 _TEMPORARY = re.compile(

@@ -17,7 +17,7 @@ from cachesync.files import Tree
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.journal import Journal, Known
 from cachesync.keys import RESERVED, is_reserved, is_session_name
-from cachesync.model import FileStat, Kind, Mark, Skipped
+from cachesync.model import Entry, FileStat, Kind, Mark, Skipped
 from cachesync.policy import Pace, due_after_change, looks_temporary
 from cachesync.reports import Failure
 from cachesync.watcher import Hint
@@ -95,6 +95,11 @@ class Scanner:
         self._commit(session, batch)
         result.marked = batch.marked
         return result
+
+    def look_again(self, entry: Entry) -> None:
+        """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
+        self._journal.work.postpone(entry, self._clock() + self._pace.settle)
+        self.notice(entry.session, {entry.path.rstrip("/"): Hint.CHANGED})
 
     def forget_rules(self, session: str | None) -> None:
         """Read ``.cachesyncignore`` again, of one session or (None) of all."""

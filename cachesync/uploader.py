@@ -111,7 +111,7 @@ class Uploader:
         with self._changed:
             self._changed.wait(timeout)
 
-    # -- the dispatching thread ------------------------------------------------------------------------------------------
+    # -- the dispatching thread ----------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         while True:
@@ -178,7 +178,7 @@ class Uploader:
             self._threads.append(thread)
             thread.start()
 
-    # -- the pool ----------------------------------------------------------------------------------------------------------
+    # -- the pool ------------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         while (place := self._places.get()) is not None:
@@ -191,7 +191,7 @@ class Uploader:
         except JournalUnavailable as error:
             logger.warning("%s", error, extra={"session": session, "path": path})
             self._hold_off()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it was, the entry must be tried again
             self._judge(session, path, error)
         else:
             with self._changed:
@@ -225,7 +225,7 @@ class Uploader:
             logger.warning("%s", second, extra={"session": session, "path": path})
             self._hold_off()
             return
-        level = logging.WARNING if verdict.failed and not entry.failed or entry.attempts == 0 else logging.DEBUG
+        level = logging.WARNING if (verdict.failed and not entry.failed) or entry.attempts == 0 else logging.DEBUG
         facts = {"session": session, "path": path, "attempts": entry.attempts + 1, "again_in": round(due_at - now, 2)}
         logger.log(level, "not stored: %s", error, extra=facts, exc_info=not expected)
 

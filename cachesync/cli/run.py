@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from cachesync.cli.reach import Connect, load_config
 
@@ -14,3 +15,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
 
     code: int = serve(config, options.dev_server)
     return code
+
+
+def _announce(lines: list[str]) -> None:
+    print("\n".join(lines), file=sys.stderr, flush=True)

@@ -59,9 +59,9 @@ def _walk(directory: int, path: str, flags: int) -> int:
 def writer_of(descriptor: int) -> Writer:
     """Ask the kernel whether anyone has the file of a read-only descriptor open for writing, or mapped so.
 
-    A read lease is refused while a writer is there (fcntl(2), F_SETLEASE). It is dropped at once: an ``open`` that comes
-    in between waits for some microseconds and sends us SIGIO, which the process must ignore. Needs the file's owner or
-    CAP_LEASE, and a local file system; UNKNOWN otherwise.
+    A read lease is refused while a writer is there (fcntl(2), F_SETLEASE). It is dropped at once: an ``open`` that
+    comes in between waits for some microseconds and sends us SIGIO, which the process must ignore. Needs the file's
+    owner or CAP_LEASE, and a local file system; UNKNOWN otherwise.
     """
     if not _LINUX:
         return Writer.UNKNOWN

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from cachesync.errors import FileChanging
 from cachesync.files.tree import OpenFile
@@ -15,29 +13,14 @@ from cachesync.policy import Reading, judge_reading, part_size
 _CHUNK = 1024 * 1024
 
 
-class SnapshotBody(Protocol):
-    """What a store takes (store.base.Body), said again because adapters do not import each other."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def part_size(self) -> int: ...
-    @property
-    def part_sha256(self) -> Sequence[str]: ...
-    def read(self, offset: int, length: int) -> bytes: ...
-
-
 class MemoryBody:
-    """Bytes in memory."""
-
-    part_sha256: Sequence[str] = ()
+    """Bytes in memory, as a store takes them (store.base.Body)."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.size = len(data)
         self.part_size = self.size
+        self.part_sha256: list[str] = []
         self.sha256 = hashlib.sha256(data).hexdigest()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -90,7 +73,7 @@ class Snapshot:
     """Bytes of one moment. ``stat`` is the file's before it was read; ``grew`` says that it is longer by now, ``cut``
     that it was stored up to its last line end only."""
 
-    body: SnapshotBody
+    body: MemoryBody | FileBody
     stat: FileStat
     grew: bool
     cut: bool
@@ -107,7 +90,7 @@ def take(file: OpenFile, *, at_line_end: bool) -> Snapshot:
     if at_line_end:
         size = _last_line_end(file, size)
     parts = part_size(size)
-    body: SnapshotBody
+    body: MemoryBody | FileBody
     if parts is None:
         data = file.read(0, size)
         if len(data) != size:
@@ -121,7 +104,7 @@ def take(file: OpenFile, *, at_line_end: bool) -> Snapshot:
     return Snapshot(body, before, grew=reading is Reading.GREW, cut=size < before.size)
 
 
-def _same_prefix(file: OpenFile, body: SnapshotBody) -> bool:
+def _same_prefix(file: OpenFile, body: MemoryBody | FileBody) -> bool:
     """Whether the bytes that were read are still there: growing leaves them alone, rewriting does not."""
     if body.part_sha256:
         return digest(file, body.size, body.part_size)[0] == body.sha256

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
 from cachesync.files.beneath import open_beneath, writer_of
@@ -67,7 +68,7 @@ class OpenFile:
         """Let the descriptor go."""
         os.close(self.descriptor)
 
-    def __enter__(self) -> OpenFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -116,7 +117,7 @@ class Tree:
         try:
             with os.scandir(self._root) as entries:
                 for entry in entries:
-                    if entry.name == RESERVED or entry.name == ".cachesyncignore":
+                    if entry.name in (RESERVED, ".cachesyncignore"):
                         continue
                     if not entry.is_dir(follow_symlinks=False):
                         others.append(Skipped(entry.name, "not in a session directory"))

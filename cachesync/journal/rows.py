@@ -8,9 +8,9 @@ from typing import NamedTuple
 from cachesync.journal.database import Row
 from cachesync.model import Entry, FileStat, Kind, Stored, Version
 
-ENTRY_COLUMNS = """dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target, gone_at,
-    closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at,
-    dirty_since, due_at, attempts, tried_at, error, failed"""
+ENTRY_COLUMNS = """dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target,
+    gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts,
+    created_at, dirty_since, due_at, attempts, tried_at, error, failed"""
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
     synced < generation, dirty_since, stored_at"""
@@ -88,3 +88,9 @@ def to_entry(session: str, row: Row) -> Entry:
         error=row[28],
         failed=bool(row[29]),
     )
+
+
+def to_columns(stored: Stored) -> Row:
+    """A Stored as the columns etag to stored_at."""
+    v = stored.version
+    return (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)

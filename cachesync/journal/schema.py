@@ -19,13 +19,13 @@ CREATE TABLE session (
     name                TEXT NOT NULL UNIQUE,
     state               TEXT NOT NULL DEFAULT 'open',      -- as the manifest says: open or closed
     added_at            REAL NOT NULL,
-    inode               INTEGER,                           -- of its directory: another one in its place is another session's life
+    inode               INTEGER,                           -- of its directory, so that another in its place is noticed
     learned             INTEGER NOT NULL DEFAULT 0,        -- the store's listing was merged into the entries
     revision            INTEGER NOT NULL DEFAULT 0,        -- counts changes that a manifest would show
     manifest_revision   INTEGER NOT NULL DEFAULT -1,       -- the revision that the last written manifest shows
     manifest_etag       TEXT,                              -- the manifest's version in the store, as last known
     manifest_version_id TEXT,
-    confirmed           INTEGER NOT NULL DEFAULT 0         -- tombstones up to this generation are believed whatever their number
+    confirmed           INTEGER NOT NULL DEFAULT 0         -- tombstones up to this generation are believed
 );
 
 -- One row a path. A directory's name ends in '/', so a file and a directory of one name are two rows.

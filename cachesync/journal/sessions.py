@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import join, split
+from cachesync.journal.rows import join, split, to_columns
 from cachesync.model import Conflict, Counts, FileStat, Session, Stored, Version
 
 _LEARN = """
@@ -15,14 +15,14 @@ INSERT INTO entry (session, dir, name, kind, generation, synced, resident, etag,
                    stored_mtime_ns, stored_mode, sha256, stored_at, created_at, dirty_since, due_at)
 VALUES (?1, ?2, ?3, 'file', ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11, ?11)
 ON CONFLICT DO UPDATE SET
-    etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, 
+    etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9,
     sha256 = CASE WHEN resident THEN NULL ELSE ?10 END, stored_at = ?11
 WHERE etag IS NULL OR resident = 0
 """
 
 _LEARN_UNSTORED = """
-INSERT INTO entry (session, dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target,
-                   created_at, dirty_since, due_at)
+INSERT INTO entry (session, dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
+                   target, created_at, dirty_since, due_at)
 VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, 0, ?6, 0, 0, ?7, ?8, ?9, ?9, ?9)
 ON CONFLICT DO NOTHING
 """
@@ -190,9 +190,7 @@ class Sessions:
 
 
 def _learned(number: int, path: str, generation: int, stored: Stored) -> Row:
-    v = stored.version
-    confirmed = (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
-    return (number, *split(path), generation, *confirmed)
+    return (number, *split(path), generation, *to_columns(stored))
 
 
 def _bytes(target: str | None) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_entry
+from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
 
 _CONFIRM = """
@@ -65,7 +65,8 @@ class Work:
         """Make the failed entries of a session due now; returns how many."""
         with self._ledger.db.write() as db:
             return db.execute(
-                "UPDATE entry SET due_at = ? WHERE session = ? AND synced < generation AND (failed = 1 OR attempts > 0)",
+                "UPDATE entry SET due_at = ? WHERE session = ? AND synced < generation"
+                " AND (failed = 1 OR attempts > 0)",
                 (now, self._ledger.id(name)),
             ).rowcount
 
@@ -79,17 +80,15 @@ class Work:
         complete: bool = True,
         put: bool = True,
     ) -> None:
-        """The store said yes: the entry's generation is clean, unless only part of the file was stored (not ``complete``).
+        """The store said yes: the entry's generation is clean, unless only part of it was stored (not ``complete``).
 
         ``read`` is the stat of the bytes that were sent; None leaves the disk's facts alone. ``put`` counts a new
         version. An entry that was forgotten meanwhile comes back as an evicted one.
         """
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path), entry.generation)
-        v = stored.version
-        values = (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
         with self._ledger.db.write() as db:
-            db.execute(_CONFIRM, (*where, *values, int(put), complete))
+            db.execute(_CONFIRM, (*where, *to_columns(stored), int(put), complete))
             if read is not None:
                 disk = (read.size, read.mtime_ns, read.ctime_ns, read.inode, read.mode, unsettled)
                 db.execute(_CONFIRM_DISK, (*where, *disk))
@@ -101,7 +100,8 @@ class Work:
         where = (number, *split(entry.path))
         with self._ledger.db.write() as db:
             db.execute(
-                "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL AND generation = ?",
+                "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ?"
+                " AND gone_at IS NOT NULL AND generation = ?",
                 (*where, entry.generation),
             )
             db.execute(
@@ -114,14 +114,13 @@ class Work:
     def lose_delete(self, entry: Entry, stored: Stored) -> None:
         """Another writer changed what was deleted here: the entry lives on in the store as that version."""
         number = self._ledger.id(entry.session)
-        v = stored.version
+        values = to_columns(stored)
         with self._ledger.db.write() as db:
             db.execute(
-                "UPDATE entry SET kind = 'file', resident = 0, gone_at = NULL, synced = generation, etag = ?, version_id = ?,"
-                " stored_size = ?, stored_mtime_ns = ?, stored_mode = ?, sha256 = ?, stored_at = ?, error = NULL, failed = 0"
-                " WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",
-                (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
-                + (number, *split(entry.path)),
+                "UPDATE entry SET kind = 'file', resident = 0, gone_at = NULL, synced = generation, error = NULL,"
+                " failed = 0, etag = ?, version_id = ?, stored_size = ?, stored_mtime_ns = ?, stored_mode = ?,"
+                " sha256 = ?, stored_at = ? WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",
+                (*values, number, *split(entry.path)),
             )
             self._ledger.revise(db, number)
 

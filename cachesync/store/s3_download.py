@@ -30,6 +30,7 @@ class Answer:
         self._stack = contextlib.AsyncExitStack()
         self._body: Any = None
         self.head: dict[str, Any] = {}
+        self.ended = False
 
     async def open(self, **args: Any) -> bytes:
         """Send the request; return the first piece. Classified errors leave nothing open."""
@@ -60,6 +61,7 @@ class Answer:
 
     async def close(self) -> None:
         """Give the connection back; one with unread bytes is closed."""
+        self.ended = True
         body, self._body = self._body, _Ended()
         if body is not None:
             body.close()
@@ -110,7 +112,7 @@ class Pieces(Iterator[bytes]):
         if isinstance(self._next, Future):
             self._next.cancel()
             self._next = b""
-        if not self._client.stopped:
+        if not self._answer.ended and not self._client.stopped:
             self._client.submit(self._answer.close())
 
     def __del__(self) -> None:

@@ -145,7 +145,13 @@ _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], type[CacheSyncError]], ..
     ((boto.FlexibleChecksumError,), IntegrityError),
     ((boto.ParamValidationError, boto.ValidationError), StorePermanent),
     (
-        (boto.HTTPClientError, boto.IncompleteReadError, boto.ResponseStreamingError, ResponseParserError),
+        (
+            boto.HTTPClientError,
+            boto.ConnectionError,
+            boto.IncompleteReadError,
+            boto.ResponseStreamingError,
+            ResponseParserError,
+        ),
         StoreTransient,
     ),
     ((OSError, aiohttp.ClientError, asyncio.CancelledError, EOFError, RuntimeError), StoreTransient),

@@ -162,7 +162,7 @@ def test_rot_is_noticed(folder: FsspecStore, base: Path) -> None:
 
 def test_a_damaged_record_is_no_record(folder: FsspecStore, base: Path) -> None:
     folder.put("k", Bytes(b"data"), PLAIN, expect=None)
-    [record] = [path for path in base.glob(".cachesync-meta/??/*.json")]
+    [record] = list(base.glob(".cachesync-meta/??/*.json"))
     record.write_bytes(b'{"key": "k", "records": [{"nonsense": 1}]}')
     assert folder.head("k").sha256 is None
     assert read(folder, "k") == b"data"

@@ -23,7 +23,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.store.s3_errors import NotSupported, PartsRefused, UploadGone, classify, classified
+from cachesync.store.s3_errors import NotSupported, PartsRefused, UploadGone, classified, classify
 
 URL = "http://127.0.0.1:1/bucket/key"
 

@@ -1,0 +1,35 @@
+"""What the parts of the engine share: one root, its journal, its store, and the settings that steer the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cachesync.files import Tree
+from cachesync.journal import Journal
+from cachesync.keys import to_key
+from cachesync.policy import Pace
+from cachesync.store.base import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
+    ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
+    seconds since the epoch; ``urgent`` says whether somebody waits for a session."""
+
+    tree: Tree
+    journal: Journal
+    store: ObjectStore
+    prefix: str
+    url: str
+    scratch: Path
+    pace: Pace
+    granularity: float
+    clock: Callable[[], float]
+    urgent: Callable[[str], bool]
+
+    def key(self, session: str, path: str) -> str:
+        """The object key of a path. Raises Unstorable."""
+        return to_key(self.prefix, session, path)
