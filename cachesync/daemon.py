@@ -42,12 +42,13 @@ def open_service(config: Config) -> Iterator[Verbs]:
     from cachesync.engine import Engine
     from cachesync.stores import open_store
 
-    engine = Engine(config, open_store(config))
-    try:
+    store = open_store(config)
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        engine = Engine(config, store)
+        stack.callback(engine.close, 0.2)
         engine.start()
         yield engine.service
-    finally:
-        engine.close(patience=0.2)
 
 
 def run(config: Config, dev_server: Path | None = None, announce: Announce = lambda _lines: None) -> int:
@@ -68,7 +69,9 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
             stack.callback(server.stop)
             if config.store.bucket is not None:
                 server.make_bucket(config.store.bucket)
-        code = Daemon(config, open_store(config, server), server, announce).run()
+        store = open_store(config, server)
+        stack.callback(store.close)
+        code = Daemon(config, store, server, announce).run()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -182,7 +185,7 @@ class Daemon:
         engine.uploader.small_first = True
         deadline = time.monotonic() + timeout
         try:
-            names = engine.service.sessions()
+            names, _ = engine.tree.sessions()
         except RootHalted as error:
             logger.error("%s", error)
             return ExitCode.UNFINISHED

@@ -20,7 +20,8 @@
         │   └── StoreUnreachable      ... nobody answers there at all
         ├── StoreCredentials      1   expired or unusable credentials: ask the chain again
         ├── StorePermanent        1   will not work until somebody changes something
-        │   └── StoreDenied
+        │   ├── StoreDenied
+        │   └── StoreNameTaken        ... most likely when a deletion under way is done
         ├── NoSuchBucket          3
         ├── ObjectNotFound        3
         └── PreconditionFailed    1   another writer was there first
@@ -195,6 +196,12 @@ class StoreDenied(StorePermanent):
     """The store knows who we are and says no."""
 
     hint = "cachesync bucket policy prints the rights that are needed"
+
+
+class StoreNameTaken(StorePermanent):
+    """The store has folders, and cannot hold an object 'x' and another 'x/y'."""
+
+    hint = "rename one of them, or use a store that has no folders"
 
 
 class NoSuchBucket(StoreError):

@@ -94,6 +94,9 @@ class Flusher:
             elif expired or now - looked >= _FULL_LOOK:
                 failed, pending = self._left(session, barrier, started)
                 looked = now
+                # A transfer that began before us may have put its path off for a writer.
+                self._c.journal.work.hurry(session, self._c.clock(), untried=True)
+                self._uploader.wake()
             if not pending or expired:
                 break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))

@@ -11,11 +11,11 @@ from enum import Enum, auto
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from cachesync.errors import (
-    CacheSyncError,
     FileChanging,
     PreconditionFailed,
     RootHalted,
     StoreCredentials,
+    StoreNameTaken,
     StoreTransient,
 )
 from cachesync.model import Entry, FileStat, Kind
@@ -35,7 +35,7 @@ LINGERING = 60.0
 """Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s), so that the next store
 to it shows in the file's times."""
 
-_PARKED = 60.0
+_NAME_TRIES = 8
 _TEMPORARY = re.compile(
     r"(^|/)(\.?#|~|tmp[^/]*$)|(\.(tmp|temp|part|partial|crdownload|swp|download|lock|bak)|~)$", re.IGNORECASE
 )
@@ -147,19 +147,21 @@ class Verdict:
 
 
 def after_failure(error: Exception, attempts: int, now: float) -> Verdict:
-    """Judge the ``attempts``-th failure in a row (from 1). Transient errors back off with full jitter from 0.2 s to
-    30 s; all others are failed, and tried again slowly, from 5 s to ten minutes."""
+    """Judge the ``attempts``-th failure in a row (from 1).
+
+    Transient errors back off with full jitter from 0.2 s to 30 s; all others are failed, and tried again slowly, from
+    5 s to ten minutes. Refused credentials get one more try first, since the chain has been asked again by then; a name
+    that is taken gets as many as a deletion of what is in its way may take.
+    """
     if isinstance(error, FileChanging | PreconditionFailed):
         return Verdict(now + min(1.0, 0.05 * 2 ** min(attempts, 10)), failed=False)
-    if isinstance(error, RootHalted):
-        return Verdict(now + 1.0, failed=False)
-    if isinstance(error, StoreTransient):
+    if isinstance(error, StoreTransient | RootHalted):
         return Verdict(now + _wait(_BACK_OFF, attempts), failed=False)
     if isinstance(error, StoreCredentials):
-        return Verdict(now + _wait(_BACK_OFF, attempts + 3), failed=True)
-    if isinstance(error, CacheSyncError):
-        return Verdict(now + _wait(_PARKED_BACK_OFF, attempts), failed=True)
-    return Verdict(now + _PARKED, failed=True)
+        return Verdict(now + _wait(_BACK_OFF, attempts + 3) * (attempts > 1), failed=attempts > 1)
+    if isinstance(error, StoreNameTaken) and attempts <= _NAME_TRIES:
+        return Verdict(now + 0.1 * attempts, failed=False)
+    return Verdict(now + _wait(_PARKED_BACK_OFF, attempts), failed=True)
 
 
 def _wait(strategy: Callable[[RetryCallState], float], attempts: int) -> float:

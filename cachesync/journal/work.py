@@ -53,13 +53,13 @@ class Work:
         )
         return row is not None
 
-    def hurry(self, name: str, now: float) -> int:
-        """Make all work of a session due now; returns how much it is."""
-        with self._ledger.db.write() as db:
-            return db.execute(
-                f"UPDATE entry SET due_at = ?1 WHERE session = ?2 AND due_at > ?1 AND {WORK}",
-                (now, self._ledger.id(name)),
-            ).rowcount
+    def hurry(self, name: str, now: float, *, untried: bool = False) -> None:
+        """Make all work of a session due now, or only what has not failed since it was marked."""
+        condition = f"session = ? AND due_at > ? AND {WORK}" + (" AND attempts = 0" if untried else "")
+        values = (self._ledger.id(name), now)
+        if self._ledger.db.one(f"SELECT 1 FROM entry INDEXED BY dirty WHERE {condition} LIMIT 1", values):
+            with self._ledger.db.write() as db:
+                db.execute(f"UPDATE entry INDEXED BY dirty SET due_at = ? WHERE {condition}", (now, *values))
 
     def retry(self, name: str, now: float) -> int:
         """Make the failed entries of a session due now; returns how many."""

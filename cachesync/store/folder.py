@@ -11,7 +11,7 @@ import secrets
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator
 
-from cachesync.errors import StoreDenied, StoreError, StorePermanent, StoreTransient, StoreUnreachable
+from cachesync.errors import StoreDenied, StoreError, StoreNameTaken, StorePermanent, StoreTransient, StoreUnreachable
 from cachesync.store.sidecar import FOLDER, Stat
 
 STRIPES = 64
@@ -256,9 +256,7 @@ def _classify(error: OSError | ValueError, operation: str, key: str) -> StoreErr
         return StorePermanent(operation, key, error)
     code, cause = error.errno, error.strerror or str(error)
     if code in (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
-        return StorePermanent(
-            operation, key, "a folder cannot hold an object 'x' and another 'x/y'", "rename one, or use an S3 store"
-        )
+        return StoreNameTaken(operation, key, "a folder cannot hold an object 'x' and another 'x/y'")
     if code in _DENIED:
         return StoreDenied(operation, key, cause, "the store's folder must be writable")
     if code in _TRANSIENT:

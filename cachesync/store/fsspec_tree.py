@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from cachesync.errors import StoreDenied, StoreError, StorePermanent, StoreTransient
+from cachesync.errors import StoreDenied, StoreError, StoreNameTaken, StorePermanent, StoreTransient
 from cachesync.store.folder import check_key
 from cachesync.store.sidecar import FOLDER, Stat
 
@@ -44,7 +44,7 @@ class FsspecTree:
             raise StoreDenied(operation, key, error, "the file system says no") from error
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             cause = "this file system cannot hold an object 'x' and another 'x/y'"
-            raise StorePermanent(operation, key, cause, "rename one, or use an S3 store") from error
+            raise StoreNameTaken(operation, key, cause) from error
         except (OSError, EOFError) as error:
             raise StoreTransient(operation, key, error) from error
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:

@@ -7,7 +7,6 @@ the object is asked for and compared just before as well: no better than the ser
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from cachesync.errors import (
     PreconditionFailed,
     StoreDenied,
     StoreError,
+    StoreNameTaken,
     StorePermanent,
     StoreTransient,
 )
@@ -29,8 +29,8 @@ from cachesync.store.s3_client import PATIENCE, S3Client, S3Settings
 from cachesync.store.s3_download import Pieces, download
 from cachesync.store.s3_errors import NotSupported, UploadGone
 from cachesync.store.s3_multipart import Uploads
+from cachesync.store.s3_probe import Probe
 
-NO_SUCH_ETAG = "00000000000000000000000000000000"
 REMEMBER = 30.0
 """Seconds that an answer about the bucket itself (is it there, is it versioned) is believed."""
 
@@ -46,9 +46,7 @@ class S3Store:
         self._settings = settings
         self._client = S3Client(settings)
         self._uploads = Uploads(self._client)
-        self._probe_key = probe_key
-        self._probing = threading.Lock()
-        self._conditional: bool | None = None
+        self._probe = Probe(self._client, probe_key)
         self._versioned: bool | None = None
         self._versioned_asked = float("-inf")
         self._bucket_seen = float("-inf")
@@ -66,18 +64,11 @@ class S3Store:
                 self._versioned = answer.get("Status") == "Enabled"
             except StoreError:
                 self._versioned = None
-        return Traits(url=self._url, conditional=self._conditional, versioned=self._versioned)
+        return Traits(url=self._url, conditional=self._probe.answer, versioned=self._versioned)
 
     def check_conditional(self) -> bool:
-        """Whether the store keeps to the conditions of writes: asked once, with a write that must fail.
-
-        Not being allowed to write there counts as yes. Raises StoreTransient and the like if the store cannot be asked.
-        """
-        if self._conditional is None:
-            with self._probing:
-                if self._conditional is None:
-                    self._conditional = self._probe()
-        return self._conditional
+        """Whether the store keeps to the conditions of writes; StoreTransient and the like if it cannot be asked."""
+        return self._probe.ask()
 
     def head(self, key: str) -> ObjectInfo:
         """Describe the newest version. One request; a second if there is nothing, to tell a bucket that is gone."""
@@ -223,7 +214,7 @@ class S3Store:
         resume: Resume | None,
     ) -> Version:
         def check() -> None:
-            if expect is not None or not self._conditional:
+            if expect is not None or not self._probe.answer:
                 self._compare(key, expect)
 
         try:
@@ -272,13 +263,13 @@ class S3Store:
             raise PreconditionFailed("store", key, f"it is version {found.version.etag} now, not {expect.etag}")
 
     def _check_folder(self, key: str) -> None:
-        """Raise StorePermanent if a create was refused because objects ``key/...`` are there: SeaweedFS has folders."""
+        """Raise StoreNameTaken if a create was refused because objects ``key/...`` are there: SeaweedFS has folders."""
         with contextlib.suppress(ObjectNotFound):
             self.head(key)
             return
         if next(self.list(key + "/"), None) is not None:
             cause = "this store cannot take an object 'x' when it has 'x/y' already"
-            raise StorePermanent("store", key, cause, "rename one of them")
+            raise StoreNameTaken("store", key, cause)
 
     def _nothing(self, key: str, version: Version | None) -> Download:
         """The answer to an empty range: HTTP has no way to ask for one."""
@@ -298,16 +289,3 @@ class S3Store:
         except StoreDenied:
             pass
         self._bucket_seen = time.monotonic()
-
-    def _probe(self) -> bool:
-        try:
-            self._client.call(
-                "try a condition on", self._probe_key, "put_object", Key=self._probe_key, Body=b"",
-                IfMatch=fields.quoted(NO_SUCH_ETAG),
-            )  # fmt: skip
-        except (PreconditionFailed, ObjectNotFound, StoreDenied):
-            return True
-        except NotSupported:
-            return False
-        self._client.call("remove", self._probe_key, "delete_object", Key=self._probe_key)
-        return False

@@ -1,0 +1,161 @@
+"""P6: kill it anywhere. At each named point, then at random instants while a program writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.faults.crashing import POINTS
+from tests.faults.harness import REPOSITORY, Bench
+
+SESSIONS = ("one", "two", "three")
+KILLS = int(os.environ.get("CACHESYNC_KILLS", "140"))
+"""Random kills over all campaigns; the named points come on top."""
+
+MIB = 1024 * 1024
+FOREIGN = ("theirs/a.txt", "theirs/b.txt")
+
+NTH = {"store.copy": (1, 3), "store.delete": (1, 2, 5), "store.list": (1, 3), "store.put": (1, 2, 4, 11, 30)} | {
+    "multipart.create": (1, 2), "multipart.part": (1, 2, 4), "multipart.complete": (1, 2),
+    "journal.mark": (1, 2, 6), "journal.mark_tree_gone": (1, 2), "journal.confirm": (1, 2, 4, 11, 30),
+    "journal.confirm_delete": (1, 2, 5), "journal.fail": (1, 3), "journal.manifest_written": (1, 2, 4),
+    "journal.learn": (1, 2), "journal.set_learned": (1, 2), "journal.upload_save": (1, 2),
+    "journal.upload_part": (1, 2, 4), "journal.upload_drop": (1, 2),
+}  # fmt: skip
+"""At which hits of each verb."""
+
+
+def first_half(bench: Bench, session: str, *, large: int) -> None:
+    """Creates, of many sizes, and links."""
+    for number in range(6):
+        bench.write(session, f"keep/{number}", b"kept %d" % number)
+        bench.write(session, f"move/{number}", b"moved %d " % number * 40)
+        bench.write(session, f"drop/{number}", b"dropped %d" % number)
+    bench.write(session, "empty", b"")
+    bench.write(session, "larger.bin", os.urandom(70_000))
+    bench.write(session, "logs/a.jsonl", b'{"a": 1}\n')
+    for number in range(large):
+        bench.write(session, f"large{number}.bin", os.urandom(MIB) * 40)
+    (bench.root / session / "link").symlink_to("keep/1")
+    (bench.root / session / "dangling").symlink_to("../nowhere")
+
+
+def second_half(bench: Bench, session: str, *, large: int) -> None:
+    """Rewrites, appends, renames of files and a directory, deletes of files and a directory."""
+    top = bench.root / session
+    for number in range(3):
+        bench.write(session, f"keep/{number}", b"rewritten %d" % number)
+        (top / f"keep/new{number}").write_bytes(b"renamed over")
+        os.replace(top / f"keep/new{number}", top / f"keep/{number + 3}")
+        os.rename(top / f"move/{number}", top / f"moved{number}")
+        os.unlink(top / f"drop/{number}")
+    with open(top / "logs/a.jsonl", "ab") as file:
+        file.write(b'{"b": 2}\n')
+    os.rename(top / "move", top / "shifted")
+    for number in range(3, 6):
+        os.unlink(top / f"drop/{number}")
+    os.rmdir(top / "drop")
+    os.unlink(top / "link")
+    (top / "link").symlink_to("keep/2")
+    for number in range(large):
+        bench.write(session, f"large{number}.bin", os.urandom(MIB) * 40)
+
+
+def check_dead(bench: Bench) -> None:
+    assert bench.falsely_clean(*SESSIONS) == []
+
+
+def check_recovered(bench: Bench, besides: tuple[str, ...]) -> None:
+    """Start as if nothing had happened, flush, and ask the store alone."""
+    bench.start()
+    for session in SESSIONS:
+        report = bench.flush(session)
+        assert report.stored, (report, bench.tail())
+        assert report.conflicts == [], bench.tail()
+        assert bench.differences(session, besides=besides) == [], bench.tail()
+    assert bench.bucket.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("point", "nth"), [(point, nth) for point in POINTS for nth in NTH[point.rpartition(".")[0]]]
+)
+def test_p06_killed_at_a_named_point(bench: Bench, point: str, nth: int) -> None:
+    large = 1 if "multipart" in point or "upload" in point else 0
+    learning = "learn" in point or "list" in point
+    if learning:
+        for session in SESSIONS:
+            for path in FOREIGN:
+                bench.bucket.put(bench.bucket.session(session) + path, b"another writer's " + path.encode())
+    bench.start(point, nth, fail_every=4 if "fail" in point else 0)
+    for half in (first_half, second_half):
+        for session in SESSIONS[: 1 if large else 3]:
+            half(bench, session, large=large)
+        for session in SESSIONS[1:]:
+            bench.write(session, "also", half.__name__.encode())
+        bench.flush_until_dead(*SESSIONS)
+    assert bench.ended(10) == -9, f"{point} was not reached {nth} times"
+    check_dead(bench)
+
+    # The recovery is killed at the same point, if it gets there.
+    bench.start(point, 1)
+    bench.flush_until_dead(*SESSIONS)
+    if not bench.alive():
+        bench.ended()
+    else:
+        bench.kill()
+    check_dead(bench)
+    check_recovered(bench, FOREIGN if learning else ())
+
+
+def final_state(log: Path) -> dict[str, dict[str, str]]:
+    """What the writer had on disk at the end: session to path to digest."""
+    state: dict[str, dict[str, str]] = {}
+    for line in log.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        files = state.setdefault(row["session"], {})
+        if row["sha256"] is None:
+            files.pop(row["path"], None)
+        else:
+            files[row["path"]] = row["sha256"]
+    return state
+
+
+@pytest.mark.timeout(60 + 2 * KILLS)
+@pytest.mark.parametrize("seed", range(4))
+def test_p06_killed_at_random_instants_under_a_writer(bench: Bench, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    log = tmp_path / "writer.log"
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.writing", str(bench.root), str(log), str(seed), *SESSIONS],
+        stdin=subprocess.PIPE, cwd=REPOSITORY,
+    ) as writer:  # fmt: skip
+        assert writer.stdin is not None
+        try:
+            for _ in range(KILLS // 4):
+                bench.start(wait=False)
+                flusher = threading.Thread(target=bench.flush_until_dead, args=SESSIONS) if chance.random() < 0.5 else None
+                instant = threading.Event()
+                if flusher is not None:
+                    instant.wait(chance.uniform(0.08, 0.2))
+                    flusher.start()
+                instant.wait(chance.uniform(0, 0.4))
+                bench.kill()
+                if flusher is not None:
+                    flusher.join(30)
+                found = bench.falsely_clean(*SESSIONS, still=False)
+                assert found == [], bench.tail()
+        finally:
+            writer.stdin.close()
+            assert writer.wait(30) == 0
+    state = final_state(log)
+    for session in SESSIONS:
+        assert bench.local(session) == state[session], "the test's writer lost track"
+    check_dead(bench)
+    check_recovered(bench, ())

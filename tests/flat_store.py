@@ -1,0 +1,200 @@
+"""An S3-shaped store in memory that can be told to fail: down, answering late, killing the caller.
+
+Flat as S3 is ("d" and "d/a" are two objects), which no fsspec file system is; and fast, so that a state machine makes
+thousands of steps a minute. tests/contract runs the same contract over it as over the real ones, where that is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
+from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.store.base import Body, Download, Resume, Traits
+
+
+class Crash(BaseException):
+    """The process ends here: nothing after it runs, not even an ``except Exception``."""
+
+
+class Fault(Enum):
+    """What goes wrong with one request."""
+
+    CRASH_BEFORE = auto()
+    CRASH_AFTER = auto()
+    LOST_REPLY = auto()
+    REFUSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One object."""
+
+    data: bytes
+    info: ObjectInfo
+    tags: tuple[tuple[str, str], ...] = ()
+    writer: str = "us"
+
+
+class FlatStore:
+    """``faults`` maps the number of a request from now (0 is the next) to what happens to it; ``down`` is an outage.
+
+    ``watch`` is called before each change of an object, with its key, what it was and what it will be.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Held] = {}
+        self.deleted_by: dict[str, str] = {}
+        self.faults: dict[int, Fault] = {}
+        self.down = False
+        self.requests = 0
+        self.writes = 0
+        self.watch: Callable[[str, Held | None, Held | None], None] = lambda *_: None
+        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()
+
+    @property
+    def traits(self) -> Traits:
+        return Traits("flat://", conditional=True, versioned=False)
+
+    # -- as the engine calls it ----------------------------------------------------------------------------------------
+
+    def head(self, key: str) -> ObjectInfo:
+        after = self._begin("head", key)
+        info = self._find("head", key).info
+        after()
+        return info
+
+    def get(self, key: str, *, version: Version | None = None, start: int = 0, length: int | None = None) -> Download:
+        after = self._begin("get", key)
+        held = self._find("get", key)
+        if version is not None and held.info.version != version:
+            raise PreconditionFailed("get", key)
+        after()
+        return Download(held.info, iter([held.data[start : None if length is None else start + length]]))
+
+    def put(
+        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+    ) -> ObjectInfo:
+        data = body.read(0, body.size)
+        assert hashlib.sha256(data).hexdigest() == body.sha256, "a body whose digest is not its own"
+        after = self._begin("put", key)
+        with self._lock:
+            self._expect("put", key, expect)
+            info = self._place(key, data, attributes, "us")
+        after()
+        return info
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        attributes: Attributes | None = None,
+        *,
+        source_version: Version,
+        expect: Version | None,
+    ) -> ObjectInfo:
+        after = self._begin("copy", target)
+        with self._lock:
+            found = self._find("copy", source)
+            if found.info.version != source_version:
+                raise PreconditionFailed("copy", source)
+            self._expect("copy", target, expect)
+            kind = found.info.content_type or "application/octet-stream"
+            carried = attributes or Attributes(kind, found.info.metadata, dict(found.tags))
+            info = self._place(target, found.data, carried, "us")
+        after()
+        return info
+
+    def delete(self, key: str, *, expect: Version) -> None:
+        after = self._begin("delete", key)
+        with self._lock:
+            held = self.objects.get(key)
+            if held is not None:
+                self._expect("delete", key, expect)
+                self.watch(key, held, None)
+                self.writes += 1
+                del self.objects[key]
+                self.deleted_by[key] = "us"
+        after()
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        after = self._begin("list", prefix)
+        with self._lock:
+            found = [held.info for key, held in sorted(self.objects.items()) if key.startswith(prefix)]
+        after()
+        yield from (replace(info, sha256=None, metadata={}, content_type=None) for info in found)
+
+    def discard(self, upload: Multipart) -> None:
+        self._begin("discard", upload.key)()
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    # -- as another writer does ------------------------------------------------------------------------------------------
+
+    def foreign_put(self, key: str, data: bytes, *, digest: bool = True) -> None:
+        """Another writer's unconditional PUT; without ``digest`` as a tool does that sends no checksum."""
+        with self._lock:
+            metadata = {"writer": "another"} if digest else {}
+            self._place(key, data, Attributes("text/plain", metadata), "another", digest=digest)
+
+    def foreign_delete(self, key: str) -> None:
+        """Another writer's unconditional DELETE."""
+        with self._lock:
+            if self.objects.pop(key, None) is not None:
+                self.deleted_by[key] = "another"
+
+    # -- small things ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, verb: str, key: str) -> Callable[[], None]:
+        """Count a request, and fail it before its effect or give back what happens after it."""
+        with self._lock:
+            self.requests += 1
+            fault = self.faults.pop(0, None)
+            self.faults = {number - 1: what for number, what in self.faults.items()}
+        if fault is Fault.CRASH_BEFORE:
+            raise Crash
+        if self.down:
+            raise StoreUnreachable(verb, key, "nobody answers")
+        if fault is Fault.REFUSED:
+            raise StoreTransient(verb, key, "503")
+
+        def after() -> None:
+            if fault is Fault.CRASH_AFTER:
+                raise Crash
+            if fault is Fault.LOST_REPLY:
+                raise StoreTransient(verb, key, "connection reset")
+
+        return after
+
+    def _find(self, verb: str, key: str) -> Held:
+        try:
+            return self.objects[key]
+        except KeyError:
+            raise ObjectNotFound(verb, key, "there is no such object") from None
+
+    def _expect(self, verb: str, key: str, expect: Version | None) -> None:
+        held = self.objects.get(key)
+        if (held and held.info.version) != expect:
+            raise PreconditionFailed(verb, key)
+
+    def _place(
+        self, key: str, data: bytes, attributes: Attributes, writer: str, *, digest: bool = True
+    ) -> ObjectInfo:
+        sha256 = hashlib.sha256(data).hexdigest() if digest else None
+        version = Version(f"v{next(self._numbers)}")
+        metadata = dict(attributes.metadata)
+        info = ObjectInfo(key, len(data), version, 1.0e9, sha256, metadata, attributes.content_type)
+        held = Held(data, info, tuple(attributes.tags.items()), writer)
+        if writer == "us":
+            self.watch(key, self.objects.get(key), held)
+            self.writes += 1
+        self.objects[key] = held
+        self.deleted_by.pop(key, None)
+        return info

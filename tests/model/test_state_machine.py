@@ -1,0 +1,392 @@
+"""The whole engine against a model: files, crashes, outages, other writers, lost journals, sessions that come and go.
+
+What is real: scanner, journal (SQLite on disk), files, uploader's scheduling and judgement, transfer, flush, manifest.
+What is not: threads (the machine runs each transfer itself, so a failure shrinks to the same few steps each time; races
+are tests/integration's job), the network (a flat store in memory, as S3 is and no file system; tests/contract holds the
+adapters to the same contract), and waiting (the engine's clock is pushed on to what is due next). A step takes about a
+millisecond that way. CACHESYNC_MODEL_EXAMPLES multiplies the number of runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cachesync.errors import StoreError
+from cachesync.flush import FlushReport
+from cachesync.model import Kind
+from cachesync.watcher import Hint
+from tests.driving import Clock, Driven, tree_of
+from tests.flat_store import Crash, Fault, FlatStore, Held
+
+SESSION = "s"
+PREFIX = f"sessions/{SESSION}/"
+MANIFEST = f"{PREFIX}.cachesync/manifest.json"
+
+PATHS = st.sampled_from(["a", "b", "log.jsonl", "tmp1", "d", "d/a", "d/b", "d/e", "d/e/a", "x", "x/a"])
+CONTENTS = st.sampled_from([b"", b"1", b"2", b"one\n", b"two\n", b"one\nhalf", b"longer than the rest\n"])
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Sessions(RuleBasedStateMachine):
+    """``kept`` are paths whose object may outlive the local file: absence was not deletion there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="cachesync-model-"))
+        self.root = self.folder / "root"
+        self.session = self.root / SESSION
+        self.away = self.folder / "away"
+        self.session.mkdir(parents=True)
+        self.clock = Clock()
+        self.store = FlatStore()
+        self.store.watch = self.check_change
+        self.kept: set[str] = set()
+        self.user_deleted: set[str] = set()
+        self.driven = self.open()
+
+    # -- what a user does ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def user(self) -> Any:
+        """A user's action: notes which files it took away. One that is not possible does nothing."""
+        before = self.local_files()
+        with contextlib.suppress(OSError):
+            yield
+        after = self.local_files()
+        self.user_deleted = (self.user_deleted | (before.keys() - after.keys())) - after.keys()
+
+    @rule(path=PATHS, data=CONTENTS)
+    def write(self, path: str, data: bytes) -> None:
+        with self.user():
+            place = self.session / path
+            if place.is_symlink():
+                place.unlink()
+            if self.session.is_dir():
+                place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+
+    @rule(path=PATHS, data=CONTENTS)
+    def replace_by_rename(self, path: str, data: bytes) -> None:
+        with self.user():
+            fresh = self.folder / "fresh"
+            fresh.write_bytes(data)
+            os.rename(fresh, self.session / path)
+
+    @rule(path=PATHS, data=CONTENTS)
+    def append(self, path: str, data: bytes) -> None:
+        with self.user(), open(self.session / path, "ab", opener=no_follow) as file:
+            file.write(data)
+
+    @rule(path=PATHS, keep_mtime=st.booleans())
+    def rewrite_same_size(self, path: str, keep_mtime: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        with self.user(), open(self.session / path, "r+b", opener=no_follow) as file:
+            before = os.fstat(file.fileno())
+            data = file.read()
+            file.seek(0)
+            file.write(bytes(byte ^ 1 for byte in data))
+            file.flush()
+            if keep_mtime:
+                os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    @rule(path=PATHS, mode=st.sampled_from([0o644, 0o600, 0o755]))
+    def chmod(self, path: str, mode: int) -> None:
+        with self.user():
+            if not (self.session / path).is_symlink():
+                (self.session / path).chmod(mode | (0o100 if (self.session / path).is_dir() else 0))
+
+    @rule(path=PATHS)
+    def touch(self, path: str) -> None:
+        with self.user():
+            os.utime(self.session / path, follow_symlinks=False)
+
+    @rule(old=PATHS, new=PATHS)
+    def rename(self, old: str, new: str) -> None:
+        with self.user():
+            os.rename(self.session / old, self.session / new)
+
+    @rule(path=PATHS)
+    def delete(self, path: str) -> None:
+        with self.user():
+            remove(self.session / path)
+
+    @rule(path=PATHS)
+    def replace_by_directory(self, path: str) -> None:
+        with self.user():
+            if (self.session / path).parent.is_dir():
+                remove(self.session / path)
+                (self.session / path).mkdir()
+                (self.session / path / "in").write_bytes(b"in a directory")
+
+    @rule(path=PATHS, data=CONTENTS)
+    def replace_by_file(self, path: str, data: bytes) -> None:
+        with self.user():
+            if (self.session / path).parent.is_dir():
+                remove(self.session / path)
+                (self.session / path).write_bytes(data)
+
+    @rule(path=PATHS, to=st.sampled_from(["a", "../../etc", "d"]))
+    def symlink(self, path: str, to: str) -> None:
+        with self.user():
+            if (self.session / path).parent.is_dir():
+                remove(self.session / path)
+                os.symlink(to, self.session / path)
+
+    @rule(path=PATHS)
+    def pipe(self, path: str) -> None:
+        with self.user():
+            if (self.session / path).parent.is_dir():
+                remove(self.session / path)
+                os.mkfifo(self.session / path)
+
+    # -- the session as a whole --------------------------------------------------------------------------------------------
+
+    @rule()
+    def move_session_away(self) -> None:
+        if self.session.exists() and not self.away.exists():
+            os.rename(self.session, self.away)
+
+    @rule()
+    def move_session_back(self) -> None:
+        if self.away.exists() and not self.session.exists():
+            os.rename(self.away, self.session)
+
+    @rule()
+    def remove_session(self) -> None:
+        if self.session.exists():
+            shutil.rmtree(self.session)
+            self.absence()
+
+    @rule()
+    def make_session(self) -> None:
+        self.session.mkdir(exist_ok=True)
+
+    def absence(self) -> None:
+        """From now on what is missing was not deleted by name."""
+        self.user_deleted.clear()
+        self.kept |= {key.removeprefix(PREFIX) for key in self.store.objects if key != MANIFEST}
+
+    # -- what another writer does ------------------------------------------------------------------------------------------
+
+    @rule(path=PATHS, data=CONTENTS, digest=st.booleans())
+    def foreign_put(self, path: str, data: bytes, digest: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        self.store.foreign_put(PREFIX + path, b"theirs " + data, digest=digest)
+
+    @rule(path=PATHS)
+    def foreign_delete(self, path: str) -> None:
+        self.store.foreign_delete(PREFIX + path)
+
+    @rule()
+    def foreign_manifest(self) -> None:
+        self.store.foreign_put(MANIFEST, b'{"format": 1, "entries": [{"path": "../x", "type": "file"}]}')
+
+    # -- what goes wrong -----------------------------------------------------------------------------------------------------
+
+    @rule(fault=st.sampled_from(Fault), after=st.integers(0, 6))
+    def plan_fault(self, fault: Fault, after: int) -> None:
+        self.store.faults[after] = fault
+
+    @rule(number=st.integers(1, 12))
+    def plan_crash_in_journal(self, number: int) -> None:
+        self.driven.crash_at_journal_write(number)
+
+    @rule(down=st.booleans())
+    def outage(self, down: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        self.store.down = down
+
+    @rule()
+    def kill_and_start(self) -> None:
+        self.driven.crash()
+        self.driven = self.open()
+
+    @rule()
+    def stop_and_start(self) -> None:
+        self.driven.close()
+        self.driven = self.open()
+
+    @rule()
+    def lose_journal(self) -> None:
+        self.driven.crash()
+        shutil.rmtree(self.root / ".cachesync")
+        self.absence()
+        self.driven = self.open()
+
+    # -- what the daemon does --------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.02, 1.5, 7.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.push(seconds)
+
+    @rule()
+    def scan(self) -> None:
+        self.daemon(lambda: self.driven.scan(SESSION))
+
+    @rule(path=PATHS, hint=st.sampled_from([Hint.CHANGED, Hint.CLOSED, Hint.GONE, Hint.TREE, Hint.GONE | Hint.CHANGED]))
+    def notice(self, path: str, hint: Hint) -> None:
+        self.daemon(lambda: self.driven.engine.scanner.notice(SESSION, {path: hint}))
+
+    @rule(rounds=st.integers(1, 3))
+    def upload(self, rounds: int) -> None:
+        def some_rounds() -> None:
+            for _ in range(rounds):
+                self.driven.pump()
+                self.clock.push(0.05)
+
+        self.daemon(some_rounds)
+
+    @rule()
+    def flush(self) -> None:
+        if not self.session.exists() and SESSION not in self.driven.engine.service.sessions():
+            return
+        certain = not self.store.down and not self.store.faults
+        report = self.daemon(lambda: self.driven.flush(SESSION, timeout=60.0 if certain else 3.0))
+        if report is None:
+            return  # killed in the middle
+        if certain:
+            assert report.stored, f"nothing was in the way, and yet: {report}"
+        if report.stored:
+            self.check_stored(report)
+
+    def daemon(self, action: Callable[[], Any]) -> Any:
+        """Let the engine work; if it is killed in that, start another."""
+        if not self.session.exists():
+            self.absence()
+        try:
+            return action()
+        except Crash:
+            self.driven.crash()
+            self.driven = self.open()
+        except StoreError:
+            pass  # an answer, and flush says so too
+        return None
+
+    # -- what must hold ----------------------------------------------------------------------------------------------------------
+
+    def check_change(self, key: str, old: Held | None, new: Held | None) -> None:
+        """Called before the engine changes an object."""
+        path = key.removeprefix(PREFIX)
+        if key == MANIFEST:
+            return
+        if new is None:
+            assert self.session.is_dir(), f"{path} deleted by the absence of its session"
+            assert path in self.user_deleted, f"{path} deleted in the store, but nobody deleted it"
+        if old is None or (new is not None and new.data == old.data):
+            return
+        assert ".conflict-" not in path, f"{path} changed"
+        if old.writer == "another":
+            row = self.driven.engine.journal.entries.entry(SESSION, path)
+            known = row is not None and row.stored is not None and row.stored.version == old.info.version
+            copies = [held.data for name, held in self.store.objects.items() if name.startswith(f"{key}.conflict-")]
+            assert known or old.data in copies, f"another writer's {old.data!r} at {path} is lost"
+
+    def check_stored(self, report: FlushReport) -> None:
+        """A flush said that all of the session is stored."""
+        local = self.local_files()
+        rows = {entry.path: entry for entry in self.driven.engine.journal.entries.walk(SESSION)}
+        for path, data in local.items():
+            held = self.store.objects.get(PREFIX + path)
+            if held is not None and held.data == data:
+                continue
+            row = rows[path]
+            assert self.foreign_last(PREFIX + path), f"{path}: flush lied, the store has {held and held.data!r}"
+            assert row.stored, f"{path}: never stored"
+            assert row.stored.sha256 == sha(data), f"{path}: flush lied, and another writer was there"
+        for key, held in self.store.objects.items():
+            path = key.removeprefix(PREFIX)
+            if key != MANIFEST and path not in local and ".conflict-" not in path and held.writer == "us":
+                assert path in self.kept, f"{path} was deleted, and its object is still there"
+        self.check_manifest(local, report)
+        self.kept -= local.keys()
+
+    def check_manifest(self, local: dict[str, bytes], report: FlushReport) -> None:
+        assert report.manifest == MANIFEST
+        document = json.loads(self.store.objects[MANIFEST].data)
+        shown = {(row["path"], row["type"]): row for row in document["entries"]}
+        assert len(shown) == len(document["entries"]), "a path stands twice in the manifest"
+        files = {path for path, kind in shown if kind == "file"}
+        for path, data in local.items():
+            row = shown[path, "file"]
+            assert (row["size"], row["sha256"]) == (len(data), sha(data)), path
+            held = self.store.objects.get(PREFIX + path)
+            assert self.foreign_last(PREFIX + path) or (held and held.info.version.etag == row["version"]), path
+        for path, what in tree_of(self.session).items():
+            if what is None:
+                assert (path.rstrip("/"), "dir") in shown, f"directory {path} is not in the manifest"
+            elif isinstance(what, str):
+                assert shown[path, "link"]["target"] == what
+        for key, held in self.store.objects.items():
+            path = key.removeprefix(PREFIX)
+            if key != MANIFEST and held.writer == "us":
+                assert path in files, f"the object {path} is not in the manifest"
+        for path in files - local.keys():
+            here = PREFIX + path in self.store.objects
+            assert here or self.store.deleted_by.get(PREFIX + path) == "another", f"{path} is in the manifest only"
+
+    @invariant()
+    def nothing_is_falsely_clean(self) -> None:
+        if SESSION not in self.driven.engine.journal.sessions.names():
+            return
+        for entry in self.driven.engine.journal.entries.walk(SESSION):
+            if entry.dirty or not entry.resident or entry.kind is not Kind.FILE:
+                continue
+            assert entry.stored is not None, f"{entry.path} is clean and was never stored"
+            held = self.store.objects.get(PREFIX + entry.path)
+            if not self.foreign_last(PREFIX + entry.path):
+                assert held is not None, f"{entry.path} is clean, and the store has nothing"
+                assert held.info.sha256 == entry.stored.sha256, f"{entry.path} is clean, and the store has other bytes"
+            elif held is not None and held.info.version == entry.stored.version:
+                assert entry.stored.sha256 == sha(held.data), f"{entry.path} is clean with a wrong digest"
+            found = self.driven.engine.tree.lstat(SESSION, entry.path)
+            if found == entry.stat and not entry.unsettled:
+                data = (self.session / entry.path).read_bytes()
+                assert sha(data) == entry.stored.sha256, f"{entry.path} is clean, and the disk has other bytes"
+
+    # -- small things ------------------------------------------------------------------------------------------------------------
+
+    def open(self) -> Driven:
+        return Driven(self.root, self.store, self.clock)
+
+    def local_files(self) -> dict[str, bytes]:
+        return {path: data for path, data in tree_of(self.session).items() if isinstance(data, bytes)}
+
+    def foreign_last(self, key: str) -> bool:
+        held = self.store.objects.get(key)
+        return self.store.deleted_by.get(key) == "another" if held is None else held.writer == "another"
+
+    def teardown(self) -> None:
+        self.driven.close()
+        shutil.rmtree(self.folder)
+
+
+def no_follow(path: str, flags: int) -> int:
+    return os.open(path, (flags & ~os.O_CREAT) | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+TestSessions = Sessions.TestCase
+TestSessions.settings = settings(
+    max_examples=int(150 * float(os.environ.get("CACHESYNC_MODEL_EXAMPLES", "1"))),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
