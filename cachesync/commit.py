@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import threading
 
 from cachesync import manifest
 from cachesync.context import Context
@@ -23,12 +24,17 @@ class Committer:
         self._c = context
         self._learner = learner
         self._host = socket.gethostname()
+        self._locks: dict[str, threading.Lock] = {}
 
     def commit(self, session: str, *, state: str = "open") -> Summary:
         """Store the manifest, unless the one in the store shows the same. A summary with failures was not stored.
 
         Raises StoreError; after PreconditionFailed another writer's manifest has been merged: the next call may work.
         """
+        with self._locks.setdefault(session, threading.Lock()):
+            return self._commit(session, state)
+
+    def _commit(self, session: str, state: str) -> Summary:
         self._learner.ensure(session)
         key = manifest_key(self._c.prefix, session)
         row = self._c.journal.sessions.get(session)

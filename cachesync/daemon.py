@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cachesync.errors import CacheSyncError, ExitCode, RootHalted
+from cachesync.errors import CacheSyncError, ConfigError, ExitCode, RootHalted
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -57,13 +58,18 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
     0 if everything was stored at the end, 4 if something is left.
     """
     from cachesync.devserver import DevServer
+    from cachesync.engine import check_free
     from cachesync.logs import configure
     from cachesync.stores import open_store
 
+    if config.http is not None:
+        cause = "this version serves the control socket only"
+        raise ConfigError("serve on TCP", f"{config.http.host}:{config.http.port}", cause, "unset http")
     configure(config.log_format, config.log_level)
     with contextlib.ExitStack() as stack:
         server = None
         if dev_server is not None:
+            check_free(config)
             server = DevServer(dev_server)
             server.start()
             stack.callback(server.stop)
@@ -170,10 +176,11 @@ class Daemon:
         elif config.embedded:
             where += " (nothing is configured, so a folder of this machine; see cachesync config)"
         demo = f"{config.root}/demo"
+        command = "cachesync" if shutil.which("cachesync") else sys.argv[0]
         return [
             f"watching  {config.root}/SESSION/...",
             f"storing   in {where}",
-            f"try       mkdir -p {demo} && date > {demo}/hello.txt && cachesync flush demo",
+            f"try       mkdir -p {demo} && date > {demo}/hello.txt && {command} flush demo",
         ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:

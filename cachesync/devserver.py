@@ -206,6 +206,7 @@ class DevServer:
                 stdout=log,
                 stderr=log,
                 cwd=data,
+                start_new_session=True,  # a Ctrl-C for us is not one for the server: it is needed while we drain
                 env=environment,
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one system call, nothing that could take a lock
             )

@@ -113,6 +113,12 @@ class Engine:
         return ended
 
 
+def check_free(config: Config) -> None:
+    """Raise RootLocked if a daemon serves the root: before anything is started for a second one."""
+    if (config.state / "lock").exists():
+        RootLock(config.state / "lock", config.root).release()
+
+
 def _prepare_state(config: Config) -> None:
     """Make the state folder, for us alone: mode 0700, and nothing in it that others could have put there."""
     try:

@@ -66,6 +66,11 @@ class CacheSyncError(Exception):
         """The cause alone, for lists that show the path beside it."""
         return str(self.cause) or self.operation
 
+    @property
+    def advice(self) -> str:
+        """The cause and the mend, for the same lists where a person has to act."""
+        return f"{self.reason} ({self.hint})" if self.hint else self.reason
+
     def __str__(self) -> str:
         text = self.operation
         if self.path:
@@ -144,7 +149,7 @@ class FileUnreadable(CacheSyncError):
 class IntegrityError(CacheSyncError):
     """Bytes that are not the bytes that were stored."""
 
-    hint = "cachesync verify SESSION compares every object"
+    hint = "the object was changed or damaged in the store; keep the local file"
 
 
 class NoSuchSession(CacheSyncError):
@@ -195,7 +200,7 @@ class StorePermanent(StoreError):
 class StoreDenied(StorePermanent):
     """The store knows who we are and says no."""
 
-    hint = "cachesync bucket policy prints the rights that are needed"
+    hint = "give these credentials the right to read, write, delete and list the session's objects"
 
 
 class StoreNameTaken(StorePermanent):

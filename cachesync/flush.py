@@ -16,6 +16,7 @@ from cachesync.context import Context
 from cachesync.errors import (
     CacheSyncError,
     JournalUnavailable,
+    NoSuchBucket,
     NoSuchSession,
     PreconditionFailed,
     RootHalted,
@@ -23,6 +24,7 @@ from cachesync.errors import (
 )
 from cachesync.keys import RESERVED, check_session, manifest_key
 from cachesync.model import Entry, Kind
+from cachesync.patience import StillRunning, within
 from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine
 from cachesync.scanner import Scanner, ScanResult
 from cachesync.transfer import Transfer
@@ -49,12 +51,12 @@ class Flusher:
     ) -> FlushReport:
         """The barrier for one session; ends by its timeout and says what is left.
 
-        Raises NoSuchSession, UsageError, RootHalted.
+        Raises NoSuchSession, NoSuchBucket, UsageError, RootHalted.
         """
         check_session(session)
         begun = time.monotonic()
         deadline = begun + timeout
-        if self._c.tree.session_inode(session) is None and session not in self._c.journal.sessions.names():
+        if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with self._uploader.urgent(session):
@@ -66,6 +68,8 @@ class Flusher:
                 report = self._wait(session, report, scan, deadline)
             else:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
+            if report.failed and self._uploader.no_bucket is not None:
+                raise self._uploader.no_bucket
             if not report.failed and not report.pending:
                 report = self._commit(session, report, deadline)
         if receipt:
@@ -124,21 +128,25 @@ class Flusher:
         """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline."""
         pause = 0.05
         while True:
+            left = deadline - time.monotonic()
             try:
-                summary = self._committer.commit(session)
-            except CacheSyncError as error:
-                left = deadline - time.monotonic()
-                if not isinstance(error, StoreTransient | PreconditionFailed | RootHalted | JournalUnavailable):
-                    return replace(report, failed=[Failure(MANIFEST, str(error))])
-                if left <= 0:
+                summary = within(left, lambda: self._committer.commit(session))
+            except StillRunning:
+                return replace(report, pending=[Pending(MANIFEST, "the store has not answered in time")])
+            except (StoreTransient, PreconditionFailed, RootHalted, JournalUnavailable) as error:
+                if left <= pause:
                     return replace(report, pending=[Pending(MANIFEST, error.reason)])
-                time.sleep(min(pause, left))
+                time.sleep(pause)
                 pause = min(1.0, pause * 2)
-                continue
-            if summary.failures:
-                return replace(report, failed=summary.failures)
-            key = manifest_key(self._c.prefix, session)
-            return replace(report, stored=True, files=summary.files, bytes=summary.bytes, manifest=key)
+            except NoSuchBucket:
+                raise
+            except CacheSyncError as error:
+                return replace(report, failed=[Failure(MANIFEST, error.advice)])
+            else:
+                if summary.failures:
+                    return replace(report, failed=summary.failures)
+                key = manifest_key(self._c.prefix, session)
+                return replace(report, stored=True, files=summary.files, bytes=summary.bytes, manifest=key)
 
     def _receipt(self, session: str) -> list[ReceiptLine]:
         """The proof for each file that the store has."""

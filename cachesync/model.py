@@ -61,6 +61,7 @@ class Entry:
     session: str
     path: str
     kind: Kind
+    born: int
     generation: int
     synced: int
     resident: bool
@@ -104,11 +105,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The journal's row for a session. ``manifest`` is the version of the manifest as last known."""
+    """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
+    last known."""
 
     name: str
     state: str
-    inode: int | None
+    directory: str | None
     learned: bool
     revision: int
     manifest_revision: int
@@ -118,10 +120,9 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Tombstones:
-    """A session's deletions that wait for the store: how many, how many of them nobody confirmed by name, of how many
-    entries that the store has, and when the last one was seen."""
+    """A session's deletions that wait for the store: how many that no person confirmed, of how many entries that the
+    store has, and when the last one was seen."""
 
-    waiting: int
     unconfirmed: int
     stored: int
     last_seen: float

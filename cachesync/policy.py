@@ -189,9 +189,9 @@ def believe_delete(now: float, last_seen: float, *, tombstones: int, stored: int
 
 
 def may_be_stored(entry: Entry, opened_at: int) -> bool:
-    """Whether the store may have an object for an entry that was never confirmed: a try was made, or a process before
-    this one (whose last generation was ``opened_at``) may have made one and died before the answer."""
-    return entry.tried_at is not None or entry.generation <= opened_at
+    """Whether the store may have an object for an entry that was never confirmed: a try was made, or the path was known
+    to a process before this one (whose last generation was ``opened_at``), which may have died before the answer."""
+    return entry.tried_at is not None or entry.born <= opened_at
 
 
 def is_same_file(old: FileStat, new: FileStat) -> bool:

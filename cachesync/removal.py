@@ -7,13 +7,16 @@ from collections import Counter
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed
-from cachesync.model import Conflict, Entry, Version
+from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed, Unstorable
+from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Tombstones
 from cachesync.policy import Belief, believe_delete, may_be_stored
 from cachesync.rivals import Rivals
 from cachesync.scanner import Scanner
 
 logger = logging.getLogger(__name__)
+
+_MOVING = 0.05
+_RECOUNT = 0.1
 
 
 class Removal:
@@ -24,12 +27,18 @@ class Removal:
         self._scanner = scanner
         self._rivals = rivals
         self.deleted: Counter[str] = Counter()
+        self._counted: dict[str, tuple[float, Tombstones]] = {}
 
     def delete(self, entry: Entry) -> None:
         """Bring the store to "no object here". Raises DeleteHeld, RootHalted, StoreError."""
         if entry.tombstone and not self._believed(entry):
             return
-        version = self._ours(entry)
+        version = entry.stored.version if entry.stored is not None and entry.stored.sha256 is not None else None
+        if version is None and (info := self._look_up(entry)) is not None:
+            if not self._rivals.is_ours(info):
+                self._leave(entry, info)
+                return
+            version = info.version
         if version is not None:
             try:
                 self._c.store.delete(self._c.key(entry.session, entry.path), expect=version)
@@ -46,15 +55,20 @@ class Removal:
 
     def _believed(self, entry: Entry) -> bool:
         """Whether a tombstone is carried out now (P7, P8). Raises DeleteHeld, RootHalted."""
-        if (
-            self._c.tree.lstat(entry.session, entry.path) is not None
-            or self._c.tree.session_inode(entry.session) is None
-        ):
+        tree, work, now = self._c.tree, self._c.journal.work, self._c.clock()
+        found = tree.lstat(entry.session, entry.path)
+        stands = isinstance(found, FileStat) and found.kind is not Kind.DIRECTORY  # a directory is another entry
+        if stands or tree.session_directory(entry.session) is None:
             self._scanner.look_again(entry)
             return False
-        t = self._c.journal.work.tombstones(entry.session)
+        if entry.stored is None:
+            return True
+        if any(other.dirty and not other.failed for other in work.moved_to(entry)):
+            work.postpone(entry, now + _MOVING)  # first the new name, so the store has the bytes all the time
+            return False
+        t = self._tombstones(entry.session)
         belief = believe_delete(
-            self._c.clock(),
+            now,
             t.last_seen,
             tombstones=t.unconfirmed,
             stored=t.stored,
@@ -62,29 +76,33 @@ class Removal:
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:
-            self._c.journal.work.postpone(entry, t.last_seen + self._c.pace.delete_settle)
+            work.postpone(entry, t.last_seen + self._c.pace.delete_settle)
         if belief is Belief.HELD:
-            raise DeleteHeld("delete", entry.path, f"{t.unconfirmed} of {t.stored} files went at once")
+            cause = f"{t.unconfirmed} of {t.stored} files went at once"
+            mend = f"cachesync flush --confirm-deletes {entry.session} carries them out"
+            raise DeleteHeld("delete", entry.path, cause, mend)
         return belief is Belief.BELIEVED
 
-    def _ours(self, entry: Entry) -> Version | None:
-        """The version to delete: the one that we stored, or nothing where we have none in the store.
+    def _tombstones(self, session: str) -> Tombstones:
+        """The session's numbers, counted at most ten times a second: a thousand deletions ask for the same ones."""
+        known = self._counted.get(session)
+        if known is None or not 0 <= self._c.clock() - known[0] < _RECOUNT:
+            known = self._c.clock(), self._c.journal.work.tombstones(session)
+            self._counted[session] = known
+        return known[1]
 
-        An answer may have been lost, and a listing names versions that are not ours: then the object's own metadata say
-        whether it is. One that is not lives on, as an evicted entry.
+    def _look_up(self, entry: Entry) -> ObjectInfo | None:
+        """The object of an entry whose version is not known to be ours, if there is one.
+
+        An answer may have been lost, and a listing names versions that are not ours: the object's metadata say whether
+        it is. One that is not lives on, as an evicted entry.
         """
-        if entry.stored is not None and entry.stored.sha256 is not None:
-            return entry.stored.version
         if entry.stored is None and not may_be_stored(entry, self._c.journal.opened_at):
             return None
         try:
-            info = self._c.store.head(self._c.key(entry.session, entry.path))
-        except ObjectNotFound:
+            return self._c.store.head(self._c.key(entry.session, entry.path))
+        except (ObjectNotFound, Unstorable):
             return None
-        if self._rivals.is_ours(info):
-            return info.version
-        self._c.journal.work.lose_delete(entry, attributes.to_stored(info))
-        return None
 
     def _lose(self, entry: Entry) -> None:
         """Another writer changed what was deleted here: its version wins, unless it is ours after a lost reply."""
@@ -94,8 +112,15 @@ class Removal:
             self.deleted[entry.session] += 1
             self._c.journal.work.confirm_delete(entry)
             return
-        self._c.journal.work.lose_delete(entry, attributes.to_stored(info))
+        self._leave(entry, info)
         conflict = Conflict(entry.path, entry.path)
         self._c.journal.sessions.add_conflict(entry.session, conflict, None, self._c.clock())
-        sentence = "deleted here, but another writer changed it: the object stays"
+
+    def _leave(self, entry: Entry, info: ObjectInfo) -> None:
+        """The object is another writer's and stays: as an evicted entry, or, where a link stands, unmentioned."""
+        if entry.tombstone:
+            self._c.journal.work.lose_delete(entry, attributes.to_stored(info))
+        else:
+            self._c.journal.work.confirm_delete(entry)
+        sentence = "deleted or replaced here, but the object is another writer's: it stays"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path})

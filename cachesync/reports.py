@@ -182,6 +182,7 @@ class Story:
 
     session: str
     path: str
+    kind: str
     state: str
     generation: int
     synced: int

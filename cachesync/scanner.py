@@ -49,6 +49,8 @@ class Scanner:
         self._clock = clock
         self._wake = wake
         self._rules: dict[str, IgnoreRules] = {}
+        self.unseen: dict[str, list[Failure]] = {}
+        """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
         """Look at the hinted paths of a session ("" is its directory). Raises RootHalted."""
@@ -94,6 +96,8 @@ class Scanner:
                 self._commit(session, batch)
         self._commit(session, batch)
         result.marked = batch.marked
+        if not directory and result.finished:
+            self.unseen[session] = result.failures
         return result
 
     def look_again(self, entry: Entry) -> None:
@@ -192,18 +196,18 @@ class Scanner:
 
         Removing a whole session means "evicted here": nothing is deleted in the store (P7).
         """
-        inode = self._tree.session_inode(session)
+        directory = self._tree.session_directory(session)
         row = self._journal.sessions.get(session)
-        if inode is None:
+        if directory is None:
             if row is not None:
                 self._removed(session)
             return False
         if row is None:
             self._journal.sessions.add(session, self._clock())
-        elif row.inode not in (None, inode):
+        elif row.directory not in (None, directory):
             self._removed(session)
-        if row is None or row.inode != inode:
-            self._journal.sessions.set_inode(session, inode)
+        if row is None or row.directory != directory:
+            self._journal.sessions.set_directory(session, directory)
         return True
 
     def _removed(self, session: str) -> None:

@@ -121,21 +121,20 @@ class Service:
         counts = self._journal.sessions.counts(name)
         row = self._journal.sessions.get(name)
         oldest = counts.oldest_dirty
+        unseen = self._scanner.unseen.get(name, [])
+        failed = self._journal.entries.failures(name, _SHOWN_FAILURES)
         return SessionStatus(
             session=name,
             state=row.state if row is not None else "open",
             files=counts.files,
             bytes=counts.bytes,
-            dirty=counts.dirty,
+            dirty=counts.dirty + len(unseen),
             dirty_bytes=counts.dirty_bytes,
             in_flight=self._uploader.in_flight(name),
-            failed=counts.failed,
+            failed=counts.failed + len(unseen),
             evicted=counts.evicted,
             oldest_dirty_age=None if oldest is None else max(0.0, self._clock() - oldest),
-            failures=[
-                Failure(entry.path, entry.error or "")
-                for entry in self._journal.entries.failures(name, _SHOWN_FAILURES)
-            ],
+            failures=[*unseen[:_SHOWN_FAILURES], *(Failure(entry.path, entry.error or "") for entry in failed)],
         )
 
     def _story(self, entry: Entry) -> Story:
@@ -147,6 +146,7 @@ class Service:
         return Story(
             session=entry.session,
             path=entry.path,
+            kind=str(entry.kind),
             state=_state(entry),
             generation=entry.generation,
             synced=entry.synced,

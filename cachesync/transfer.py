@@ -17,7 +17,7 @@ from cachesync.files import OpenFile, Snapshot, take
 from cachesync.journal import Journal
 from cachesync.learn import Learner
 from cachesync.model import Attributes, Entry, FileStat, Kind, Multipart, ObjectInfo, Stored, Version
-from cachesync.policy import Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
+from cachesync.policy import LINGERING, Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
 from cachesync.removal import Removal
 from cachesync.rivals import Rivals, with_digest
 from cachesync.scanner import Scanner
@@ -85,12 +85,14 @@ class Transfer:
             self._scanner.look_again(entry)
             return
         with file:
-            writer = Writer.CLOSED if _closed(entry, file) else file.writer()
-            flushing = self._c.urgent(entry.session)
             now = self._c.clock()
+            writer = _writer(entry, file, now)
+            flushing = self._c.urgent(entry.session)
             if not flushing:
                 changed_at = file.stat.mtime_ns / 1e9
-                later = defer_for_writer(now, entry.dirty_since, changed_at, writer, pace=self._c.pace)
+                untold = writer is Writer.UNKNOWN and _closed(entry, file)
+                awaited = Writer.CLOSED if untold else writer
+                later = defer_for_writer(now, entry.dirty_since, changed_at, awaited, pace=self._c.pace)
                 if later is not None:
                     self._c.journal.work.postpone(entry, later)
                     return
@@ -168,6 +170,16 @@ class Transfer:
             except (ObjectNotFound, PreconditionFailed):
                 continue  # the source moved on; the bytes are here all the same
         return None
+
+
+def _writer(entry: Entry, file: OpenFile, now: float) -> Writer:
+    """Who has the file open for writing. A close that was seen proves nothing: there may be another writer.
+
+    A file that has been quiet for LINGERING is not asked about: no later change could have left no trace.
+    """
+    if now - file.stat.ctime_ns / 1e9 >= LINGERING and not cuts_at_line_end(entry.path):
+        return Writer.CLOSED
+    return file.writer()
 
 
 def _closed(entry: Entry, file: OpenFile) -> bool:

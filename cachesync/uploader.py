@@ -14,7 +14,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cachesync.errors import CacheSyncError, JournalUnavailable, RootHalted, StoreSlowDown, StoreUnreachable
+from cachesync.errors import (
+    CacheSyncError,
+    JournalUnavailable,
+    NoSuchBucket,
+    RootHalted,
+    StoreSlowDown,
+    StoreUnreachable,
+)
 from cachesync.journal import Journal
 from cachesync.policy import PART_SIZE, Parallelism, after_failure
 from cachesync.transfer import Transfer
@@ -45,6 +52,7 @@ class Uploader:
         self._look_now = True
         self._stopping = False
         self.small_first = False
+        self.no_bucket: NoSuchBucket | None = None
         self.transfer: Transfer | None = None
         self._thread = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
 
@@ -196,6 +204,7 @@ class Uploader:
         else:
             with self._changed:
                 self._pace.succeeded()
+                self.no_bucket = None
         finally:
             with self._changed:
                 del self._in_flight[session, path]
@@ -210,6 +219,8 @@ class Uploader:
                 self._pace.slow_down()
             if isinstance(error, StoreUnreachable):
                 self._pace.unreachable(now)
+            if isinstance(error, NoSuchBucket):
+                self.no_bucket = error
         try:
             entry = self._journal.entries.entry(session, path)
             if entry is None:
@@ -219,7 +230,9 @@ class Uploader:
             if isinstance(error, StoreUnreachable | RootHalted):
                 due_at = max(self._pace.paused_until, now + 0.2)
             expected = isinstance(error, CacheSyncError)
-            reason = error.reason if isinstance(error, CacheSyncError) else f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, CacheSyncError):
+                reason = error.advice if verdict.failed else error.reason
             self._journal.work.fail(entry, now=now, due_at=due_at, error=reason, failed=verdict.failed)
         except CacheSyncError as second:
             logger.warning("%s", second, extra={"session": session, "path": path})

@@ -87,8 +87,9 @@ class Driven:
         self.engine.tree.close()
 
     def crash_at_journal_write(self, number: int) -> None:
-        """Raise Crash at the ``number``-th transaction from now; odd ones just before the commit, even ones after."""
-        self._writes_left = number
+        """Raise Crash at a transaction from now: just before the commit for an odd number, after it for an even one.
+        Zero takes it back."""
+        self._writes_left = number or None
 
     def _hook_journal(self) -> None:
         database = self.engine.journal._ledger.db
@@ -103,7 +104,7 @@ class Driven:
                 yield db
                 if number == 1:
                     raise Crash
-            if number == 0:
+            if number == 2:  # noqa: PLR2004
                 raise Crash
 
         database.write = counted  # type: ignore[method-assign]

@@ -48,8 +48,17 @@ def sentences(story: Story, now: float) -> Iterator[str]:
     if story.due_at is not None:
         tried = "It is due now" if story.due_at <= now else f"The next try is due at {moment(story.due_at, now)}"
         yield f"{tried}."
+    yield from _whereabouts(story, now)
+
+
+def _whereabouts(story: Story, now: float) -> Iterator[str]:
+    """What the store has of it."""
     if story.stored_at is None:
-        yield "Nothing of it is stored yet."
+        if story.kind == "file":
+            yield "Nothing of it is stored yet."
+        else:
+            listed = "lists it" if story.synced == story.generation else "will list it"
+            yield f"It is no object of its own: the session's manifest {listed}."
         return
     yield f"The store has it since {moment(story.stored_at, now)}" + (
         "." if story.key is None else f" as {one_line(story.key)}."

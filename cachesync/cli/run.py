@@ -13,7 +13,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
     config = load_config(options)
     from cachesync.daemon import run as serve
 
-    code: int = serve(config, options.dev_server)
+    code: int = serve(config, options.dev_server, _announce)
     return code
 
 

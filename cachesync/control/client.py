@@ -17,7 +17,10 @@ from cachesync.reports import FlushReport, StatusReport, Story
 
 CONNECT_TIMEOUT = 2.0
 READ_TIMEOUT = 30.0
-"""Seconds, for a short verb; a flush gets them on top of its own timeout."""
+"""Seconds for a short verb."""
+
+GRACE = 3.0
+"""Seconds that a flush gets on top of its own timeout, by which the daemon answers unless it hangs."""
 
 T = TypeVar("T")
 
@@ -44,10 +47,10 @@ class ControlClient:
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
     ) -> FlushReport:
-        """See Verbs. Waits READ_TIMEOUT longer than ``timeout`` for the answer, and no more."""
+        """See Verbs. Waits GRACE longer than ``timeout`` for the answer, and no more."""
         asked = {"timeout": repr(float(timeout)), "confirm_deletes": int(confirm_deletes), "receipt": int(receipt)}
         target = f"/v1/sessions/{_quoted(session)}/flush?{urlencode(asked)}"
-        return self._ask("POST", target, wire.to_flush_report, timeout + READ_TIMEOUT)
+        return self._ask("POST", target, wire.to_flush_report, timeout + GRACE)
 
     def status(self, session: str | None = None) -> StatusReport:
         """See Verbs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 
 from cachesync.policy import Writer
@@ -12,6 +13,7 @@ from cachesync.policy import Writer
 _LINUX = sys.platform.startswith("linux")
 _OPENAT2 = 437  # one number on all architectures
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+_AT_SYMLINK_NOFOLLOW, _STATX_BTIME, _BTIME_AT = 0x100, 0x800, 80
 _F_SETLEASE, _F_RDLCK, _F_UNLCK = 1024, 0, 2
 
 
@@ -54,6 +56,18 @@ def _walk(directory: int, path: str, flags: int) -> int:
         return os.open(last, flags, dir_fd=held)
     finally:
         os.close(held)
+
+
+def birth_ns(directory: int, name: str) -> int | None:
+    """When a file was made, in nanoseconds since the epoch, or None where the file system does not say (statx(2))."""
+    if not _LINUX:
+        return None
+    answer = ctypes.create_string_buffer(256)
+    if _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, answer) != 0:
+        return None
+    (mask,) = struct.unpack_from("=I", answer, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_AT)
+    return int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else None
 
 
 def writer_of(descriptor: int) -> Writer:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
-from cachesync.files.beneath import open_beneath, writer_of
+from cachesync.files.beneath import birth_ns, open_beneath, writer_of
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Kind, Skipped
 from cachesync.policy import Writer
@@ -129,8 +129,9 @@ class Tree:
             raise RootHalted("list the root", str(self.root), error.strerror) from error
         return sorted(names), others
 
-    def session_inode(self, session: str) -> int | None:
-        """The inode of the session's directory, or None if none stands. Raises RootHalted if the root does not."""
+    def session_directory(self, session: str) -> str | None:
+        """Which directory the session's is, as a word that no other directory has (inode and time of birth; the number
+        alone is given again at once), or None if none stands. Raises RootHalted if the root does not."""
         self.check()
         try:
             found = os.stat(session, dir_fd=self._root, follow_symlinks=False)
@@ -139,7 +140,9 @@ class Tree:
                 self.check()  # the root may have gone between
                 return None
             raise RootHalted("look at", str(self.root / session), error.strerror) from error
-        return found.st_ino if st.S_ISDIR(found.st_mode) else None
+        if not st.S_ISDIR(found.st_mode):
+            return None
+        return f"{found.st_ino}:{birth_ns(self._root, session)}"
 
     def lstat(self, session: str, path: str) -> FileStat | Skipped | None:
         """What stands at a path now: a stat, something that is not stored, or nothing.

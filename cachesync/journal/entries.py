@@ -10,9 +10,9 @@ from cachesync.journal.rows import ENTRY_COLUMNS, KNOWN_COLUMNS, WORK, Known, be
 from cachesync.model import Entry, Mark
 
 _MARK_SEEN = """
-INSERT INTO entry (session, dir, name, kind, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed, due_at,
-                   created_at, dirty_since)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
+INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed,
+                   due_at, created_at, dirty_since)
+VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
 ON CONFLICT DO UPDATE SET
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,

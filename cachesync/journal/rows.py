@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cachesync.journal.database import Row
 from cachesync.model import Entry, FileStat, Kind, Stored, Version
 
-ENTRY_COLUMNS = """dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target,
+ENTRY_COLUMNS = """dir, name, kind, born, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target,
     gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts,
     created_at, dirty_since, due_at, attempts, tried_at, error, failed"""
 
@@ -37,11 +37,6 @@ def below(directory: str) -> tuple[bytes, bytes, bytes]:
     return (raw, raw + b"/", raw + b"0") if raw else (raw, b"", b"\xff")
 
 
-def to_stat(kind: str, size: int, mtime: int, ctime: int, inode: int, mode: int, target: bytes | None) -> FileStat:
-    """The disk's columns as a FileStat."""
-    return FileStat(Kind(kind), size, mtime, ctime, inode, mode, None if target is None else os.fsdecode(target))
-
-
 class Known(NamedTuple):
     """A row as a scan compares it with the disk: plain columns, since a scan makes a million of them."""
 
@@ -63,30 +58,37 @@ class Known(NamedTuple):
 
 def to_entry(session: str, row: Row) -> Entry:
     """A row of ENTRY_COLUMNS as an Entry."""
-    stat = None if row[7] is None else to_stat(row[2], *row[6:12])
-    stored = None
-    if row[15] is not None:
-        stored = Stored(Version(row[15], row[16]), row[17], row[20], row[18], row[19], row[21])
+    parent, name, kind, born, generation, synced, resident = row[:7]
+    size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[7:16]
+    etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[16:25]
+    dirty_since, due_at, attempts, tried_at, error, failed = row[25:]
+    stat = stored = None
+    if mtime_ns is not None:
+        link = None if target is None else os.fsdecode(target)
+        stat = FileStat(Kind(kind), size, mtime_ns, ctime_ns, inode, mode, link)
+    if etag is not None:
+        stored = Stored(Version(etag, version_id), stored_size, sha256, stored_mtime_ns, stored_mode, stored_at)
     return Entry(
         session=session,
-        path=join(row[0], row[1]),
-        kind=Kind(row[2]),
-        generation=row[3],
-        synced=row[4],
-        resident=bool(row[5]),
+        path=join(parent, name),
+        kind=Kind(kind),
+        born=born,
+        generation=generation,
+        synced=synced,
+        resident=bool(resident),
         stat=stat,
-        gone_at=row[12],
-        closed=bool(row[13]),
-        unsettled=bool(row[14]),
+        gone_at=gone_at,
+        closed=bool(closed),
+        unsettled=bool(unsettled),
         stored=stored,
-        puts=row[22],
-        created_at=row[23],
-        dirty_since=row[24],
-        due_at=row[25],
-        attempts=row[26],
-        tried_at=row[27],
-        error=row[28],
-        failed=bool(row[29]),
+        puts=puts,
+        created_at=created_at,
+        dirty_since=dirty_since,
+        due_at=due_at,
+        attempts=attempts,
+        tried_at=tried_at,
+        error=error,
+        failed=bool(failed),
     )
 
 

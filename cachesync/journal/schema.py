@@ -19,7 +19,8 @@ CREATE TABLE session (
     name                TEXT NOT NULL UNIQUE,
     state               TEXT NOT NULL DEFAULT 'open',      -- as the manifest says: open or closed
     added_at            REAL NOT NULL,
-    inode               INTEGER,                           -- of its directory, so that another in its place is noticed
+    directory           TEXT,                              -- which one it is: inode and birth, so that another in
+                                                           -- its place is noticed
     learned             INTEGER NOT NULL DEFAULT 0,        -- the store's listing was merged into the entries
     revision            INTEGER NOT NULL DEFAULT 0,        -- counts changes that a manifest would show
     manifest_revision   INTEGER NOT NULL DEFAULT -1,       -- the revision that the last written manifest shows
@@ -34,6 +35,7 @@ CREATE TABLE entry (
     dir             BLOB NOT NULL,               -- parent path in the session, '' at its top; bytes as on disk
     name            BLOB NOT NULL,
     kind            TEXT NOT NULL,               -- file, link, dir
+    born            INTEGER NOT NULL,            -- generation at which the path was first seen
     generation      INTEGER NOT NULL,            -- latest mark
     synced          INTEGER NOT NULL DEFAULT 0,  -- latest mark whose state the store has confirmed
     resident        INTEGER NOT NULL DEFAULT 1,  -- the bytes are expected on local disk
@@ -70,8 +72,8 @@ CREATE TABLE entry (
 -- What the uploader has to do: a file to store, or an object that stands where no file is any more.
 CREATE INDEX work ON entry(due_at) WHERE synced < generation AND (kind = 'file' OR etag IS NOT NULL);
 CREATE INDEX dirty ON entry(session) WHERE synced < generation;
--- Where a renamed file may have come from.
-CREATE INDEX left ON entry(inode) WHERE inode IS NOT NULL AND (gone_at IS NOT NULL OR resident = 0);
+-- Where a renamed file may have come from, and gone to.
+CREATE INDEX inode ON entry(inode) WHERE inode IS NOT NULL;
 
 -- A multipart upload under way; its parts that the store has confirmed.
 CREATE TABLE upload (

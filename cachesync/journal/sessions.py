@@ -11,19 +11,24 @@ from cachesync.journal.rows import join, split, to_columns
 from cachesync.model import Conflict, Counts, FileStat, Session, Stored, Version
 
 _LEARN = """
-INSERT INTO entry (session, dir, name, kind, generation, synced, resident, etag, version_id, stored_size,
+INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
                    stored_mtime_ns, stored_mode, sha256, stored_at, created_at, dirty_since, due_at)
-VALUES (?1, ?2, ?3, 'file', ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11, ?11)
+VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11, ?11)
 ON CONFLICT DO UPDATE SET
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9,
-    sha256 = CASE WHEN resident THEN NULL ELSE ?10 END, stored_at = ?11
+    sha256 = CASE WHEN resident THEN NULL ELSE ?10 END, stored_at = ?11,
+    mtime_ns = CASE WHEN resident OR etag = ?5 THEN mtime_ns END
 WHERE etag IS NULL OR resident = 0
 """
 
+_NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
+_UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
+"""A change that the store does not have: should its file come back, it must not be taken for clean."""
+
 _LEARN_UNSTORED = """
-INSERT INTO entry (session, dir, name, kind, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
+INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
                    target, created_at, dirty_since, due_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, 0, ?6, 0, 0, ?7, ?8, ?9, ?9, ?9)
+VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, 0, 0, ?6, 0, 0, ?7, ?8, ?9, ?9, ?9)
 ON CONFLICT DO NOTHING
 """
 
@@ -45,20 +50,20 @@ class Sessions:
     def get(self, name: str) -> Session | None:
         """A session's row, or None if it was never seen."""
         row = self._ledger.db.one(
-            "SELECT state, inode, learned, revision, manifest_revision, manifest_etag, manifest_version_id, confirmed"
-            " FROM session WHERE name = ?",
+            "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
+            " confirmed FROM session WHERE name = ?",
             (name,),
         )
         if row is None:
             return None
-        state, inode, learned, revision, shown, etag, version_id, confirmed = row
+        state, directory, learned, revision, shown, etag, version_id, confirmed = row
         manifest = None if etag is None else Version(etag, version_id)
-        return Session(name, state, inode, bool(learned), revision, shown, manifest, confirmed)
+        return Session(name, state, directory, bool(learned), revision, shown, manifest, confirmed)
 
-    def set_inode(self, name: str, inode: int) -> None:
+    def set_directory(self, name: str, directory: str) -> None:
         """Note which directory the session is."""
         with self._ledger.db.write() as db:
-            db.execute("UPDATE session SET inode = ? WHERE id = ?", (inode, self._ledger.id(name)))
+            db.execute("UPDATE session SET directory = ? WHERE id = ?", (directory, self._ledger.id(name)))
 
     def removed(self, name: str) -> tuple[int, int]:
         """The session's directory is gone: what the store has is evicted, what it never had is forgotten.
@@ -70,6 +75,7 @@ class Sessions:
             forgotten = db.execute(
                 "DELETE FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NULL", (number,)
             ).rowcount
+            db.execute(f"UPDATE entry SET {_NEVER_SEEN} WHERE session = ? AND {_UNSENT}", (number,))
             evicted = db.execute(
                 "UPDATE entry SET resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL"
                 " WHERE session = ? AND resident = 1",

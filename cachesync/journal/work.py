@@ -5,11 +5,12 @@ from __future__ import annotations
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
+from cachesync.policy import is_same_file
 
 _CONFIRM = """
-INSERT INTO entry (session, dir, name, kind, generation, synced, resident, etag, version_id, stored_size,
+INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
                    stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at, dirty_since, due_at)
-VALUES (?1, ?2, ?3, 'file', ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?11, ?11, ?11)
+VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?11, ?11, ?11)
 ON CONFLICT DO UPDATE SET
     synced = CASE WHEN ?13 THEN max(synced, ?4) ELSE synced END,
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
@@ -106,7 +107,7 @@ class Work:
             )
             db.execute(
                 "UPDATE entry SET etag = NULL, version_id = NULL, stored_size = NULL, sha256 = NULL, stored_at = NULL"
-                " WHERE session = ? AND dir = ? AND name = ?",
+                " WHERE session = ? AND dir = ? AND name = ? AND resident = 1",
                 where,
             )
             self._ledger.revise(db, number)
@@ -143,24 +144,37 @@ class Work:
 
     def left_behind(self, inode: int) -> list[Entry]:
         """Entries of this inode whose path no longer stands on disk: where a renamed file may have come from."""
+        return self._of_inode(inode, "(gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL")
+
+    def moved_to(self, entry: Entry) -> list[Entry]:
+        """Entries that stand on disk and look like this file, which does not any more: where it may have gone."""
+        if entry.stat is None:
+            return []
+        found = self._of_inode(entry.stat.inode, "gone_at IS NULL AND resident = 1 AND kind = 'file'")
+        return [other for other in found if other.stat is not None and is_same_file(entry.stat, other.stat)]
+
+    def _of_inode(self, inode: int, condition: str) -> list[Entry]:
         rows = self._ledger.db.all(
-            f"SELECT session, {ENTRY_COLUMNS} FROM entry INDEXED BY left WHERE inode = ? AND inode IS NOT NULL"
-            " AND (gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL LIMIT 8",
+            f"SELECT session, {ENTRY_COLUMNS} FROM entry INDEXED BY inode WHERE inode = ? AND inode IS NOT NULL"
+            f" AND {condition} LIMIT 8",
             (inode,),
         )
         return [to_entry(self._ledger.name(row[0]), row[1:]) for row in rows]
 
     def tombstones(self, name: str) -> Tombstones:
-        """The session's deletions that wait for the store, in numbers."""
+        """The session's deletions that wait for the store, in numbers. A file that moved was not deleted."""
         number = self._ledger.id(name)
-        ((waiting, unconfirmed, last),) = self._ledger.db.all(
-            "SELECT count(*), sum(generation > (SELECT confirmed FROM session WHERE id = ?1)), max(gone_at) FROM entry"
+        ((last, unconfirmed),) = self._ledger.db.all(
+            "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1) AND NOT EXISTS"
+            " (SELECT 1 FROM entry AS e INDEXED BY inode WHERE e.inode = t.inode AND e.inode IS NOT NULL"
+            " AND e.size = t.size AND e.mtime_ns = t.mtime_ns AND e.gone_at IS NULL AND e.resident = 1))"
+            " FROM entry AS t INDEXED BY dirty"
             " WHERE session = ?1 AND synced < generation AND gone_at IS NOT NULL AND etag IS NOT NULL",
             (number,),
         )
         stored = 0
-        if waiting:
+        if unconfirmed:
             ((stored,),) = self._ledger.db.all(
                 "SELECT count(*) FROM entry WHERE session = ? AND etag IS NOT NULL", (number,)
             )
-        return Tombstones(waiting, unconfirmed or 0, stored, last or 0.0)
+        return Tombstones(unconfirmed or 0, stored, last or 0.0)

@@ -277,10 +277,11 @@ class Bench:
         files = {row["path"]: row["sha256"] for row in rows if row["type"] == "file"}
         links = {row["path"]: row["target"] for row in rows if row["type"] == "link"}
         etags = self.bucket.objects(prefix)
-        if {path: stored[path] for path in files if files[path] is None and path in besides} | files != files:
-            files |= {path: stored[path] for path in besides if path in stored}
+        for path in besides:  # of what a listing told of, no digest is known
+            if path in files and files[path] is None:
+                files[path] = stored.get(path)
         if files != stored:
-            found.append(f"{session}: manifest and objects differ in {sorted(files.items() ^ stored.items())}")
+            found.append(f"{session}: manifest and objects differ in {sorted(files.items() ^ stored.items(), key=str)}")
         if links != self.links(session):
             found.append(f"{session}: links in the manifest {links}, on disk {self.links(session)}")
         for row in rows:

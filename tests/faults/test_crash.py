@@ -72,7 +72,7 @@ def check_dead(bench: Bench) -> None:
     assert bench.falsely_clean(*SESSIONS) == []
 
 
-def check_recovered(bench: Bench, besides: tuple[str, ...]) -> None:
+def check_recovered(bench: Bench, besides: tuple[str, ...] = ()) -> None:
     """Start as if nothing had happened, flush, and ask the store alone."""
     bench.start()
     for session in SESSIONS:
@@ -80,7 +80,6 @@ def check_recovered(bench: Bench, besides: tuple[str, ...]) -> None:
         assert report.stored, (report, bench.tail())
         assert report.conflicts == [], bench.tail()
         assert bench.differences(session, besides=besides) == [], bench.tail()
-    assert bench.bucket.uploads() == []
 
 
 @pytest.mark.parametrize(
@@ -112,6 +111,33 @@ def test_p06_killed_at_a_named_point(bench: Bench, point: str, nth: int) -> None
         bench.kill()
     check_dead(bench)
     check_recovered(bench, FOREIGN if learning else ())
+    # An upload whose id died with the process is nobody's to abort: the bucket's lifecycle rule is for that.
+    if point not in {"multipart.create.after", "journal.upload_save.before"}:
+        assert bench.bucket.uploads() == []
+
+
+@pytest.mark.parametrize("late", ["deleted", "renamed", "rewritten and deleted"])
+def test_p06_deleted_after_a_lost_confirm(bench: Bench, late: str) -> None:
+    bench.write("one", "stays", b"stays")
+    bench.start()
+    assert bench.flush("one").stored
+    bench.kill()
+    bench.start("store.put.after")
+    bench.write("one", "a", b"stored, and nobody was told")
+    assert bench.ended(10) == -9
+    assert "a" in bench.bucket.digests(bench.bucket.session("one"))
+    if late == "renamed":
+        (bench.root / "one/a").rename(bench.root / "one/b")
+    if late == "deleted":
+        (bench.root / "one/a").unlink()
+    bench.start()
+    if late == "rewritten and deleted":
+        bench.write("one", "a", b"again")
+        (bench.root / "one/a").unlink()
+    report = bench.flush("one")
+    assert report.stored
+    assert report.conflicts == []
+    assert bench.differences("one") == []
 
 
 def final_state(log: Path) -> dict[str, dict[str, str]]:
@@ -158,4 +184,4 @@ def test_p06_killed_at_random_instants_under_a_writer(bench: Bench, tmp_path: Pa
     for session in SESSIONS:
         assert bench.local(session) == state[session], "the test's writer lost track"
     check_dead(bench)
-    check_recovered(bench, ())
+    check_recovered(bench)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,13 +63,13 @@ class Outcome:
 
 @dataclass
 class Host:
-    """One host: ``root`` and what the environment gives to every command. ``user`` is whom the commands run as."""
+    """One host: ``root``, and what the environment gives to every command. ``wrap`` is put before each command."""
 
     folder: Path
     server: Server
     bucket: str
     env: dict[str, str] = field(default_factory=dict)
-    user: int | None = None
+    wrap: Sequence[str] = ()
     prefix: str = ""
 
     def __post_init__(self) -> None:
@@ -110,13 +110,12 @@ class Host:
         given = {f"CACHESYNC_{name.upper()}": value for name, value in settings.items()}
         with open(self.log, "ab") as log:
             self.daemon = subprocess.Popen(
-                [*COMMAND, "run"],
+                [*self.wrap, *COMMAND, "run"],
                 env=self.env | given | {"NOTIFY_SOCKET": "@" + name},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=self.user,
             )
         if wait:
             eventually(self._ready, 30, "the daemon is ready")
@@ -179,13 +178,12 @@ class Host:
         """A command to its end. No command may ever show a traceback, whatever is wrong."""
         begun = time.monotonic()
         done = subprocess.run(
-            [*COMMAND, *words],
+            [*self.wrap, *COMMAND, *words],
             env=self.env | dict(env or {}),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
-            user=self.user,
             check=False,
         )
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
@@ -277,7 +275,7 @@ class Host:
         key, found = self.key(path, session), []
         for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=key):
             found += [entry for entry in page.get("Versions", ()) if entry["Key"] == key]
-        found.sort(key=lambda entry: entry["LastModified"])
+        found = found[::-1]  # newest first is how S3 lists them; its times are seconds
         return [
             self.s3.get_object(Bucket=self.bucket, Key=key, VersionId=entry["VersionId"])["Body"].read()
             for entry in found

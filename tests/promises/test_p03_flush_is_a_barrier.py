@@ -21,7 +21,7 @@ from tests.promises.line import Line
 @contextmanager
 def _rewriting(paths: list[Path], *, rename: bool) -> Iterator[dict[Path, int]]:
     """A thread that writes growing numbers to ``paths``; the map has the number that each holds completely."""
-    done = dict.fromkeys(paths, -1)
+    done = dict.fromkeys(paths, 0)
     stop = threading.Event()
 
     def work() -> None:
@@ -31,17 +31,17 @@ def _rewriting(paths: list[Path], *, rename: bool) -> Iterator[dict[Path, int]]:
             for path in paths:
                 if rename:
                     temporary = path.with_name(path.name + ".tmp")
-                    temporary.write_text(f"{number}\n")
+                    temporary.write_text(f"{number:08}")
                     temporary.replace(path)
                 else:
-                    with open(path, "w") as file:
-                        file.write(f"{number}\n")
+                    with open(path, "r+b", buffering=0) as file:
+                        file.write(f"{number:08}".encode())
                 done[path] = number
-            time.sleep(0.001)
+            time.sleep(0.002)
 
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("0\n")
+        path.write_text("00000000")
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -71,11 +71,10 @@ def test_p03_a_flush_under_a_busy_writer_stores_what_was_there_or_newer(host: Ho
     with _rewriting(paths, rename=rename) as done:
         for _ in range(5):
             before = dict(done)
-            # Only this is at stake here, not whether files of a hot writer can be read at all: they can, being small.
-            host.stored()
+            told = host.stored()
+            assert told["seconds"] < 5, "a busy writer must not hold it up"
             for path, number in before.items():
-                body = host.object(path.name) or b"-1"
-                assert int(body or b"-1") >= number, path.name
+                assert int(host.object(path.name) or b"-1") >= number, path.name
     host.stored()
     assert host.objects() == host.local()
 
@@ -90,14 +89,15 @@ def test_p03_flush_ends_by_its_timeout_and_lists_what_is_left(wired: Host, line:
     wired.write("new.txt")
     wired.write("dir/new too.txt")
     getattr(line, outage)()
-    done = wired.flush(timeout=1.5)
+    timeout = 1.5 if daemon else 4
+    done = wired.flush(timeout=timeout)
     assert done.code == 4
     assert done.json["stored"] is False
     assert {item["path"] for item in done.json["pending"]} >= {"new.txt", "dir/new too.txt"}
     assert all(item["reason"] for item in done.json["pending"])
     assert "stored.txt" not in {item["path"] for item in done.json["pending"]}
-    assert done.json["seconds"] < 2.5
-    assert done.seconds < (3.5 if daemon else 5), "the command itself"
+    assert done.json["seconds"] < timeout + 1
+    assert done.seconds < timeout + (2 if daemon else 4), "the command itself, which has to start on a busy machine"
     line.mend()
     wired.stored()
     assert wired.objects() == wired.local()
@@ -262,6 +262,23 @@ def test_p03_flush_sees_a_mapped_page_that_changed_without_a_trace(host: Host):
         assert host.object("mapped.bin") == b"C" * 4096
     host.stored()
     assert host.object("mapped.bin") == b"C" * 4096
+
+
+def test_p03_flush_sees_a_mapped_page_though_another_writer_closed_the_file(host: Host):
+    """One writer's close says nothing of the others."""
+    host.start()
+    path = host.write("mapped.bin", b"A" * 8192)
+    host.stored()
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 4096) as page:
+        page[:] = b"B" * 4096
+        with open(path, "r+b") as other:
+            other.seek(4096)
+            other.write(b"b")
+        host.stored()
+        assert host.object("mapped.bin") == b"B" * 4096 + b"b" + b"A" * 4095
+        page[:] = b"C" * 4096
+        host.stored()
+        assert host.object("mapped.bin") == b"C" * 4096 + b"b" + b"A" * 4095
 
 
 def test_p03_flush_sees_a_mapped_page_whose_descriptor_is_closed(host: Host):

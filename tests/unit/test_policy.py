@@ -1,0 +1,411 @@
+"""Decisions: their bounds, and that nothing starves or is put out of reach, whatever the clock does."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cachesync.errors import (
+    CacheSyncError,
+    DeleteHeld,
+    FileChanging,
+    FileUnreadable,
+    NoSuchBucket,
+    PreconditionFailed,
+    RootHalted,
+    StoreCredentials,
+    StoreDenied,
+    StoreNameTaken,
+    StoreSlowDown,
+    StoreTransient,
+    StoreUnreachable,
+    Unstorable,
+)
+from cachesync.model import Entry, FileStat, Kind
+from cachesync.policy import (
+    LINGERING,
+    MAX_PARTS,
+    MIB,
+    PART_SIZE,
+    SPACING,
+    Belief,
+    Pace,
+    Parallelism,
+    Reading,
+    Writer,
+    after_failure,
+    believe_delete,
+    cuts_at_line_end,
+    defer_for_writer,
+    due_after_change,
+    is_same_file,
+    is_unsettled,
+    judge_reading,
+    looks_temporary,
+    may_be_stored,
+    part_size,
+)
+
+PACE = Pace()
+TIMES = st.floats(0, 4e9)
+STAT = FileStat(Kind.FILE, 10, 10**18, 10**18, 7, 0o644)
+NOW = 1.0e9
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a.tmp",
+        "a.TMP",
+        "dir/a.txt.tmp",
+        "a.temp",
+        "movie.part",
+        "movie.partial",
+        "x.crdownload",
+        "x.download",
+        ".a.swp",
+        "a.bak",
+        "a.txt~",
+        "~lock.odt",
+        "#autosave#",
+        ".#emacs",
+        "tmp8f3k2",
+        "dir/tmpabc.json",
+    ],
+)
+def test_names_that_look_temporary(path):
+    assert looks_temporary(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a",
+        "notes.txt",
+        "main.tf",
+        "a.tmp.txt",
+        "template.yaml",
+        "temp/a.txt",
+        "tmp/a.txt",
+        "attempt.md",
+        "a~b",
+        "partial.csv",
+        "log.jsonl",
+        ".gitignore",
+        "C#.md",
+        "departed",
+        "counterpart",
+        "stamp",
+        "swp",
+        "a.tmpl",
+    ],
+)
+def test_ordinary_names_do_not_look_temporary(path):
+    assert not looks_temporary(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["Cargo.lock", "poetry.lock", "uv.lock", "yarn.lock", ".terraform.lock.hcl", "tmpl.html", "#general/notes.md"]
+)
+def test_well_known_files_that_stay_do_not_look_temporary(path):
+    assert not looks_temporary(path)
+
+
+def test_lines_are_the_unit_of_json_lines_only():
+    assert cuts_at_line_end("logs/a.jsonl")
+    assert not cuts_at_line_end("a.json")
+    assert not cuts_at_line_end("jsonl")
+
+
+# -- when --------------------------------------------------------------------------------------------------------------
+
+
+@given(now=TIMES, since=TIMES, stored=st.none() | TIMES, temporary=st.booleans())
+def test_a_change_is_due_within_spacing_whatever_the_clock_did(now, since, stored, temporary):
+    due = due_after_change(now, since, stored, temporary=temporary, pace=PACE)
+    assert due <= now + SPACING
+    assert due <= since + SPACING
+    assert due >= min(now, since + SPACING)
+
+
+@given(now=TIMES, temporary=st.booleans())
+def test_a_first_change_waits_for_settle_or_longer_if_it_looks_temporary(now, temporary):
+    due = due_after_change(now, now, None, temporary=temporary, pace=PACE)
+    assert due == now + (SPACING if temporary else PACE.settle)
+
+
+@given(changes=st.lists(st.floats(0, 0.2), min_size=1, max_size=100))
+def test_a_burst_is_sent_at_once_and_then_once_a_second(changes):
+    now, since, stored, sends, due = NOW, None, None, [], None
+    for pause in changes:
+        now += pause
+        if due is not None and due <= now:
+            sends.append(due)
+            stored, since, due = due, None, None
+        since = now if since is None else since
+        due = due_after_change(now, since, stored, temporary=False, pace=PACE)
+    assert all(later - earlier >= SPACING - 1e-6 for earlier, later in zip(sends, sends[1:], strict=False))
+    assert due <= since + SPACING
+
+
+@given(now=TIMES, since=TIMES, changed=TIMES, writer=st.sampled_from(Writer))
+def test_a_writer_puts_a_file_off_but_never_past_the_maximum_dirty_age(now, since, changed, writer):
+    later = defer_for_writer(now, since, changed, writer, pace=PACE)
+    if later is None:
+        return
+    assert writer is not Writer.CLOSED
+    assert now < later <= now + SPACING
+    assert later <= since + PACE.max_dirty_age
+
+
+def test_a_closed_file_and_one_past_its_age_are_not_put_off():
+    assert defer_for_writer(NOW, NOW, NOW, Writer.CLOSED, pace=PACE) is None
+    assert defer_for_writer(NOW, NOW - 5, NOW, Writer.OPEN, pace=PACE) is None
+    assert defer_for_writer(NOW, NOW, NOW, Writer.OPEN, pace=PACE) == NOW + SPACING
+    assert defer_for_writer(NOW, NOW - 4.5, NOW, Writer.OPEN, pace=PACE) == NOW + 0.5
+
+
+def test_where_the_kernel_cannot_tell_a_quiet_file_is_taken_for_closed():
+    assert defer_for_writer(NOW, NOW, NOW - SPACING, Writer.UNKNOWN, pace=PACE) is None
+    assert defer_for_writer(NOW, NOW, NOW - SPACING / 2, Writer.UNKNOWN, pace=PACE) is not None
+
+
+def test_a_file_is_unsettled_while_its_bytes_may_change_without_a_trace():
+    def unsettled(age, writer, granularity):
+        # 2^30 seconds: a float holds its nanoseconds' quarter, so ages compare as they read.
+        return is_unsettled(2.0**30 + age, replace(STAT, ctime_ns=2**30 * 10**9), writer, granularity)
+
+    assert unsettled(1000, Writer.OPEN, 0.0)
+    assert not unsettled(0, Writer.CLOSED, 0.0)
+    assert unsettled(0.01, Writer.CLOSED, 0.02)
+    assert not unsettled(0.03, Writer.CLOSED, 0.02)
+    assert unsettled(-1, Writer.CLOSED, 0.0)  # changed after it was read, or the clock went back
+    assert unsettled(LINGERING - 1, Writer.UNKNOWN, 0.0)
+    assert not unsettled(LINGERING + 1, Writer.UNKNOWN, 0.0)
+
+
+# -- what was read -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, Reading.STABLE),
+        ({"mode": 0o600}, Reading.STABLE),
+        ({"size": 11, "mtime_ns": 10**18 + 1, "ctime_ns": 10**18 + 1}, Reading.GREW),
+        ({"size": 11}, Reading.GREW),
+        ({"size": 9}, Reading.TORN),
+        ({"mtime_ns": 1}, Reading.TORN),
+        ({"ctime_ns": 1}, Reading.TORN),
+        ({"inode": 8}, Reading.TORN),
+        ({"inode": 8, "size": 11}, Reading.TORN),
+    ],
+)
+def test_a_reading_is_judged_by_the_stat_before_and_after(change, verdict):
+    assert judge_reading(STAT, replace(STAT, **change)) is verdict
+
+
+@given(st.integers(0, 5 * 2**40))
+@example(PART_SIZE)
+@example(PART_SIZE + 1)
+@example(PART_SIZE * MAX_PARTS)
+@example(PART_SIZE * MAX_PARTS + 1)
+@example(5 * 2**40)
+def test_a_large_file_has_at_most_ten_thousand_parts_of_whole_mebibytes(size):
+    part = part_size(size)
+    if part is None:
+        assert size <= PART_SIZE
+        return
+    assert size > PART_SIZE
+    assert part >= PART_SIZE
+    assert part % MIB == 0
+    assert -(-size // part) <= MAX_PARTS
+    assert part <= 5 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"ctime_ns": 1}, True),
+        ({"mode": 0o600}, True),
+        ({"inode": 8}, False),
+        ({"size": 11}, False),
+        ({"mtime_ns": 1}, False),
+        ({"kind": Kind.LINK}, False),
+    ],
+)
+def test_a_rename_keeps_inode_size_and_mtime(change, same):
+    assert is_same_file(STAT, replace(STAT, **change)) is same
+    assert is_same_file(replace(STAT, **change), STAT) is same
+
+
+# -- failures ------------------------------------------------------------------------------------------------------------
+
+QUICK = [FileChanging("read", "a"), PreconditionFailed("put", "a")]
+BACKING_OFF = [StoreTransient("put", "a"), StoreSlowDown("put", "a"), StoreUnreachable("put", "a"), RootHalted("look")]
+PARKED = [
+    StoreDenied("put", "a"),
+    NoSuchBucket("put", "a"),
+    Unstorable("store", "a"),
+    FileUnreadable("read", "a"),
+    DeleteHeld("delete", "a"),
+    CacheSyncError("do"),
+    ValueError("a defect of ours"),
+]
+
+
+@pytest.mark.parametrize("error", [*QUICK, *BACKING_OFF, *PARKED, StoreCredentials("put"), StoreNameTaken("put", "a")], ids=repr)
+@given(attempts=st.integers(1, 10**6), now=TIMES)
+def test_a_failure_is_always_tried_again_within_ten_minutes(error, attempts, now):
+    verdict = after_failure(error, attempts, now)
+    assert now <= verdict.due_at <= now + 600.001
+
+
+@pytest.mark.parametrize("error", QUICK, ids=repr)
+@given(attempts=st.integers(1, 10**6))
+def test_a_file_that_moved_on_is_tried_again_within_a_second(error, attempts):
+    verdict = after_failure(error, attempts, NOW)
+    assert NOW + 0.05 <= verdict.due_at <= NOW + 1.0
+    assert not verdict.failed
+
+
+@pytest.mark.parametrize("error", BACKING_OFF, ids=repr)
+@given(attempts=st.integers(1, 10**6))
+def test_a_transient_failure_backs_off_to_thirty_seconds_and_is_not_listed(error, attempts):
+    verdict = after_failure(error, attempts, NOW)
+    assert verdict.due_at <= NOW + min(30.0, 0.2 * 2 ** min(attempts, 20)) + 1e-6
+    assert not verdict.failed
+
+
+@pytest.mark.parametrize("error", PARKED, ids=repr)
+@given(attempts=st.integers(1, 10**6))
+def test_a_permanent_failure_is_listed_and_tried_slowly(error, attempts):
+    verdict = after_failure(error, attempts, NOW)
+    assert verdict.due_at >= NOW + 5.0
+    assert verdict.failed
+
+
+def test_refused_credentials_get_one_more_try_at_once():
+    assert after_failure(StoreCredentials("put"), 1, NOW) == after_failure(StoreCredentials("put"), 1, NOW)
+    assert not after_failure(StoreCredentials("put"), 1, NOW).failed
+    assert after_failure(StoreCredentials("put"), 1, NOW).due_at == NOW
+    assert after_failure(StoreCredentials("put"), 2, NOW).failed
+
+
+def test_a_name_that_is_taken_is_waited_for_and_then_listed():
+    early = [after_failure(StoreNameTaken("put", "a"), attempt, NOW) for attempt in range(1, 9)]
+    assert not any(verdict.failed for verdict in early)
+    assert all(verdict.due_at <= NOW + 1 for verdict in early)
+    assert after_failure(StoreNameTaken("put", "a"), 9, NOW).failed
+
+
+def test_back_off_has_jitter():
+    assert len({after_failure(StoreTransient("put"), 5, NOW).due_at for _ in range(50)}) > 25
+
+
+# -- deletes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age", "tombstones", "stored", "flushing", "belief"),
+    [
+        (0.0, 1, 10, False, Belief.TOO_SOON),
+        (1.99, 1, 10, False, Belief.TOO_SOON),
+        (2.0, 1, 10, False, Belief.BELIEVED),
+        (0.0, 1, 10, True, Belief.BELIEVED),
+        (-5.0, 1, 10, False, Belief.BELIEVED),  # the clock was set back: not out of reach
+        (9.0, 100, 100, False, Belief.BELIEVED),
+        (9.0, 101, 202, False, Belief.BELIEVED),
+        (9.0, 101, 201, False, Belief.HELD),
+        (9.0, 101, 201, True, Belief.HELD),
+        (0.0, 101, 201, False, Belief.TOO_SOON),
+        (9.0, 0, 0, False, Belief.BELIEVED),
+    ],
+)
+def test_p08_what_is_believed_of_deletions(age, tombstones, stored, flushing, belief):
+    found = believe_delete(NOW, NOW - age, tombstones=tombstones, stored=stored, flushing=flushing, pace=PACE)
+    assert found is belief
+
+
+def entry(**changes):
+    plain = Entry(
+        session="s",
+        path="a",
+        kind=Kind.FILE,
+        generation=5,
+        synced=0,
+        resident=True,
+        stat=STAT,
+        gone_at=None,
+        closed=False,
+        unsettled=False,
+        stored=None,
+        puts=0,
+        created_at=NOW,
+        dirty_since=NOW,
+        due_at=NOW,
+        attempts=0,
+        tried_at=None,
+        error=None,
+        failed=False,
+    )
+    return replace(plain, **changes)
+
+
+def test_an_object_may_be_there_if_somebody_tried_or_may_have_tried():
+    assert not may_be_stored(entry(), opened_at=4)
+    assert may_be_stored(entry(tried_at=NOW), opened_at=4)
+    assert may_be_stored(entry(), opened_at=5)
+
+
+# -- how many at once ------------------------------------------------------------------------------------------------------
+
+STEPS = st.lists(st.sampled_from(["succeeded", "slow_down", "unreachable", "resume"]), max_size=200)
+
+
+@given(most=st.integers(1, 64), steps=STEPS, now=TIMES)
+def test_parallelism_stays_in_its_bounds_and_never_pauses_long(most, steps, now):
+    pace = Parallelism(most)
+    for step in steps:
+        if step == "unreachable":
+            pace.unreachable(now)
+        else:
+            getattr(pace, step)()
+        assert 1 <= pace.limit <= most
+        assert pace.paused_until <= now + 5.0
+        assert pace.store_down is (step == "unreachable")
+
+
+def test_parallelism_halves_and_grows_by_one_a_round():
+    pace = Parallelism(8)
+    pace.slow_down()
+    assert pace.limit == 4
+    for _ in range(3):
+        pace.succeeded()
+    assert pace.limit == 4
+    pace.succeeded()
+    assert pace.limit == 5
+    for _ in range(5):
+        pace.succeeded()
+    assert pace.limit == 6
+    for _ in range(100):
+        pace.succeeded()
+    assert pace.limit == 8
+
+
+def test_an_outage_is_asked_about_one_at_a_time_with_growing_pauses_until_an_answer():
+    pace = Parallelism(32, jitter=lambda: 1.0)
+    pauses = []
+    for _ in range(10):
+        pace.unreachable(NOW)
+        pauses.append(pace.paused_until - NOW)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(0.4)
+    assert pauses[-1] == pytest.approx(5.0)
+    assert (pace.limit, pace.store_down) == (1, True)
+    pace.succeeded()
+    assert (pace.limit, pace.store_down, pace.paused_until) == (32, False, 0.0)
