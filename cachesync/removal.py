@@ -63,8 +63,11 @@ class Removal:
             return False
         if entry.stored is None:
             return True
-        if any(other.dirty and not other.failed for other in work.moved_to(entry)):
-            work.postpone(entry, now + _MOVING)  # first the new name, so the store has the bytes all the time
+        moved = work.moved_to(entry)
+        if any(other.stored is not None and other.stored.sha256 == entry.stored.sha256 for other in moved):
+            return True  # it was renamed, not deleted: the store has its bytes under the new name
+        if any(other.dirty and not other.failed for other in moved):
+            work.postpone(entry, now + _MOVING)  # first the new name, so that the store has the bytes all the time
             return False
         t = self._tombstones(entry.session)
         belief = believe_delete(

@@ -193,9 +193,32 @@ def daemon(order: dict[str, Any], loader: Any) -> int:
     crash = Crash(order.get("point"), order.get("nth", 1))
     arm_journal(crash)
     arm_multipart(crash)
+    break_watcher_on_signals()
     store = open_store(config)
     store._client._loader = loader  # type: ignore[attr-defined]
     return Daemon(config, CrashingStore(store, crash, order.get("fail_every", 0))).run()
+
+
+def break_watcher_on_signals() -> None:
+    """SIGUSR1 ends the watcher's thread, SIGUSR2 leaves it alive and deaf."""
+    from cachesync.watcher.reader import Reader
+
+    def readers() -> list[Reader]:
+        return [thread for thread in threading.enumerate() if isinstance(thread, Reader)]
+
+    def end(_number: int, _frame: object) -> None:
+        for reader in readers():
+            assert reader.ident is not None
+            raised = ctypes.py_object(SystemExit)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(reader.ident), raised)
+
+    def deafen(_number: int, _frame: object) -> None:
+        for reader in readers():
+            ears, _ = os.pipe()  # nobody ever writes there
+            os.dup2(ears, reader._inotify_fd)
+
+    signal.signal(signal.SIGUSR1, end)
+    signal.signal(signal.SIGUSR2, deafen)
 
 
 def warm() -> Any:

@@ -137,11 +137,19 @@ class Bench:
     """A root, its daemon, and its bucket. ``endpoint`` is where the daemon finds the store (a proxy, say)."""
 
     def __init__(
-        self, base: Path, zygote: Zygote, bucket: Bucket, *, endpoint: str | None = None, **settings: object
+        self,
+        base: Path,
+        zygote: Zygote,
+        bucket: Bucket,
+        *,
+        endpoint: str | None = None,
+        root: Path | None = None,
+        state: Path | None = None,
+        **settings: object,
     ) -> None:
         self.base = base
-        self.root = base / "root"
-        self.state = base / "state"
+        self.root = root or base / "root"
+        self.state = state or base / "state"
         self.log = base / "daemon.log"
         self.zygote = zygote
         self.bucket = bucket
