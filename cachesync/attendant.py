@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, RootHalted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL = 2.0
+_ASK = 31.0
 _SLOWEST = 60.0
 """Seconds that one round of hints may take before the daemon counts as hanging; scans have no bound."""
 
@@ -41,6 +43,7 @@ class Attendant:
         self._scanned_at = 0.0
         self._reasons: set[str] = set()
         self._reported: set[str] = set()
+        self._store_notes: list[str] = []
         self.repaired = 0
         state = engine.config.state
         exclude = {RESERVED}
@@ -52,6 +55,7 @@ class Attendant:
         self._threads = [
             threading.Thread(target=self._take_hints, name="hints", daemon=True),
             threading.Thread(target=self._scan_now_and_then, name="scan", daemon=True),
+            threading.Thread(target=self._ask_store, name="ask", daemon=True),
         ]
         engine.service.notes = self.notes
 
@@ -84,7 +88,7 @@ class Attendant:
         """No round of hints hangs, and both threads live."""
         since = self._hinting_since
         hanging = since is not None and time.monotonic() - since > _SLOWEST
-        return not hanging and all(thread.is_alive() for thread in self._threads)
+        return not hanging and all(thread.is_alive() for thread in self._threads[:2])
 
     def tend(self) -> None:
         """Once a second: the root, the watcher's health, scans that are due, systemd's watchdog."""
@@ -103,8 +107,10 @@ class Attendant:
         notes = []
         if self._halted:
             notes.append(f"the root {self._engine.config.root} is gone or replaced: halted, nothing is deleted")
-        if self._engine.uploader.store_down:
-            notes.append("the store does not answer; writes go on and are stored when it is back")
+        if (since := self._engine.uploader.store_down_since) is not None:
+            when = datetime.fromtimestamp(since, UTC).strftime("%H:%M:%SZ")
+            notes.append(f"the store has not answered since {when}; writes go on and are stored when it is back")
+        notes.extend(self._store_notes)
         uncovered = self.watcher.uncovered()
         if uncovered and not self._halted:
             notes.append(f"{len(uncovered)} directories cannot be watched and are scanned instead (inotify limits?)")
@@ -204,11 +210,27 @@ class Attendant:
         journal = self._engine.journal
         if session not in journal.sessions.names() or journal.work.remaining(session):
             return
-        if journal.entries.barrier(session):
+        if journal.entries.any_dirty_link(session):
             try:
                 self._engine.committer.commit(session)
             except CacheSyncError as error:
                 logger.info("the manifest waits: %s", error, extra={"session": session})
+
+    def _ask_store(self) -> None:
+        """Find out, once, what the store cannot do, and say so (P8, SPEC section 13)."""
+        while not self._stopping.is_set():
+            traits = self._engine.store.traits
+            notes = []
+            if traits.versioned is False:
+                notes.append("the store keeps no old versions: an overwritten or deleted file cannot be brought back")
+            if traits.conditional is False:
+                notes.append("the store has no conditional writes: versions are compared before each write instead")
+            for note in notes:
+                if note not in self._store_notes:
+                    logger.warning("%s", note)
+            self._store_notes = notes
+            if None not in (traits.versioned, traits.conditional) or self._stopping.wait(_ASK):
+                return
 
     def _check_root(self) -> None:
         try:

@@ -177,10 +177,11 @@ class Daemon:
             where += " (nothing is configured, so a folder of this machine; see cachesync config)"
         demo = f"{config.root}/demo"
         command = "cachesync" if shutil.which("cachesync") else sys.argv[0]
+        flags = "" if config.root == Path.cwd() / "sessions" else f" --root {config.root}"
         return [
             f"watching  {config.root}/SESSION/...",
             f"storing   in {where}",
-            f"try       mkdir -p {demo} && date > {demo}/hello.txt && {command} flush demo",
+            f"try       mkdir -p {demo} && date > {demo}/hello.txt && {command} flush demo{flags}",
         ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:

@@ -8,7 +8,6 @@ generation.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 from cachesync.commit import Committer
@@ -23,7 +22,7 @@ from cachesync.errors import (
     StoreTransient,
 )
 from cachesync.keys import RESERVED, check_session, manifest_key
-from cachesync.model import Entry, Kind
+from cachesync.model import Barrier, Entry, Kind
 from cachesync.patience import StillRunning, within
 from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine
 from cachesync.scanner import Scanner, ScanResult
@@ -98,9 +97,6 @@ class Flusher:
             elif expired or now - looked >= _FULL_LOOK:
                 failed, pending = self._left(session, barrier, started)
                 looked = now
-                # A transfer that began before us may have put its path off for a writer.
-                self._c.journal.work.hurry(session, self._c.clock(), untried=True)
-                self._uploader.wake()
             if not pending or expired:
                 break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
@@ -112,14 +108,17 @@ class Flusher:
             conflicts=self._c.journal.sessions.conflicts(session),
         )
 
-    def _left(self, session: str, barrier: Mapping[str, int], started: float) -> tuple[list[Failure], list[Pending]]:
+    def _left(self, session: str, barrier: Barrier, started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
-        failed, pending = [], []
+        failed, pending, now = [], [], self._c.clock()
         for entry in self._c.journal.entries.unmet(session, barrier):
             if entry.failed and (entry.tried_at or 0.0) >= started:
                 failed.append(Failure(entry.path, entry.error or "unknown"))
             else:
                 pending.append(Pending(entry.path, _reason(entry)))
+                if not entry.attempts and entry.due_at > now:  # put off for a writer, or for the settle of a new mark
+                    self._c.journal.work.postpone(entry, now)
+                    self._uploader.wake()
         return failed, pending
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -7,16 +7,20 @@ reader that finds it knows what a complete session contains; one that finds none
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 
+from cachesync.attributes import format_mtime, parse_mtime
 from cachesync.errors import UsageError
 from cachesync.keys import check_path
 from cachesync.model import Entry, FileStat, Kind, Version
 from cachesync.reports import Failure
 from cachesync.store.base import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _LARGEST = 64 * 1024 * 1024
@@ -72,7 +76,7 @@ def _row(entry: Entry) -> dict[str, Any] | None:
             "path": entry.path,
             "type": "file",
             "size": s.size,
-            "mtime_ns": mtime,
+            "mtime": format_mtime(mtime),
             "mode": f"{mode:04o}",
             "sha256": s.sha256,
             "version": s.version.etag,
@@ -80,7 +84,7 @@ def _row(entry: Entry) -> dict[str, Any] | None:
         }
     if entry.stat is None:
         return None
-    row = {"path": entry.path.rstrip("/"), "type": str(entry.kind), "mtime_ns": entry.stat.mtime_ns}
+    row = {"path": entry.path.rstrip("/"), "type": str(entry.kind), "mtime": format_mtime(entry.stat.mtime_ns)}
     if entry.kind is Kind.LINK:
         return row | {"target": entry.stat.target}
     return row | {"mode": f"{entry.stat.mode:04o}"}
@@ -105,6 +109,7 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
     for chunk in download.chunks:
         data += chunk
         if len(data) > _LARGEST:
+            logger.warning("the manifest %s is larger than %d bytes: what it says is passed over", key, _LARGEST)
             return FoundManifest(download.info.version, {}, [])
     files: dict[str, dict[str, Any]] = {}
     others: list[tuple[str, FileStat]] = []
@@ -113,17 +118,24 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
             path = check_path(str(row["path"]))
             if row["type"] == Kind.FILE:
                 files[path] = {"version": str(row["version"]), "sha256": row["sha256"], "mode": int(row["mode"], 8)} | {
-                    "mtime_ns": int(row["mtime_ns"]),
+                    "mtime_ns": _mtime(row),
                     "size": int(row["size"]),
                 }
             elif row["type"] == Kind.LINK:
-                others.append((path, FileStat(Kind.LINK, 0, int(row["mtime_ns"]), 0, 0, 0o777, str(row["target"]))))
+                others.append((path, FileStat(Kind.LINK, 0, _mtime(row), 0, 0, 0o777, str(row["target"]))))
             elif row["type"] == Kind.DIRECTORY:
-                stat = FileStat(Kind.DIRECTORY, 0, int(row["mtime_ns"]), 0, 0, int(row["mode"], 8))
+                stat = FileStat(Kind.DIRECTORY, 0, _mtime(row), 0, 0, int(row["mode"], 8))
                 others.append((path + "/", stat))
         except (KeyError, TypeError, ValueError, UsageError):
             continue
     return FoundManifest(download.info.version, files, others)
+
+
+def _mtime(row: dict[str, Any]) -> int:
+    mtime = parse_mtime(str(row["mtime"]))
+    if mtime is None:
+        raise ValueError(row["mtime"])
+    return mtime
 
 
 def _rows(data: bytes) -> Iterator[dict[str, Any]]:

@@ -63,6 +63,7 @@ class Entry:
     kind: Kind
     born: int
     generation: int
+    absent: int
     synced: int
     resident: bool
     stat: FileStat | None
@@ -88,6 +89,25 @@ class Entry:
     def tombstone(self) -> bool:
         """The file was deleted, and the store's delete is not confirmed yet."""
         return self.gone_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """What was dirty at one instant: path to generation, of files and links that stood and of such that were gone."""
+
+    standing: Mapping[str, int]
+    gone: Mapping[str, int]
+
+    def is_met(self, entry: Entry) -> bool:
+        """Whether the store has what the barrier holds of this entry, or what came after it on disk.
+
+        A path that was seen missing since, or whose row is a younger one, has no bytes of that instant any more.
+        """
+        if (generation := self.gone.get(entry.path)) is not None:
+            return entry.synced >= generation or entry.born > generation
+        if (generation := self.standing.get(entry.path)) is not None:
+            return max(entry.synced, entry.absent - 1, entry.born - 1) >= generation
+        return True
 
 
 @dataclass(frozen=True, slots=True)

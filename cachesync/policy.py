@@ -37,7 +37,8 @@ to it shows in the file's times."""
 
 _NAME_TRIES = 8
 _TEMPORARY = re.compile(
-    r"(^|/)(\.?#|~|tmp[^/]*$)|(\.(tmp|temp|part|partial|crdownload|swp|download|lock|bak)|~)$", re.IGNORECASE
+    r"(.*\.(tmp|temp|part|partial|crdownload|download|swp)|.*~|~\$.*|\.?#.*|tmp[a-z0-9_]{8}|tmp\.[A-Za-z0-9]{6,})",
+    re.DOTALL,
 )
 _BACK_OFF = wait_random_exponential(multiplier=0.2, max=30)
 _PARKED_BACK_OFF = wait_random_exponential(multiplier=5, max=600, min=5)
@@ -63,7 +64,7 @@ class Writer(Enum):
 
 def looks_temporary(path: str) -> bool:
     """Whether a name looks like one that is about to be renamed or deleted."""
-    return _TEMPORARY.search(path) is not None
+    return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def due_after_change(now: float, dirty_since: float, stored_at: float | None, *, temporary: bool, pace: Pace) -> float:
@@ -214,20 +215,20 @@ class Parallelism:
         self.most = most
         self.limit = most
         self.paused_until = 0.0
+        self.down_since: float | None = None
         self._streak = 0
         self._outages = 0
         self._jitter = jitter
 
-    @property
-    def store_down(self) -> bool:
-        """The last word of the store was silence."""
-        return self._outages > 0
-
-    def succeeded(self) -> None:
-        """A request was answered."""
+    def answered(self) -> None:
+        """The store said something, if only no: an outage is over."""
         if self._outages:
             self.resume()
-            return
+        self.down_since = None
+
+    def succeeded(self) -> None:
+        """A transfer ended well."""
+        self.answered()
         self._streak += 1
         if self._streak >= self.limit and self.limit < self.most:
             self.limit += 1
@@ -235,17 +236,20 @@ class Parallelism:
 
     def slow_down(self) -> None:
         """The store asked for fewer requests."""
+        self.answered()
         self.limit = max(1, self.limit // 2)
         self._streak = 0
 
     def unreachable(self, now: float) -> None:
         """Nobody answered at the store's address."""
         self._outages += 1
+        if self.down_since is None:
+            self.down_since = now
         self.limit = 1
         self.paused_until = now + min(5.0, 0.2 * 2 ** min(self._outages, 8)) * (0.5 + self._jitter() / 2)
 
     def resume(self) -> None:
-        """Forget an outage: full speed again."""
+        """Try again at full speed, as if there had been no outage; ``down_since`` waits for an answer."""
         self._outages = 0
         self._streak = 0
         self.limit = self.most

@@ -29,22 +29,22 @@ class Removal:
         self.deleted: Counter[str] = Counter()
         self._counted: dict[str, tuple[float, Tombstones]] = {}
 
-    def delete(self, entry: Entry) -> None:
-        """Bring the store to "no object here". Raises DeleteHeld, RootHalted, StoreError."""
+    def delete(self, entry: Entry) -> bool:
+        """Bring the store to "no object here"; whether one was deleted. Raises DeleteHeld, RootHalted, StoreError."""
         if entry.tombstone and not self._believed(entry):
-            return
+            return False
         version = entry.stored.version if entry.stored is not None and entry.stored.sha256 is not None else None
         if version is None and (info := self._look_up(entry)) is not None:
             if not self._rivals.is_ours(info):
                 self._leave(entry, info)
-                return
+                return False
             version = info.version
         if version is not None:
             try:
                 self._c.store.delete(self._c.key(entry.session, entry.path), expect=version)
             except PreconditionFailed:
                 self._lose(entry)
-                return
+                return False
             self.deleted[entry.session] += 1
             logger.info("deleted", extra={"session": entry.session, "path": entry.path})
         upload = self._c.journal.uploads.load(entry.session, entry.path)
@@ -52,6 +52,7 @@ class Removal:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
         self._c.journal.work.confirm_delete(entry)
+        return version is not None
 
     def _believed(self, entry: Entry) -> bool:
         """Whether a tombstone is carried out now (P7, P8). Raises DeleteHeld, RootHalted."""

@@ -113,6 +113,7 @@ class SessionStatus:
     in_flight: int
     failed: int
     evicted: int
+    conflicts: int
     oldest_dirty_age: float | None
     failures: Sequence[Failure] = ()
 
@@ -133,6 +134,7 @@ class SessionStatus:
             "in_flight": self.in_flight,
             "failed": self.failed,
             "evicted": self.evicted,
+            "conflicts": self.conflicts,
             "oldest_dirty_age": None if self.oldest_dirty_age is None else round(self.oldest_dirty_age, 3),
             "safe_to_kill": self.safe_to_kill,
             "failures": [{"path": printable(f.path), "error": f.error} for f in self.failures],

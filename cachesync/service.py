@@ -73,6 +73,8 @@ class Service:
             self._check_known(session)
             self._scanner.scan(session)
         names = self._journal.sessions.names() if session is None else [session]
+        known = [name for name in names if name in self._journal.sessions.names()]
+        notes = [*self.notes(), *(note for name in known if (note := self._conflict_note(name)))]
         daemon = None
         if self._since is not None:
             daemon = DaemonStatus(os.getpid(), __version__, max(0.0, self._clock() - self._since))
@@ -80,8 +82,8 @@ class Service:
             root=self._place.root,
             store=self._place.store,
             daemon=daemon,
-            sessions=[self._session_status(name) for name in names if name in self._journal.sessions.names()],
-            notes=self.notes(),
+            sessions=[self._session_status(name) for name in known],
+            notes=notes,
             rate=None if daemon is None else self._rate.now(),
         )
 
@@ -133,9 +135,16 @@ class Service:
             in_flight=self._uploader.in_flight(name),
             failed=counts.failed + len(unseen),
             evicted=counts.evicted,
+            conflicts=self._journal.sessions.conflict_count(name),
             oldest_dirty_age=None if oldest is None else max(0.0, self._clock() - oldest),
             failures=[*unseen[:_SHOWN_FAILURES], *(Failure(entry.path, entry.error or "") for entry in failed)],
         )
+
+    def _conflict_note(self, name: str) -> str | None:
+        count = self._journal.sessions.conflict_count(name)
+        if not count:
+            return None
+        return f"{name}: another writer was in the way {count} times; its bytes are kept as *.conflict-* in the store"
 
     def _story(self, entry: Entry) -> Story:
         stored = entry.stored

@@ -67,23 +67,24 @@ class Transfer:
         self.deleted = self._removal.deleted
         self.bytes_sent = 0
 
-    def run(self, session: str, path: str) -> None:
-        """Do what the entry needs now, if it still needs anything."""
+    def run(self, session: str, path: str) -> bool:
+        """Do what the entry needs now, if it still needs anything; whether something was stored or deleted."""
         self._learner.ensure(session)
         entry = self._c.journal.entries.entry(session, path)
         if entry is None or not entry.dirty or entry.due_at > self._c.clock() + self._c.pace.settle:
-            return
+            return False
         if entry.kind is Kind.FILE and not entry.tombstone:
-            self._put(entry)
-        elif entry.kind is Kind.FILE or entry.stored is not None:
-            self._removal.delete(entry)
+            return self._put(entry)
+        if entry.kind is Kind.FILE or entry.stored is not None:
+            return self._removal.delete(entry)
+        return False
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry) -> bool:
         key = self._c.key(entry.session, entry.path)
         file = self._c.tree.open(entry.session, entry.path)
         if file is None:
             self._scanner.look_again(entry)
-            return
+            return False
         with file:
             now = self._c.clock()
             writer = _writer(entry, file, now)
@@ -95,12 +96,12 @@ class Transfer:
                 later = defer_for_writer(now, entry.dirty_since, changed_at, awaited, pace=self._c.pace)
                 if later is not None:
                     self._c.journal.work.postpone(entry, later)
-                    return
+                    return False
             cut = cuts_at_line_end(entry.path) and writer is Writer.OPEN and not flushing
             snapshot = take(file, at_line_end=cut)
             if snapshot.cut and not snapshot.body.size:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
-                return
+                return False
             stored, sent = self._send(entry, key, snapshot)
             unsettled = is_unsettled(now, snapshot.stat, writer, self._c.granularity)
         self._c.journal.work.confirm(
@@ -116,6 +117,7 @@ class Transfer:
             uri = f"{self._c.url}/{key}"
             facts = {"session": entry.session, "path": entry.path, "size": stored.size, "uri": uri}
             logger.info("stored", extra=facts | {"duration": round(self._c.clock() - now, 4)})
+        return sent
 
     def _send(self, entry: Entry, key: str, snapshot: Snapshot) -> tuple[Stored, bool]:
         """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""

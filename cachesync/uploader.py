@@ -19,11 +19,13 @@ from cachesync.errors import (
     JournalUnavailable,
     NoSuchBucket,
     RootHalted,
+    StoreError,
     StoreSlowDown,
+    StoreTransient,
     StoreUnreachable,
 )
 from cachesync.journal import Journal
-from cachesync.policy import PART_SIZE, Parallelism, after_failure
+from cachesync.policy import MIB, PART_SIZE, Parallelism, after_failure
 from cachesync.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 _NO_LIMIT = 2**62
 _IDLE = 5.0
 _BUFFER = 128
+_MEMORY = 64 * MIB
 
 Work = tuple[str, str, int]
 
@@ -110,9 +113,9 @@ class Uploader:
             return sum(1 for name, _ in self._in_flight if name == session)
 
     @property
-    def store_down(self) -> bool:
-        """Whether the store's last word was silence."""
-        return self._pace.store_down
+    def store_down_since(self) -> float | None:
+        """Since when nobody answers at the store's address, or None if somebody does."""
+        return self._pace.down_since
 
     def wait_for_progress(self, timeout: float) -> None:
         """Return when a transfer has ended, or after ``timeout`` seconds."""
@@ -154,6 +157,9 @@ class Uploader:
                 session, path, size = self._ready.popleft()
                 if (session, path) in self._in_flight:
                     continue
+                if size <= PART_SIZE and self._held() + size > _MEMORY and self._in_flight:
+                    self._ready.appendleft((session, path, size))
+                    return _IDLE
                 self._in_flight[session, path] = size
                 self._submit(session, path)
                 free -= 1
@@ -178,6 +184,10 @@ class Uploader:
             self._ready.append(work)
         return bool(self._ready)
 
+    def _held(self) -> int:
+        """Bytes of small files in flight, which are in memory whole; the store bounds the parts of large ones."""
+        return sum(size for size in self._in_flight.values() if size <= PART_SIZE)
+
     def _submit(self, session: str, path: str) -> None:
         """Hand one transfer to the pool: threads that end with the process, so that a hung one never holds it up."""
         self._places.put((session, path))
@@ -195,16 +205,17 @@ class Uploader:
     def _run(self, session: str, path: str) -> None:
         assert self.transfer is not None, "start() sets it"  # noqa: S101 -- an invariant, not a check of input
         try:
-            self.transfer.run(session, path)
+            sent = self.transfer.run(session, path)
         except JournalUnavailable as error:
             logger.warning("%s", error, extra={"session": session, "path": path})
             self._hold_off()
         except Exception as error:  # noqa: BLE001 -- whatever it was, the entry must be tried again
             self._judge(session, path, error)
         else:
-            with self._changed:
-                self._pace.succeeded()
-                self.no_bucket = None
+            if sent:
+                with self._changed:
+                    self._pace.succeeded()
+                    self.no_bucket = None
         finally:
             with self._changed:
                 del self._in_flight[session, path]
@@ -217,8 +228,10 @@ class Uploader:
         with self._changed:
             if isinstance(error, StoreSlowDown):
                 self._pace.slow_down()
-            if isinstance(error, StoreUnreachable):
+            elif isinstance(error, StoreUnreachable):
                 self._pace.unreachable(now)
+            elif isinstance(error, StoreError) and not isinstance(error, StoreTransient):
+                self._pace.answered()
             if isinstance(error, NoSuchBucket):
                 self.no_bucket = error
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import ENTRY_COLUMNS, KNOWN_COLUMNS, WORK, Known, below, join, split, to_entry
-from cachesync.model import Entry, Mark
+from cachesync.model import Barrier, Entry, Mark
 
 _MARK_SEEN = """
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed,
@@ -20,7 +20,7 @@ ON CONFLICT DO UPDATE SET
 """
 
 _MARK_GONE = """
-UPDATE entry SET generation = ?2, due_at = ?3, gone_at = ?4, attempts = 0, failed = 0, error = NULL,
+UPDATE entry SET generation = ?2, absent = ?2, due_at = ?3, gone_at = ?4, attempts = 0, failed = 0, error = NULL,
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?4 END
 WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
 """
@@ -112,23 +112,34 @@ class Entries:
         )
         return [join(row[0], row[1]) for row in rows]
 
-    def barrier(self, name: str) -> dict[str, int]:
-        """What is dirty at this instant, but for directories: path to generation."""
-        return {
-            join(row[0], row[1]): row[2]
-            for row in self._ledger.db.all(
-                "SELECT dir, name, generation FROM entry WHERE session = ? AND synced < generation AND kind <> 'dir'",
-                (self._ledger.id(name),),
-            )
-        }
+    def barrier(self, name: str) -> Barrier:
+        """What is dirty at this instant, but for directories."""
+        standing: dict[str, int] = {}
+        gone: dict[str, int] = {}
+        for parent, base, generation, gone_at in self._ledger.db.all(
+            "SELECT dir, name, generation, gone_at FROM entry INDEXED BY dirty"
+            " WHERE session = ? AND synced < generation AND kind <> 'dir'",
+            (self._ledger.id(name),),
+        ):
+            (standing if gone_at is None else gone)[join(parent, base)] = generation
+        return Barrier(standing, gone)
 
-    def unmet(self, name: str, barrier: Mapping[str, int]) -> list[Entry]:
+    def unmet(self, name: str, barrier: Barrier) -> list[Entry]:
         """The entries that the barrier still waits for. A link waits for the manifest, not for the uploader."""
         rows = self._ledger.db.all(
-            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND {WORK}", (self._ledger.id(name),)
+            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND {WORK}",
+            (self._ledger.id(name),),
         )
         entries = (to_entry(name, row) for row in rows)
-        return [e for e in entries if e.synced < barrier.get(e.path, 0)]
+        return [entry for entry in entries if not barrier.is_met(entry)]
+
+    def any_dirty_link(self, name: str) -> bool:
+        """Whether a link waits for the manifest."""
+        row = self._ledger.db.one(
+            "SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation AND kind = 'link' LIMIT 1",
+            (self._ledger.id(name),),
+        )
+        return row is not None
 
     def walk(self, name: str) -> Iterator[Entry]:
         """Every entry of a session in path order, of one instant, as a stream."""

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from cachesync.journal.database import Row
 from cachesync.model import Entry, FileStat, Kind, Stored, Version
 
-ENTRY_COLUMNS = """dir, name, kind, born, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode, target,
-    gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts,
-    created_at, dirty_since, due_at, attempts, tried_at, error, failed"""
+ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
+    target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,
+    puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed"""
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
     synced < generation, dirty_since, stored_at"""
@@ -58,10 +58,10 @@ class Known(NamedTuple):
 
 def to_entry(session: str, row: Row) -> Entry:
     """A row of ENTRY_COLUMNS as an Entry."""
-    parent, name, kind, born, generation, synced, resident = row[:7]
-    size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[7:16]
-    etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[16:25]
-    dirty_since, due_at, attempts, tried_at, error, failed = row[25:]
+    parent, name, kind, born, generation, absent, synced, resident = row[:8]
+    size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[8:17]
+    etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[17:26]
+    dirty_since, due_at, attempts, tried_at, error, failed = row[26:]
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
@@ -74,6 +74,7 @@ def to_entry(session: str, row: Row) -> Entry:
         kind=Kind(kind),
         born=born,
         generation=generation,
+        absent=absent,
         synced=synced,
         resident=bool(resident),
         stat=stat,

@@ -37,6 +37,7 @@ CREATE TABLE entry (
     kind            TEXT NOT NULL,               -- file, link, dir
     born            INTEGER NOT NULL,            -- generation at which the path was first seen
     generation      INTEGER NOT NULL,            -- latest mark
+    absent          INTEGER NOT NULL DEFAULT 0,  -- latest mark at which the path was seen missing
     synced          INTEGER NOT NULL DEFAULT 0,  -- latest mark whose state the store has confirmed
     resident        INTEGER NOT NULL DEFAULT 1,  -- the bytes are expected on local disk
     -- the disk, as last seen (NULL: never seen here)

@@ -187,6 +187,11 @@ class Sessions:
         with self._ledger.db.write() as db:
             db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (self._ledger.id(name),))
 
+    def conflict_count(self, name: str) -> int:
+        """How often another writer was in the way, ever."""
+        ((count,),) = self._ledger.db.all("SELECT count(*) FROM conflict WHERE session = ?", (self._ledger.id(name),))
+        return int(count)
+
     def conflicts(self, name: str) -> list[Conflict]:
         """The conflicts that no successful flush has reported yet."""
         rows = self._ledger.db.all(

@@ -54,13 +54,13 @@ class Work:
         )
         return row is not None
 
-    def hurry(self, name: str, now: float, *, untried: bool = False) -> None:
-        """Make all work of a session due now, or only what has not failed since it was marked."""
-        condition = f"session = ? AND due_at > ? AND {WORK}" + (" AND attempts = 0" if untried else "")
-        values = (self._ledger.id(name), now)
-        if self._ledger.db.one(f"SELECT 1 FROM entry INDEXED BY dirty WHERE {condition} LIMIT 1", values):
-            with self._ledger.db.write() as db:
-                db.execute(f"UPDATE entry INDEXED BY dirty SET due_at = ? WHERE {condition}", (now, *values))
+    def hurry(self, name: str, now: float) -> None:
+        """Make all work of a session due now."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                f"UPDATE entry INDEXED BY dirty SET due_at = ?1 WHERE session = ?2 AND due_at > ?1 AND {WORK}",
+                (now, self._ledger.id(name)),
+            )
 
     def retry(self, name: str, now: float) -> int:
         """Make the failed entries of a session due now; returns how many."""
@@ -106,9 +106,9 @@ class Work:
                 (*where, entry.generation),
             )
             db.execute(
-                "UPDATE entry SET etag = NULL, version_id = NULL, stored_size = NULL, sha256 = NULL, stored_at = NULL"
-                " WHERE session = ? AND dir = ? AND name = ? AND resident = 1",
-                where,
+                "UPDATE entry SET etag = NULL, version_id = NULL, stored_size = NULL, sha256 = NULL, stored_at = NULL,"
+                " synced = max(synced, ?) WHERE session = ? AND dir = ? AND name = ? AND resident = 1",
+                (entry.generation if entry.tombstone else 0, *where),
             )
             self._ledger.revise(db, number)
 

@@ -171,9 +171,8 @@ def arm_multipart(crash: Crash) -> None:
         crash.hit("multipart.complete.after")
         return version
 
-    Uploads._send_part = send_part  # type: ignore[method-assign]
-    Uploads._create = create  # type: ignore[method-assign]
-    Uploads._complete = complete  # type: ignore[method-assign]
+    for name, wrapped in (("_send_part", send_part), ("_create", create), ("_complete", complete)):
+        setattr(Uploads, name, wrapped)
 
 
 def daemon(order: dict[str, Any], loader: Any) -> int:
@@ -223,7 +222,7 @@ def break_watcher_on_signals() -> None:
 
 def warm() -> Any:
     """Import and parse all that a daemon needs, without starting a thread."""
-    import aiohttp.web
+    import aiohttp.web  # noqa: F401
     from aiobotocore.session import AioSession
 
     import cachesync.control.server
@@ -242,10 +241,16 @@ def warm() -> Any:
     return loader
 
 
+def say(line: str) -> None:
+    """Tell whoever gave the orders."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Fork a daemon for each order, one at a time."""
     loader = warm()
-    print(json.dumps({"ready": True}), flush=True)
+    say(json.dumps({"ready": True}))
     parent = os.getpid()
     for line in sys.stdin:
         order = json.loads(line)
@@ -260,9 +265,9 @@ def main() -> None:
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(code)
-        print(json.dumps({"pid": pid}), flush=True)
+        say(json.dumps({"pid": pid}))
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"ended": os.waitstatus_to_exitcode(status)}), flush=True)
+        say(json.dumps({"ended": os.waitstatus_to_exitcode(status)}))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import queue
-import signal
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -171,7 +171,7 @@ class Bench:
             "CACHESYNC_DRAIN_TIMEOUT": "2s",
         } | {f"CACHESYNC_{name.upper()}": str(value) for name, value in settings.items()}
 
-    # -- the daemon ----------------------------------------------------------------------------------------------------
+    # -- the daemon ---------------------------------------------------------------------------------------------------
 
     def start(self, point: str | None = None, nth: int = 1, fail_every: int = 0, *, wait: bool = True) -> None:
         """Start a daemon; returns when it serves its socket, or has crashed as it was told to."""
@@ -244,7 +244,7 @@ class Bench:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return "no log"
 
-    # -- the disk --------------------------------------------------------------------------------------------------------
+    # -- the disk -----------------------------------------------------------------------------------------------------
 
     def write(self, session: str, path: str, data: bytes) -> None:
         target = self.root / session / path
@@ -264,7 +264,7 @@ class Bench:
         top = self.root / session
         return {str(path.relative_to(top)): os.readlink(path) for path in top.rglob("*") if path.is_symlink()}
 
-    # -- the checks ------------------------------------------------------------------------------------------------------
+    # -- the checks ---------------------------------------------------------------------------------------------------
 
     def differences(self, session: str, *, manifest: bool = True, besides: Collection[str] = ()) -> list[str]:
         """What the store alone says against the disk: every file, nothing else, and a manifest that says the same.
@@ -275,7 +275,9 @@ class Bench:
         stored, local = self.bucket.digests(prefix), self.local(session)
         listed = stored.pop(".cachesync/manifest.json", None)
         found = [f"{session}/{path}: not in the store" for path in sorted(local.keys() - stored.keys())]
-        found += [f"{session}/{path}: in the store, not here" for path in sorted(stored.keys() - local.keys() - {*besides})]
+        found += [
+            f"{session}/{path}: in the store, not here" for path in sorted(stored.keys() - local.keys() - {*besides})
+        ]
         found += [f"{session}/{p}: other bytes" for p in sorted(local.keys() & stored.keys()) if local[p] != stored[p]]
         if not manifest:
             return found
@@ -341,6 +343,6 @@ class Bench:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             stat = target.lstat()
             seen = (row["size"], row["mtime_ns"], row["ctime_ns"], row["inode"])
-            if (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) == seen:
-                if digest(target.read_bytes()) != row["sha256"]:
-                    yield f"{session}/{path}: clean, its stat is the journal's, and its bytes are others"
+            same = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) == seen
+            if same and digest(target.read_bytes()) != row["sha256"]:
+                yield f"{session}/{path}: clean, its stat is the journal's, and its bytes are others"

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from botocore.auth import S3SigV4Auth
@@ -128,7 +128,9 @@ async def lost_reply(exchange: Exchange) -> None:
 async def truncate(exchange: Exchange) -> None:
     """The answer stops half-way."""
     response = await exchange.forward()
-    await exchange.send(response.raw[: len(response.head) // 2] if not response.body else response.raw[: -len(response.body) // 2])
+    await exchange.send(
+        response.raw[: len(response.head) // 2] if not response.body else response.raw[: -len(response.body) // 2]
+    )
     exchange.abort()
 
 
@@ -282,7 +284,7 @@ class Proxy:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         self._thread.start()
         self.accept()
         return self

@@ -82,9 +82,7 @@ def check_recovered(bench: Bench, besides: tuple[str, ...] = ()) -> None:
         assert bench.differences(session, besides=besides) == [], bench.tail()
 
 
-@pytest.mark.parametrize(
-    ("point", "nth"), [(point, nth) for point in POINTS for nth in NTH[point.rpartition(".")[0]]]
-)
+@pytest.mark.parametrize(("point", "nth"), [(point, nth) for point in POINTS for nth in NTH[point.rpartition(".")[0]]])
 def test_p06_killed_at_a_named_point(bench: Bench, point: str, nth: int) -> None:
     large = 1 if "multipart" in point or "upload" in point else 0
     learning = "learn" in point or "list" in point
@@ -166,7 +164,9 @@ def test_p06_killed_at_random_instants_under_a_writer(bench: Bench, tmp_path: Pa
         try:
             for _ in range(KILLS // 4):
                 bench.start(wait=False)
-                flusher = threading.Thread(target=bench.flush_until_dead, args=SESSIONS) if chance.random() < 0.5 else None
+                flusher = (
+                    threading.Thread(target=bench.flush_until_dead, args=SESSIONS) if chance.random() < 0.5 else None
+                )
                 instant = threading.Event()
                 if flusher is not None:
                     instant.wait(chance.uniform(0.08, 0.2))

@@ -94,18 +94,20 @@ def flush_is_honest(bench: Bench, session: str = "s") -> None:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["lives", "killed"])
 def test_p10_root_and_state_on_a_full_disk(
-    tmp_path: Path, zygote: Zygote, objects: Bucket, volume: Volume, killed: bool  # noqa: FBT001
+    tmp_path: Path,
+    zygote: Zygote,
+    objects: Bucket,
+    volume: Volume,
+    killed: bool,  # noqa: FBT001
 ) -> None:
-    bench = Bench(
-        tmp_path, zygote, objects, root=volume.path / "root", state=volume.path / "state", scan_interval="2s"
-    )
+    bench = Bench(tmp_path, zygote, objects, root=volume.path / "root", state=volume.path / "state", scan_interval="2s")
     with contextlib.closing(bench):
         for number in range(40):
             bench.write("s", f"f{number}", b"%05d" % number * 200)
         bench.start()
         check_flushed(bench)
         # Far more journal than a write-ahead log has room for.
-        for number in range(2000):
+        for number in range(1000):
             bench.write("s", f"many/g{number}", b"%d" % number)
         volume.fill()
         assert volume.full
@@ -125,7 +127,7 @@ def test_p10_root_and_state_on_a_full_disk(
         else:
             volume.free()
         bench.write("s", "after", b"after")
-        until(lambda: "after" in stored(bench), f"it goes on by itself: {bench.tail(5)}", within=15, pause=0.05)
+        until(lambda: "after" in stored(bench), f"it goes on by itself: {bench.tail(5)}", within=40, pause=0.1)
         check_flushed(bench)
         bench.kill()
         assert bench.falsely_clean("s") == []
@@ -138,13 +140,13 @@ def test_p10_the_state_folder_on_a_full_disk(tmp_path: Path, zygote: Zygote, obj
         bench.start()
         check_flushed(bench)
         volume.fill()
-        for number in range(3000):
+        for number in range(1500):
             bench.write("s", f"d{number % 10}/f{number}", b"%d" % number)
         flush_is_honest(bench)
         assert bench.alive(), bench.tail()
         assert bench.client.status().sessions
         volume.free()
-        until(lambda: len(stored(bench)) == 3001, f"all by itself: {bench.tail(5)}", within=40, pause=0.2)
+        until(lambda: len(stored(bench)) == 1501, f"all by itself: {bench.tail(5)}", within=40, pause=0.2)
         check_flushed(bench)
         bench.kill()
         assert bench.falsely_clean("s") == []
@@ -235,10 +237,12 @@ def test_p07_the_root_is_unmounted_and_mounted_again(
         assert bench.alive(), bench.tail()
         assert before <= stored(bench), "nothing is deleted"
         volume.mount()
-        (root / "s/d0/f0").unlink()
         bench.write("s", "back", b"back")
         until(lambda: "back" in stored(bench), f"it goes on by itself: {bench.tail(8)}", within=20, pause=0.05)
-        assert before - stored(bench) <= {"d0/f0"}
+        assert before <= stored(bench), "nothing is deleted"
+        check_flushed(bench)
+        (root / "s/d0/f0").unlink()
+        until(lambda: "d0/f0" not in stored(bench), "deletes are believed again", within=5)
         check_flushed(bench)
         bench.kill()
         assert bench.falsely_clean("s") == []
@@ -270,8 +274,9 @@ def test_p07_a_start_without_the_volume_deletes_nothing(
         assert len(stored(bench)) == 30
         assert bench.stop() in (0, 4)
         volume.mount()
-        (volume.path / "s/f1").unlink()
         bench.write("s", "f2", b"changed")
         bench.start()
+        check_flushed(bench)
+        (volume.path / "s/f1").unlink()
         check_flushed(bench)
         assert len(stored(bench)) == 29

@@ -31,6 +31,8 @@ def signalled(bench: Bench, number: signal.Signals) -> None:
 @pytest.mark.timeout(120)
 def test_p02_the_kernel_drops_events(bench: Bench) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for number in range(20):
+        (bench.root / f"s/d{number}").mkdir(parents=True)
     bench.write("s", "first", b"first")
     bench.start()
     assert bench.flush("s").stored
@@ -55,7 +57,7 @@ def test_p02_the_watcher_dies(bench: Bench, how: signal.Signals) -> None:
     for number in range(30):
         bench.write("s", f"d{number % 3}/f{number}", b"%d" % number)
     until(lambda: len(stored(bench)) == 31, f"all are stored unasked: {bench.tail(3)}", within=25, pause=0.05)
-    assert "watching again" in bench.log.read_text()
+    until(lambda: "watching again" in bench.log.read_text(), "the watcher is mended", within=15)
     bench.write("s", "after", b"heard again")
     until(lambda: "after" in stored(bench), "the new watcher hears", within=3, pause=0.02)
     assert bench.flush("s").stored

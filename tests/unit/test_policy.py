@@ -336,6 +336,7 @@ def entry(**changes):
         session="s",
         path="a",
         kind=Kind.FILE,
+        born=5,
         generation=5,
         synced=0,
         resident=True,
@@ -360,6 +361,7 @@ def test_an_object_may_be_there_if_somebody_tried_or_may_have_tried():
     assert not may_be_stored(entry(), opened_at=4)
     assert may_be_stored(entry(tried_at=NOW), opened_at=4)
     assert may_be_stored(entry(), opened_at=5)
+    assert may_be_stored(entry(generation=9), opened_at=5), "a later mark does not undo a try"
 
 
 # -- how many at once ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,516 @@
+"""Scanning a real directory against a real journal: every way in which a path can change, and what is made of it."""
+
+import os
+import shutil
+
+import pytest
+
+from cachesync.errors import RootHalted
+from cachesync.model import Kind
+from cachesync.watcher import Hint
+from tests.driving import Driven
+from tests.flat_store import FlatStore
+
+S = "s"
+
+
+class Desk:
+    """An engine over a session directory, and what the journal makes of it."""
+
+    def __init__(self, root):
+        self.root = root
+        self.session = root / S
+        self.session.mkdir(parents=True)
+        self.store = FlatStore()
+        self.driven = Driven(root, self.store)
+        self.scanner = self.driven.engine.scanner
+        self.entries = self.driven.engine.journal.entries
+
+    def write(self, path, text="text"):
+        place = self.session / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        return place
+
+    def scan(self, **options):
+        return self.scanner.scan(S, **options)
+
+    def dirty(self):
+        return {entry.path for entry in self.entries.walk(S) if entry.dirty}
+
+    def gone(self):
+        return {entry.path for entry in self.entries.walk(S) if entry.tombstone}
+
+    def known(self):
+        return {entry.path for entry in self.entries.walk(S)}
+
+    def entry(self, path):
+        return self.entries.entry(S, path)
+
+    def flush(self):
+        report = self.driven.flush(S)
+        assert report.stored, report
+        assert not self.dirty()
+        return report
+
+    def objects(self):
+        prefix = f"sessions/{S}/"
+        return {key[len(prefix) :] for key in self.store.objects} - {".cachesync/manifest.json"}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = Desk(tmp_path / "root")
+    yield desk
+    desk.driven.close()
+
+
+@pytest.fixture(params=["scan", "hint"])
+def see(desk, request):
+    """Let the scanner see what happened to some paths, by a scan or by hints."""
+
+    def see(*paths, hint=Hint.CHANGED | Hint.CLOSED):
+        if request.param == "scan":
+            desk.scan()
+        else:
+            desk.scanner.notice(S, dict.fromkeys(paths, hint))
+
+    return see
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_file_is_dirty_once(desk, see):
+    desk.write("a")
+    see("a")
+    first = desk.entry("a")
+    assert first.dirty
+    assert first.stat.size == 4
+    desk.scan()
+    assert desk.entry("a").generation == first.generation
+
+
+def test_nothing_changed_is_nothing_marked(desk):
+    for path in ("a", "d/b", "d/e/c"):
+        desk.write(path)
+    desk.flush()
+    generation = desk.driven.engine.journal.generation()
+    result = desk.scan(recheck=True)
+    assert (result.finished, result.marked, result.skipped, result.failures) == (True, 0, [], [])
+    assert desk.driven.engine.journal.generation() == generation
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda place: place.write_text("other and longer"),
+        lambda place: place.write_text("TEXT"),
+        lambda place: place.chmod(0o600),
+        lambda place: os.utime(place),
+        lambda place: os.truncate(place, 0),
+        lambda place: os.replace(shutil.copy(place, f"{place}.new"), place),
+    ],
+    ids=["longer", "same size", "chmod", "touch", "truncate", "replaced"],
+)
+def test_a_change_is_dirty(desk, see, change):
+    place = desk.write("a")
+    desk.flush()
+    change(place)
+    see("a")
+    assert "a" in desk.dirty()
+    desk.flush()
+    assert desk.store.objects["sessions/s/a"].data == place.read_bytes()
+
+
+def test_a_rewrite_of_same_size_and_mtime_is_seen_by_its_ctime(desk, see):
+    place = desk.write("a", "one")
+    desk.flush()
+    before = place.stat()
+    with open(place, "r+") as file:
+        file.write("two")
+        file.flush()
+        os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (place.stat().st_mtime_ns, place.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    see("a")
+    assert desk.dirty() == {"a"}
+    desk.flush()
+    assert desk.store.objects["sessions/s/a"].data == b"two"
+
+
+def test_a_touch_sends_nothing_and_is_in_the_manifest(desk):
+    place = desk.write("a")
+    desk.flush()
+    version = desk.store.objects["sessions/s/a"].info.version
+    os.utime(place, (1, 1))
+    desk.flush()
+    assert desk.store.objects["sessions/s/a"].info.version == version
+    assert b'"mtime_ns": 1000000000,' in desk.store.objects["sessions/s/.cachesync/manifest.json"].data
+
+
+def test_a_deleted_file_is_a_tombstone(desk, see):
+    desk.write("a")
+    desk.write("b")
+    desk.flush()
+    (desk.session / "a").unlink()
+    see("a", hint=Hint.GONE)
+    assert desk.gone() == {"a"}
+    desk.flush()
+    assert desk.objects() == {"b"}
+    assert desk.known() == {"b"}
+
+
+def test_a_file_that_was_never_stored_and_is_deleted_is_forgotten(desk):
+    desk.write("a")
+    desk.scan()
+    (desk.session / "a").unlink()
+    desk.flush()
+    assert desk.known() == set()
+    assert desk.objects() == set()
+
+
+def test_a_renamed_file_is_copied_in_the_store(desk):
+    desk.write("a", "content")
+    desk.flush()
+    os.rename(desk.session / "a", desk.session / "b")
+    desk.flush()
+    assert desk.objects() == {"b"}
+    assert desk.entry("b").stored.sha256
+
+
+def test_a_renamed_directory(desk, see):
+    desk.write("d/a")
+    desk.write("d/e/b")
+    desk.flush()
+    os.rename(desk.session / "d", desk.session / "f")
+    see("d", "f", hint=Hint.TREE | Hint.GONE)
+    assert desk.gone() == {"d/", "d/a", "d/e/", "d/e/b"}
+    assert desk.dirty() - desk.gone() == {"f/", "f/a", "f/e/", "f/e/b"}
+    desk.flush()
+    assert desk.objects() == {"f/a", "f/e/b"}
+
+
+def test_a_deleted_tree(desk, see):
+    desk.write("d/a")
+    desk.write("d/e/b")
+    desk.write("dd")
+    desk.flush()
+    shutil.rmtree(desk.session / "d")
+    see("d", hint=Hint.TREE | Hint.GONE)
+    assert desk.gone() == {"d/", "d/a", "d/e/", "d/e/b"}
+    desk.flush()
+    assert desk.objects() == {"dd"}
+
+
+# -- one kind for another --------------------------------------------------------------------------------------------------
+
+MAKE = {
+    "file": lambda place: place.write_text("new"),
+    "directory": lambda place: (place.mkdir(), (place / "in").write_text("in")),
+    "link": lambda place: place.symlink_to("elsewhere"),
+    "pipe": os.mkfifo,
+    "nothing": lambda place: None,
+}
+
+
+def remove(place):
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("new", MAKE)
+@pytest.mark.parametrize("old", MAKE)
+def test_whatever_takes_a_names_place(desk, see, old, new):
+    place = desk.session / "x"
+    desk.write("neighbour")
+    MAKE[old](place)
+    desk.flush()
+    remove(place)
+    MAKE[new](place)
+    see("x", hint=Hint.CHANGED | Hint.GONE | Hint.TREE)
+    desk.flush()
+    expected = {"file": {"x"}, "directory": {"x/in"}}.get(new, set())
+    assert desk.objects() == expected | {"neighbour"}
+    rows = {"file": {"x"}, "directory": {"x/", "x/in"}, "link": {"x"}}.get(new, set())
+    assert desk.known() == rows | {"neighbour"}
+    if new == "link":
+        assert desk.entry("x").kind is Kind.LINK
+        assert desk.entry("x").stat.target == "elsewhere"
+
+
+def test_a_file_replaced_by_a_link_after_an_upload_whose_answer_was_lost(desk):
+    """The object that nobody confirmed must not stay under the link's name."""
+    desk.write("x")
+    desk.scan()
+    from tests.flat_store import Fault
+
+    while "x" not in desk.objects():
+        desk.store.faults = {2: Fault.LOST_REPLY}
+        desk.driven.pump()
+        desk.driven.clock.push(1)
+    if desk.entry("x").stored is None:
+        (desk.session / "x").unlink()
+        (desk.session / "x").symlink_to("elsewhere")
+    desk.flush()
+    assert desk.objects() == set() or (desk.session / "x").is_file()
+
+
+def test_a_link_that_points_elsewhere_is_dirty(desk, see):
+    (desk.session / "l").symlink_to("a")
+    desk.flush()
+    (desk.session / "l").unlink()
+    (desk.session / "l").symlink_to("b")
+    see("l")
+    assert desk.dirty() == {"l"}
+    desk.flush()
+
+
+def test_what_is_special_is_skipped_and_said(desk):
+    os.mkfifo(desk.session / "pipe")
+    result = desk.scan()
+    assert [(s.path, s.reason) for s in result.skipped] == [("pipe", "a pipe")]
+    assert desk.known() == set()
+
+
+def test_a_name_of_ours_is_a_failure(desk):
+    desk.write(".cachesync/x")
+    result = desk.scan()
+    assert [f.path for f in result.failures] == [".cachesync"]
+    desk.scanner.notice(S, {".cachesync/x": Hint.CHANGED})
+    assert desk.known() == set()
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------------
+
+
+def test_ignored_paths_are_skipped_with_their_rule(desk, see):
+    desk.write(".cachesyncignore", "*.log\nbuild/\n")
+    see(".cachesyncignore")
+    desk.write("a.log")
+    desk.write("build/x")
+    desk.write("kept")
+    see("a.log", "build", "build/x", "kept")
+    assert desk.known() == {".cachesyncignore", "kept"}
+    assert {s.path for s in desk.scan().skipped} == {"a.log", "build"}
+
+
+def test_a_file_that_becomes_ignored_is_no_deletion(desk):
+    desk.write("a.log")
+    desk.write("build/x")
+    desk.flush()
+    desk.write(".cachesyncignore", "*.log\nbuild/\n")
+    desk.flush()
+    assert desk.gone() == set()
+    assert desk.objects() == {"a.log", "build/x", ".cachesyncignore"}
+
+
+def test_a_change_of_the_rules_counts_from_the_next_look(desk):
+    desk.write(".cachesyncignore", "*.log\n")
+    desk.write("a.log")
+    desk.scan()
+    assert desk.known() == {".cachesyncignore"}
+    desk.write(".cachesyncignore", "# nothing\n")
+    desk.flush()
+    assert "a.log" in desk.known()
+
+
+# -- what cannot be seen -----------------------------------------------------------------------------------------------------
+
+
+def test_a_directory_that_cannot_be_listed_is_a_failure_and_deletes_nothing(desk, monkeypatch):
+    desk.write("d/a")
+    desk.write("b")
+    desk.flush()
+    listing = os.scandir
+
+    def refuse(what):
+        if isinstance(what, int) and os.readlink(f"/proc/self/fd/{what}").endswith("/d"):
+            raise PermissionError(13, "Permission denied")
+        return listing(what)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = desk.scan()
+    assert [f.path for f in result.failures] == ["d/"]
+    assert desk.gone() == set()
+    report = desk.driven.flush(S)
+    assert not report.stored
+    assert report.exit_code == 1
+    assert desk.objects() == {"d/a", "b"}
+
+
+def test_an_unsettled_file_is_read_again_by_a_flush_and_by_a_close(desk):
+    place = desk.write("a", "one")
+    with open(place, "r+") as writer:
+        desk.driven.flush(S)
+        assert desk.entry("a").unsettled
+        assert desk.entries.unsettled(S) == ["a"]
+        assert not desk.dirty()
+        desk.scan()
+        assert not desk.dirty()
+        desk.scan(recheck=True)
+        assert desk.dirty() == {"a"}
+        desk.driven.flush(S)
+        writer.write("one")
+    desk.scanner.notice(S, {"a": Hint.CHANGED | Hint.CLOSED})
+    assert desk.dirty() == {"a"}
+    desk.flush()
+    desk.flush()
+    assert not desk.entry("a").unsettled
+
+
+def test_a_scan_that_runs_out_of_time_says_so(desk):
+    for number in range(5):
+        desk.write(f"d{number}/a")
+    asked = iter([False, False, True, True])
+    result = desk.scan(expired=lambda: next(asked))
+    assert not result.finished
+
+
+def test_many_entries_are_marked_in_batches(desk):
+    for number in range(2300):
+        (desk.session / f"f{number}").touch()
+    assert desk.scan().marked == 2300
+    assert len(desk.dirty()) == 2300
+
+
+# -- sessions ------------------------------------------------------------------------------------------------------------------
+
+
+def test_p07_a_removed_session_is_evicted_and_nothing_is_deleted(desk, see):
+    desk.write("a")
+    desk.write("d/b")
+    desk.flush()
+    desk.write("never stored")
+    desk.scan()
+    shutil.rmtree(desk.session)
+    see("", hint=Hint.TREE | Hint.GONE)
+    assert desk.gone() == set()
+    assert "never stored" not in desk.known()
+    assert not desk.entries.any_resident(S)
+    desk.driven.clock.push(100)
+    desk.driven.pump()
+    assert desk.driven.flush(S).stored
+    assert desk.objects() == {"a", "d/b"}
+
+
+def test_p07_a_session_directory_replaced_at_once_is_another(desk, see):
+    """ext4 gives the same inode number again."""
+    for _ in range(5):
+        desk.write("a")
+        desk.write("d/b")
+        desk.flush()
+        shutil.rmtree(desk.session)
+        desk.session.mkdir()
+        desk.write("new")
+        see("", hint=Hint.TREE | Hint.GONE)
+        assert desk.gone() == set()
+        desk.flush()
+        assert desk.objects() == {"a", "d/b", "new"}
+
+
+def test_p07_deletes_that_were_waiting_when_the_session_went_are_not_carried_out(desk):
+    desk.write("a")
+    desk.write("b")
+    desk.flush()
+    (desk.session / "a").unlink()
+    desk.scan()
+    assert desk.gone() == {"a"}
+    shutil.rmtree(desk.session)
+    desk.driven.clock.push(10)
+    desk.driven.pump()
+    desk.driven.clock.push(10)
+    desk.driven.pump()
+    assert desk.objects() == {"a", "b"}
+
+
+def test_a_session_that_comes_back_unchanged_costs_nothing(desk, tmp_path):
+    desk.write("a")
+    desk.write("d/b")
+    desk.flush()
+    os.rename(desk.session, tmp_path / "away")
+    desk.scan()
+    os.rename(tmp_path / "away", desk.session)
+    writes = desk.store.writes
+    desk.flush()
+    assert desk.store.writes - writes <= 1, "the manifest at most"
+    assert all(desk.entry(path).resident for path in ("a", "d/b", "d/"))
+
+
+def test_p03_a_change_that_was_not_sent_when_its_session_went_is_sent_when_it_comes_back(desk, tmp_path):
+    place = desk.write("a", "one")
+    desk.flush()
+    place.write_text("two")
+    desk.scan()
+    os.rename(desk.session, tmp_path / "away")
+    desk.scan()
+    os.rename(tmp_path / "away", desk.session)
+    desk.flush()
+    assert desk.store.objects["sessions/s/a"].data == b"two"
+
+
+def test_p03_another_writer_while_the_session_was_away(desk, tmp_path):
+    desk.write("a", "ours")
+    desk.flush()
+    os.rename(desk.session, tmp_path / "away")
+    desk.scan()
+    desk.store.foreign_put("sessions/s/a", b"theirs")
+    desk.driven.engine.learner.again(S)
+    os.rename(tmp_path / "away", desk.session)
+    desk.driven.flush(S)
+    assert desk.store.objects["sessions/s/a"].data == b"ours"
+    assert b"theirs" in [held.data for held in desk.store.objects.values()]
+
+
+def test_a_session_that_is_a_link_is_none(desk, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret").write_text("x")
+    (desk.root / "t").symlink_to(tmp_path / "elsewhere")
+    desk.scanner.notice("t", {"": Hint.TREE, "secret": Hint.CHANGED})
+    assert desk.driven.engine.journal.sessions.get("t") is None
+
+
+def test_names_that_are_no_sessions_are_left_alone(desk):
+    (desk.root / ".hidden").mkdir()
+    desk.scanner.notice(".hidden", {"a": Hint.CHANGED})
+    desk.scanner.notice("..", {"s/a": Hint.CHANGED})
+    assert desk.driven.engine.journal.sessions.names() == []
+
+
+@pytest.mark.parametrize("what", ["gone", "replaced", "a file"])
+def test_p07_a_root_that_is_not_the_one_that_was_opened_halts_everything(desk, tmp_path, what):
+    desk.write("a")
+    desk.flush()
+    os.rename(desk.root, tmp_path / "away")
+    if what == "replaced":
+        desk.session.mkdir(parents=True)
+    elif what == "a file":
+        desk.root.touch()
+    with pytest.raises(RootHalted):
+        desk.scan()
+    with pytest.raises(RootHalted):
+        desk.scanner.notice(S, {"a": Hint.GONE})
+    desk.driven.clock.push(100)
+    desk.driven.pump()
+    assert desk.objects() == {"a"}
+    shutil.rmtree(desk.root, ignore_errors=True) if what != "a file" else desk.root.unlink()
+    os.rename(tmp_path / "away", desk.root)
+    desk.flush()
+    assert desk.objects() == {"a"}
+
+
+def test_p07_deletes_wait_while_the_root_is_away(desk, tmp_path):
+    desk.write("a")
+    desk.write("b")
+    desk.flush()
+    (desk.session / "a").unlink()
+    desk.scan()
+    os.rename(desk.root, tmp_path / "away")
+    for _ in range(5):
+        desk.driven.clock.push(40)
+        desk.driven.pump()
+    assert desk.objects() == {"a", "b"}
+    os.rename(tmp_path / "away", desk.root)
+    desk.flush()
+    assert desk.objects() == {"b"}
