@@ -15,6 +15,7 @@ from cachesync.keys import manifest_key
 from cachesync.learn import Learner
 from cachesync.manifest import Summary
 from cachesync.model import Attributes, Version
+from cachesync.policy import Writer
 
 
 class Committer:
@@ -35,7 +36,7 @@ class Committer:
             return self._commit(session, state)
 
     def _commit(self, session: str, state: str) -> Summary:
-        self._learner.ensure(session)
+        self._learner.ensure(session, wait=True)
         key = manifest_key(self._c.prefix, session)
         row = self._c.journal.sessions.get(session)
         assert row is not None, "whoever commits has scanned it"  # noqa: S101 -- an invariant, not a check of input
@@ -52,7 +53,7 @@ class Committer:
                 return summary
             out.flush()
             with OpenFile(os.dup(out.fileno()), key) as file:
-                body = take(file, at_line_end=False).body
+                body = take(file, writer=Writer.CLOSED).body
                 metadata = {"sha256": body.sha256, "writer": self._c.journal.id}
                 attributes = Attributes("application/json", metadata)
                 try:

@@ -79,9 +79,9 @@ class Engine:
             urgent=self.uploader.is_urgent,
         )
         self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake)
-        learner = Learner(self.journal, self.store, config.prefix)
-        self.transfer = Transfer(context, self.scanner, learner)
-        self.committer = Committer(context, learner)
+        self.learner = Learner(self.journal, self.store, config.prefix)
+        self.transfer = Transfer(context, self.scanner, self.learner)
+        self.committer = Committer(context, self.learner)
         flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
         place = Place(str(config.root), config.store.shown, config.prefix)
         self.service = Service(
@@ -98,7 +98,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin to upload what is due."""
-        self.uploader.start(self.transfer)
+        self.uploader.start(self.transfer, self.learner.busy)
 
     def in_place(self) -> bool:
         """Whether the journal and the root are still the ones that were opened."""

@@ -62,6 +62,7 @@ class Flusher:
             scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
+                self._transfer.removal.recount(session)
             report = FlushReport(session, stored=False, skipped=scan.skipped)
             if scan.finished:
                 report = self._wait(session, report, scan, deadline)
@@ -116,7 +117,8 @@ class Flusher:
                 failed.append(Failure(entry.path, entry.error or "unknown"))
             else:
                 pending.append(Pending(entry.path, _reason(entry)))
-                if not entry.attempts and entry.due_at > now:  # put off for a writer, or for the settle of a new mark
+                tried = (entry.tried_at or 0.0) >= started
+                if not tried and entry.due_at > now:  # put off for a writer, or after a try that began before us
                     self._c.journal.work.postpone(entry, now)
                     self._uploader.wake()
         return failed, pending

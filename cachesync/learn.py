@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 from cachesync import manifest
-from cachesync.errors import ObjectNotFound
+from cachesync.errors import CacheSyncError, ObjectNotFound
 from cachesync.journal import Journal
 from cachesync.keys import from_key, manifest_key, session_prefix
 from cachesync.model import ObjectInfo, Stored, Version
@@ -21,6 +22,7 @@ from cachesync.store.base import ObjectStore
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
+_PAUSE = 0.5
 
 
 class Learner:
@@ -31,18 +33,44 @@ class Learner:
         self._store = store
         self._prefix = prefix
         self._locks: dict[str, threading.Lock] = {}
+        self._not_before: dict[str, float] = {}
 
-    def ensure(self, session: str) -> None:
-        """Learn the session unless that was done. Many callers wait for one. Raises StoreError."""
-        with self._locks.setdefault(session, threading.Lock()):
+    def busy(self) -> list[str]:
+        """Sessions that are being learned, or could not be a moment ago: nothing of them can be stored now."""
+        now = time.monotonic()
+        waiting = [name for name, until in list(self._not_before.items()) if until > now]
+        return [*waiting, *(name for name, lock in list(self._locks.items()) if lock.locked())]
+
+    def ensure(self, session: str, *, wait: bool = False) -> bool:
+        """Learn the session unless that was done. False, at once, if another thread is at it and not ``wait``.
+
+        Raises StoreError.
+        """
+        row = self._journal.sessions.get(session)
+        if row is None or row.learned:
+            return True
+        lock = self._lock(session)
+        if not lock.acquire(blocking=wait):
+            return False
+        try:
             row = self._journal.sessions.get(session)
             if row is not None and not row.learned:
                 self._learn(session)
+        except CacheSyncError:
+            self._not_before[session] = time.monotonic() + _PAUSE
+            raise
+        finally:
+            lock.release()
+        self._not_before.pop(session, None)
+        return True
 
     def again(self, session: str) -> None:
         """Learn what changed in the store since. Raises StoreError."""
-        with self._locks.setdefault(session, threading.Lock()):
+        with self._lock(session):
             self._learn(session)
+
+    def _lock(self, session: str) -> threading.Lock:
+        return self._locks.setdefault(session, threading.Lock())
 
     def _learn(self, session: str) -> None:
         try:

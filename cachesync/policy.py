@@ -93,16 +93,12 @@ def defer_for_writer(now: float, dirty_since: float, changed_at: float, writer: 
     return None if now >= limit else min(limit, now + SPACING)
 
 
-def is_unsettled(read_at: float, stat: FileStat, writer: Writer, granularity: float) -> bool:
-    """Whether a file's bytes may have changed after they were read without a trace in its stat.
-
-    Two ways lead there: a writer that has a page mapped (the kernel notes only the first store to it), and a file
-    system whose time stamps are coarser than the gap between our read and a write right after it.
-    """
-    age = read_at - stat.ctime_ns / 1e9
-    if writer is Writer.OPEN or age < granularity:
-        return True
-    return writer is Writer.UNKNOWN and age < LINGERING
+def is_unsettled(read_at: float, stat: FileStat, writer: Writer) -> bool:
+    """Whether a file's bytes may have changed after they were read without a trace in its stat: by a writer that has a
+    page mapped, since the kernel notes only the first store to it."""
+    if writer is Writer.UNKNOWN:
+        return read_at - stat.ctime_ns / 1e9 < LINGERING
+    return writer is Writer.OPEN
 
 
 class Reading(Enum):

@@ -43,8 +43,8 @@ class Removal:
             try:
                 self._c.store.delete(self._c.key(entry.session, entry.path), expect=version)
             except PreconditionFailed:
-                self._lose(entry)
-                return False
+                if not self._settle(entry):
+                    return False
             self.deleted[entry.session] += 1
             logger.info("deleted", extra={"session": entry.session, "path": entry.path})
         upload = self._c.journal.uploads.load(entry.session, entry.path)
@@ -87,6 +87,10 @@ class Removal:
             raise DeleteHeld("delete", entry.path, cause, mend)
         return belief is Belief.BELIEVED
 
+    def recount(self, session: str) -> None:
+        """Forget the session's numbers: somebody has confirmed its deletions."""
+        self._counted.pop(session, None)
+
     def _tombstones(self, session: str) -> Tombstones:
         """The session's numbers, counted at most ten times a second: a thousand deletions ask for the same ones."""
         known = self._counted.get(session)
@@ -108,17 +112,23 @@ class Removal:
         except (ObjectNotFound, Unstorable):
             return None
 
-    def _lose(self, entry: Entry) -> None:
-        """Another writer changed what was deleted here: its version wins, unless it is ours after a lost reply."""
-        info = self._c.store.head(self._c.key(entry.session, entry.path))
-        if self._rivals.is_ours(info):
-            self._c.store.delete(info.key, expect=info.version)
-            self.deleted[entry.session] += 1
-            self._c.journal.work.confirm_delete(entry)
-            return
+    def _settle(self, entry: Entry) -> bool:
+        """The object was not what we last knew; whether it is gone now.
+
+        Gone it may be by our own first request, whose answer was lost, and ours by a put whose answer was. Another
+        writer's version wins.
+        """
+        try:
+            info = self._c.store.head(self._c.key(entry.session, entry.path))
+            if self._rivals.is_ours(info):
+                self._c.store.delete(info.key, expect=info.version)
+                return True
+        except ObjectNotFound:
+            return True
         self._leave(entry, info)
         conflict = Conflict(entry.path, entry.path)
         self._c.journal.sessions.add_conflict(entry.session, conflict, None, self._c.clock())
+        return False
 
     def _leave(self, entry: Entry, info: ObjectInfo) -> None:
         """The object is another writer's and stays: as an evicted entry, or, where a link stands, unmentioned."""

@@ -7,6 +7,7 @@ after, and nothing is confirmed before the store said yes. Every write names the
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -62,21 +63,22 @@ class Transfer:
         self._scanner = scanner
         self._learner = learner
         self._rivals = Rivals(context)
-        self._removal = Removal(context, scanner, self._rivals)
+        self.removal = Removal(context, scanner, self._rivals)
         self.stored: Counter[str] = Counter()
-        self.deleted = self._removal.deleted
+        self.deleted = self.removal.deleted
         self.bytes_sent = 0
 
     def run(self, session: str, path: str) -> bool:
         """Do what the entry needs now, if it still needs anything; whether something was stored or deleted."""
-        self._learner.ensure(session)
+        if not self._learner.ensure(session):
+            return False  # somebody is at it; the uploader comes back when that is done
         entry = self._c.journal.entries.entry(session, path)
         if entry is None or not entry.dirty or entry.due_at > self._c.clock() + self._c.pace.settle:
             return False
         if entry.kind is Kind.FILE and not entry.tombstone:
             return self._put(entry)
         if entry.kind is Kind.FILE or entry.stored is not None:
-            return self._removal.delete(entry)
+            return self.removal.delete(entry)
         return False
 
     def _put(self, entry: Entry) -> bool:
@@ -86,6 +88,7 @@ class Transfer:
             self._scanner.look_again(entry)
             return False
         with file:
+            self._await_tick(file)
             now = self._c.clock()
             writer = _writer(entry, file, now)
             flushing = self._c.urgent(entry.session)
@@ -98,12 +101,12 @@ class Transfer:
                     self._c.journal.work.postpone(entry, later)
                     return False
             cut = cuts_at_line_end(entry.path) and writer is Writer.OPEN and not flushing
-            snapshot = take(file, at_line_end=cut)
+            snapshot = take(file, at_line_end=cut, writer=writer)
             if snapshot.cut and not snapshot.body.size:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
                 return False
             stored, sent = self._send(entry, key, snapshot)
-            unsettled = is_unsettled(now, snapshot.stat, writer, self._c.granularity)
+            unsettled = is_unsettled(now, snapshot.stat, writer)
         self._c.journal.work.confirm(
             entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
         )
@@ -111,6 +114,8 @@ class Transfer:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
         if snapshot.grew:
             self._scanner.look_again(entry)
+        if not (sent and snapshot.body.part_sha256):
+            self._give_up_upload(entry)
         if sent:
             self.stored[entry.session] += 1
             self.bytes_sent += stored.size
@@ -118,6 +123,18 @@ class Transfer:
             facts = {"session": entry.session, "path": entry.path, "size": stored.size, "uri": uri}
             logger.info("stored", extra=facts | {"duration": round(self._c.clock() - now, 4)})
         return sent
+
+    def _give_up_upload(self, entry: Entry) -> None:
+        """Free the parts of an upload of what the file held before."""
+        if (upload := self._c.journal.uploads.load(entry.session, entry.path)) is not None:
+            self._c.store.discard(upload)
+            self._c.journal.uploads.drop(entry.session, entry.path)
+
+    def _await_tick(self, file: OpenFile) -> None:
+        """Where time stamps are coarse, read a file only when a later write is sure to get another one."""
+        age = self._c.clock() - file.stat.ctime_ns / 1e9
+        if 0 <= age < self._c.granularity:
+            time.sleep(self._c.granularity - age)
 
     def _send(self, entry: Entry, key: str, snapshot: Snapshot) -> tuple[Stored, bool]:
         """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""

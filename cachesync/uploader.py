@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from cachesync.errors import (
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _NO_LIMIT = 2**62
 _IDLE = 5.0
+_SOON = 0.2
 _BUFFER = 128
 _MEMORY = 64 * MIB
 
@@ -57,13 +58,15 @@ class Uploader:
         self.small_first = False
         self.no_bucket: NoSuchBucket | None = None
         self.transfer: Transfer | None = None
+        self._waiting: Callable[[], Collection[str]] = list
         self._thread = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
 
     # -- for everybody -------------------------------------------------------------------------------------------------
 
-    def start(self, transfer: Transfer) -> None:
-        """Begin to work."""
+    def start(self, transfer: Transfer, waiting: Callable[[], Collection[str]]) -> None:
+        """Begin to work; ``waiting`` names the sessions of which nothing can be stored now."""
         self.transfer = transfer
+        self._waiting = waiting
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
@@ -151,6 +154,8 @@ class Uploader:
                 return _IDLE
         if not self._ready and not self._refill(now):
             due = self._journal.work.next_due(now)
+            if self._waiting():
+                return min(_SOON, due - now) if due is not None else _SOON
             return _IDLE if due is None else min(_IDLE, due - now)
         with self._changed:
             while self._ready and free > 0 and not self._stopping:
@@ -174,7 +179,10 @@ class Uploader:
             large = sum(1 for size in self._in_flight.values() if size > PART_SIZE)
         rest = self._most_large - large
         largest = _NO_LIMIT if rest > 0 else PART_SIZE
-        for work in self._journal.work.due(now, _BUFFER + len(busy), largest=largest, small_first=self.small_first):
+        due = self._journal.work.due(
+            now, _BUFFER + len(busy), largest=largest, small_first=self.small_first, without=self._waiting()
+        )
+        for work in due:
             if work[:2] in busy:
                 continue
             if work[2] > PART_SIZE:
@@ -204,13 +212,14 @@ class Uploader:
 
     def _run(self, session: str, path: str) -> None:
         assert self.transfer is not None, "start() sets it"  # noqa: S101 -- an invariant, not a check of input
+        begun = self._clock()
         try:
             sent = self.transfer.run(session, path)
         except JournalUnavailable as error:
             logger.warning("%s", error, extra={"session": session, "path": path})
             self._hold_off()
         except Exception as error:  # noqa: BLE001 -- whatever it was, the entry must be tried again
-            self._judge(session, path, error)
+            self._judge(session, path, error, begun)
         else:
             if sent:
                 with self._changed:
@@ -222,8 +231,8 @@ class Uploader:
                 self._look_now = True
                 self._changed.notify_all()
 
-    def _judge(self, session: str, path: str, error: Exception) -> None:
-        """A try failed: note it in the journal, with when to try again."""
+    def _judge(self, session: str, path: str, error: Exception, begun: float) -> None:
+        """A try failed: note it in the journal, with when it began and when to try again."""
         now = self._clock()
         with self._changed:
             if isinstance(error, StoreSlowDown):
@@ -246,7 +255,7 @@ class Uploader:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, CacheSyncError):
                 reason = error.advice if verdict.failed else error.reason
-            self._journal.work.fail(entry, now=now, due_at=due_at, error=reason, failed=verdict.failed)
+            self._journal.work.fail(entry, tried_at=begun, due_at=due_at, error=reason, failed=verdict.failed)
         except CacheSyncError as second:
             logger.warning("%s", second, extra={"session": session, "path": path})
             self._hold_off()

@@ -42,7 +42,8 @@ class Held:
 
 
 class FlatStore:
-    """``faults`` maps the number of a request from now (0 is the next) to what happens to it; ``down`` is an outage.
+    """``faults`` maps the number of a request from now (0 is the next), or a verb, to what happens to it once; ``down``
+    is an outage.
 
     ``watch`` is called before each change of an object, with its key, what it was and what it will be.
     """
@@ -50,7 +51,7 @@ class FlatStore:
     def __init__(self) -> None:
         self.objects: dict[str, Held] = {}
         self.deleted_by: dict[str, str] = {}
-        self.faults: dict[int, Fault] = {}
+        self.faults: dict[int | str, Fault] = {}
         self.down = False
         self.requests = 0
         self.writes = 0
@@ -156,8 +157,8 @@ class FlatStore:
         """Count a request, and fail it before its effect or give back what happens after it."""
         with self._lock:
             self.requests += 1
-            fault = self.faults.pop(0, None)
-            self.faults = {number - 1: what for number, what in self.faults.items()}
+            fault = self.faults.pop(0, None) or self.faults.pop(verb, None)
+            self.faults = {at - 1 if isinstance(at, int) else at: what for at, what in self.faults.items()}
         if fault is Fault.CRASH_BEFORE:
             raise Crash
         if self.down:

@@ -58,6 +58,11 @@ def _walk(directory: int, path: str, flags: int) -> int:
         os.close(held)
 
 
+def reopen(held: int) -> int:
+    """Open for reading the very file that an O_PATH descriptor holds."""
+    return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
 def birth_ns(directory: int, name: str) -> int | None:
     """When a file was made, in nanoseconds since the epoch, or None where the file system does not say (statx(2))."""
     if not _LINUX:

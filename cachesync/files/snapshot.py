@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cachesync.errors import FileChanging
 from cachesync.files.tree import OpenFile
 from cachesync.model import FileStat
-from cachesync.policy import Reading, judge_reading, part_size
+from cachesync.policy import Reading, Writer, judge_reading, part_size
 
 _CHUNK = 1024 * 1024
 
@@ -79,13 +79,16 @@ class Snapshot:
     cut: bool
 
 
-def take(file: OpenFile, *, at_line_end: bool) -> Snapshot:
+def take(file: OpenFile, *, at_line_end: bool = False, writer: Writer = Writer.UNKNOWN) -> Snapshot:
     """Read a file as it is at one moment, up to its last line end if ``at_line_end``.
 
-    Small files are held in memory, large ones are read again when they are sent, so the file must stay open until then.
-    Raises FileChanging if it changed in another way than growing.
+    A write(2) that began before the first stat has set the times already and may still be copying its bytes: it is
+    waited for, and where ``writer`` is not known to be closed the bytes must read the same twice. Small files are held
+    in memory, large ones are read again when they are sent, so the file must stay open until then. Raises FileChanging
+    if it changed in another way than growing.
     """
     before = file.restat()
+    file.await_write()
     size = before.size
     if at_line_end:
         size = _last_line_end(file, size)
@@ -99,7 +102,8 @@ def take(file: OpenFile, *, at_line_end: bool) -> Snapshot:
     else:
         body = FileBody(file, size, parts)
     reading = judge_reading(before, file.restat())
-    if reading is Reading.TORN or (reading is Reading.GREW and not _same_prefix(file, body)):
+    doubted = reading is Reading.GREW or writer is not Writer.CLOSED
+    if reading is Reading.TORN or (doubted and not _same_prefix(file, body)):
         raise FileChanging("read", file.path, "it was rewritten while it was being read")
     return Snapshot(body, before, grew=reading is Reading.GREW, cut=size < before.size)
 

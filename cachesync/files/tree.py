@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as st
@@ -12,11 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
-from cachesync.files.beneath import birth_ns, open_beneath, writer_of
+from cachesync.files.beneath import birth_ns, open_beneath, reopen, writer_of
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Kind, Skipped
 from cachesync.policy import Writer
 
+_LONGEST_IGNORE = 1024 * 1024
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _SPECIAL = {
     st.S_IFIFO: "a pipe",
@@ -46,6 +48,12 @@ class OpenFile:
     def restat(self) -> FileStat:
         """The file's stat now."""
         return _to_stat(os.fstat(self.descriptor), None)
+
+    def await_write(self) -> None:
+        """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading
+        does not on ext4 (ext4_seek_data, btrfs_file_llseek, shmem_file_llseek; XFS locks its reads anyway)."""
+        with contextlib.suppress(OSError):
+            os.lseek(self.descriptor, 0, os.SEEK_DATA)
 
     def writer(self) -> Writer:
         """Whether some process has it open for writing."""
@@ -153,8 +161,7 @@ class Tree:
         try:
             directory = open_beneath(self._root, parent, os.O_PATH | os.O_DIRECTORY)
             try:
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                return _classify(found, path, directory, name)
+                return _examine(directory, name, path)
             finally:
                 os.close(directory)
         except OSError as error:
@@ -177,55 +184,64 @@ class Tree:
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
-                    self._add(listing, entry, directory, descriptor)
+                    try:
+                        found = _examine(descriptor, entry.name, directory + entry.name)
+                    except OSError as error:
+                        if error.errno in _ABSENT:  # deleted since it was listed
+                            continue
+                        raise
+                    if isinstance(found, Skipped):
+                        listing.special.append(found)
+                    else:
+                        listing.found[entry.name] = found
         except OSError as error:
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         finally:
             os.close(descriptor)
         return listing
 
-    def _add(self, listing: Listing, entry: os.DirEntry[str], directory: str, descriptor: int) -> None:
-        path = directory + entry.name
-        try:
-            found = _classify(entry.stat(follow_symlinks=False), path, descriptor, entry.name)
-        except OSError as error:
-            if error.errno in _ABSENT:  # deleted since it was listed
-                return
-            raise
-        if isinstance(found, Skipped):
-            listing.special.append(found)
-        else:
-            listing.found[entry.name] = found
-
     def open(self, session: str, path: str) -> OpenFile | None:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
         try:
-            descriptor = open_beneath(self._root, f"{session}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            held = open_beneath(self._root, f"{session}/{path}", os.O_PATH)
+            try:
+                if not st.S_ISREG(os.fstat(held).st_mode):
+                    return None
+                # Only now, and by what is held: opening a pipe would let a writer through that waits at it.
+                return OpenFile(reopen(held), path)
+            finally:
+                os.close(held)
         except OSError as error:
-            if error.errno in _ABSENT or error.errno == errno.ENXIO:
+            if error.errno in _ABSENT:
                 return None
             raise FileUnreadable("open", path, error.strerror) from error
-        if not st.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            return None
-        return OpenFile(descriptor, path)
 
     def ignore_text(self, session: str | None) -> str:
         """The text of ``.cachesyncignore`` in a session, or in the root (None); empty if there is none."""
-        where = f"{session}/.cachesyncignore" if session else ".cachesyncignore"
         try:
-            descriptor = open_beneath(self._root, where, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:
+            file = self.open(session or ".", ".cachesyncignore")
+        except FileUnreadable:
             return ""
-        with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(1024 * 1024) if st.S_ISREG(os.fstat(descriptor).st_mode) else ""
+        if file is None:
+            return ""
+        with file:
+            return file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
 
 
-def _classify(found: os.stat_result, path: str, directory: int, name: str) -> FileStat | Skipped:
-    kind = st.S_IFMT(found.st_mode)
-    if kind in _SPECIAL:
-        return Skipped(path, _SPECIAL[kind])
-    return _to_stat(found, os.readlink(name, dir_fd=directory) if kind == st.S_IFLNK else None)
+def _examine(directory: int, name: str, path: str) -> FileStat | Skipped:
+    """What ``name`` is in an open directory. A link that becomes something else meanwhile is looked at again."""
+    while True:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        kind = st.S_IFMT(found.st_mode)
+        if kind in _SPECIAL:
+            return Skipped(path, _SPECIAL[kind])
+        if kind != st.S_IFLNK:
+            return _to_stat(found, None)
+        try:
+            return _to_stat(found, os.readlink(name, dir_fd=directory))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def _to_stat(found: os.stat_result, target: str | None) -> FileStat:

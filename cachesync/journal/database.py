@@ -31,18 +31,19 @@ class Database:
         self._lock = threading.RLock()
         self._read_lock = threading.RLock()
         try:
-            self._writer = self._connect()
+            self._writer = self._connect(create=True)
             self._check()
             self._migrate()
             self._reader = self._connect()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _translate(error, "open the journal", path) from error
         stat = os.stat(path)
         self._identity = (stat.st_dev, stat.st_ino)
         self._damaged = False
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+    def _connect(self, *, create: bool = False) -> sqlite3.Connection:
+        address = f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+        connection = sqlite3.connect(address, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA journal_size_limit=16777216")
@@ -103,20 +104,17 @@ class Database:
     def _translated(self, operation: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             translated = _translate(error, operation, self.path)
             self._damaged = self._damaged or isinstance(translated, JournalDamaged)
             raise translated from error
 
     def stream(self, sql: str, values: Row = ()) -> Iterator[Row]:
         """The rows of one snapshot, a thousand at a time, on a connection of their own."""
-        connection = self._connect()
-        try:
+        with self._translated("read the journal"), contextlib.closing(self._connect()) as connection:
             cursor = connection.execute(sql, values)
             while rows := cursor.fetchmany(1000):
                 yield from rows
-        finally:
-            connection.close()
 
     def in_place(self) -> bool:
         """Whether the file that is open is still the one at its path, and was sound at every use."""
@@ -133,11 +131,18 @@ class Database:
             self._writer.close()
 
 
-def _translate(error: sqlite3.Error, operation: str, path: Path) -> JournalDamaged | JournalUnavailable:
-    """SQLite says OperationalError where the surroundings are at fault, DatabaseError where the file is; a schema that
-    is not ours is the file's fault too (https://www.sqlite.org/rescode.html)."""
-    surroundings = isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError | sqlite3.ProgrammingError)
-    if surroundings and "no such" not in str(error):
+_SURROUNDINGS = {
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_MISUSE,
+}  # fmt: skip
+"""Result codes that speak of the disk or of other processes; all others speak of the file (sqlite.org/rescode.html)."""
+
+
+def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged | JournalUnavailable:
+    closed = isinstance(error, sqlite3.ProgrammingError)
+    code = getattr(error, "sqlite_errorcode", None)
+    if closed or (code is not None and code & 0xFF in _SURROUNDINGS):
         return JournalUnavailable(operation, str(path), error)
     return JournalDamaged(operation, str(path), error)
 

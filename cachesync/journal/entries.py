@@ -15,6 +15,8 @@ INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, c
 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
 ON CONFLICT DO UPDATE SET
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
+    etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file'
+                AND (tried_at IS NOT NULL OR born <= ?15) THEN '' ELSE etag END,
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
     closed = ?12, due_at = ?13, resident = 1, gone_at = NULL, attempts = 0, error = NULL, failed = 0
 """
@@ -44,7 +46,7 @@ class Entries:
                     continue
                 target = None if s.target is None else os.fsencode(s.target)
                 values = (s.kind, generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target, mark.closed)
-                seen.append((number, *split(mark.path), *values, mark.due_at, now))
+                seen.append((number, *split(mark.path), *values, mark.due_at, now, self._ledger.opened_at))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
             db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
@@ -151,7 +153,8 @@ class Entries:
     def failures(self, name: str, limit: int) -> list[Entry]:
         """Entries that will not work until somebody changes something."""
         rows = self._ledger.db.all(
-            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND synced < generation AND failed = 1 LIMIT ?",
+            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty"
+            " WHERE session = ? AND synced < generation AND failed = 1 LIMIT ?",
             (self._ledger.id(name), limit),
         )
         return [to_entry(name, row) for row in rows]

