@@ -74,7 +74,7 @@ class Attendant:
         self._hinted.set()
         self._scan_asked.set()
         self.watcher.stop()
-        for thread in self._threads:
+        for thread in self._threads[:2]:  # the third may wait for the store
             if thread.is_alive():
                 thread.join(timeout=2)
 

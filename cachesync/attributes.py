@@ -7,6 +7,7 @@ does (the decimal st_mode). Metadata values are ASCII, as HTTP headers are.
 from __future__ import annotations
 
 import mimetypes
+import re
 import stat
 from datetime import UTC, datetime
 
@@ -21,6 +22,11 @@ _TYPES = {
     ".html": "text/html",
 }
 """The design note's own list; it wins over mimetypes."""
+
+_MTIME = re.compile(r"(-?)([0-9]{1,18})(?:\.([0-9]+))?", re.ASCII)
+_MODE = re.compile(r"[0-9]{1,7}", re.ASCII)
+_END_OF_TIME = 2**63
+"""Nanoseconds in which a disk, and the journal, count times."""
 
 _ARTIFACT_NAMES = {"dashboard": "dashboard", "foundation": "foundation"}
 
@@ -68,28 +74,35 @@ def for_file(entry: Entry, read: FileStat, sha256: str, writer: str) -> Attribut
 
 def format_mtime(mtime_ns: int) -> str:
     """Nanoseconds since the epoch as decimal seconds, without a float's rounding."""
-    seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
-    return f"{seconds}.{nanoseconds:09d}"
+    seconds, nanoseconds = divmod(abs(mtime_ns), 1_000_000_000)
+    return f"{'-' if mtime_ns < 0 else ''}{seconds}.{nanoseconds:09d}"
 
 
 def parse_mtime(text: str) -> int | None:
-    """The inverse of ``format_mtime``; also whole seconds. None for anything else."""
-    seconds, _, fraction = text.partition(".")
-    try:
-        return int(seconds) * 1_000_000_000 + int((fraction + "0" * 9)[:9])
-    except ValueError:
+    """The inverse of ``format_mtime``; also whole seconds. None for anything else, or a time that no disk can have."""
+    match = _MTIME.fullmatch(text)
+    if match is None:
         return None
+    sign, seconds, fraction = match.groups()
+    mtime = int(seconds) * 1_000_000_000 + int(((fraction or "") + "0" * 9)[:9])
+    return (-mtime if sign else mtime) if mtime < _END_OF_TIME else None
+
+
+def parse_mode(text: str) -> int | None:
+    """The permission bits of a decimal st_mode, as s3fs-fuse writes it; None for anything else."""
+    return stat.S_IMODE(int(text)) if _MODE.fullmatch(text) else None
 
 
 def to_stored(info: ObjectInfo, *, fallback_mode: int = 0o644) -> Stored:
-    """An object as the journal keeps it; what its metadata does not say is taken from the store's own facts."""
+    """An object as the journal keeps it; what its metadata does not say, or says in no way that makes sense, is taken
+    from the store's own facts."""
     mtime = parse_mtime(info.metadata.get("mtime", ""))
-    mode = info.metadata.get("mode", "")
+    mode = parse_mode(info.metadata.get("mode", ""))
     return Stored(
         version=info.version,
         size=info.size,
         sha256=info.sha256,
         mtime_ns=int(info.modified * 1e9) if mtime is None else mtime,
-        mode=stat.S_IMODE(int(mode)) if mode.isdecimal() else fallback_mode,
+        mode=fallback_mode if mode is None else mode,
         stored_at=info.modified,
     )

@@ -35,6 +35,7 @@ _REPLACED = 2
 what is being remounted is back by then."""
 
 _SHOWN = 20
+_DRAINS = 64
 
 
 @contextlib.contextmanager
@@ -211,7 +212,7 @@ class Daemon:
                 logger.warning("left: %d more", len(left) - _SHOWN, extra={"session": name})
             return len(left)
 
-        with ThreadPoolExecutor(8, thread_name_prefix="drain") as pool:
+        with ThreadPoolExecutor(_DRAINS, thread_name_prefix="drain") as pool:
             left = sum(pool.map(flush, names))
         if left:
             logger.warning("%d paths are not stored; the next start, or cachesync flush --all, goes on", left)

@@ -68,8 +68,9 @@ def from_key(prefix: str, session: str, key: str) -> str | None:
     if not key.startswith(start) or is_reserved(path):
         return None
     try:
+        path.encode()
         return check_path(path)
-    except UsageError:
+    except (UsageError, UnicodeEncodeError):
         return None
 
 

@@ -109,7 +109,8 @@ class Learner:
 
 def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:
     """A listed object, with what the manifest knows of that very version."""
+    version = Version(info.version.etag)
     row = found.files.get(path) if found is not None else None
-    if row is None or row["version"] != info.version.etag or row["size"] != info.size:
-        row = {"sha256": None, "mode": 0o644, "mtime_ns": int(info.modified * 1e9)}
-    return Stored(Version(info.version.etag), info.size, row["sha256"], row["mtime_ns"], row["mode"], info.modified)
+    if row is None or (row.etag, row.size) != (version.etag, info.size):
+        return Stored(version, info.size, None, int(info.modified * 1e9), 0o644, info.modified)
+    return Stored(version, info.size, row.sha256, row.mtime_ns, row.mode, info.modified)

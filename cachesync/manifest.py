@@ -6,8 +6,11 @@ reader that finds it knows what a complete session contains; one that finds none
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +18,7 @@ from typing import IO, Any
 
 from cachesync.attributes import format_mtime, parse_mtime
 from cachesync.errors import UsageError
-from cachesync.keys import check_path
+from cachesync.keys import check_path, is_reserved
 from cachesync.model import Entry, FileStat, Kind, Version
 from cachesync.reports import Failure
 from cachesync.store.base import ObjectStore
@@ -23,6 +26,7 @@ from cachesync.store.base import ObjectStore
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+_DIGEST = re.compile("[0-9a-f]{64}")
 _LARGEST = 64 * 1024 * 1024
 
 
@@ -91,11 +95,22 @@ def _row(entry: Entry) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """What a manifest says of a file: of its version ``etag``."""
+
+    etag: str
+    size: int
+    sha256: str | None
+    mtime_ns: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """A manifest as it stands in the store. ``entries`` maps a file's path to its row, as far as rows make sense."""
+    """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only."""
 
     version: Version
-    files: dict[str, dict[str, Any]]
+    files: dict[str, ManifestFile]
     others: list[tuple[str, FileStat]]
 
 
@@ -111,24 +126,54 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
         if len(data) > _LARGEST:
             logger.warning("the manifest %s is larger than %d bytes: what it says is passed over", key, _LARGEST)
             return FoundManifest(download.info.version, {}, [])
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, ManifestFile] = {}
     others: list[tuple[str, FileStat]] = []
     for row in _rows(bytes(data)):
-        try:
-            path = check_path(str(row["path"]))
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError):
+            path = _path(row["path"])
+            mtime = _mtime(row)
             if row["type"] == Kind.FILE:
-                files[path] = {"version": str(row["version"]), "sha256": row["sha256"], "mode": int(row["mode"], 8)} | {
-                    "mtime_ns": _mtime(row),
-                    "size": int(row["size"]),
-                }
+                files[path] = ManifestFile(str(row["version"]), _size(row), _sha256(row), mtime, _mode(row))
             elif row["type"] == Kind.LINK:
-                others.append((path, FileStat(Kind.LINK, 0, _mtime(row), 0, 0, 0o777, str(row["target"]))))
+                others.append((path, FileStat(Kind.LINK, 0, mtime, 0, 0, 0o777, _target(row))))
             elif row["type"] == Kind.DIRECTORY:
-                stat = FileStat(Kind.DIRECTORY, 0, _mtime(row), 0, 0, int(row["mode"], 8))
-                others.append((path + "/", stat))
-        except (KeyError, TypeError, ValueError, UsageError):
-            continue
+                others.append((path + "/", FileStat(Kind.DIRECTORY, 0, mtime, 0, 0, _mode(row))))
     return FoundManifest(download.info.version, files, others)
+
+
+def _path(path: str) -> str:
+    path.encode()
+    if is_reserved(check_path(path)):
+        raise ValueError(path)
+    return path
+
+
+def _target(row: dict[str, Any]) -> str:
+    target: str = row["target"]
+    if not target.encode() or "\0" in target:
+        raise ValueError(target)
+    return target
+
+
+def _size(row: dict[str, Any]) -> int:
+    size: int = row["size"]
+    if type(size) is not int or not 0 <= size < 2**63:
+        raise ValueError(size)
+    return size
+
+
+def _sha256(row: dict[str, Any]) -> str | None:
+    digest: str | None = row["sha256"]
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise ValueError(digest)
+    return digest
+
+
+def _mode(row: dict[str, Any]) -> int:
+    mode = int(row["mode"], 8)
+    if mode != stat.S_IMODE(mode):
+        raise ValueError(mode)
+    return mode
 
 
 def _mtime(row: dict[str, Any]) -> int:

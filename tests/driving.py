@@ -1,4 +1,4 @@
-"""An engine without threads: the real parts, with the caller as the pool of transfers and a clock that can be pushed on.
+"""An engine without threads: the real parts, with the caller as the pool of transfers and a clock to push on.
 
 ``Uploader`` decides what is due and judges what failed as always; only who runs a transfer is another, so a test is
 deterministic, makes no pauses, and a ``Crash`` in the middle of a request reaches the test.
@@ -107,7 +107,7 @@ class Driven:
                 yield db
                 if number == 1:
                     raise Crash
-            if number == 2:  # noqa: PLR2004
+            if number == 2:
                 raise Crash
 
         database.write = counted  # type: ignore[method-assign]

@@ -137,7 +137,7 @@ class FlatStore:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    # -- as another writer does ------------------------------------------------------------------------------------------
+    # -- as another writer does ----------------------------------------------------------------------------------------
 
     def foreign_put(self, key: str, data: bytes, *, digest: bool = True) -> None:
         """Another writer's unconditional PUT; without ``digest`` as a tool does that sends no checksum."""
@@ -151,7 +151,7 @@ class FlatStore:
             if self.objects.pop(key, None) is not None:
                 self.deleted_by[key] = "another"
 
-    # -- small things ------------------------------------------------------------------------------------------------------
+    # -- small things --------------------------------------------------------------------------------------------------
 
     def _begin(self, verb: str, key: str) -> Callable[[], None]:
         """Count a request, and fail it before its effect or give back what happens after it."""
@@ -185,9 +185,7 @@ class FlatStore:
         if (held and held.info.version) != expect:
             raise PreconditionFailed(verb, key)
 
-    def _place(
-        self, key: str, data: bytes, attributes: Attributes, writer: str, *, digest: bool = True
-    ) -> ObjectInfo:
+    def _place(self, key: str, data: bytes, attributes: Attributes, writer: str, *, digest: bool = True) -> ObjectInfo:
         sha256 = hashlib.sha256(data).hexdigest() if digest else None
         version = Version(f"v{next(self._numbers)}")
         metadata = dict(attributes.metadata)

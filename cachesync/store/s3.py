@@ -104,6 +104,7 @@ class S3Store:
         self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
     ) -> ObjectInfo:
         """Store ``body``: one request, or several at once for a body in parts. The store checks its SHA-256."""
+        self._probe.check_name(key)
         conditional = self.check_conditional()
         try:
             if body.part_sha256:

@@ -1,10 +1,11 @@
-"""Whether an S3 server keeps to the conditions of writes: asked with one write that must fail."""
+"""What an S3 server does otherwise than AWS, asked once each: does it keep to conditions, and to names?"""
 
 from __future__ import annotations
 
 import threading
+from urllib.parse import unquote
 
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreDenied
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreDenied, Unstorable
 from cachesync.store import s3_fields as fields
 from cachesync.store.s3_client import S3Client
 from cachesync.store.s3_errors import NotSupported
@@ -20,6 +21,7 @@ class Probe:
         self._key = key
         self._lock = threading.Lock()
         self.answer: bool | None = None
+        self._keeps_names: bool | None = None
 
     def ask(self) -> bool:
         """The answer; asks the store the first time. Nothing stays at the probe's key.
@@ -42,3 +44,27 @@ class Probe:
             return False
         self._client.call("remove", self._key, "delete_object", Key=self._key)
         return False
+
+    def check_name(self, key: str) -> None:
+        """Raise Unstorable for a key that this store would turn into another: SeaweedFS takes a backslash for a slash.
+
+        The first key with a backslash costs three requests, all others none.
+        """
+        if "\\" not in key:
+            return
+        if self._keeps_names is None:
+            with self._lock:
+                if self._keeps_names is None:
+                    self._keeps_names = self._try_name()
+        if not self._keeps_names:
+            raise Unstorable("store", key, "this store takes a backslash for a slash")
+
+    def _try_name(self) -> bool:
+        name = self._key + "\\name"
+        try:
+            self._client.call("try the name", name, "put_object", Key=name, Body=b"")
+        except StoreDenied:
+            return True
+        listed = self._client.call("list", name, "list_objects_v2", Prefix=self._key, EncodingType="url")
+        self._client.call("remove", name, "delete_object", Key=name)
+        return any(unquote(found["Key"]) == name for found in listed.get("Contents", ()))

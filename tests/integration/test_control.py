@@ -60,7 +60,7 @@ STORED = FlushReport(
 RECEIPT = [ReceiptLine("a", "sessions/demo/a", 10, "ab" * 32, '"etag"', None)]
 FAILED = FlushReport("bad", stored=False, failed=[Failure("x", "denied")], pending=[Pending("y", "in flight")])
 LATE = FlushReport("late", stored=False, pending=[Pending("y", "in flight")])
-DEMO = SessionStatus("demo", "open", 2, 10, 1, 5, 1, 1, 0, 1.5, [Failure("x", "denied")])
+DEMO = SessionStatus("demo", "open", 2, 10, 1, 5, 1, 1, 0, 0, 1.5, [Failure("x", "denied")])
 
 
 class FakeVerbs:
@@ -94,7 +94,7 @@ class FakeVerbs:
 
     def explain(self, session: str, path: str) -> Story:
         self._ask("explain", session, path)
-        return Story(session, path, "dirty", 3, 2, 5, 1.0, 2.0, 1, 1.5, "denied", None, None, None, None, None)
+        return Story(session, path, "file", "dirty", 3, 2, 5, 1.0, 2.0, 1, 1.5, "denied", None, None, None, None, None)
 
     def retry(self, session: str | None = None) -> int:
         self._ask("retry", session)

@@ -61,7 +61,7 @@ def meanwhile(action):
         try:
             while not stop.is_set():
                 action()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - shown below
             errors.append(error)
 
     thread = threading.Thread(target=loop)
@@ -74,7 +74,7 @@ def meanwhile(action):
     assert not errors
 
 
-# -- what is there ---------------------------------------------------------------------------------------------------------
+# -- what is there -----------------------------------------------------------------------------------------------------
 
 
 def test_everything_is_seen_as_what_it_is(tree, session):
@@ -163,7 +163,7 @@ def test_paths_longer_than_the_kernel_takes_at_once(tree, session):
     subprocess.run(["rm", "-rf", session / name], check=True)
 
 
-# -- nothing escapes -----------------------------------------------------------------------------------------------------------
+# -- nothing escapes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("opener", [open_beneath, _walk])
@@ -259,7 +259,7 @@ def test_a_link_and_a_file_that_take_turns_never_make_a_listing_fail(tree, sessi
             tree.lstat(S, "z")
 
 
-# -- what cannot be seen -----------------------------------------------------------------------------------------------------
+# -- what cannot be seen -----------------------------------------------------------------------------------------------
 
 
 UNREADABLE = """
@@ -308,7 +308,7 @@ def test_a_file_that_fails_while_it_is_read_is_unreadable(session):
     file.close()
 
 
-# -- the root ------------------------------------------------------------------------------------------------------------------
+# -- the root ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_root_that_is_no_directory_is_refused(tmp_path):
@@ -401,7 +401,7 @@ def test_ignore_text(tree, session):
     assert tree.ignore_text(S) == ""
 
 
-# -- writers -----------------------------------------------------------------------------------------------------------------
+# -- writers -----------------------------------------------------------------------------------------------------------
 
 
 @linux
@@ -450,14 +450,14 @@ def test_of_a_file_of_somebody_else_nothing_is_known(root, session, tmp_path):
     root.chmod(0o777)
     (session / "a").write_text("x")
     script = (
-        "import os,sys\nfrom pathlib import Path\n"
-        "from cachesync.files import Tree\nos.setgid(65534); os.setuid(65534)\nprint(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
+        "import os,sys\nfrom pathlib import Path\nfrom cachesync.files import Tree\n"
+        "os.setgid(65534); os.setuid(65534)\nprint(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
     )
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "UNKNOWN"
 
 
-# -- reading a moment ----------------------------------------------------------------------------------------------------------
+# -- reading a moment --------------------------------------------------------------------------------------------------
 
 
 def snapshot(tree, path, *, at_line_end=False):
@@ -530,17 +530,15 @@ def test_p04_lines_are_cut_at_their_end(tree, session, data, kept):
     assert taken.stat.size == len(data)
 
 
-class Moment:
-    """Calls ``action`` the moment a file has been read for the first time."""
+class Moment(OpenFile):
+    """Another descriptor of a file; calls ``action`` the moment it has been read for the first time."""
 
     def __init__(self, file, action):
-        self.file, self.action, self.path = file, action, file.path
-
-    def restat(self):
-        return self.file.restat()
+        super().__init__(os.dup(file.descriptor), file.path)
+        self.action = action
 
     def read(self, offset, length):
-        data = self.file.read(offset, length)
+        data = super().read(offset, length)
         if self.action:
             action, self.action = self.action, None
             action()
@@ -556,8 +554,8 @@ def test_p04_a_file_that_only_grew_is_stored_as_it_was(tree, session, size):
         with open(session / "a", "ab") as writer:
             writer.write(b"more")
 
-    with tree.open(S, "a") as file:
-        taken = take(Moment(file, grow), at_line_end=False)
+    with tree.open(S, "a") as opened, Moment(opened, grow) as file:
+        taken = take(file, at_line_end=False)
         assert taken.grew
         assert taken.body.sha256 == hashlib.sha256(data).hexdigest()
         assert taken.stat.size == size
@@ -569,16 +567,17 @@ def test_p04_a_file_that_changed_otherwise_is_torn_or_whole(tree, session, size,
     data = os.urandom(size)
     place = session / "a"
     place.write_bytes(data)
+    place.with_name("b").write_bytes(b"other")
     changes = {
         "rewritten": lambda: place.write_bytes(os.urandom(size)),
         "rewritten and longer": lambda: place.write_bytes(os.urandom(size + 10)),
         "shorter": lambda: os.truncate(place, size - 10),
         "touched": lambda: os.utime(place),
-        "replaced": lambda: (place.with_name("b").write_bytes(b"other"), os.replace(place.with_name("b"), place)),
+        "replaced": lambda: os.replace(place.with_name("b"), place),
     }
-    with tree.open(S, "a") as file:
+    with tree.open(S, "a") as opened, Moment(opened, changes[change]) as file:
         try:
-            taken = take(Moment(file, changes[change]), at_line_end=False)
+            taken = take(file, at_line_end=False)
         except FileChanging:
             return
         # Only where nothing happened to the bytes that were read: the path has another file now.

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from cachesync.errors import ConfigError, JournalDamaged, JournalUnavailable, UsageError
 from cachesync.journal import Journal, set_aside
 from cachesync.journal.rows import WORK
-from cachesync.model import Conflict, FileStat, Kind, Mark, Multipart, Stored, Version
+from cachesync.model import Conflict, Entry, FileStat, Kind, Mark, Multipart, Stored, Version
 
 S = "s"
 NOW = 1000.0
-ODD_NAMES = ["a b", "new\nline", os.fsdecode(b"\xff\xfe"), "e\u0301", "%?*[", "d/\n/x", ".hidden", "x" * 255, "0", "d0/a"]
+ODD_NAMES = ["a b", "new\nline", os.fsdecode(b"\xff\xfe"), "e\u0301", "%?*[", "d/\n/x", ".hid", "x" * 255, "0", "d0/a"]
 
 
 def file_stat(size=1, inode=1, mtime=5, **more):
@@ -77,7 +77,7 @@ def desk(tmp_path):
     desk.journal.close()
 
 
-# -- marks and confirmations ---------------------------------------------------------------------------------------------
+# -- marks and confirmations -------------------------------------------------------------------------------------------
 
 
 def test_a_mark_makes_a_path_dirty_and_a_confirmation_clean(desk):
@@ -129,7 +129,7 @@ def test_a_path_that_was_stored_while_it_changed_again_is_dirty_only_since_then(
 
 def test_a_confirmation_takes_errors_and_attempts_away(desk):
     entry = desk.see("a")
-    desk.work.fail(entry, now=NOW, due_at=NOW + 9, error="denied", failed=True)
+    desk.work.fail(entry, tried_at=NOW, due_at=NOW + 9, error="denied", failed=True)
     failed = desk.entry("a")
     assert (failed.attempts, failed.error, failed.failed, failed.due_at) == (1, "denied", True, NOW + 9)
     assert [e.path for e in desk.entries.failures(S, 9)] == ["a"]
@@ -141,7 +141,7 @@ def test_a_confirmation_takes_errors_and_attempts_away(desk):
 def test_a_failure_or_postponement_leaves_the_due_time_of_a_later_mark_alone(desk):
     old = desk.see("a")
     desk.see("a", due=NOW + 1)
-    desk.work.fail(old, now=NOW, due_at=NOW + 99, error="x", failed=False)
+    desk.work.fail(old, tried_at=NOW, due_at=NOW + 99, error="x", failed=False)
     desk.work.postpone(old, NOW + 99)
     assert desk.entry("a").due_at == NOW + 1
 
@@ -256,7 +256,7 @@ def test_an_upload_that_ends_after_its_entry_was_forgotten_is_evicted(desk):
     assert desk.entry("a").stored == stored()
 
 
-# -- what is learned -----------------------------------------------------------------------------------------------------
+# -- what is learned ---------------------------------------------------------------------------------------------------
 
 
 def test_learning_adds_evicted_entries_and_versions_but_never_digests_to_local_ones(desk):
@@ -339,7 +339,7 @@ def test_everything_that_a_manifest_shows_raises_the_revision(desk):
     assert not revised(lambda: desk.entries.mark_tree_gone(S, "nothing/", NOW, NOW))
 
 
-# -- what is due -----------------------------------------------------------------------------------------------------------
+# -- what is due -------------------------------------------------------------------------------------------------------
 
 
 def test_due_is_most_overdue_first_or_smallest_first_and_leaves_large_files_out(desk):
@@ -375,8 +375,8 @@ def test_hurry_makes_a_sessions_work_due_and_no_other(desk):
 
 
 def test_retry_makes_what_failed_due(desk):
-    desk.work.fail(desk.see("failed"), now=NOW, due_at=NOW + 600, error="x", failed=True)
-    desk.work.fail(desk.see("tried"), now=NOW, due_at=NOW + 30, error="x", failed=False)
+    desk.work.fail(desk.see("failed"), tried_at=NOW, due_at=NOW + 600, error="x", failed=True)
+    desk.work.fail(desk.see("tried"), tried_at=NOW, due_at=NOW + 30, error="x", failed=False)
     desk.see("waiting", due=NOW + 5)
     assert desk.work.retry(S, NOW) == 2
     assert sorted(desk.due()) == ["failed", "tried"]
@@ -387,7 +387,8 @@ def test_a_barrier_is_met_by_what_is_stored_and_not_by_what_was_never_in_it(desk
     desk.see("l", stat=LINK)
     desk.see("d/", stat=DIRECTORY)
     barrier = desk.entries.barrier(S)
-    assert barrier.keys() == {"a", "b", "l"}
+    assert barrier.standing.keys() == {"a", "b", "l"}
+    assert not barrier.gone
     desk.see("after")
     desk.work.confirm(first, stored(), read=None)
     assert [e.path for e in desk.entries.unmet(S, barrier)] == ["b"]
@@ -409,12 +410,36 @@ def test_a_barrier_of_deletes(desk):
     desk.store("a")
     tombstone = desk.miss("a")
     barrier = desk.entries.barrier(S)
+    assert barrier.gone.keys() == {"a"}
     assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"]
     desk.work.confirm_delete(tombstone)
     assert desk.entries.unmet(S, barrier) == []
+    desk.see("a")
+    assert desk.entries.unmet(S, barrier) == [], "a new file of that name is not of the barrier"
 
 
-# -- numbers, renames, conflicts, uploads ------------------------------------------------------------------------------------
+def test_a_barrier_does_not_wait_for_bytes_that_are_no_more(desk):
+    """A file that is deleted and made again all the time has a row that is always dirty: a flush ends all the same."""
+    desk.see("a")
+    barrier = desk.entries.barrier(S)
+    desk.miss("a")
+    assert desk.entries.unmet(S, barrier) == []
+    desk.see("a", size=2)
+    assert desk.entry("a").dirty
+    assert desk.entries.unmet(S, barrier) == []
+
+
+def test_a_barrier_of_a_deletion_waits_while_the_path_comes_and_goes(desk):
+    desk.store("a")
+    desk.miss("a")
+    barrier = desk.entries.barrier(S)
+    entry = desk.see("a", size=2)
+    assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"], "the store still has what was deleted"
+    desk.work.confirm(entry, stored("v2"), read=entry.stat)
+    assert desk.entries.unmet(S, barrier) == []
+
+
+# -- numbers, renames, conflicts, uploads ------------------------------------------------------------------------------
 
 
 def test_tombstones_in_numbers(desk):
@@ -481,7 +506,7 @@ def test_uploads_are_remembered_over_a_restart(desk):
 def test_counts(desk):
     desk.store("a", "b", size=10)
     desk.see("b", size=20, now=NOW + 5)
-    desk.work.fail(desk.see("c", size=5, now=NOW + 6), now=NOW, due_at=NOW, error="x", failed=True)
+    desk.work.fail(desk.see("c", size=5, now=NOW + 6), tried_at=NOW, due_at=NOW, error="x", failed=True)
     desk.see("d/", stat=DIRECTORY)
     desk.sessions.learn(S, [("e", stored(size=100))], [])
     counts = desk.sessions.counts(S)
@@ -489,7 +514,7 @@ def test_counts(desk):
     assert (counts.dirty, counts.dirty_bytes, counts.failed, counts.oldest_dirty) == (2, 25, 1, NOW + 5)
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [*ODD_NAMES, *(f"d/{name}" for name in ODD_NAMES)], ids=repr)
@@ -505,12 +530,13 @@ def test_p14_odd_names_come_back(desk, path):
     known = desk.entries.children(S, f"{parent}/" if parent else "")
     assert known.keys() == {os.fsencode(name + end) for end in ("", ".link", ".dir/")}
     assert known[os.fsencode(name)] == desk.entries.known(S, path)
-    assert desk.entries.barrier(S).keys() == {f"{path}.link"}
+    assert desk.entries.barrier(S).standing.keys() == {f"{path}.link"}
+    assert desk.entries.any_dirty_link(S)
     desk.journal.uploads.save(S, path, Multipart("k", "id", "ab", 5))
     assert desk.journal.uploads.load(S, path)
 
 
-# -- the file --------------------------------------------------------------------------------------------------------------
+# -- the file ----------------------------------------------------------------------------------------------------------
 
 
 def fill(path):
@@ -534,6 +560,7 @@ def use(journal):
         list(journal.entries.walk(name))
         journal.entries.children(name, "d1/")
         journal.entries.unmet(name, journal.entries.barrier(name))
+        journal.entries.any_dirty_link(name)
         journal.work.due(NOW + 99, 10, largest=2**62)
         journal.work.tombstones(name)
         journal.uploads.load(name, "a")
@@ -589,8 +616,7 @@ def check_damaged(folder, data):
         journal = Journal(path)
     except JournalDamaged:
         return
-    except UsageError as error:
-        assert "newer" in str(error), "the number of its format is in the file too"
+    except UsageError:  # the number of its format is in the file too
         return
     try:
         with contextlib.suppress(JournalDamaged):
@@ -724,12 +750,12 @@ def test_walking_a_journal_whose_file_was_taken_away_is_an_error_of_ours(desk):
         list(desk.entries.walk(S))
 
 
-# -- many at once ------------------------------------------------------------------------------------------------------------
+# -- many at once ------------------------------------------------------------------------------------------------------
 
 
 def test_eight_threads_mark_and_confirm(desk):
     rounds, stop = 60, threading.Event()
-    wrong = []
+    wrong: list[Entry] = []
 
     def work(number):
         for turn in range(rounds):
@@ -761,13 +787,13 @@ def test_a_walk_sees_one_instant_and_holds_no_writer_up(desk):
     assert {first.stat.size, *(row.stat.size for row in rows)} == {1}
 
 
-# -- plans ------------------------------------------------------------------------------------------------------------------
+# -- plans -------------------------------------------------------------------------------------------------------------
 
 
 def test_every_hot_query_uses_its_index(desk):
     desk.sessions.add("t", NOW)
     desk.store(*(f"d{number % 20}/f{number}" for number in range(500)))
-    plans = []
+    plans: list[str] = []
 
     def explain(run):
         plans.clear()
@@ -788,7 +814,7 @@ def test_every_hot_query_uses_its_index(desk):
         "due": lambda: desk.work.due(NOW, 10, largest=99),
         "due small first": lambda: desk.work.due(NOW, 10, largest=99, small_first=True),
         "next_due": lambda: desk.work.next_due(NOW),
-        "unmet": lambda: desk.entries.unmet(S, {"a": 1}),
+        "unmet": lambda: desk.entries.unmet(S, desk.entries.barrier(S)),
         "barrier": lambda: desk.entries.barrier(S),
         "remaining": lambda: desk.work.remaining(S),
         "left_behind": lambda: desk.work.left_behind(7),

@@ -78,7 +78,7 @@ def see(desk, request):
     return see
 
 
-# -- files ---------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_file_is_dirty_once(desk, see):
@@ -107,7 +107,7 @@ def test_nothing_changed_is_nothing_marked(desk):
         lambda place: place.write_text("other and longer"),
         lambda place: place.write_text("TEXT"),
         lambda place: place.chmod(0o600),
-        lambda place: os.utime(place),
+        os.utime,
         lambda place: os.truncate(place, 0),
         lambda place: os.replace(shutil.copy(place, f"{place}.new"), place),
     ],
@@ -202,7 +202,7 @@ def test_a_deleted_tree(desk, see):
     assert desk.objects() == {"dd"}
 
 
-# -- one kind for another --------------------------------------------------------------------------------------------------
+# -- one kind for another ----------------------------------------------------------------------------------------------
 
 MAKE = {
     "file": lambda place: place.write_text("new"),
@@ -280,7 +280,7 @@ def test_a_name_of_ours_is_a_failure(desk):
     assert desk.known() == set()
 
 
-# -- rules -------------------------------------------------------------------------------------------------------------------
+# -- rules -------------------------------------------------------------------------------------------------------------
 
 
 def test_ignored_paths_are_skipped_with_their_rule(desk, see):
@@ -314,7 +314,7 @@ def test_a_change_of_the_rules_counts_from_the_next_look(desk):
     assert "a.log" in desk.known()
 
 
-# -- what cannot be seen -----------------------------------------------------------------------------------------------------
+# -- what cannot be seen -----------------------------------------------------------------------------------------------
 
 
 def test_a_directory_that_cannot_be_listed_is_a_failure_and_deletes_nothing(desk, monkeypatch):
@@ -373,7 +373,7 @@ def test_many_entries_are_marked_in_batches(desk):
     assert len(desk.dirty()) == 2300
 
 
-# -- sessions ------------------------------------------------------------------------------------------------------------------
+# -- sessions ----------------------------------------------------------------------------------------------------------
 
 
 def test_p07_a_removed_session_is_evicted_and_nothing_is_deleted(desk, see):

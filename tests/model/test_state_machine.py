@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cachesync.errors import StoreError
-from cachesync.flush import FlushReport
 from cachesync.model import Kind
+from cachesync.reports import FlushReport
 from cachesync.watcher import Hint
 from tests.driving import Clock, Driven, tree_of
 from tests.flat_store import Crash, Fault, FlatStore, Held
@@ -66,7 +66,7 @@ class Sessions(RuleBasedStateMachine):
         self.deleted_before: set[str] = set()
         self.driven = self.open()
 
-    # -- what a user does ------------------------------------------------------------------------------------------------
+    # -- what a user does ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def user(self) -> Any:
@@ -160,7 +160,7 @@ class Sessions(RuleBasedStateMachine):
                 remove(self.session / path)
                 os.mkfifo(self.session / path)
 
-    # -- the session as a whole --------------------------------------------------------------------------------------------
+    # -- the session as a whole ----------------------------------------------------------------------------------------
 
     @rule()
     def move_session_away(self) -> None:
@@ -198,7 +198,7 @@ class Sessions(RuleBasedStateMachine):
         }
         self.kept |= {key.removeprefix(PREFIX) for key in self.store.objects if key != MANIFEST}
 
-    # -- what another writer does ------------------------------------------------------------------------------------------
+    # -- what another writer does --------------------------------------------------------------------------------------
 
     @rule(path=PATHS, data=CONTENTS, digest=st.booleans())
     def foreign_put(self, path: str, data: bytes, digest: bool) -> None:  # noqa: FBT001 - hypothesis names it
@@ -212,7 +212,7 @@ class Sessions(RuleBasedStateMachine):
     def foreign_manifest(self) -> None:
         self.store.foreign_put(MANIFEST, b'{"format": 1, "entries": [{"path": "../x", "type": "file"}]}')
 
-    # -- what goes wrong -----------------------------------------------------------------------------------------------------
+    # -- what goes wrong -----------------------------------------------------------------------------------------------
 
     @rule(fault=st.sampled_from(Fault), after=st.integers(0, 6))
     def plan_fault(self, fault: Fault, after: int) -> None:
@@ -243,7 +243,7 @@ class Sessions(RuleBasedStateMachine):
         shutil.rmtree(self.root / ".cachesync")
         self.driven = self.open()
 
-    # -- what the daemon does --------------------------------------------------------------------------------------------------
+    # -- what the daemon does ------------------------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([0.02, 1.5, 7.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
@@ -305,7 +305,7 @@ class Sessions(RuleBasedStateMachine):
             pass  # an answer, and flush says so too
         return None
 
-    # -- what must hold ----------------------------------------------------------------------------------------------------------
+    # -- what must hold ------------------------------------------------------------------------------------------------
 
     def check_change(self, key: str, old: Held | None, new: Held | None) -> None:
         """Called before the engine changes an object."""
@@ -390,7 +390,7 @@ class Sessions(RuleBasedStateMachine):
                 data = (self.session / entry.path).read_bytes()
                 assert sha(data) == entry.stored.sha256, f"{entry.path} is clean, and the disk has other bytes"
 
-    # -- small things ------------------------------------------------------------------------------------------------------------
+    # -- small things --------------------------------------------------------------------------------------------------
 
     def open(self) -> Driven:
         return Driven(self.root, self.store, self.clock)

@@ -42,9 +42,9 @@ from cachesync.verbs import Verbs
 STORED = FlushReport(
     "demo", stored=True, files=12, bytes=3_400_000, uploaded=2, manifest="sessions/demo/.cachesync/m", seconds=0.2149
 )
-SAFE = SessionStatus("demo", "open", 12, 3_400_000, 0, 0, 0, 0, 0, None)
-UNSAFE = SessionStatus("busy", "open", 1_234, 5_000, 3, 2_000, 1, 1, 4, 1.5, [Failure("a\nb", "denied")])
-STORY = Story("demo", "a\nb", "dirty", 3, 2, 5, 990.0, 1004.0, 1, 995.0, "denied", 900.0, "k", '"e"', "v1", "ab" * 32)
+SAFE = SessionStatus("demo", "open", 12, 3_400_000, 0, 0, 0, 0, 0, 0, None)
+UNSAFE = SessionStatus("busy", "open", 1_234, 5_000, 3, 2_000, 1, 1, 4, 0, 1.5, [Failure("a\nb", "denied")])
+STORY = Story("demo", "a\nb", "file", "dirty", 3, 2, 5, 990.0, 1004.0, 1, 995.0, "denied", 900.0, "k", '"e"', "v1", "ab" * 32)
 
 
 class FakeVerbs:
@@ -366,6 +366,7 @@ STATUS_GOLDEN = {
             "in_flight": 0,
             "failed": 0,
             "evicted": 0,
+            "conflicts": 0,
             "oldest_dirty_age": None,
             "safe_to_kill": True,
             "failures": [],
@@ -400,7 +401,7 @@ def test_status_is_a_table(run: Run):
 
 
 def test_a_screen_shows_the_unsafe_first():
-    rows = [SessionStatus(f"s{number:03}", "open", 0, 0, int(number > 90), 0, 0, 0, 0, None) for number in range(100)]
+    rows = [SessionStatus(f"s{number:03}", "open", 0, 0, int(number > 90), 0, 0, 0, 0, 0, None) for number in range(100)]
     lines = list(status.table(StatusReport("/r", "s3://b", None, rows), most_rows=5))
     assert lines[2] == "daemon none"
     assert [line.split()[0] for line in lines[-6:-1]] == ["s091", "s092", "s093", "s094", "s095"]
@@ -458,7 +459,7 @@ def test_explain_tells_the_story(run: Run, verbs: FakeVerbs):
 
 
 def test_explain_of_what_is_not_stored():
-    story = Story("demo", "a", "dirty", 1, 0, None, None, 5.0, 0, None, None, None, None, None, None, None)
+    story = Story("demo", "a", "file", "dirty", 1, 0, None, None, 5.0, 0, None, None, None, None, None, None, None)
     assert list(explain.sentences(story, now=6.0)) == [
         "demo/a is dirty.",
         "It is dirty: change 1 was seen, none is the latest that is stored.",
@@ -507,7 +508,7 @@ def test_help_names_every_command_and_setting_but_no_secret(run: Run):
 def test_run_hands_over_to_the_daemon(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     seen = []
 
-    def serve(config: Any, dev_server: Path | None) -> int:
+    def serve(config: Any, dev_server: Path | None, _announce: object) -> int:
         seen.append((config.root, dev_server))
         return 4
 
@@ -615,9 +616,9 @@ def test_sizes_and_times():
 
 def test_the_bar_counts_down_from_the_most_there_was(verbs: FakeVerbs):
     bar = progress.Progress(verbs, ["busy"], sys.stderr, columns=100)
-    verbs.statuses = [SessionStatus("busy", "open", 9, 9, 8, 8_000_000, 0, 0, 0, 1.0)]
+    verbs.statuses = [SessionStatus("busy", "open", 9, 9, 8, 8_000_000, 0, 0, 0, 0, 1.0)]
     assert bar.line(verbs.status()).startswith("busy [........................]   0%  0/8 files  0 B/8.0 MB")
-    verbs.statuses = [SessionStatus("busy", "open", 9, 9, 4, 4_000_000, 0, 0, 0, 1.0)]
+    verbs.statuses = [SessionStatus("busy", "open", 9, 9, 4, 4_000_000, 0, 0, 0, 0, 1.0)]
     assert bar.line(verbs.status()) == ("busy [############............]  50%  4/8 files  4.0 MB/8.0 MB  1.0 kB/s")
     assert len(progress.Progress(verbs, ["busy"], sys.stderr, columns=20).line(verbs.status())) == 19
 

@@ -111,7 +111,9 @@ def test_p14_names_that_are_not_utf8_are_reported_and_the_rest_is_written():
     assert [row["path"] for row in json.loads(data)["entries"]] == ["good"]
 
 
-@given(st.lists(st.tuples(PATHS, st.sampled_from(Kind), st.text(min_size=1).filter(lambda t: "\0" not in t)), max_size=8))
+@given(
+    st.lists(st.tuples(PATHS, st.sampled_from(Kind), st.text(min_size=1).filter(lambda t: "\0" not in t)), max_size=8)
+)
 @example([("e\u0301/\n/\u2028", Kind.FILE, ""), ('"\\', Kind.LINK, "\n"), ("\x7f\ufeff", Kind.DIRECTORY, "")])
 def test_p14_what_is_written_is_read(rows):
     entries, files, others = [], {}, []
@@ -145,7 +147,7 @@ def test_a_missing_manifest_is_not_found():
         manifest.read(FlatStore(), KEY)
 
 
-# -- somebody else's bytes -----------------------------------------------------------------------------------------------
+# -- somebody else's bytes ---------------------------------------------------------------------------------------------
 
 ROW = {"path": "a", "type": "file", "size": 5, "mtime": "1.5", "mode": "0644", "sha256": "ab" * 32, "version": "v"}
 LINK_ROW = {"path": "l", "type": "link", "mtime": "1.5", "target": "x"}
@@ -184,7 +186,9 @@ def test_p16_what_is_no_manifest_says_nothing(data):
     assert (found.files, found.others) == ({}, [])
 
 
-@pytest.mark.parametrize("path", ["", "/", "/etc/passwd", "..", "../x", "a/../../b", "./a", "a//b", "a/", "a\0b", None, 5.5])
+@pytest.mark.parametrize(
+    "path", ["", "/", "/etc/passwd", "..", "../x", "a/../../b", "./a", "a//b", "a/", "a\0b", None, 5.5]
+)
 @pytest.mark.parametrize("row", [ROW, LINK_ROW, DIRECTORY_ROW], ids=["file", "link", "dir"])
 def test_p16_a_path_that_leads_out_is_passed_over(row, path):
     found = read(document(row | {"path": path}, ROW | {"path": "good"}))

@@ -1,6 +1,7 @@
 """Decisions: their bounds, and that nothing starves or is put out of reach, whatever the clock does."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -107,7 +108,8 @@ def test_ordinary_names_do_not_look_temporary(path):
 
 
 @pytest.mark.parametrize(
-    "path", [
+    "path",
+    [
         "Cargo.lock",
         "poetry.lock",
         "uv.lock",
@@ -157,7 +159,9 @@ def test_a_burst_is_sent_at_once_and_then_once_a_second(changes):
             stored, since, due = due, None, None
         since = now if since is None else since
         due = due_after_change(now, since, stored, temporary=False, pace=PACE)
-    assert all(later - earlier >= SPACING - 1e-6 for earlier, later in zip(sends, sends[1:], strict=False))
+    assert all(later - earlier >= SPACING - 1e-6 for earlier, later in pairwise(sends))
+    assert since is not None
+    assert due is not None
     assert due <= since + SPACING
 
 
@@ -195,7 +199,7 @@ def test_a_file_is_unsettled_while_its_bytes_may_change_without_a_trace():
     assert not unsettled(LINGERING + 1, Writer.UNKNOWN)
 
 
-# -- what was read -------------------------------------------------------------------------------------------------------
+# -- what was read -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,7 @@ def test_a_rename_keeps_inode_size_and_mtime(change, same):
     assert is_same_file(replace(STAT, **change), STAT) is same
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 QUICK = [FileChanging("read", "a"), PreconditionFailed("put", "a")]
 BACKING_OFF = [StoreTransient("put", "a"), StoreSlowDown("put", "a"), StoreUnreachable("put", "a"), RootHalted("look")]
@@ -266,7 +270,10 @@ PARKED = [
 ]
 
 
-@pytest.mark.parametrize("error", [*QUICK, *BACKING_OFF, *PARKED, StoreCredentials("put"), StoreNameTaken("put", "a")], ids=repr)
+ALL = [*QUICK, *BACKING_OFF, *PARKED, StoreCredentials("put"), StoreNameTaken("put", "a")]
+
+
+@pytest.mark.parametrize("error", ALL, ids=repr)
 @given(attempts=st.integers(1, 10**6), now=TIMES)
 def test_a_failure_is_always_tried_again_within_ten_minutes(error, attempts, now):
     verdict = after_failure(error, attempts, now)
@@ -315,7 +322,7 @@ def test_back_off_has_jitter():
     assert len({after_failure(StoreTransient("put"), 5, NOW).due_at for _ in range(50)}) > 25
 
 
-# -- deletes -------------------------------------------------------------------------------------------------------------
+# -- deletes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -350,7 +357,7 @@ def test_an_object_may_be_there_if_somebody_tried_or_may_have_tried():
     assert may_be_stored(entry(generation=9), opened_at=5), "a later mark does not undo a try"
 
 
-# -- how many at once ------------------------------------------------------------------------------------------------------
+# -- how many at once --------------------------------------------------------------------------------------------------
 
 STEPS = st.lists(st.sampled_from(["succeeded", "answered", "slow_down", "unreachable", "resume"]), max_size=200)
 

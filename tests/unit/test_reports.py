@@ -1,6 +1,7 @@
 """The JSON of SPEC section 6: its keys are a contract with everybody's scripts."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def keys(text):
 
 
 def session(**changes):
-    plain = {
+    plain: dict[str, Any] = {
         "session": "s",
         "state": "open",
         "files": 2,
@@ -107,7 +108,7 @@ def test_safe_to_kill_is_nothing_dirty_and_nothing_in_flight():
 
 
 def test_a_story():
-    values = dict.fromkeys(Story.__slots__) | {"session": "s", "path": ODD, "state": "dirty"}
+    values: dict[str, Any] = dict.fromkeys(Story.__slots__) | {"session": "s", "path": ODD, "state": "dirty"}
     found = Story(**values).json()
     assert found.keys() == set(Story.__slots__)
     assert found["path"] == SHOWN
