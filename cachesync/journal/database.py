@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cachesync.errors import JournalDamaged, JournalUnavailable, UsageError
+from cachesync.journal.reserve import Reserve
 from cachesync.journal.schema import MIGRATIONS
 
 Row = tuple[Any, ...]
@@ -40,6 +41,7 @@ class Database:
         stat = os.stat(path)
         self._identity = (stat.st_dev, stat.st_ino)
         self._damaged = False
+        self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
 
     def _connect(self, *, create: bool = False) -> sqlite3.Connection:
         address = f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
@@ -77,6 +79,7 @@ class Database:
                 try:
                     yield self._writer
                     self._writer.execute("COMMIT")
+                    self._reserve.restore()
                 except BaseException:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
@@ -106,6 +109,8 @@ class Database:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
             translated = _translate(error, operation, self.path)
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                self._reserve.release()
             self._damaged = self._damaged or isinstance(translated, JournalDamaged)
             raise translated from error
 
@@ -142,6 +147,8 @@ _SURROUNDINGS = {
 def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged | JournalUnavailable:
     closed = isinstance(error, sqlite3.ProgrammingError)
     code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
+        code = sqlite3.SQLITE_CORRUPT  # the disk lets us write: it is the file's header that says no
     if closed or (code is not None and code & 0xFF in _SURROUNDINGS):
         return JournalUnavailable(operation, str(path), error)
     return JournalDamaged(operation, str(path), error)

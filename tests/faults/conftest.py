@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,12 +19,13 @@ Recorder = Callable[[str, object], None]
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many daemons were killed: that number is the point of these tests."""
-    kills = 0
+    told: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
-            kills += sum(value for name, value in getattr(report, "user_properties", ()) if name == "kills")
-    if kills:
-        terminalreporter.write_line(f"daemons killed: {kills}")
+            if getattr(report, "when", "") == "teardown":
+                told.update({name: value for name, value in report.user_properties if name in ("kills", "faults")})
+    if told:
+        terminalreporter.write_line(f"daemons killed: {told['kills']}, requests spoiled: {told['faults']}")
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +71,10 @@ def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def remote(tmp_path: Path, zygote: Zygote, objects: Bucket, proxy: Proxy) -> Iterator[Bench]:
+def remote(tmp_path: Path, zygote: Zygote, objects: Bucket, proxy: Proxy, record_property: Recorder) -> Iterator[Bench]:
     """A root whose daemon talks to the server through the proxy."""
     bench = Bench(tmp_path, zygote, objects, endpoint=proxy.endpoint, transfer_timeout="3s")
     yield bench
+    record_property("kills", bench.kills)
+    record_property("faults", sum(record.sent != record.upstream or record.sent is None for record in proxy.records))
     bench.close()

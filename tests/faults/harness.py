@@ -188,7 +188,7 @@ class Bench:
         assert self.pid is not None
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return False
         return state not in "ZX"
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.crashing import POINTS
 from tests.faults.harness import REPOSITORY, Bench
+from tests.faults.proxy import Chance, Proxy
 
 SESSIONS = ("one", "two", "three")
 KILLS = int(os.environ.get("CACHESYNC_KILLS", "100"))
@@ -155,11 +156,9 @@ def final_state(log: Path) -> dict[str, dict[str, str]]:
     return state
 
 
-@pytest.mark.timeout(60 + 2 * KILLS)
-@pytest.mark.parametrize("seed", range(4))
-def test_p06_killed_at_random_instants_under_a_writer(bench: Bench, tmp_path: Path, seed: int) -> None:
+def campaign(bench: Bench, log: Path, seed: int) -> None:
+    """Daemons that live for some tenths of a second, under a program that writes all the time."""
     chance = random.Random(seed)
-    log = tmp_path / "writer.log"
     with subprocess.Popen(
         [sys.executable, "-m", "tests.faults.writing", str(bench.root), str(log), str(seed), *SESSIONS],
         stdin=subprocess.PIPE, cwd=REPOSITORY,
@@ -168,24 +167,40 @@ def test_p06_killed_at_random_instants_under_a_writer(bench: Bench, tmp_path: Pa
         try:
             for _ in range(KILLS // 4):
                 bench.start(wait=False)
-                flusher = (
-                    threading.Thread(target=bench.flush_until_dead, args=SESSIONS) if chance.random() < 0.5 else None
-                )
+                flusher = threading.Thread(target=bench.flush_until_dead, args=SESSIONS)
                 instant = threading.Event()
-                if flusher is not None:
+                if flushes := chance.random() < 0.5:
                     instant.wait(chance.uniform(0.08, 0.2))
                     flusher.start()
                 instant.wait(chance.uniform(0, 0.4))
                 bench.kill()
-                if flusher is not None:
+                if flushes:
                     flusher.join(30)
-                found = bench.falsely_clean(*SESSIONS, still=False)
-                assert found == [], bench.tail()
+                assert bench.falsely_clean(*SESSIONS, still=False) == [], bench.tail()
         finally:
             writer.stdin.close()
             assert writer.wait(30) == 0
     state = final_state(log)
     for session in SESSIONS:
         assert bench.local(session) == state[session], "the test's writer lost track"
+
+
+@pytest.mark.timeout(60 + 2 * KILLS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_p06_killed_at_random_instants_under_a_writer(bench: Bench, tmp_path: Path, seed: int) -> None:
+    campaign(bench, tmp_path / "writer.log", seed)
     check_dead(bench)
     check_recovered(bench)
+
+
+@pytest.mark.timeout(60 + 2 * KILLS)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_p06_killed_at_random_instants_under_a_writer_and_a_flapping_store(
+    remote: Bench, proxy: Proxy, tmp_path: Path, seed: int
+) -> None:
+    proxy.chance = Chance(seed, 0.15)
+    campaign(remote, tmp_path / "writer.log", seed)
+    assert proxy.chance.hits >= KILLS // 4
+    proxy.clear()
+    check_dead(remote)
+    check_recovered(remote)

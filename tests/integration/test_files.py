@@ -263,12 +263,13 @@ def test_a_link_and_a_file_that_take_turns_never_make_a_listing_fail(tree, sessi
 
 
 UNREADABLE = """
-import os, sys
+import ctypes, os, sys
 from pathlib import Path
 from cachesync.errors import FileUnreadable
 from cachesync.files import Tree
 tree = Tree(Path(sys.argv[1]))
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as for a process that was started like this
 codes = []
 for ask in (
     lambda: tree.open("s", "private"),
@@ -450,8 +451,8 @@ def test_of_a_file_of_somebody_else_nothing_is_known(root, session, tmp_path):
     root.chmod(0o777)
     (session / "a").write_text("x")
     script = (
-        "import os,sys\nfrom pathlib import Path\nfrom cachesync.files import Tree\n"
-        "os.setgid(65534); os.setuid(65534)\nprint(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
+        "import ctypes,os,sys\nfrom pathlib import Path\nfrom cachesync.files import Tree\n"
+        "os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\nprint(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
     )
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "UNKNOWN"

@@ -47,8 +47,7 @@ def sha(data: bytes) -> str:
 
 
 class Sessions(RuleBasedStateMachine):
-    """``kept`` are paths whose object may outlive the local file: absence was not deletion there. ``unsure`` are
-    those whose put was never confirmed when that happened: no manifest need mention them."""
+    """``kept`` are paths whose object may outlive the local file: absence was not deletion there."""
 
     @initialize(disk=st.sampled_from([*FAST, None]))
     def begin(self, disk: str | None) -> None:
@@ -61,7 +60,6 @@ class Sessions(RuleBasedStateMachine):
         self.store = FlatStore()
         self.store.watch = self.check_change
         self.kept: set[str] = set()
-        self.unsure: set[str] = set()
         self.user_deleted: set[str] = set()
         self.deleted_before: set[str] = set()
         self.driven = self.open()
@@ -189,13 +187,6 @@ class Sessions(RuleBasedStateMachine):
     def absence(self) -> None:
         """From now on what is missing was not deleted by name."""
         self.user_deleted.clear()
-        self.unsure |= {
-            key.removeprefix(PREFIX)
-            for key, held in self.store.objects.items()
-            if (row := self.driven.engine.journal.entries.entry(SESSION, key.removeprefix(PREFIX))) is None
-            or row.stored is None
-            or row.stored.version != held.info.version
-        }
         self.kept |= {key.removeprefix(PREFIX) for key in self.store.objects if key != MANIFEST}
 
     # -- what another writer does --------------------------------------------------------------------------------------
@@ -342,7 +333,6 @@ class Sessions(RuleBasedStateMachine):
                 assert path in self.kept, f"{path} was deleted, and its object is still there"
         self.check_manifest(local, report)
         self.kept -= local.keys()
-        self.unsure -= local.keys()
 
     def check_manifest(self, local: dict[str, bytes], report: FlushReport) -> None:
         assert report.manifest == MANIFEST
@@ -364,7 +354,7 @@ class Sessions(RuleBasedStateMachine):
         for key, held in self.store.objects.items():
             path = key.removeprefix(PREFIX)
             # Another journal's object under the name of a link stays, unmentioned.
-            if key != MANIFEST and held.writer == "us" and path not in self.unsure and path not in here.keys() - local:
+            if key != MANIFEST and held.writer == "us" and path not in here.keys() - local:
                 assert path in files, f"the object {path} is not in the manifest"
         for path in files - local.keys():
             stands = PREFIX + path in self.store.objects
@@ -424,7 +414,7 @@ def remove(place: Path) -> None:
 
 TestSessions = Sessions.TestCase
 TestSessions.settings = settings(
-    max_examples=int(150 * float(os.environ.get("CACHESYNC_MODEL_EXAMPLES", "1"))),
+    max_examples=int(400 * float(os.environ.get("CACHESYNC_MODEL_EXAMPLES", "1"))),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -124,13 +124,7 @@ def test_p14_what_is_written_is_read(rows):
             continue
         if kind is Kind.FILE:
             entries.append(file(path))
-            files[path] = {
-                "version": '"etag"',
-                "sha256": STORED.sha256,
-                "mode": STORED.mode,
-                "mtime_ns": STORED.mtime_ns,
-                "size": 5,
-            }
+            files[path] = manifest.ManifestFile('"etag"', 5, STORED.sha256, STORED.mtime_ns, STORED.mode)
         elif kind is Kind.LINK:
             entries.append(link(path, target))
             others.append((path, FileStat(Kind.LINK, 0, 7, 0, 0, 0o777, target)))
@@ -240,11 +234,11 @@ def test_p16_a_row_that_makes_no_sense_is_passed_over_and_no_other(row, field, v
     found = read(document(row | {field: value}, ROW | {"path": "good"}))
     assert "good" in found.files
     for facts in found.files.values():
-        assert isinstance(facts["version"], str)
-        assert facts["sha256"] is None or (isinstance(facts["sha256"], str) and len(facts["sha256"]) == 64)
-        assert 0 <= facts["size"] < 2**63
-        assert -(2**63) <= facts["mtime_ns"] < 2**63
-        assert 0 <= facts["mode"] <= 0o7777
+        assert isinstance(facts.etag, str)
+        assert facts.sha256 is None or (isinstance(facts.sha256, str) and len(facts.sha256) == 64)
+        assert 0 <= facts.size < 2**63
+        assert -(2**63) <= facts.mtime_ns < 2**63
+        assert 0 <= facts.mode <= 0o7777
     for path, stat in found.others:
         path.encode("utf-8", "surrogateescape")
         assert -(2**63) <= stat.mtime_ns < 2**63
