@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 import sys
 
 from cachesync.policy import Writer
 
 _LINUX = sys.platform.startswith("linux")
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+HOLD = os.O_PATH if _LINUX else os.O_RDONLY
+"""The flag for holding a directory without reading it."""
+
 _OPENAT2 = 437  # one number on all architectures
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, _BTIME_AT = 0x100, 0x800, 80
@@ -58,9 +63,33 @@ def _walk(directory: int, path: str, flags: int) -> int:
         os.close(held)
 
 
-def reopen(held: int) -> int:
-    """Open for reading the very file that an O_PATH descriptor holds."""
-    return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+def open_regular(directory: int, path: str) -> int | None:
+    """Open a regular file under ``directory`` for reading; None if what is there is none.
+
+    It is held before it is opened, since opening a pipe would let a writer through that waits at it.
+    """
+    if not _LINUX:
+        descriptor = open_beneath(directory, path, _READ)
+        return _if_regular(descriptor)
+    held = open_beneath(directory, path, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(held).st_mode):
+            return None
+        try:
+            return os.open(f"/proc/self/fd/{held}", _READ | os.O_CLOEXEC)
+        except OSError as error:  # no /proc here, or none of ours; or the file itself says no, and will again
+            if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
+                raise
+        return _if_regular(open_beneath(directory, path, _READ))
+    finally:
+        os.close(held)
+
+
+def _if_regular(descriptor: int) -> int | None:
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def birth_ns(directory: int, name: str) -> int | None:

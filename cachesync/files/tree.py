@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
-from cachesync.files.beneath import birth_ns, open_beneath, reopen, writer_of
+from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular, writer_of
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Kind, Skipped
 from cachesync.policy import Writer
@@ -159,7 +159,7 @@ class Tree:
         """
         parent, _, name = f"{session}/{path}".rpartition("/")
         try:
-            directory = open_beneath(self._root, parent, os.O_PATH | os.O_DIRECTORY)
+            directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
             try:
                 return _examine(directory, name, path)
             finally:
@@ -203,14 +203,8 @@ class Tree:
     def open(self, session: str, path: str) -> OpenFile | None:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
         try:
-            held = open_beneath(self._root, f"{session}/{path}", os.O_PATH)
-            try:
-                if not st.S_ISREG(os.fstat(held).st_mode):
-                    return None
-                # Only now, and by what is held: opening a pipe would let a writer through that waits at it.
-                return OpenFile(reopen(held), path)
-            finally:
-                os.close(held)
+            descriptor = open_regular(self._root, f"{session}/{path}")
+            return None if descriptor is None else OpenFile(descriptor, path)
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
