@@ -31,6 +31,9 @@ SPACING = 1.0
 """Seconds between two uploads of one path that is rewritten in a burst; and how long a writer of whom nothing is known
 must have been quiet."""
 
+FARTHEST = 900.0
+"""Seconds beyond the longest that anything is put off."""
+
 LINGERING = 60.0
 """Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s), so that the next store
 to it shows in the file's times."""

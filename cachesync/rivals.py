@@ -49,8 +49,11 @@ class Rivals:
         raise last
 
     def _keep(self, entry: Entry, key: str, theirs: ObjectInfo) -> None:
-        """Keep another writer's bytes beside the file, in the store, as an entry of the session."""
-        stamp = datetime.fromtimestamp(self._c.clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
+        """Keep another writer's bytes beside the file, in the store, as an entry of the session.
+
+        Their name tells when they were written, so a second try gives them the same one.
+        """
+        stamp = datetime.fromtimestamp(theirs.modified, UTC).strftime("%Y%m%dT%H%M%SZ")
         version = theirs.version.version_id or theirs.version.etag
         path = conflict_path(entry.path, stamp, version)
         target = self._c.key(entry.session, path)

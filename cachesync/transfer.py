@@ -18,7 +18,7 @@ from cachesync.files import OpenFile, Snapshot, take
 from cachesync.journal import Journal
 from cachesync.learn import Learner
 from cachesync.model import Attributes, Entry, FileStat, Kind, Multipart, ObjectInfo, Stored, Version
-from cachesync.policy import LINGERING, Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
+from cachesync.policy import FARTHEST, LINGERING, Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
 from cachesync.removal import Removal
 from cachesync.rivals import Rivals, with_digest
 from cachesync.scanner import Scanner
@@ -73,7 +73,8 @@ class Transfer:
         if not self._learner.ensure(session):
             return False  # somebody is at it; the uploader comes back when that is done
         entry = self._c.journal.entries.entry(session, path)
-        if entry is None or not entry.dirty or entry.due_at > self._c.clock() + self._c.pace.settle:
+        now = self._c.clock()
+        if entry is None or not entry.dirty or now + self._c.pace.settle < entry.due_at <= now + FARTHEST:
             return False
         if entry.kind is Kind.FILE and not entry.tombstone:
             return self._put(entry)

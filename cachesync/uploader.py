@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _NO_LIMIT = 2**62
 _IDLE = 5.0
 _SOON = 0.2
+_LONGEST_PAUSE = 10.0
 _BUFFER = 128
 _MEMORY = 64 * MIB
 
@@ -145,6 +146,8 @@ class Uploader:
         now = self._clock()
         with self._changed:
             paused = self._pace.paused_until - now
+            if paused > _LONGEST_PAUSE:  # the clock was set back
+                paused = self._pace.paused_until = 0.0
             free = self._pace.limit - len(self._in_flight)
             if paused > 0:
                 self._look_now = False

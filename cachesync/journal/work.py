@@ -7,7 +7,7 @@ from collections.abc import Collection
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
-from cachesync.policy import is_same_file
+from cachesync.policy import FARTHEST, SPACING, is_same_file
 
 _CONFIRM = """
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
@@ -16,6 +16,7 @@ VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?1
 ON CONFLICT DO UPDATE SET
     synced = CASE WHEN ?13 THEN max(synced, ?4) ELSE synced END,
     dirty_since = CASE WHEN ?13 AND generation > ?4 THEN max(dirty_since, ?11) ELSE dirty_since END,
+    due_at = CASE WHEN ?13 AND ?12 AND generation > ?4 THEN max(due_at, ?11 + ?14) ELSE due_at END,
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
     puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0
 """
@@ -36,14 +37,16 @@ class Work:
         self, now: float, limit: int, *, largest: int, small_first: bool = False, without: Collection[str] = ()
     ) -> list[tuple[str, str, int]]:
         """Work whose time has come, as ``(session, path, size)``, most overdue or smallest first; no file over
-        ``largest`` bytes, and nothing of the sessions ``without``."""
+        ``largest`` bytes, and nothing of the sessions ``without``. What is due later than anything is ever put off to
+        was put off by a clock that has been set back: it is due as well."""
         order = "size" if small_first else "due_at"
         others = "".join(f" AND session <> {self._ledger.id(name)}" for name in without)
-        rows = self._ledger.db.all(
-            f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK} AND due_at <= ?"
-            f" AND ifnull(size, 0) <= ?{others} ORDER BY {order} LIMIT ?",
-            (now, largest, limit),
+        query = (
+            f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK} AND due_at {{}} ?"
+            f" AND ifnull(size, 0) <= ?{others} ORDER BY {order} LIMIT ?"
         )
+        rows = self._ledger.db.all(query.format("<="), (now, largest, limit))
+        rows += self._ledger.db.all(query.format(">"), (now + FARTHEST, largest, limit))
         return [(self._ledger.name(row[0]), join(row[1], row[2]), row[3]) for row in rows]
 
     def next_due(self, now: float) -> float | None:
@@ -95,7 +98,7 @@ class Work:
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path), entry.generation)
         with self._ledger.db.write() as db:
-            db.execute(_CONFIRM, (*where, *to_columns(stored), int(put), complete))
+            db.execute(_CONFIRM, (*where, *to_columns(stored), int(put), complete, SPACING))
             if read is not None:
                 disk = (read.size, read.mtime_ns, read.ctime_ns, read.inode, read.mode, unsettled)
                 db.execute(_CONFIRM_DISK, (*where, *disk))

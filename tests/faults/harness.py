@@ -154,6 +154,7 @@ class Bench:
         self.zygote = zygote
         self.bucket = bucket
         self.root.mkdir(parents=True, exist_ok=True)
+        self.log.touch()
         self.pid: int | None = None
         self.kills = 0
         server = bucket.server

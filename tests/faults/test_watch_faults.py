@@ -15,7 +15,7 @@ from tests.faults.harness import Bench, Bucket, Zygote, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
 
-FILES = int(os.environ.get("CACHESYNC_OVERFLOW_FILES", "2000"))
+FILES = int(os.environ.get("CACHESYNC_OVERFLOW_FILES", "800"))
 
 
 def stored(bench: Bench, session: str = "s") -> set[str]:

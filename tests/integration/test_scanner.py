@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import pairwise
 
 import pytest
 
@@ -356,6 +357,27 @@ def test_an_unsettled_file_is_read_again_by_a_flush_and_by_a_close(desk):
     desk.flush()
     desk.flush()
     assert not desk.entry("a").unsettled
+
+
+def test_a_file_that_is_rewritten_during_its_upload_waits_a_second_for_the_next(desk):
+    place, puts = desk.write("a", "0"), []
+
+    def rewrite(key, old, new):
+        if key == "sessions/s/a":
+            puts.append(desk.driven.clock())
+            place.write_text(f"{len(puts)}")
+            desk.driven.clock.push(0.05)
+            desk.scanner.notice(S, {"a": Hint.CHANGED | Hint.CLOSED})
+
+    desk.store.watch = rewrite
+    desk.scan()
+    for _ in range(500):
+        desk.driven.clock.push(0.01)
+        desk.driven.pump()
+    gaps = [round(later - earlier, 2) for earlier, later in pairwise(puts)]
+    assert len(gaps) > 3
+    assert min(gaps) > 0.9, gaps
+    assert max(gaps) < 1.2, gaps
 
 
 def test_a_scan_that_runs_out_of_time_says_so(desk):

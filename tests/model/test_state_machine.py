@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -354,7 +355,7 @@ class Sessions(RuleBasedStateMachine):
         for key, held in self.store.objects.items():
             path = key.removeprefix(PREFIX)
             # Another journal's object under the name of a link stays, unmentioned.
-            if key != MANIFEST and held.writer == "us" and path not in here.keys() - local:
+            if key != MANIFEST and held.writer == "us" and (path, "link") not in shown:
                 assert path in files, f"the object {path} is not in the manifest"
         for path in files - local.keys():
             stands = PREFIX + path in self.store.objects
@@ -412,9 +413,12 @@ def remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-TestSessions = Sessions.TestCase
+SCALE = float(os.environ.get("CACHESYNC_MODEL_EXAMPLES", "1"))
+
+TestSessions: Any = Sessions.TestCase
+TestSessions.pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 300 * SCALE)]
 TestSessions.settings = settings(
-    max_examples=int(400 * float(os.environ.get("CACHESYNC_MODEL_EXAMPLES", "1"))),
+    max_examples=int(600 * SCALE),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

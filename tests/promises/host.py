@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 COMMAND = [sys.executable, "-m", "cachesync"]
 MANIFEST = ".cachesync/manifest.json"
+_prctl = ctypes.CDLL(None).prctl
 
 
 def eventually(check: Callable[[], T], timeout: float = 15.0, what: str = "") -> T:
@@ -116,6 +118,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=lambda: _prctl(1, signal.SIGKILL),  # PR_SET_PDEATHSIG: it never outlives the test run
             )
         if wait:
             eventually(self._ready, 30, "the daemon is ready")

@@ -262,8 +262,8 @@ def test_p16_a_foreign_manifest_and_foreign_keys_do_no_harm(host: Host):
     host.foreign_put(
         ".cachesync/manifest.json",
         b'{"format": 1, "entries": [{"path": "../../evil", "type": "file", "size": 1, "sha256": "x", "version": "1",'
-        b' "mode": "0644", "mtime_ns": 1}, {"path": "/etc/cron.d/evil", "type": "link", "mtime_ns": 1, "target": "x"},'
-        b' {"path": "fine", "type": "dir", "mode": "0755", "mtime_ns": 1}, {"path": 7}, 7, null]}',
+        b' "mode": "0644", "mtime": "1.0"}, {"path": "/etc/cron.d/evil", "type": "link", "mtime": "1.0", "target": "x"},'
+        b' {"path": "fine", "type": "dir", "mode": "0755", "mtime": "1.0"}, {"path": 7}, 7, null]}',
     )
     host.write("a.txt", "1")
     host.start()
