@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL = 2.0
-_ASK = 31.0
+_ASK = 2.0
 _SLOWEST = 60.0
 """Seconds that one round of hints may take before the daemon counts as hanging; scans have no bound."""
 
