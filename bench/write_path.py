@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.raw import Signer, answer, put_all
+from bench.raw import Signer, put_all
 from cachesync.control.client import ControlClient
 from cachesync.devserver import DevServer
 

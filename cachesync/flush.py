@@ -87,17 +87,18 @@ class Flusher:
         """Wait until the store has what was dirty when the barrier was taken."""
         barrier = self._c.journal.entries.barrier(session)
         started = self._c.clock()
-        self._c.journal.work.hurry(session, started)
+        self._c.journal.work.hurry(session)
         self._uploader.resume()
-        looked = 0.0
+        look_at = 0.0
         while True:
             now = time.monotonic()
             expired = now >= deadline
             if not self._c.journal.work.remaining(session):
                 failed, pending = list[Failure](), list[Pending]()
-            elif expired or now - looked >= _FULL_LOOK:
+            elif expired or now >= look_at:
                 failed, pending = self._left(session, barrier, started)
-                looked = now
+                cost = time.monotonic() - now
+                look_at = now + max(_FULL_LOOK, 10 * cost)  # a hundred thousand paths take longer to look at
             if not pending or expired:
                 break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))

@@ -249,7 +249,8 @@ class Parallelism:
 
     def resume(self) -> None:
         """Try again at full speed, as if there had been no outage; ``down_since`` waits for an answer."""
+        if self._outages:
+            self.limit = self.most
         self._outages = 0
         self._streak = 0
-        self.limit = self.most
         self.paused_until = 0.0

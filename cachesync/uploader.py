@@ -135,6 +135,9 @@ class Uploader:
             except CacheSyncError as error:
                 logger.warning("%s", error)
                 pause = 1.0
+            except Exception:
+                logger.exception("the queue was not read; it is read again in a second")
+                pause = 1.0
             with self._changed:
                 if self._stopping:
                     return

@@ -60,6 +60,8 @@ class Database:
 
     def _migrate(self) -> None:
         (done,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if done < 0:
+            raise JournalDamaged("open the journal", str(self.path), f"its format is {done}")
         if done > len(MIGRATIONS):
             cause = f"a newer cachesync wrote it (format {done})"
             raise UsageError("open the journal", str(self.path), cause, "update cachesync")

@@ -63,12 +63,12 @@ class Work:
         )
         return row is not None
 
-    def hurry(self, name: str, now: float) -> None:
-        """Make all work of a session due now."""
+    def hurry(self, name: str) -> None:
+        """Make all work of a session due, before that of any other session."""
         with self._ledger.db.write() as db:
             db.execute(
-                f"UPDATE entry INDEXED BY dirty SET due_at = ?1 WHERE session = ?2 AND due_at > ?1 AND {WORK}",
-                (now, self._ledger.id(name)),
+                f"UPDATE entry INDEXED BY dirty SET due_at = 0.0 WHERE session = ? AND {WORK}",
+                (self._ledger.id(name),),
             )
 
     def retry(self, name: str, now: float) -> int:

@@ -370,7 +370,7 @@ def test_hurry_makes_a_sessions_work_due_and_no_other(desk):
     desk.sessions.add("t", NOW)
     desk.see("a", due=NOW + 50)
     desk.entries.mark("t", [Mark("b", file_stat(), NOW + 50)], NOW)
-    desk.work.hurry(S, NOW)
+    desk.work.hurry(S)
     assert desk.due() == ["a"]
 
 
@@ -818,7 +818,7 @@ def test_every_hot_query_uses_its_index(desk):
         "barrier": lambda: desk.entries.barrier(S),
         "remaining": lambda: desk.work.remaining(S),
         "left_behind": lambda: desk.work.left_behind(7),
-        "hurry": lambda: desk.work.hurry(S, NOW),
+        "hurry": lambda: desk.work.hurry(S),
         "retry": lambda: desk.work.retry(S, NOW),
         "tombstones": lambda: desk.work.tombstones(S),
         "children": lambda: desk.entries.children(S, "d1/"),
