@@ -114,6 +114,8 @@ class S3Store:
                     self._compare(key, expect)
                 version = self._put_whole(key, body, attributes, expect)
         except ObjectNotFound as error:
+            if expect is None:
+                raise StorePermanent("store", key, f"the store will not create it: {error.reason}") from error
             # Some stores answer so to If-Match when there is nothing that could match.
             raise PreconditionFailed("store", key, "the object is gone") from error
         except PreconditionFailed:

@@ -1,4 +1,4 @@
-"""A machine that cachesync runs on, as the promises see it: a root, a daemon, the command line, and the bucket's truth."""
+"""A machine that cachesync runs on, as the promises see it: a root, a daemon, the commands, and the bucket's truth."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=lambda: _prctl(1, signal.SIGKILL),  # PR_SET_PDEATHSIG: it never outlives the test run
+                preexec_fn=lambda: _prctl(1, signal.SIGKILL),  # noqa: PLW1509 - PR_SET_PDEATHSIG: not to outlive us
             )
         if wait:
             eventually(self._ready, 30, "the daemon is ready")
@@ -159,7 +159,8 @@ class Host:
     def freeze(self) -> None:
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGSTOP)
-        eventually(lambda: Path(f"/proc/{self.daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
+        pid = self.daemon.pid
+        eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
 
     def thaw(self) -> None:
         assert self.daemon is not None
@@ -214,7 +215,7 @@ class Host:
         (row,) = self.run("status", session, "--json").json["sessions"]
         return row
 
-    # -- files -----------------------------------------------------------------------------------------------------------
+    # -- files ---------------------------------------------------------------------------------------------------------
 
     def path(self, name: str, session: str = "s1") -> Path:
         return self.root / session / name
@@ -237,7 +238,7 @@ class Host:
                     found[os.path.relpath(path, top)] = Path(path).read_bytes()
         return found
 
-    # -- the truth -------------------------------------------------------------------------------------------------------
+    # -- the truth -----------------------------------------------------------------------------------------------------
 
     def key(self, path: str, session: str = "s1") -> str:
         return (f"{self.prefix}/" if self.prefix else "") + f"sessions/{session}/{path}"
@@ -252,7 +253,7 @@ class Host:
     def object(self, path: str, session: str = "s1") -> bytes | None:
         """One object's bytes, or None."""
         try:
-            return self.s3.get_object(Bucket=self.bucket, Key=self.key(path, session))["Body"].read()
+            return bytes(self.s3.get_object(Bucket=self.bucket, Key=self.key(path, session))["Body"].read())
         except self.s3.exceptions.NoSuchKey:
             return None
 

@@ -29,7 +29,8 @@ WRONG = [
 
 @pytest.mark.parametrize(
     ("command", "name", "value"),
-    [(["run"], *wrong) for wrong in WRONG] + [([*words], *WRONG[0]) for words in (["flush", "s1"], ["status"], ["config"])],
+    [(["run"], *wrong) for wrong in WRONG]
+    + [([*words], *WRONG[0]) for words in (["flush", "s1"], ["status"], ["config"])],
     ids=lambda value: "-".join(value) if isinstance(value, list) else value,
 )
 def test_a_wrong_setting_is_refused_in_one_line(host: Host, command: list[str], name: str, value: str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -26,7 +27,7 @@ def _work(host: Host) -> float:
 
     for number in range(FILES):
         name = f"d{number % 7}/f{number}.txt"
-        step(lambda name=name, number=number: host.write(name, f"content {number}"))
+        step(partial(host.write, name, f"content {number}"))
     step(lambda: host.write("big.bin", os.urandom(4 << 20)))
     step(lambda: host.path("d0/f0.txt").rename(host.path("d1/moved.txt")))
     step(lambda: host.path("d2/f2.txt").unlink())
@@ -81,7 +82,7 @@ def test_p01_status_says_that_the_store_is_down(wired: Host, line: Line):
 
 @pytest.mark.parametrize("flags", [0, os.O_NONBLOCK], ids=["plain", "nonblocking"])
 def test_p01_a_writer_never_waits_for_a_lease_of_ours(host: Host, flags: int):
-    """Asking the kernel for writers takes a lease for a moment; an open that meets it must neither fail nor wait long."""
+    """Asking the kernel for writers takes a lease for a moment; an open that meets it must not fail, nor wait long."""
     host.start()
     path = host.write("hot.txt", "0")
     slowest = 0.0

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,17 @@ def _same(host: Host) -> Callable[[], bool]:
     return check
 
 
+def _has(host: Host, name: str, body: bytes) -> bool:
+    return host.object(name) == body
+
+
 def test_p02_a_closed_file_is_stored_unasked(host: Host):
     host.start()
     for number in range(5):
         name = f"f{number}.txt"
         host.write(name, f"body {number}")
         begun = time.monotonic()
-        eventually(lambda name=name, number=number: host.object(name) == f"body {number}".encode(), 5)
+        eventually(partial(_has, host, name, f"body {number}".encode()), 5)
         assert time.monotonic() - begun < 5
 
 

@@ -65,7 +65,7 @@ def test_p03_what_was_written_before_is_stored_when_flush_says_so(host: Host):
 
 
 @pytest.mark.parametrize("rename", [False, True], ids=["in-place", "renamed"])
-def test_p03_a_flush_under_a_busy_writer_stores_what_was_there_or_newer(host: Host, rename: bool):
+def test_p03_a_flush_under_a_busy_writer_stores_what_was_there_or_newer(host: Host, rename: bool):  # noqa: FBT001
     host.start()
     paths = [host.path(f"hot{number}.txt") for number in range(10)]
     with _rewriting(paths, rename=rename) as done:
@@ -81,7 +81,7 @@ def test_p03_a_flush_under_a_busy_writer_stores_what_was_there_or_newer(host: Ho
 
 @pytest.mark.parametrize("outage", ["cut", "mute"])
 @pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "alone"])
-def test_p03_flush_ends_by_its_timeout_and_lists_what_is_left(wired: Host, line: Line, outage: str, daemon: bool):
+def test_p03_flush_ends_by_its_timeout_and_lists_what_is_left(wired: Host, line: Line, outage: str, daemon: bool):  # noqa: FBT001
     if daemon:
         wired.start()
     wired.write("stored.txt")
@@ -104,7 +104,7 @@ def test_p03_flush_ends_by_its_timeout_and_lists_what_is_left(wired: Host, line:
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "alone"])
-def test_p03_flush_ends_by_its_timeout_when_only_the_manifest_is_left(wired: Host, line: Line, daemon: bool):
+def test_p03_flush_ends_by_its_timeout_when_only_the_manifest_is_left(wired: Host, line: Line, daemon: bool):  # noqa: FBT001
     """Every file is stored; a new link needs a new manifest; the store takes the connection and says nothing."""
     if daemon:
         wired.start()
@@ -122,7 +122,7 @@ def test_p03_flush_ends_by_its_timeout_when_only_the_manifest_is_left(wired: Hos
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "alone"])
-def test_p03_flush_does_not_call_stored_what_it_cannot_check(wired: Host, line: Line, daemon: bool):
+def test_p03_flush_does_not_call_stored_what_it_cannot_check(wired: Host, line: Line, daemon: bool):  # noqa: FBT001
     """Nothing changed since the last flush, and the store is down: then nobody knows whether the manifest stands."""
     if daemon:
         wired.start()

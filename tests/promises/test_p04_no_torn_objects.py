@@ -43,7 +43,6 @@ def _in_background(step: Callable[[int], None]) -> Iterator[None]:
         raise wrong[0]
 
 
-
 def _of_one_moment(data: bytes) -> bool:
     """Of a file that is overwritten from its start, pass for pass, with the next letter of the alphabet each time: one
     letter, or the pass under way and what is left of the one before."""
@@ -55,7 +54,8 @@ def _of_one_moment(data: bytes) -> bool:
 
 def _letters(data: bytes) -> list[str]:
     """The letters of the runs of equal bytes, fast for few runs."""
-    letters, at = [], 0
+    letters: list[str] = []
+    at = 0
     while at < len(data) and len(letters) < 5:
         letter = data[at : at + 1]
         letters.append(letter.decode())
@@ -74,8 +74,8 @@ def test_p04_a_file_that_is_overwritten_all_the_time_is_never_torn(host: Host, s
     def step(number: int) -> None:
         chunk = ascii_uppercase[number % 26].encode() * (256 * 1024)
         with open(path, "r+b", buffering=0) as file:
-            for _ in range(size // len(chunk)):
-                file.write(chunk)
+            for at in range(0, size, len(chunk)):
+                os.pwrite(file.fileno(), chunk, at)
         if number % 5 == 4:
             time.sleep(0.15)  # long enough for somebody who is quick
 
@@ -180,7 +180,7 @@ def test_p04_a_jsonl_with_an_open_writer_ends_at_a_line_end(host: Host):
         file.write(b"30}\n")
         file.write(b'{"n": 31')
     eventually(lambda: host.object("log.jsonl") == path.read_bytes(), what="the rest when it is closed")
-    assert host.object("log.jsonl").endswith(b'{"n": 31')
+    assert path.read_bytes().endswith(b'{"n": 31')
 
 
 def test_p04_a_jsonl_with_two_writers_ends_at_a_line_end(host: Host):

@@ -56,15 +56,15 @@ def test_p07_a_removed_session_directory_is_evicted(full: Host):
 def test_p07_a_session_removed_slowly_is_evicted(host: Host):
     """It takes longer than a delete settles, but goes file after file: only the end shows what is meant."""
     _fill(host)
-    host.start(delete_settle="1s")
-    for number in range(12):
+    host.start(delete_settle="800ms")
+    for number in range(90):
         host.write(f"many/f{number}", "x")
     host.stored()
     before = host.objects()
     for folder, _, names in os.walk(host.root / "s1", topdown=False):
         for name in names:
             os.unlink(os.path.join(folder, name))
-            time.sleep(0.1)
+            time.sleep(0.02)
         os.rmdir(folder)
     time.sleep(1.5)
     assert host.objects() == before
@@ -80,7 +80,7 @@ def test_p07_a_session_removed_while_nobody_watched_is_evicted(full: Host):
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_p07_a_session_removed_and_made_anew_is_evicted(full: Host, running: bool):
+def test_p07_a_session_removed_and_made_anew_is_evicted(full: Host, running: bool):  # noqa: FBT001
     """ext4 gives the new directory the inode of the old one."""
     if not running:
         full.stop()
@@ -104,7 +104,7 @@ def test_p07_a_session_removed_and_made_anew_while_frozen_is_evicted(full: Host)
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_p07_a_session_moved_away_and_back(full: Host, running: bool):
+def test_p07_a_session_moved_away_and_back(full: Host, running: bool):  # noqa: FBT001
     away = full.folder / "away"
     if not running:
         full.stop()
@@ -129,7 +129,7 @@ def test_p07_a_session_that_is_renamed_leaves_its_objects(full: Host):
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_p07_a_session_whose_directory_became_a_file_or_a_link(full: Host, running: bool):
+def test_p07_a_session_whose_directory_became_a_file_or_a_link(full: Host, running: bool):  # noqa: FBT001
     away = full.folder / "away"
     if not running:
         full.stop()
@@ -146,13 +146,15 @@ def test_p07_a_session_whose_directory_became_a_file_or_a_link(full: Host, runni
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_p07_a_root_renamed_away_and_back(full: Host, running: bool):
+def test_p07_a_root_renamed_away_and_back(full: Host, running: bool):  # noqa: FBT001
     away = full.folder / "away"
     if not running:
         full.stop()
     full.root.rename(away)
     if running:
-        done = full.run("flush", "s1", "--timeout", "2", env={"CACHESYNC_SOCKET": str(away / ".cachesync/control.sock")})
+        done = full.run(
+            "flush", "s1", "--timeout", "2", env={"CACHESYNC_SOCKET": str(away / ".cachesync/control.sock")}
+        )
         assert done.code != 0
     else:
         full.root.mkdir()  # an unmounted volume's mount point
@@ -263,7 +265,7 @@ def test_p07_a_damaged_journal_is_set_aside_and_built_anew(full: Host, damage: s
             os.truncate(journal, max(4096, size // 2))
         case "empty":
             os.truncate(journal, 0)
-        case "not a database":
+        case _:
             journal.write_text("this is no database\n" * 1000)
     full.path("d/b.txt").unlink()
     full.write("new.txt", "n")

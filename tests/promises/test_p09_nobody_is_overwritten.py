@@ -20,7 +20,7 @@ def _kept(host: Host, name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-def test_p09_another_writers_bytes_are_kept_beside_the_file(host: Host, versioned: bool):
+def test_p09_another_writers_bytes_are_kept_beside_the_file(host: Host, versioned: bool):  # noqa: FBT001
     if versioned:
         host.keep_versions()
     host.start()

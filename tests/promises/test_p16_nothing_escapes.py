@@ -15,7 +15,7 @@ EVIL = ["../x", "/etc", "a/b", ".", "..", "", "s1/..", ".cachesync", "s1\n", "%2
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "alone"])
-def test_p16_no_command_takes_a_session_name_that_leaves_the_root(host: Host, daemon: bool):
+def test_p16_no_command_takes_a_session_name_that_leaves_the_root(host: Host, daemon: bool):  # noqa: FBT001
     if daemon:
         host.start()
     (host.folder / "x").mkdir()
@@ -225,7 +225,14 @@ def test_p16_secrets_are_never_told(host: Host):
     host.write("a.txt", "1")
     host.stored()
     told = ""
-    for words in (["config"], ["config", "--json"], ["status"], ["status", "--json"], ["explain", "s1/a.txt"], ["flush", "s1"]):
+    for words in (
+        ["config"],
+        ["config", "--json"],
+        ["status"],
+        ["status", "--json"],
+        ["explain", "s1/a.txt"],
+        ["flush", "s1"],
+    ):
         done = host.run(*words)
         assert done.code == 0
         told += done.out + done.err
@@ -262,7 +269,7 @@ def test_p16_a_foreign_manifest_and_foreign_keys_do_no_harm(host: Host):
     host.foreign_put(
         ".cachesync/manifest.json",
         b'{"format": 1, "entries": [{"path": "../../evil", "type": "file", "size": 1, "sha256": "x", "version": "1",'
-        b' "mode": "0644", "mtime": "1.0"}, {"path": "/etc/cron.d/evil", "type": "link", "mtime": "1.0", "target": "x"},'
+        b' "mode": "0644", "mtime": "1.0"}, {"path": "/etc/cron.d/evil", "type": "link", "mtime": "1", "target": "x"},'
         b' {"path": "fine", "type": "dir", "mode": "0755", "mtime": "1.0"}, {"path": 7}, 7, null]}',
     )
     host.write("a.txt", "1")
