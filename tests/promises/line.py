@@ -1,4 +1,4 @@
-"""A line between a daemon and its S3 server that can be cut, mended and muted, and that loses or spoils what it carries."""
+"""A line between a daemon and its S3 server that can be cut, mended or muted, and that loses or spoils what it has."""
 
 from __future__ import annotations
 
