@@ -112,7 +112,7 @@ class Attendant:
             notes.append(f"the store has not answered since {when}; writes go on and are stored when it is back")
         notes.extend(self._store_notes)
         uncovered = self.watcher.uncovered()
-        if uncovered and not self._halted:
+        if uncovered and not self._halted and not self._stopping.is_set():
             notes.append(f"{len(uncovered)} directories cannot be watched and are scanned instead (inotify limits?)")
         return notes
 
@@ -200,10 +200,22 @@ class Attendant:
             result = self._engine.scanner.scan(name, recheck=True, expired=self._stopping.is_set)
             repaired += result.marked
             self._list_links(name)
+        self._give_up_uploads()
         if "start" not in reasons:
             self.repaired += repaired
         level = logging.DEBUG if reasons in ({"interval"}, {"poll"}) else logging.INFO
         logger.log(level, "scanned (%s): %d changes", ", ".join(sorted(reasons)), repaired)
+
+    def _give_up_uploads(self) -> None:
+        """Free the parts of uploads that nobody will go on with: of files that went with their session."""
+        uploads = self._engine.journal.uploads
+        for session, path, upload in uploads.orphans():
+            try:
+                self._engine.store.discard(upload)
+                uploads.drop(session, path)
+            except CacheSyncError as error:
+                logger.info("an upload is not given up yet: %s", error, extra={"session": session, "path": path})
+                return
 
     def _list_links(self, session: str) -> None:
         """Links have no object: where nothing else is left to store, a manifest makes them durable."""
@@ -220,17 +232,19 @@ class Attendant:
         """Find out, once, what the store cannot do, and say so (P8, SPEC section 13)."""
         while not self._stopping.is_set():
             traits = self._engine.store.traits
-            notes = []
             if traits.versioned is False:
-                notes.append("the store keeps no old versions: an overwritten or deleted file cannot be brought back")
+                self._say_once("the store keeps no old versions: what is overwritten or deleted cannot be brought back")
             if traits.conditional is False:
-                notes.append("the store has no conditional writes: versions are compared before each write instead")
-            for note in notes:
-                if note not in self._store_notes:
-                    logger.warning("%s", note)
-            self._store_notes = notes
+                note = "the store has no conditional writes: versions are compared before each write instead"
+                self._say_once(note)
+                self._store_notes = [note]
             if None not in (traits.versioned, traits.conditional) or self._stopping.wait(_ASK):
                 return
+
+    def _say_once(self, note: str) -> None:
+        if note not in self._reported:
+            self._reported.add(note)
+            logger.warning("%s", note)
 
     def _check_root(self) -> None:
         try:

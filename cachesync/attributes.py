@@ -19,6 +19,7 @@ _TYPES = {
     ".yml": "application/yaml",
     ".md": "text/markdown",
     ".json": "application/json",
+    ".jsonl": "application/x-ndjson",
     ".html": "text/html",
 }
 """The design note's own list; it wins over mimetypes."""

@@ -9,7 +9,7 @@ import threading
 
 from cachesync import manifest
 from cachesync.context import Context
-from cachesync.errors import ObjectNotFound, PreconditionFailed
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient
 from cachesync.files import OpenFile, take
 from cachesync.keys import manifest_key
 from cachesync.learn import Learner
@@ -27,13 +27,19 @@ class Committer:
         self._host = socket.gethostname()
         self._locks: dict[str, threading.Lock] = {}
 
-    def commit(self, session: str, *, state: str = "open") -> Summary:
+    def commit(self, session: str, *, state: str = "open", patience: float = 0.0) -> Summary:
         """Store the manifest, unless the one in the store shows the same. A summary with failures was not stored.
 
         Raises StoreError; after PreconditionFailed another writer's manifest has been merged: the next call may work.
+        Waits ``patience`` seconds for another commit of the session.
         """
-        with self._locks.setdefault(session, threading.Lock()):
+        lock = self._locks.setdefault(session, threading.Lock())
+        if not lock.acquire(timeout=patience):
+            raise StoreTransient("write the manifest of", session, "the store has not answered the try before this one")
+        try:
             return self._commit(session, state)
+        finally:
+            lock.release()
 
     def _commit(self, session: str, state: str) -> Summary:
         self._learner.ensure(session, wait=True)

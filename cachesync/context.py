@@ -17,7 +17,8 @@ from cachesync.store.base import ObjectStore
 class Context:
     """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
-    seconds since the epoch; ``urgent`` says whether somebody waits for a session."""
+    seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
+    deletions are believed at once."""
 
     tree: Tree
     journal: Journal
@@ -29,6 +30,7 @@ class Context:
     granularity: float
     clock: Callable[[], float]
     urgent: Callable[[str], bool]
+    believing: Callable[[str], bool]
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

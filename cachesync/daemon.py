@@ -39,17 +39,21 @@ _DRAINS = 64
 
 
 @contextlib.contextmanager
-def open_service(config: Config) -> Iterator[Verbs]:
-    """The verbs in this process, for a command that finds no daemon. Raises RootLocked, UsageError."""
+def open_service(config: Config, *, work: bool = True) -> Iterator[Verbs]:
+    """The verbs in this process, for a command that finds no daemon; without ``work`` it only looks.
+
+    Raises RootLocked, UsageError.
+    """
     from cachesync.engine import Engine
     from cachesync.stores import open_store
 
     store = open_store(config)
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
-        engine = Engine(config, store)
+        engine = Engine(config, store, bind=work)
         stack.callback(engine.close, 0.2)
-        engine.start()
+        if work:
+            engine.start()
         yield engine.service
 
 
@@ -154,6 +158,7 @@ class Daemon:
             replaced_for = 0
             while not self._signalled.wait(_TEND):
                 attendant.tend()
+                self._tend_server()
                 replaced = self._config.root.is_dir() and not (attendant.root_ok and engine.in_place())
                 replaced_for = replaced_for + 1 if replaced else 0
                 if replaced_for > _REPLACED:
@@ -167,6 +172,17 @@ class Daemon:
             if not engine.close():
                 logger.warning("a transfer was still hanging; it is tried again by the next start")
         return code
+
+    def _tend_server(self) -> None:
+        """The embedded S3 server is our child: when it ends, nobody else starts it again."""
+        server = self._dev_server
+        if server is None or server.running:
+            return
+        logger.error("the embedded S3 server ended (see %s); starting it again", server.log)
+        try:
+            server.start()
+        except CacheSyncError as error:
+            logger.error("%s", error)
 
     def _lines(self) -> list[str]:
         """Three lines: what is watched, where it goes, what to type next."""
@@ -188,6 +204,7 @@ class Daemon:
     def _drain(self, engine: Engine, attendant: Attendant) -> int:
         """Store what is left, small files first, for ``drain_timeout`` seconds; log what could not be (P12)."""
         timeout = self._config.drain_timeout
+        logger.info("stopping: storing what is left, for at most %g s; a second signal stops at once", timeout)
         self._notifier.send("STOPPING=1", "STATUS=draining")
         self._notifier.extend(timeout + 5)
         attendant.stop()
@@ -201,10 +218,10 @@ class Daemon:
 
         def flush(name: str) -> int:
             try:
-                report = engine.service.flush(name, timeout=max(0.0, deadline - time.monotonic()))
+                report = engine.service.drain(name, timeout=max(0.0, deadline - time.monotonic()))
             except CacheSyncError as error:
                 logger.error("not drained: %s", error, extra={"session": name})
-                return 1
+                return max(1, engine.journal.sessions.counts(name).dirty)
             left = [*((f.path, f.error) for f in report.failed), *((p.path, p.reason) for p in report.pending)]
             for path, reason in left[:_SHOWN]:
                 logger.warning("left: %s", reason, extra={"session": name, "path": path})

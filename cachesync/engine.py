@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
 
+    ``bind`` is false for those who only look: a new journal is not bound to its store then.
+
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
 
@@ -46,6 +49,7 @@ class Engine:
         *,
         create_root: bool = False,
         since: float | None = None,
+        bind: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
@@ -54,11 +58,11 @@ class Engine:
             self.tree = Tree(config.root, create=create_root)
             undo.callback(self.tree.close)
             _prepare_state(config)
-            self.lock = RootLock(config.state / "lock", config.root)
+            self.lock = RootLock(config.state / "lock", config.root, self.tree.descriptor)
             undo.callback(self.lock.release)
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
-            self.journal.belongs_to(config.store.shown)
+            self.journal.belongs_to(config.store.shown, bind=bind)
             self._build(since, clock)
             undo.pop_all()
         _ignore_lease_breaks()
@@ -77,6 +81,7 @@ class Engine:
             granularity=_granularity(config, self.tree),
             clock=clock,
             urgent=self.uploader.is_urgent,
+            believing=self.uploader.is_believing,
         )
         self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake)
         self.learner = Learner(self.journal, self.store, config.prefix)
@@ -120,19 +125,32 @@ def check_free(config: Config) -> None:
 
 
 def _prepare_state(config: Config) -> None:
-    """Make the state folder, for us alone: mode 0700, and nothing in it that others could have put there."""
+    """Make the state folder, for us alone. Raises UsageError if what is there could be somebody else's.
+
+    It lies in a folder that agents write to: a link in its place, or in place of what is in it, would have us work
+    elsewhere, with our rights.
+    """
+    hint = "remove it if it is not cachesync's, or see the state setting"
     try:
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if config.state.stat().st_uid == os.geteuid():
-            config.state.chmod(0o700)
-        scratch = config.state / "tmp"
-        scratch.mkdir(mode=0o700, exist_ok=True)
-        for leftover in scratch.iterdir():
-            leftover.unlink()
+        for folder in (config.state, config.state / "tmp", config.state / "canary"):
+            folder.mkdir(mode=0o700, parents=folder == config.state, exist_ok=True)
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if os.fstat(held).st_uid != os.geteuid():
+                    raise UsageError("prepare the state folder", str(folder), "it belongs to another user", hint)
+                os.fchmod(held, 0o700)
+                if folder.name == "tmp":
+                    for leftover in os.listdir(held):
+                        os.unlink(leftover, dir_fd=held)
+            finally:
+                os.close(held)
+        for name in ("journal.db", "journal.db-wal", "journal.db-shm", "journal.db.reserve", "lock"):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.lstat(config.state / name)
+                if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+                    raise UsageError("open", str(config.state / name), "it is no file of our own", hint)
     except OSError as error:
-        raise UsageError(
-            "prepare the state folder", str(config.state), error.strerror, "see the state setting"
-        ) from error
+        raise UsageError("prepare the state folder", str(config.state), error.strerror, hint) from error
 
 
 def _open_journal(config: Config) -> Journal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from cachesync.commit import Committer
 from cachesync.context import Context
@@ -31,6 +32,7 @@ from cachesync.uploader import Uploader
 
 MANIFEST = f"{RESERVED}/manifest.json"
 _FULL_LOOK = 0.25
+_SCANS = 5
 
 
 class Flusher:
@@ -46,9 +48,16 @@ class Flusher:
         self._committer = committer
 
     def flush(
-        self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
+        self,
+        session: str,
+        *,
+        timeout: float,
+        confirm_deletes: bool = False,
+        receipt: bool = False,
+        patient: bool = False,
     ) -> FlushReport:
-        """The barrier for one session; ends by its timeout and says what is left.
+        """The barrier for one session; ends by its timeout and says what is left. A ``patient`` one believes deletions
+        no sooner than without it.
 
         Raises NoSuchSession, NoSuchBucket, UsageError, RootHalted.
         """
@@ -58,8 +67,9 @@ class Flusher:
         if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
-        with self._uploader.urgent(session):
-            scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
+        with self._uploader.urgent(session, deletes=not patient):
+            lost = self._scanner.lost[session]
+            scan = self._scan(session, deadline)
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
@@ -68,6 +78,9 @@ class Flusher:
                 report = self._wait(session, report, scan, deadline)
             else:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
+            if (count := self._scanner.lost[session] - lost) and not report.failed:
+                cause = f"its directory was removed while it was flushed, with {count} files that were never stored"
+                report = replace(report, failed=[Failure(".", cause)])
             if report.failed and self._uploader.no_bucket is not None:
                 raise self._uploader.no_bucket
             if not report.failed and not report.pending:
@@ -80,6 +93,16 @@ class Flusher:
             deleted=self._transfer.deleted[session] - before[1],
             seconds=time.monotonic() - begun,
         )
+
+    def _scan(self, session: str, deadline: float) -> ScanResult:
+        """Scan, again while stored files are newly missed: one that is moved meanwhile, from a directory that was not
+        yet listed to one that was, is seen nowhere; and a flush believes at once what it sees."""
+        for _ in range(_SCANS):
+            generation = self._c.journal.generation()
+            scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
+            if not scan.finished or not self._c.journal.work.missed_since(session, generation):
+                break
+        return scan
 
     # -- the barrier ---------------------------------------------------------------------------------------------------
 
@@ -132,7 +155,7 @@ class Flusher:
         while True:
             left = deadline - time.monotonic()
             try:
-                summary = within(left, lambda: self._committer.commit(session))
+                summary = within(left, partial(self._committer.commit, session, patience=max(0.0, left)))
             except StillRunning:
                 return replace(report, pending=[Pending(MANIFEST, "the store has not answered in time")])
             except (StoreTransient, PreconditionFailed, RootHalted, JournalUnavailable) as error:

@@ -32,6 +32,7 @@ DEFAULTS = (
 
 _DEFAULT = re.compile("|".join(f"({translate(rule)})" for rule in DEFAULTS))
 _REMEMBERED_FOLDERS = 4096
+_MOST_STARS = 3
 _FOLDER_MARK = "ps_d"
 """pathspec's name for the group; tests/unit/test_ignore.py compares us with git."""
 
@@ -132,8 +133,16 @@ def _default(path: str) -> str | None:
     return f"ignored by {DEFAULTS[match.lastindex - 1]!r} (default)" if match and match.lastindex else None
 
 
+def _is_costly(line: str) -> bool:
+    """Whether matching could take for ever: a regular expression tries every way to share a name among the stars."""
+    stars = max(part.replace("**", "").count("*") for part in line.split("/"))
+    return stars > _MOST_STARS or line.count("**") > _MOST_STARS
+
+
 def _compile(line: str) -> _Rule | None:
     """The rule that a line stands for; None if it is no pattern."""
+    if _is_costly(line):
+        return None
     # Only now: importing it takes 40 ms, and most sessions have no rules.
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 

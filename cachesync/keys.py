@@ -16,6 +16,9 @@ RESERVED = ".cachesync"
 MAX_KEY_BYTES = 1024
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 
+MAX_NAME_BYTES = 255
+"""NAME_MAX of Linux's file systems."""
+
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -85,9 +88,14 @@ def manifest_key(prefix: str, session: str) -> str:
 
 
 def conflict_path(path: str, stamp: str, version: str) -> str:
-    """Where the bytes of another writer are kept; ``stamp`` is UTC, as ``20261124T132416Z``, ``version`` an id."""
-    tail = re.sub(r"[^A-Za-z0-9]", "", version)[:12] or "unknown"
-    return f"{path}.conflict-{stamp}-{tail}"
+    """Where the bytes of another writer are kept; ``stamp`` is UTC, as ``20261124T132416Z``, ``version`` an id.
+
+    A name that would get too long for a disk is cut.
+    """
+    parent, slash, name = path.rpartition("/")
+    tail = f".conflict-{stamp}-{re.sub(r'[^A-Za-z0-9]', '', version)[:12] or 'unknown'}"
+    kept = name.encode()[: MAX_NAME_BYTES - len(tail)].decode(errors="ignore")
+    return parent + slash + kept + tail
 
 
 def printable(path: str) -> str:

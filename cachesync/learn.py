@@ -92,6 +92,7 @@ class Learner:
             self._journal.sessions.learn(session, rows, [])
         if found is not None:
             self._journal.sessions.learn(session, [], found.others)
+            self._journal.sessions.forget_others(session, [path for path, _ in found.others])
         for path in self._gone(session, unseen):
             self._journal.sessions.forget_evicted(session, path)
         self._journal.sessions.set_learned(session, None if found is None else found.version)

@@ -29,6 +29,11 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
     return {name: printable(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
+def _visible(text: str) -> str:
+    """``text`` on one line, with nothing in it that a terminal would act on: a file's name may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One JSON object."""
@@ -45,5 +50,5 @@ class _Text(logging.Formatter):
         """``12:34:56 warning  message  name=value ...``."""
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         facts = " ".join(f"{name}={value}" for name, value in _facts(record).items())
-        line = f"{when} {record.levelname.lower():8}{record.getMessage()}  {facts}".rstrip()
+        line = _visible(f"{when} {record.levelname.lower():8}{record.getMessage()}  {facts}".rstrip())
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -59,15 +59,15 @@ class Removal:
         tree, work, now = self._c.tree, self._c.journal.work, self._c.clock()
         found = tree.lstat(entry.session, entry.path)
         stands = isinstance(found, FileStat) and found.kind is not Kind.DIRECTORY  # a directory is another entry
-        if stands or tree.session_directory(entry.session) is None:
+        if stands or not self._scanner.is_known_directory(entry.session):
             self._scanner.look_again(entry)
             return False
         if entry.stored is None:
             return True
-        moved = work.moved_to(entry)
+        moved = [other for other in work.moved_to(entry) if other.session == entry.session]
         if any(other.stored is not None and other.stored.sha256 == entry.stored.sha256 for other in moved):
             return True  # it was renamed, not deleted: the store has its bytes under the new name
-        if any(other.dirty and not other.failed for other in moved):
+        if any(other.dirty and not other.attempts for other in moved):
             work.postpone(entry, now + _MOVING)  # first the new name, so that the store has the bytes all the time
             return False
         t = self._tombstones(entry.session)
@@ -76,7 +76,7 @@ class Removal:
             t.last_seen,
             tombstones=t.unconfirmed,
             stored=t.stored,
-            flushing=self._c.urgent(entry.session),
+            flushing=self._c.believing(entry.session),
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:

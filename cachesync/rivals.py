@@ -70,8 +70,9 @@ class Rivals:
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path, "kept_as": path})
 
     def is_ours(self, info: ObjectInfo) -> bool:
-        """Whether this journal stored the object, by the object's own word."""
-        return info.metadata.get("writer") == self._c.journal.id
+        """Whether this journal stored the object: its metadata name us, and are of these very bytes."""
+        ours = info.metadata.get("writer") == self._c.journal.id
+        return ours and info.metadata.get("sha256") == with_digest(self._c.store, info).sha256
 
 
 def with_digest(store: ObjectStore, info: ObjectInfo) -> ObjectInfo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -49,6 +50,8 @@ class Scanner:
         self._clock = clock
         self._wake = wake
         self._rules: dict[str, IgnoreRules] = {}
+        self.lost: Counter[str] = Counter()
+        """How many files went with their session's directory before they were stored."""
         self.unseen: dict[str, list[Failure]] = {}
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
@@ -137,15 +140,23 @@ class Scanner:
             if reason := rules.reason(path, is_dir):
                 result.skipped.append(Skipped(path, reason))
                 missing -= {raw, raw + b"/"}
+                if is_dir or ((row := known.get(raw)) is not None and row.resident):
+                    self._journal.entries.let_go(session, path, is_dir=is_dir)
                 continue
             if is_dir:
                 path, raw = path + "/", raw + b"/"
                 batch.trees.append(path)
             missing.discard(raw)
             self._judge(path, stat, known.get(raw), Hint(0), batch)
+        self._compare_missing(session, directory, missing, batch)
+
+    def _compare_missing(self, session: str, directory: str, missing: set[bytes], batch: _Batch) -> None:
+        rules = self._ignore(session)
         for raw in missing:
             path = directory + os.fsdecode(raw)
-            if path.endswith("/"):
+            if rules.reason(path, path.endswith("/")):
+                self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
+            elif path.endswith("/"):
                 batch.marked += self._tree_gone(session, path)
             else:
                 batch.marks.append(Mark(path, None, self._gone_due()))
@@ -153,6 +164,8 @@ class Scanner:
     def _look(self, session: str, path: str, hint: Hint, batch: _Batch) -> None:
         known = self._journal.entries.known(session, path)
         stat = self._tree.lstat(session, path)
+        if (stat is None or isinstance(stat, Skipped)) and self._ignore(session).reason(path, is_dir=False):
+            return
         if stat is None or isinstance(stat, Skipped):
             self._tree_gone(session, path + "/")
             if known is not None:
@@ -189,6 +202,12 @@ class Scanner:
         due = due_after_change(now, dirty_since, stored_at, temporary=looks_temporary(path), pace=self._pace)
         batch.marks.append(Mark(path, stat, due, closed))
 
+    def is_known_directory(self, session: str) -> bool:
+        """Whether the session's directory stands and is the one that the journal's entries are about."""
+        row = self._journal.sessions.get(session)
+        directory = self._tree.session_directory(session)
+        return row is not None and directory is not None and row.directory == directory
+
     # -- what is missing -----------------------------------------------------------------------------------------------
 
     def _meet(self, session: str) -> bool:
@@ -214,6 +233,7 @@ class Scanner:
         if not self._journal.entries.any_resident(session):
             return
         evicted, forgotten = self._journal.sessions.removed(session)
+        self.lost[session] += forgotten
         log = logger.warning if forgotten else logger.info
         sentence = "session directory removed: %d entries stay in the store, %d files were never stored"
         log(sentence, evicted, forgotten, extra={"session": session})

@@ -67,11 +67,15 @@ class Service:
         """See flush.Flusher.flush."""
         return self._flusher.flush(session, timeout=timeout, confirm_deletes=confirm_deletes, receipt=receipt)
 
+    def drain(self, session: str, *, timeout: float) -> FlushReport:
+        """A flush that nobody asked for, at the end of the daemon."""
+        return self._flusher.flush(session, timeout=timeout, patient=True)
+
     def status(self, session: str | None = None) -> StatusReport:
         """Every session from the journal, or one after a scan: its answer decides whether a machine is killed."""
         if session is not None:
             self._check_known(session)
-            self._scanner.scan(session)
+            self._scanner.scan(session, recheck=True)
         names = self._journal.sessions.names() if session is None else [session]
         known = [name for name in names if name in self._journal.sessions.names()]
         notes = [*self.notes(), *(note for name in known if (note := self._conflict_note(name)))]

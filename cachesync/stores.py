@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cachesync.errors import ConfigError
 from cachesync.keys import RESERVED, session_prefix
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def _open(config: Config, dev_server: DevServer | None) -> ObjectStore:
     if config.store.bucket is None:
         from cachesync.store.fsspec_store import FsspecStore
 
-        return FsspecStore(config.store_url)
+        try:
+            return FsspecStore(config.store_url)
+        except (ValueError, ImportError) as error:
+            raise ConfigError("use the store", config.store.shown, error, "s3://, file:// or an fsspec URL") from error
     from cachesync.store.s3 import S3Store
     from cachesync.store.s3_client import S3Settings
 

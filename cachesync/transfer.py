@@ -18,7 +18,7 @@ from cachesync.files import OpenFile, Snapshot, take
 from cachesync.journal import Journal
 from cachesync.learn import Learner
 from cachesync.model import Attributes, Entry, FileStat, Kind, Multipart, ObjectInfo, Stored, Version
-from cachesync.policy import FARTHEST, LINGERING, Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
+from cachesync.policy import FARTHEST, Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
 from cachesync.removal import Removal
 from cachesync.rivals import Rivals, with_digest
 from cachesync.scanner import Scanner
@@ -91,7 +91,7 @@ class Transfer:
         with file:
             self._await_tick(file)
             now = self._c.clock()
-            writer = _writer(entry, file, now)
+            writer = file.writer()  # a close that was seen proves nothing: there may be another writer
             flushing = self._c.urgent(entry.session)
             if not flushing:
                 changed_at = file.stat.mtime_ns / 1e9
@@ -190,16 +190,6 @@ class Transfer:
             except (ObjectNotFound, PreconditionFailed):
                 continue  # the source moved on; the bytes are here all the same
         return None
-
-
-def _writer(entry: Entry, file: OpenFile, now: float) -> Writer:
-    """Who has the file open for writing. A close that was seen proves nothing: there may be another writer.
-
-    A file that has been quiet for LINGERING is not asked about: no later change could have left no trace.
-    """
-    if now - file.stat.ctime_ns / 1e9 >= LINGERING and not cuts_at_line_end(entry.path):
-        return Writer.CLOSED
-    return file.writer()
 
 
 def _closed(entry: Entry, file: OpenFile) -> bool:

@@ -54,6 +54,7 @@ class Uploader:
         self._ready: deque[Work] = deque()
         self._in_flight: dict[tuple[str, str], int] = {}
         self._flushing: Counter[str] = Counter()
+        self._believing: Counter[str] = Counter()
         self._look_now = True
         self._stopping = False
         self.small_first = False
@@ -97,19 +98,25 @@ class Uploader:
             self._changed.notify_all()
 
     @contextmanager
-    def urgent(self, session: str) -> Iterator[None]:
-        """Somebody waits for this session."""
+    def urgent(self, session: str, *, deletes: bool) -> Iterator[None]:
+        """Somebody waits for this session; ``deletes`` says whether its deletions are believed at once."""
         with self._changed:
             self._flushing[session] += 1
+            self._believing[session] += deletes
         try:
             yield
         finally:
             with self._changed:
                 self._flushing[session] -= 1
+                self._believing[session] -= deletes
 
     def is_urgent(self, session: str) -> bool:
         """Whether somebody waits for this session."""
         return self._flushing[session] > 0
+
+    def is_believing(self, session: str) -> bool:
+        """Whether the session's deletions are believed at once."""
+        return self._believing[session] > 0
 
     def in_flight(self, session: str) -> int:
         """How many of the session's paths are being transferred."""

@@ -118,9 +118,9 @@ def _lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
     for line in report.entries or ():
         version = one_line(line.version_id or line.version)
         yield f"  receipt  {line.sha256 or '-'}  {line.size}  {version}  {one_line(line.path)}"
-    if report.failed:
+    if report.failed and not any("--confirm-deletes" in failure.error for failure in report.failed):
         yield f"  mend the cause, then: cachesync retry {session} && cachesync flush {session}"
-    elif not report.stored:
+    elif not report.stored and not report.failed:
         longer = max(2 * timeout, 10)
         yield f"  under a daemon it goes on by itself; ask again: cachesync flush {session} --timeout {longer:g}"
         yield f"  the story of one file: cachesync explain {session}/PATH"

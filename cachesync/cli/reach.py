@@ -54,7 +54,8 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
             from cachesync.daemon import open_service
 
             try:
-                verbs = stack.enter_context(open_service(config))
+                work = options.command not in ("status", "explain")
+                verbs = stack.enter_context(open_service(config, work=work))
             except RootLocked as locked:
                 if time.monotonic() > until:
                     raise DaemonUnavailable("ask the daemon at", str(config.socket), locked.reason) from None

@@ -67,10 +67,13 @@ def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
         unsafe = sum(not status.safe_to_kill for status in ordered[len(shown) :])
         yield f"and {len(ordered) - len(shown):,} more, {unsafe:,} of them not safe"
     yield from _left(report)
-    if len(report.sessions) == 1:
-        only = report.sessions[0]
-        failures = (f"failed {one_line(f'{failure.path}: {failure.error}')}" for failure in only.failures)
-        yield from listed(failures, max(only.failed, len(only.failures)), indent="")
+    failures = [
+        f"failed {one_line(f'{place}{failure.path}: {failure.error}')}"
+        for status in shown
+        for place in ("" if len(report.sessions) == 1 else f"{status.session}/",)
+        for failure in status.failures
+    ]
+    yield from listed(iter(failures), max(sum(status.failed for status in shown), len(failures)), indent="")
 
 
 def _left(report: StatusReport) -> Iterator[str]:

@@ -18,6 +18,9 @@ from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Kind, Skipped
 from cachesync.policy import Writer
 
+_END_OF_TIME = 2**63 - 1
+"""What the journal can count to: a file may be dated after 2262, and inode numbers are unsigned."""
+
 _LONGEST_IGNORE = 1024 * 1024
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _SPECIAL = {
@@ -104,6 +107,11 @@ class Tree:
             )
         held = os.fstat(self._root)
         self.identity = (held.st_dev, held.st_ino)
+
+    @property
+    def descriptor(self) -> int:
+        """The open root, to be locked."""
+        return self._root
 
     def close(self) -> None:
         """Let the root go."""
@@ -242,9 +250,9 @@ def _to_stat(found: os.stat_result, target: str | None) -> FileStat:
     return FileStat(
         _KINDS[st.S_IFMT(found.st_mode)],
         found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-        found.st_ino,
+        max(-_END_OF_TIME, min(found.st_mtime_ns, _END_OF_TIME)),
+        max(-_END_OF_TIME, min(found.st_ctime_ns, _END_OF_TIME)),
+        found.st_ino if found.st_ino <= _END_OF_TIME else found.st_ino - 2**64,
         st.S_IMODE(found.st_mode),
         target,
     )

@@ -36,16 +36,21 @@ class Journal:
         self.work = Work(self._ledger)
         self.uploads = Uploads(self._ledger)
 
-    def belongs_to(self, store: str) -> None:
-        """Bind a new journal to its store. Raises ConfigError if it was made for another one: what it knows of versions
-        and digests is true of that one only."""
+    def belongs_to(self, store: str, *, bind: bool) -> None:
+        """Bind a new journal to its store, if ``bind``.
+
+        Raises ConfigError if it was made for another one: what it knows of versions is true of that one only.
+        """
         ((known,),) = self._ledger.db.all("SELECT store FROM meta")
-        if known is None:
+        if known is None and bind:
             with self._ledger.db.write(durable=True) as db:
                 db.execute("UPDATE meta SET store = ?", (store,))
-        elif known != store:
-            hint = "configure the store it was made for, or move journal.db out of the state folder to store all anew"
-            raise ConfigError("store to", store, f"this root's journal was made for {known}", hint)
+        elif known not in (None, store):
+            hint = (
+                "start its daemon again (make run), or set the store to that one;"
+                " to store all of it anew elsewhere, move journal.db out of the state folder"
+            )
+            raise ConfigError("use the store", store, f"this root is stored in {known}", hint)
 
     def close(self) -> None:
         """Let the file go."""

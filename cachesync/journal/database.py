@@ -40,6 +40,7 @@ class Database:
             raise _translate(error, "open the journal", path) from error
         stat = os.stat(path)
         self._identity = (stat.st_dev, stat.st_ino)
+        self.place = f"{stat.st_ino}"
         self._damaged = False
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
 

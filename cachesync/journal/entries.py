@@ -64,6 +64,31 @@ class Entries:
                 self._ledger.revise(db, number)
         return count
 
+    def let_go(self, name: str, path: str, *, is_dir: bool) -> None:
+        """A path, and all below it if ``is_dir``, is ignored from now on: what the store has of it stays there,
+        evicted, and what it never had is forgotten."""
+        number = self._ledger.id(name)
+        where, values = "dir = ? AND name = ?", tuple[object, ...](split(path))
+        if is_dir:
+            where, values = (
+                "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))",
+                (
+                    *split(path + "/"),
+                    *below(path),
+                ),
+            )
+        condition = f"session = ? AND resident = 1 AND {where}"
+        if self._ledger.db.one(f"SELECT 1 FROM entry WHERE {condition} LIMIT 1", (number, *values)) is None:
+            return
+        with self._ledger.db.write() as db:
+            db.execute(f"DELETE FROM entry WHERE {condition} AND etag IS NULL", (number, *values))
+            db.execute(
+                f"UPDATE entry SET resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL"
+                f" WHERE {condition}",
+                (number, *values),
+            )
+            self._ledger.revise(db, number)
+
     def any_resident(self, name: str) -> bool:
         """Whether anything of the session is expected on disk."""
         row = self._ledger.db.one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from pathlib import Path
@@ -14,10 +15,23 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.db = Database(path)
+        self._settle_in()
         ((self.journal_id, self.opened_at),) = self.db.all("SELECT id, generation FROM meta")
         self._numbers: dict[str, int] = dict(self.db.all("SELECT name, id FROM session"))
         self._names = {number: name for name, number in self._numbers.items()}
         self._lock = threading.Lock()
+
+    def _settle_in(self) -> None:
+        """A journal that was copied with its root is another writer than the one it was copied from: it gets an id of
+        its own, and learns anew what the store has."""
+        ((place,),) = self.db.all("SELECT place FROM meta")
+        if place == self.db.place:
+            return
+        with self.db.write(durable=True) as db:
+            db.execute("UPDATE meta SET place = ?", (self.db.place,))
+            if place is not None:
+                db.execute("UPDATE meta SET id = ?", (secrets.token_hex(8),))
+                db.execute("UPDATE session SET learned = 0")
 
     def names(self) -> list[str]:
         """All known sessions, sorted."""

@@ -11,7 +11,8 @@ VERSION_1 = """
 CREATE TABLE meta (
     id         TEXT NOT NULL,        -- random name of this journal; objects carry it as their `writer`
     generation INTEGER NOT NULL,     -- the last generation given out, over all sessions
-    store      TEXT                  -- the store that all of this is true of
+    store      TEXT,                 -- the store that all of this is true of
+    place      TEXT                  -- which file this is: a copy of it is another journal
 ) STRICT;
 
 CREATE TABLE session (

@@ -113,6 +113,21 @@ class Sessions:
             )
             self._ledger.revise(db, number)
 
+    def forget_others(self, name: str, listed: Sequence[str]) -> None:
+        """Links and directories that are not here, and that the manifest in the store does not list: another host
+        removed them."""
+        number = self._ledger.id(name)
+        rows = self._ledger.db.all(
+            "SELECT dir, name FROM entry WHERE session = ? AND resident = 0 AND kind <> 'file' AND etag IS NULL",
+            (number,),
+        )
+        gone = {join(row[0], row[1]) for row in rows} - set(listed)
+        with self._ledger.db.write() as db:
+            db.executemany(
+                "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0",
+                [(number, *split(path)) for path in gone],
+            )
+
     def set_learned(self, name: str, manifest: Version | None) -> None:
         """All that the store has was merged; ``manifest`` is the version of its manifest."""
         with self._ledger.db.write() as db:

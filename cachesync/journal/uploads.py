@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import split
 from cachesync.model import Multipart
 
 
@@ -53,3 +54,17 @@ class Uploads:
             db.execute("DELETE FROM part WHERE session = ? AND path = ?", where)
             db.execute("DELETE FROM upload WHERE session = ? AND path = ?", where)
         self._open.discard(where)
+
+    def orphans(self) -> list[tuple[str, str, Multipart]]:
+        """Uploads of paths that are no files with work to do any more: nobody will go on with them."""
+        found = []
+        for number, raw in sorted(self._open):
+            name, path = self._ledger.name(number), os.fsdecode(raw)
+            row = self._ledger.db.one(
+                "SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND synced < generation",
+                (number, *split(path)),
+            )
+            upload = self.load(name, path)
+            if row is None and upload is not None:
+                found.append((name, path, upload))
+        return found

@@ -170,13 +170,23 @@ class Work:
         )
         return [to_entry(self._ledger.name(row[0]), row[1:]) for row in rows]
 
+    def missed_since(self, name: str, generation: int) -> bool:
+        """Whether a path that the store has was marked missing after ``generation``."""
+        row = self._ledger.db.one(
+            "SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation AND gone_at IS NOT NULL"
+            " AND etag IS NOT NULL AND absent > ? LIMIT 1",
+            (self._ledger.number(name) or 0, generation),
+        )
+        return row is not None
+
     def tombstones(self, name: str) -> Tombstones:
         """The session's deletions that wait for the store, in numbers. A file that moved was not deleted."""
         number = self._ledger.id(name)
         ((last, unconfirmed),) = self._ledger.db.all(
             "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1) AND NOT EXISTS"
             " (SELECT 1 FROM entry AS e INDEXED BY inode WHERE e.inode = t.inode AND e.inode IS NOT NULL"
-            " AND e.size = t.size AND e.mtime_ns = t.mtime_ns AND e.gone_at IS NULL AND e.resident = 1))"
+            " AND e.session = t.session AND e.size = t.size AND e.mtime_ns = t.mtime_ns AND e.gone_at IS NULL"
+            " AND e.resident = 1))"
             " FROM entry AS t INDEXED BY dirty"
             " WHERE session = ?1 AND synced < generation AND gone_at IS NOT NULL AND etag IS NOT NULL",
             (number,),

@@ -44,7 +44,9 @@ STORED = FlushReport(
 )
 SAFE = SessionStatus("demo", "open", 12, 3_400_000, 0, 0, 0, 0, 0, 0, None)
 UNSAFE = SessionStatus("busy", "open", 1_234, 5_000, 3, 2_000, 1, 1, 4, 0, 1.5, [Failure("a\nb", "denied")])
-STORY = Story("demo", "a\nb", "file", "dirty", 3, 2, 5, 990.0, 1004.0, 1, 995.0, "denied", 900.0, "k", '"e"', "v1", "ab" * 32)
+STORY = Story(
+    "demo", "a\nb", "file", "dirty", 3, 2, 5, 990.0, 1004.0, 1, 995.0, "denied", 900.0, "k", '"e"', "v1", "ab" * 32
+)
 
 
 class FakeVerbs:
@@ -401,7 +403,9 @@ def test_status_is_a_table(run: Run):
 
 
 def test_a_screen_shows_the_unsafe_first():
-    rows = [SessionStatus(f"s{number:03}", "open", 0, 0, int(number > 90), 0, 0, 0, 0, 0, None) for number in range(100)]
+    rows = [
+        SessionStatus(f"s{number:03}", "open", 0, 0, int(number > 90), 0, 0, 0, 0, 0, None) for number in range(100)
+    ]
     lines = list(status.table(StatusReport("/r", "s3://b", None, rows), most_rows=5))
     assert lines[2] == "daemon none"
     assert [line.split()[0] for line in lines[-6:-1]] == ["s091", "s092", "s093", "s094", "s095"]
@@ -537,7 +541,7 @@ def test_without_a_daemon_a_service_is_opened(
     closed = []
 
     @contextmanager
-    def open_service(config: Any) -> Iterator[Verbs]:
+    def open_service(config: Any, *, work: bool) -> Iterator[Verbs]:
         yield verbs
         closed.append(config.root)
 
@@ -554,7 +558,7 @@ def test_an_error_of_the_verbs_is_not_taken_for_a_locked_root(
     opened = []
 
     @contextmanager
-    def open_service(config: Any) -> Iterator[Verbs]:
+    def open_service(config: Any, *, work: bool) -> Iterator[Verbs]:
         opened.append(config)
         yield verbs
 
@@ -565,7 +569,7 @@ def test_an_error_of_the_verbs_is_not_taken_for_a_locked_root(
 
 
 def test_a_locked_root_with_a_silent_owner_is_unavailable(options: argparse.Namespace, monkeypatch: pytest.MonkeyPatch):
-    def open_service(config: Any) -> Any:
+    def open_service(config: Any, *, work: bool) -> Any:
         raise RootLocked("open", str(config.root), "pid 7 owns it")
 
     opens(monkeypatch, open_service)
@@ -579,7 +583,7 @@ def test_a_root_that_is_let_go_in_time_is_opened(
     tries = []
 
     @contextmanager
-    def open_service(config: Any) -> Iterator[Verbs]:
+    def open_service(config: Any, *, work: bool) -> Iterator[Verbs]:
         tries.append(1)
         if len(tries) == 1:
             raise RootLocked("open", "", "another flush")
