@@ -140,16 +140,22 @@ class Daemon:
 
         engine = Engine(self._config, self._store, create_root=first, since=self._begun)
         attendant = Attendant(engine, self._notifier)
-        control = ControlServer(
-            engine.service,
-            self._config.socket,
-            self._config.socket_group,
-            ready=lambda: not self._signalled.is_set() and attendant.root_ok,
-            live=lambda: attendant.alive,
-        )
+
+        def serve() -> ControlServer:
+            server = ControlServer(
+                engine.service,
+                self._config.socket,
+                self._config.socket_group,
+                ready=lambda: not self._signalled.is_set() and attendant.root_ok,
+                live=lambda: attendant.alive,
+            )
+            server.start()
+            return server
+
+        control: ControlServer | None = None
         code: int | None = None
         try:
-            control.start()
+            control = serve()
             engine.start()
             attendant.start()
             if first:
@@ -159,6 +165,10 @@ class Daemon:
             while not self._signalled.wait(_TEND):
                 attendant.tend()
                 self._tend_server()
+                if attendant.root_ok and engine.in_place() and not self._config.socket.exists():
+                    logger.warning("the control socket was removed: making it again")
+                    control.stop(grace=0.1)
+                    control = serve()
                 replaced = self._config.root.is_dir() and not (attendant.root_ok and engine.in_place())
                 replaced_for = replaced_for + 1 if replaced else 0
                 if replaced_for > _REPLACED:
@@ -168,7 +178,8 @@ class Daemon:
                 code = self._drain(engine, attendant)
         finally:
             attendant.stop()
-            control.stop()
+            if control is not None:
+                control.stop()
             if not engine.close():
                 logger.warning("a transfer was still hanging; it is tried again by the next start")
         return code

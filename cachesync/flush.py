@@ -32,6 +32,7 @@ from cachesync.uploader import Uploader
 
 MANIFEST = f"{RESERVED}/manifest.json"
 _FULL_LOOK = 0.25
+_SLOW_LOOK = 1.0
 _SCANS = 5
 
 
@@ -110,6 +111,7 @@ class Flusher:
         """Wait until the store has what was dirty when the barrier was taken."""
         barrier = self._c.journal.entries.barrier(session)
         started = self._c.clock()
+        generation = self._c.journal.generation()
         self._c.journal.work.hurry(session)
         self._uploader.resume()
         look_at = 0.0
@@ -121,7 +123,9 @@ class Flusher:
             elif expired or now >= look_at:
                 failed, pending = self._left(session, barrier, started)
                 cost = time.monotonic() - now
-                look_at = now + max(_FULL_LOOK, 10 * cost)  # a hundred thousand paths take longer to look at
+                look_at = now + max(_FULL_LOOK, 20 * cost)  # a hundred thousand paths take longer to look at
+                if pending and self._c.journal.work.untried(session, generation):
+                    look_at = max(look_at, now + _SLOW_LOOK)  # there is a way to go, and looking costs the uploads
             if not pending or expired:
                 break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))

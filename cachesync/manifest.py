@@ -120,15 +120,9 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
     It is somebody else's bytes: a row that names a path outside the session, or makes no sense, is passed over.
     """
     download = store.get(key)
-    data = bytearray()
-    for chunk in download.chunks:
-        data += chunk
-        if len(data) > _LARGEST:
-            logger.warning("the manifest %s is larger than %d bytes: what it says is passed over", key, _LARGEST)
-            return FoundManifest(download.info.version, {}, [])
     files: dict[str, ManifestFile] = {}
     others: list[tuple[str, FileStat]] = []
-    for row in _rows(bytes(data)):
+    for row in _rows(download.chunks, key):
         with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError):
             path = _path(row["path"])
             mtime = _mtime(row)
@@ -183,11 +177,39 @@ def _mtime(row: dict[str, Any]) -> int:
     return mtime
 
 
-def _rows(data: bytes) -> Iterator[dict[str, Any]]:
-    try:
-        document = json.loads(data)
-        rows = document["entries"] if document["format"] == FORMAT else []
-    except (ValueError, KeyError, TypeError, RecursionError):
+def _rows(chunks: Iterator[bytes], key: str) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest: one at a time where it has a line for each, as ours have; else all at once."""
+    lines = _lines(chunks)
+    head = next(lines, b"")
+    if _is_our_head(head):
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(row := json.loads(line.rstrip(b",")), dict):
+                    yield row
         return
-    if isinstance(rows, list):
-        yield from (row for row in rows if isinstance(row, dict))
+    data = bytearray(head)
+    for line in lines:
+        data += b"\n" + line
+        if len(data) > _LARGEST:
+            logger.warning("the manifest %s has no lines and is larger than %d bytes: passed over", key, _LARGEST)
+            return
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        document = json.loads(data)
+        if document["format"] == FORMAT and isinstance(document["entries"], list):
+            yield from (row for row in document["entries"] if isinstance(row, dict))
+
+
+def _is_our_head(line: bytes) -> bool:
+    try:
+        head = json.loads(line + b"]}")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(head, dict) and head.get("format") == FORMAT
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    yield rest

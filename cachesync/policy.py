@@ -181,7 +181,7 @@ class Belief(Enum):
 def believe_delete(now: float, last_seen: float, *, tombstones: int, stored: int, flushing: bool, pace: Pace) -> Belief:
     """Judge a session's tombstones (P8). ``last_seen`` is when its latest one was seen, ``tombstones`` how many
     wait that nobody confirmed, of ``stored`` entries that the store has."""
-    if not flushing and 0 <= now - last_seen < pace.delete_settle:
+    if not flushing and abs(now - last_seen) < pace.delete_settle:
         return Belief.TOO_SOON
     if tombstones > pace.delete_guard and tombstones * 2 > stored:
         return Belief.HELD

@@ -72,7 +72,7 @@ class Removal:
             return False
         t = self._tombstones(entry.session)
         belief = believe_delete(
-            now,
+            self._c.clock(),
             t.last_seen,
             tombstones=t.unconfirmed,
             stored=t.stored,

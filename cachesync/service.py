@@ -77,7 +77,8 @@ class Service:
             self._check_known(session)
             self._scanner.scan(session, recheck=True)
         names = self._journal.sessions.names() if session is None else [session]
-        known = [name for name in names if name in self._journal.sessions.names()]
+        in_journal = set(self._journal.sessions.names())
+        known = [name for name in names if name in in_journal]
         notes = [*self.notes(), *(note for name in known if (note := self._conflict_note(name)))]
         daemon = None
         if self._since is not None:

@@ -54,7 +54,7 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
             from cachesync.daemon import open_service
 
             try:
-                work = options.command not in ("status", "explain")
+                work = getattr(options, "command", None) not in ("status", "explain")
                 verbs = stack.enter_context(open_service(config, work=work))
             except RootLocked as locked:
                 if time.monotonic() > until:

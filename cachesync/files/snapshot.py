@@ -101,7 +101,11 @@ def take(file: OpenFile, *, at_line_end: bool = False, writer: Writer = Writer.U
         body = MemoryBody(data)
     else:
         body = FileBody(file, size, parts)
-    reading = judge_reading(before, file.restat())
+    after = file.restat()
+    if after.size == before.size and judge_reading(before, after) is Reading.TORN:
+        file.await_write()  # an append that is under way has set the times, and not yet the size
+        after = file.restat()
+    reading = judge_reading(before, after)
     doubted = reading is Reading.GREW or writer is not Writer.CLOSED
     if reading is Reading.TORN or (doubted and not _same_prefix(file, body)):
         raise FileChanging("read", file.path, "it was rewritten while it was being read")

@@ -21,7 +21,7 @@ from cachesync.policy import Writer
 _END_OF_TIME = 2**63 - 1
 """What the journal can count to: a file may be dated after 2262, and inode numbers are unsigned."""
 
-_LONGEST_IGNORE = 1024 * 1024
+_LONGEST_IGNORE = 64 * 1024
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _SPECIAL = {
     st.S_IFIFO: "a pipe",

@@ -9,12 +9,14 @@ import hashlib
 import os
 import secrets
 import stat as modes
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from cachesync.errors import StoreDenied, StoreError, StoreNameTaken, StorePermanent, StoreTransient, StoreUnreachable
 from cachesync.store.sidecar import FOLDER, Stat
 
 STRIPES = 64
+_ABANDONED = 86_400.0
 """Lock files: keys that share one wait for each other."""
 
 MARK = "store.json"
@@ -49,6 +51,7 @@ class Folder:
             mark = os.path.join(self._own, MARK)
             if not os.path.exists(mark):
                 self._replace(mark, b'{"format": 1}\n')
+        self._sweep()
 
     @contextlib.contextmanager
     def classified(self, operation: str, key: str) -> Iterator[None]:
@@ -62,6 +65,15 @@ class Folder:
             if not isinstance(error, OSError) or error.errno not in _DENIED | {errno.ENAMETOOLONG}:
                 self.check()
             raise _classify(error, operation, key) from error
+
+    def _sweep(self) -> None:
+        """Remove what processes that died a day ago and more have left half written."""
+        folder = os.path.join(self._own, "tmp")
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                path = os.path.join(folder, name)
+                if time.time() - os.lstat(path).st_mtime > _ABANDONED:
+                    os.unlink(path)
 
     def check(self) -> None:
         """Raise StoreUnreachable if the folder is not there, or an empty mount point is in its place."""

@@ -677,10 +677,11 @@ def test_a_journal_of_version_zero_is_made_and_an_interrupted_making_is_made_aga
 
 
 def test_a_journal_belongs_to_one_store(desk):
-    desk.journal.belongs_to("s3://one")
-    desk.journal.belongs_to("s3://one")
+    desk.journal.belongs_to("s3://one", bind=False)
+    desk.journal.belongs_to("s3://one", bind=True)
+    desk.journal.belongs_to("s3://one", bind=False)
     with pytest.raises(ConfigError):
-        desk.journal.belongs_to("s3://two")
+        desk.journal.belongs_to("s3://two", bind=True)
 
 
 def test_a_full_disk_is_unavailable_and_nothing_is_half_written(desk):

@@ -398,6 +398,7 @@ def test_status_is_a_table(run: Run):
         "busy     open   1,234  5.0 kB      3   2.0 kB          1       1        4  1.50 s    NO",
         "demo     open      12  3.4 MB      0      0 B          0       0        0       -   yes",
         "1.0 kB/s, 2.0 kB to send, about 2.00 s",
+        r"failed busy/a\nb: denied",
     ]
     assert run("status", "busy").out.splitlines()[-1] == r"failed a\nb: denied"
 
