@@ -191,8 +191,10 @@ def _rows(chunks: Iterator[bytes], key: str) -> Iterator[dict[str, Any]]:
     for line in lines:
         data += b"\n" + line
         if len(data) > _LARGEST:
-            logger.warning("the manifest %s has no lines and is larger than %d bytes: passed over", key, _LARGEST)
-            return
+            break
+    if len(data) > _LARGEST:
+        logger.warning("the manifest %s has no lines and is larger than %d bytes: passed over", key, _LARGEST)
+        return
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         document = json.loads(data)
         if document["format"] == FORMAT and isinstance(document["entries"], list):
@@ -208,8 +210,11 @@ def _is_our_head(line: bytes) -> bool:
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines without their ends; one that is too long to be a row ends them."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         yield from whole
+        if len(rest) > _LARGEST:
+            break
     yield rest

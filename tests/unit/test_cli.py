@@ -532,7 +532,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespa
     return argparse.Namespace(setting_root=str(tmp_path / "root"))
 
 
-def opens(monkeypatch: pytest.MonkeyPatch, open_service: Callable[[Any], Any]) -> None:
+def opens(monkeypatch: pytest.MonkeyPatch, open_service: Callable[..., Any]) -> None:
     monkeypatch.setitem(sys.modules, "cachesync.daemon", types.SimpleNamespace(open_service=open_service))
 
 
