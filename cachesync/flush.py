@@ -96,10 +96,11 @@ class Flusher:
         )
 
     def _scan(self, session: str, deadline: float) -> ScanResult:
-        """Scan, again while stored files are newly missed: one that is moved meanwhile, from a directory that was not
-        yet listed to one that was, is seen nowhere; and a flush believes at once what it sees."""
+        """Scan, and again while stored files are missing that were there before: one that is moved meanwhile, from a
+        directory that was not yet listed to one that was, is seen nowhere; and a flush believes at once what it sees.
+        """
+        generation = self._c.journal.generation()
         for _ in range(_SCANS):
-            generation = self._c.journal.generation()
             scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
             if not scan.finished or not self._c.journal.work.missed_since(session, generation):
                 break

@@ -26,6 +26,12 @@ UPDATE entry SET size = ?5, mtime_ns = ?6, ctime_ns = ?7, inode = ?8, mode = ?9,
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND generation = ?4
 """
 
+_MOVED = """
+SELECT 1 FROM entry AS e INDEXED BY inode WHERE e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session
+AND e.size = t.size AND e.mtime_ns = t.mtime_ns AND e.gone_at IS NULL AND e.resident = 1
+"""
+"""Of a missing file: an entry of its session that stands on disk and looks like it."""
+
 
 class Work:
     """The queue. ``confirm`` is called only after the store said yes, and never clears a mark made since."""
@@ -180,10 +186,10 @@ class Work:
         return row is not None
 
     def missed_since(self, name: str, generation: int) -> bool:
-        """Whether a path that the store has was marked missing after ``generation``."""
+        """Whether a path that the store has was marked missing after ``generation``, and is not known to have moved."""
         row = self._ledger.db.one(
-            "SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation AND gone_at IS NOT NULL"
-            " AND etag IS NOT NULL AND absent > ? LIMIT 1",
+            "SELECT 1 FROM entry AS t INDEXED BY dirty WHERE session = ? AND synced < generation AND gone_at IS NOT NULL"
+            f" AND etag IS NOT NULL AND absent > ? AND NOT EXISTS ({_MOVED}) LIMIT 1",
             (self._ledger.number(name) or 0, generation),
         )
         return row is not None
@@ -192,10 +198,8 @@ class Work:
         """The session's deletions that wait for the store, in numbers. A file that moved was not deleted."""
         number = self._ledger.id(name)
         ((last, unconfirmed),) = self._ledger.db.all(
-            "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1) AND NOT EXISTS"
-            " (SELECT 1 FROM entry AS e INDEXED BY inode WHERE e.inode = t.inode AND e.inode IS NOT NULL"
-            " AND e.session = t.session AND e.size = t.size AND e.mtime_ns = t.mtime_ns AND e.gone_at IS NULL"
-            " AND e.resident = 1))"
+            "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1)"
+            f" AND NOT EXISTS ({_MOVED}))"
             " FROM entry AS t INDEXED BY dirty"
             " WHERE session = ?1 AND synced < generation AND gone_at IS NOT NULL AND etag IS NOT NULL",
             (number,),
