@@ -188,7 +188,8 @@ class Work:
     def missed_since(self, name: str, generation: int) -> bool:
         """Whether a path that the store has was marked missing after ``generation``, and is not known to have moved."""
         row = self._ledger.db.one(
-            "SELECT 1 FROM entry AS t INDEXED BY dirty WHERE session = ? AND synced < generation AND gone_at IS NOT NULL"
+            "SELECT 1 FROM entry AS t INDEXED BY dirty WHERE session = ? AND synced < generation"
+            " AND gone_at IS NOT NULL"
             f" AND etag IS NOT NULL AND absent > ? AND NOT EXISTS ({_MOVED}) LIMIT 1",
             (self._ledger.number(name) or 0, generation),
         )
