@@ -1,8 +1,8 @@
 """The connection to S3: an s3fs file system of our own, its credentials, its limits in time.
 
 Calls come from many threads and run on fsspec's loop thread. Everything that belongs to a client is touched on that
-loop only, so it needs no lock. Retries of botocore and s3fs are off. aiohttp may send an idempotent request once more when
-a kept-alive connection breaks; all writes are conditional, so that does no harm.
+loop only, so it needs no lock. Retries of botocore and s3fs are off. aiohttp may send an idempotent request once more
+when a kept-alive connection breaks; all writes are conditional, so that does no harm.
 """
 
 from __future__ import annotations
