@@ -12,7 +12,7 @@ run: $(VENV)/.installed-run
 	$(BIN)/cachesync run --dev-server .dev-s3
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

@@ -40,7 +40,7 @@ PORTS = (
 OPTIONS = (
     f"-ip={HOST}", f"-ip.bind={HOST}", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
     "-master.telemetry=false", "-s3.autoCreateBucket=false", "-volume.preStopSeconds=0", "-volume.readBufferSizeMB=1",
-    "-volume.hasSlowRead=false",
+    "-volume.hasSlowRead=false", "-volume.max=10000",
 )  # fmt: skip
 
 _PR_SET_PDEATHSIG = 1
