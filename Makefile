@@ -11,8 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 run: $(VENV)/.installed-run
 	$(BIN)/cachesync run --dev-server .dev-s3
 
+# Many tests wait for real processes under a deadline. What fails beside others on a busy machine is run again alone, once,
+# and has to pass then; both runs are in the output.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check
