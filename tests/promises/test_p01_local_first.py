@@ -82,15 +82,23 @@ def test_p01_status_says_that_the_store_is_down(wired: Host, line: Line):
 
 @pytest.mark.parametrize("flags", [0, os.O_NONBLOCK], ids=["plain", "nonblocking"])
 def test_p01_a_writer_never_waits_for_a_lease_of_ours(host: Host, flags: int):
-    """Asking the kernel for writers takes a lease for a moment; an open that meets it must not fail, nor wait long."""
+    """Asking the kernel for writers takes a lease for some microseconds. An open that meets it waits that long; one
+    with O_NONBLOCK is refused, as the README says: that must stay as rare as the question."""
     host.start()
     path = host.write("hot.txt", "0")
-    slowest = 0.0
+    slowest, opened, refused = 0.0, 0, 0
     until = time.monotonic() + 3
     while time.monotonic() < until:
         begun = time.perf_counter()
-        descriptor = os.open(path, os.O_WRONLY | flags)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | flags)
+        except BlockingIOError:
+            assert flags, "only a non-blocking open may be refused"
+            refused += 1
+            continue
         os.write(descriptor, b"1")
         os.close(descriptor)
+        opened += 1
         slowest = max(slowest, time.perf_counter() - begun)
+    assert refused <= 10 + opened // 1000
     assert slowest < 1
