@@ -156,7 +156,6 @@ def _prepare_state(config: Config) -> None:
 def _open_journal(config: Config) -> Journal:
     """Open the journal; set a damaged one aside and begin a new one, which scan and listing fill (SPEC section 13)."""
     path = config.state / "journal.db"
-    os.umask(os.umask(0o077) | 0o077)
     try:
         return Journal(path)
     except JournalDamaged as error:

@@ -25,7 +25,7 @@ from cachesync.errors import (
 from cachesync.keys import RESERVED, check_session, manifest_key
 from cachesync.model import Barrier, Entry, Kind
 from cachesync.patience import StillRunning, within
-from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine
+from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine, gone_with_directory
 from cachesync.scanner import Scanner, ScanResult
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
@@ -68,20 +68,22 @@ class Flusher:
         if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
-        with self._uploader.urgent(session, deletes=not patient):
+        with self._uploader.urgent(session, deletes=False):
             lost = self._scanner.lost[session]
-            scan = self._scan(session, deadline)
+            scan, steady = self._scan(session, deadline)
+            if session not in self._c.journal.sessions.names():  # it stood a moment ago
+                raise NoSuchSession("flush", session, "there is no such directory under the root")
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
             report = FlushReport(session, stored=False, skipped=scan.skipped)
             if scan.finished:
-                report = self._wait(session, report, scan, deadline)
+                with self._uploader.urgent(session, deletes=steady and not patient):
+                    report = self._wait(session, report, scan, deadline)
             else:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
-            if (count := self._scanner.lost[session] - lost) and not report.failed:
-                cause = f"its directory was removed while it was flushed, with {count} files that were never stored"
-                report = replace(report, failed=[Failure(".", cause)])
+            if (count := self._lost(session, lost)) and not report.failed:
+                report = replace(report, failed=[gone_with_directory(count)])
             if report.failed and self._uploader.no_bucket is not None:
                 raise self._uploader.no_bucket
             if not report.failed and not report.pending:
@@ -95,16 +97,25 @@ class Flusher:
             seconds=time.monotonic() - begun,
         )
 
-    def _scan(self, session: str, deadline: float) -> ScanResult:
-        """Scan, and again while stored files are missing that were there before: one that is moved meanwhile, from a
-        directory that was not yet listed to one that was, is seen nowhere; and a flush believes at once what it sees.
+    def _scan(self, session: str, deadline: float) -> tuple[ScanResult, bool]:
+        """Scan, and again as long as a scan misses files that were there before it; whether the last one missed none.
+
+        A file that is moved meanwhile, from a directory that was not yet listed to one that was, is seen nowhere; and a
+        flush believes at once what it sees.
         """
-        generation = self._c.journal.generation()
         for _ in range(_SCANS):
+            generation = self._c.journal.generation()
             scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
             if not scan.finished or not self._c.journal.work.missed_since(session, generation):
-                break
-        return scan
+                return scan, True
+        return scan, False
+
+    def _lost(self, session: str, before: int) -> int:
+        """How many files went unstored with the directory: while it was flushed, or earlier if none stands."""
+        if lately := self._scanner.lost[session] - before:
+            return lately
+        row = self._c.journal.sessions.get(session)
+        return row.lost if row is not None and self._c.tree.session_directory(session) is None else 0
 
     # -- the barrier ---------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class Mark:
 @dataclass(frozen=True, slots=True)
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
-    last known."""
+    last known; ``lost`` counts the files that were gone with the directory before they were stored."""
 
     name: str
     state: str
@@ -136,6 +136,7 @@ class Session:
     manifest_revision: int
     manifest: Version | None
     confirmed: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)

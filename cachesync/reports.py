@@ -24,6 +24,12 @@ class Failure:
     error: str
 
 
+def gone_with_directory(count: int) -> Failure:
+    """Nobody can say any more that a session is stored whose directory went with ``count`` files that were not."""
+    files = "1 file" if count == 1 else f"{count} files"
+    return Failure(".", f"the session's directory is gone, and {files} with it that had not been stored")
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A path that is not stored yet, and what it waits for."""
@@ -186,19 +192,24 @@ class Story:
     path: str
     kind: str
     state: str
-    generation: int
-    synced: int
-    size: int | None
-    dirty_since: float | None
-    due_at: float | None
-    attempts: int
-    tried_at: float | None
-    error: str | None
-    stored_at: float | None
-    key: str | None
-    version: str | None
-    version_id: str | None
-    sha256: str | None
+    generation: int = 0
+    synced: int = 0
+    size: int | None = None
+    dirty_since: float | None = None
+    due_at: float | None = None
+    attempts: int = 0
+    tried_at: float | None = None
+    error: str | None = None
+    stored_at: float | None = None
+    key: str | None = None
+    version: str | None = None
+    version_id: str | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of_left_out(cls, session: str, path: str, reason: str) -> Story:
+        """The story of what is not stored, on purpose; ``error`` is the reason."""
+        return cls(session, path, "other", "left out", error=reason)
 
     def json(self) -> Json:
         """``explain --json``."""

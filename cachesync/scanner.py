@@ -51,7 +51,7 @@ class Scanner:
         self._wake = wake
         self._rules: dict[str, IgnoreRules] = {}
         self.lost: Counter[str] = Counter()
-        """How many files went with their session's directory before they were stored."""
+        """How many files went with their session's directory before they were stored, since this process began."""
         self.unseen: dict[str, list[Failure]] = {}
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
@@ -107,6 +107,13 @@ class Scanner:
         """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
         self._journal.work.postpone(entry, self._clock() + self._pace.settle)
         self.notice(entry.session, {entry.path.rstrip("/"): Hint.CHANGED})
+
+    def left_out(self, session: str, path: str) -> str | None:
+        """Why a path is not stored, on purpose; None if nothing speaks against it. Raises RootHalted."""
+        found = self._tree.lstat(session, path)
+        if isinstance(found, Skipped):
+            return found.reason
+        return self._ignore(session).reason(path, found is not None and found.kind is Kind.DIRECTORY)
 
     def forget_rules(self, session: str | None) -> None:
         """Read ``.cachesyncignore`` again, of one session or (None) of all."""
@@ -225,18 +232,18 @@ class Scanner:
             self._journal.sessions.add(session, self._clock())
         elif row.directory not in (None, directory):
             self._removed(session)
-        if row is None or row.directory != directory:
+        if row is None or row.directory != directory or row.lost:
             self._journal.sessions.set_directory(session, directory)
         return True
 
     def _removed(self, session: str) -> None:
         if not self._journal.entries.any_resident(session):
             return
-        evicted, forgotten = self._journal.sessions.removed(session)
-        self.lost[session] += forgotten
-        log = logger.warning if forgotten else logger.info
-        sentence = "session directory removed: %d entries stay in the store, %d files were never stored"
-        log(sentence, evicted, forgotten, extra={"session": session})
+        evicted, lost = self._journal.sessions.removed(session)
+        self.lost[session] += lost
+        log = logger.warning if lost else logger.info
+        sentence = "session directory removed: %d entries stay in the store, %d files were not stored before that"
+        log(sentence, evicted, lost, extra={"session": session})
 
     def _tree_gone(self, session: str, directory: str) -> int:
         return self._journal.entries.mark_tree_gone(session, directory, self._gone_due(), self._clock())

@@ -15,10 +15,19 @@ from cachesync.flush import Flusher
 from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
 from cachesync.model import Entry, Kind
-from cachesync.reports import DaemonStatus, Failure, FlushReport, SessionStatus, StatusReport, Story
+from cachesync.reports import (
+    DaemonStatus,
+    Failure,
+    FlushReport,
+    SessionStatus,
+    StatusReport,
+    Story,
+    gone_with_directory,
+)
 from cachesync.scanner import Scanner
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
+from cachesync.watcher import Hint
 
 _SHOWN_FAILURES = 20
 _RATE_WINDOW = 2.0
@@ -93,12 +102,17 @@ class Service:
         )
 
     def explain(self, session: str, path: str) -> Story:
-        """What is known of one path."""
+        """What is known of one path, after a look at it."""
         check_path(path.rstrip("/"))
         self._check_known(session)
-        entry = self._journal.entries.entry(session, path)
-        if entry is None and not path.endswith("/"):
-            entry = self._journal.entries.entry(session, path + "/")
+        self._scanner.notice(session, {path.rstrip("/"): Hint.CHANGED})
+        entry = None
+        if session in self._journal.sessions.names():
+            entry = self._journal.entries.entry(session, path)
+            if entry is None and not path.endswith("/"):
+                entry = self._journal.entries.entry(session, path + "/")
+        if entry is None and (reason := self._scanner.left_out(session, path.rstrip("/"))) is not None:
+            return Story.of_left_out(session, path, reason)
         if entry is None:
             raise ObjectNotFound("explain", f"{session}/{path}", "nothing is known of this path", "was it ever there?")
         return self._story(entry)
@@ -129,6 +143,8 @@ class Service:
         row = self._journal.sessions.get(name)
         oldest = counts.oldest_dirty
         unseen = self._scanner.unseen.get(name, [])
+        if row is not None and row.lost:
+            unseen = [*unseen, gone_with_directory(row.lost)]
         failed = self._journal.entries.failures(name, _SHOWN_FAILURES)
         return SessionStatus(
             session=name,

@@ -33,6 +33,9 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 
 def sentences(story: Story, now: float) -> Iterator[str]:
     """The story in sentences, one a line; ``now`` in seconds since the epoch."""
+    if story.state == "left out":
+        yield one_line(f"{story.session}/{story.path} is left out, on purpose: {story.error}")
+        return
     yield one_line(f"{story.session}/{story.path}") + f" is {story.state}."
     if story.size is not None:
         yield f"It holds {size(story.size)}."

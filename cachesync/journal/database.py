@@ -32,10 +32,13 @@ class Database:
         self._lock = threading.RLock()
         self._read_lock = threading.RLock()
         try:
-            self._writer = self._connect(create=True)
+            _create(path)
+            self._writer = self._connect()
             self._check()
             self._migrate()
             self._reader = self._connect()
+        except OSError as error:
+            raise JournalUnavailable("open the journal", str(path), error.strerror) from error
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _translate(error, "open the journal", path) from error
         stat = os.stat(path)
@@ -44,8 +47,8 @@ class Database:
         self._damaged = False
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
 
-    def _connect(self, *, create: bool = False) -> sqlite3.Connection:
-        address = f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    def _connect(self) -> sqlite3.Connection:
+        address = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -137,6 +140,11 @@ class Database:
         with self._lock, self._read_lock:
             self._reader.close()
             self._writer.close()
+
+
+def _create(path: Path) -> None:
+    """Make the file if there is none: for us alone, whatever the umask (SQLite gives its -wal and -shm the same)."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
 
 _SURROUNDINGS = {

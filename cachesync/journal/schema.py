@@ -27,7 +27,9 @@ CREATE TABLE session (
     manifest_revision   INTEGER NOT NULL DEFAULT -1,       -- the revision that the last written manifest shows
     manifest_etag       TEXT,                              -- the manifest's version in the store, as last known
     manifest_version_id TEXT,
-    confirmed           INTEGER NOT NULL DEFAULT 0         -- tombstones up to this generation are believed
+    confirmed           INTEGER NOT NULL DEFAULT 0,        -- tombstones up to this generation are believed
+    lost                INTEGER NOT NULL DEFAULT 0         -- files that went with the directory before they were
+                                                           -- stored, until one stands there again
 ) STRICT;
 
 -- One row a path. A directory's name ends in '/', so a file and a directory of one name are two rows.

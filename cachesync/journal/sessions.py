@@ -51,30 +51,33 @@ class Sessions:
         """A session's row, or None if it was never seen."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
-            " confirmed FROM session WHERE name = ?",
+            " confirmed, lost FROM session WHERE name = ?",
             (name,),
         )
         if row is None:
             return None
-        state, directory, learned, revision, shown, etag, version_id, confirmed = row
+        state, directory, learned, revision, shown, etag, version_id, confirmed, lost = row
         manifest = None if etag is None else Version(etag, version_id)
-        return Session(name, state, directory, bool(learned), revision, shown, manifest, confirmed)
+        return Session(name, state, directory, bool(learned), revision, shown, manifest, confirmed, lost)
 
     def set_directory(self, name: str, directory: str) -> None:
         """Note which directory the session is."""
         with self._ledger.db.write() as db:
-            db.execute("UPDATE session SET directory = ? WHERE id = ?", (directory, self._ledger.id(name)))
+            db.execute("UPDATE session SET directory = ?, lost = 0 WHERE id = ?", (directory, self._ledger.id(name)))
 
     def removed(self, name: str) -> tuple[int, int]:
         """The session's directory is gone: what the store has is evicted, what it never had is forgotten.
 
-        Nothing becomes a tombstone (P7). Returns how many entries were evicted, and how many were forgotten.
+        Nothing becomes a tombstone (P7). Returns how many entries were evicted, and how many files or changes to files
+        went before they were stored.
         """
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
             forgotten = db.execute(
                 "DELETE FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NULL", (number,)
             ).rowcount
+            changed = f"SELECT count(*) FROM entry WHERE session = ? AND {_UNSENT} AND gone_at IS NULL"
+            lost = forgotten + db.execute(changed, (number,)).fetchone()[0]
             db.execute(f"UPDATE entry SET {_NEVER_SEEN} WHERE session = ? AND {_UNSENT}", (number,))
             evicted = db.execute(
                 "UPDATE entry SET resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL"
@@ -84,7 +87,8 @@ class Sessions:
             self._ledger.revise(db, number)
             if forgotten:  # an answer may have been lost: the next use asks the store again what it has
                 db.execute("UPDATE session SET learned = 0 WHERE id = ?", (number,))
-        return evicted, forgotten
+            db.execute("UPDATE session SET lost = lost + ? WHERE id = ?", (lost, number))
+        return evicted, lost
 
     def confirm_deletes(self, name: str) -> None:
         """Believe every tombstone of the session that there is now, however many they are."""

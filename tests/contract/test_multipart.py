@@ -186,7 +186,8 @@ def test_what_is_too_big_to_copy_at_once_is_copied_in_parts(server: Server, buck
     stored = store.put("a b?", body, attributes, expect=None)
     copied = store.copy("a b?", "c", source_version=stored.version, expect=None)
     found = store.head("c")
-    assert (found.version, found.content_type, found.sha256) == (copied.version, "a/b", body.sha256)
+    assert (found.version, found.content_type) == (copied.version, "a/b")
+    assert found.sha256 in (None, body.sha256), "a store that makes no checksum of copied parts vouches for nothing"
     assert read(store, "c") == body.data
     tags = server.client().get_object_tagging(Bucket=bucket, Key="c")["TagSet"]
     assert tags == [{"Key": "kind", "Value": "log"}]

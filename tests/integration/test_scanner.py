@@ -411,8 +411,30 @@ def test_p07_a_removed_session_is_evicted_and_nothing_is_deleted(desk, see):
     assert not desk.entries.any_resident(S)
     desk.driven.clock.push(100)
     desk.driven.pump()
+    assert [failure.error for failure in desk.driven.flush(S).failed] == [
+        "the session's directory is gone, and 1 file with it that had not been stored"
+    ]
+    assert desk.objects() == {"a", "d/b"}
+    desk.driven.crash()  # nor does a new daemon believe that all is stored
+    desk.driven = Driven(desk.root, desk.store)
+    assert not desk.driven.flush(S).stored
+    desk.session.mkdir()
+    assert desk.driven.flush(S).stored
+    shutil.rmtree(desk.session)
     assert desk.driven.flush(S).stored
     assert desk.objects() == {"a", "d/b"}
+
+
+def test_p03_a_change_that_went_with_its_session_was_not_stored(desk):
+    desk.write("a", "old")
+    desk.flush()
+    desk.write("a", "new")
+    desk.scan()
+    desk.session.rename(desk.root.parent / "away")
+    assert not desk.driven.flush(S).stored
+    (desk.root.parent / "away").rename(desk.session)
+    assert desk.driven.flush(S).stored
+    assert desk.driven.store.objects[f"sessions/{S}/a"].data == b"new"
 
 
 def test_p07_a_session_directory_replaced_at_once_is_another(desk, see):
