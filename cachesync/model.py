@@ -176,6 +176,18 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PastObject:
+    """One version of an object, as a listing of versions shows it; ``deleted`` is a delete marker."""
+
+    key: str
+    size: int
+    version: Version
+    modified: float
+    latest: bool
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Attributes:
     """What travels with an object's bytes."""
 

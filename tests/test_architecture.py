@@ -15,7 +15,9 @@ MOST_LINES = 400
 OWNERS = {
     "sqlite3": ["journal"],
     "s3fs": ["store"],
-    "fsspec": ["store"],
+    # The front is a file system of fsspec's.
+    "fsspec": ["store", "fsspec_fs"],
+    "mcp": ["mcp_server"],
     # The development server makes its bucket with it.
     "botocore": ["store", "devserver"],
     "aiobotocore": ["store"],

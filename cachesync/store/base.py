@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Version
 
 
 class Body(Protocol):
@@ -63,6 +63,22 @@ class Download:
     chunks: Iterator[bytes]
 
 
+class Archive(Protocol):
+    """What a store with versions and links can do besides. Raises like ObjectStore."""
+
+    def history(self, prefix: str) -> Iterator[PastObject]:
+        """Every version of every object under ``prefix``, in key order, the newest of a key first."""
+
+    def read(self, key: str, version_id: str) -> Download:
+        """Read a past version; ObjectNotFound if there is none, or if it is a deletion."""
+
+    def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
+        """Make a past version the newest again: a copy of it, with its attributes."""
+
+    def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
+        """A link by which anybody can read the object for ``expires`` seconds. No request: it may lead nowhere."""
+
+
 class ObjectStore(Protocol):
     """Objects by key. Safe to call from many threads at once.
 
@@ -72,6 +88,10 @@ class ObjectStore(Protocol):
 
     @property
     def traits(self) -> Traits: ...
+
+    @property
+    def archive(self) -> Archive | None:
+        """What it can do with past versions and links; None for a store that has neither."""
 
     def head(self, key: str) -> ObjectInfo:
         """Describe the newest version."""
@@ -101,8 +121,11 @@ class ObjectStore(Protocol):
     def delete(self, key: str, *, expect: Version) -> None:
         """Delete the object if it is still ``expect``. An object that is not there is deleted."""
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object under ``prefix`` in key order, as a stream."""
+    def list(self, prefix: str, *, shallow: bool = False) -> Iterator[ObjectInfo]:
+        """Every object under ``prefix`` in key order, as a stream.
+
+        ``shallow`` stops at the next "/": what lies deeper is one item each folder, whose key ends in "/".
+        """
 
     def discard(self, upload: Multipart) -> None:
         """Give up a multipart upload and free its parts. One that is gone already is fine."""

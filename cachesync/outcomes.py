@@ -1,0 +1,258 @@
+"""What the verbs of artifacts and of a session's life answer: frozen values with a stable JSON. Pure.
+
+Like ``reports``, which holds those of the write path. Times are seconds since the epoch; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cachesync.errors import ExitCode
+from cachesync.keys import printable
+from cachesync.model import Skipped
+from cachesync.reports import Failure, FlushReport, Json, Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One artifact: a file, a link or a directory of a session, or an object of a project or template.
+
+    ``state`` is "stored" where only the store was asked, else the entry's: clean, dirty, evicted, failed. ``version``
+    is None for what no store has yet.
+    """
+
+    address: str
+    kind: str
+    state: str
+    size: int = 0
+    modified: float | None = None
+    key: str | None = None
+    version: str | None = None
+    version_id: str | None = None
+    sha256: str | None = None
+    content_type: str | None = None
+    artifact_type: str | None = None
+    target: str | None = None
+    uri: str | None = None
+
+    def json(self) -> Json:
+        """As ``ls --json`` shows it."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"address": printable(self.address)}
+
+
+@dataclass(frozen=True, slots=True)
+class PastVersion:
+    """One state that an object had; ``deleted`` is a deletion (S3's delete marker), which holds no bytes."""
+
+    address: str
+    version: str | None
+    version_id: str | None
+    size: int
+    modified: float
+    latest: bool
+    deleted: bool
+
+    def json(self) -> Json:
+        """As ``history --json`` shows it."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"address": printable(self.address)}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long verb is."""
+
+    files: int = 0
+    files_total: int = 0
+    bytes: int = 0
+    bytes_total: int = 0
+
+    def json(self) -> Json:
+        """As it travels over the socket."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+OnProgress = Callable[[Progress], None]
+"""Called now and then, from any thread."""
+
+
+def no_progress(_: Progress) -> None:
+    """For those who do not look."""
+
+
+def _failures(failures: Sequence[Failure]) -> list[Json]:
+    return [{"path": printable(failure.path), "error": failure.error} for failure in failures]
+
+
+def _reasons(rows: Sequence[Pending] | Sequence[Skipped]) -> list[Json]:
+    return [{"path": printable(row.path), "reason": row.reason} for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """``open``: what a session has locally now. ``fetched`` came from the store, ``present`` stood here before, with
+    changes of its own or without; ``evicted`` are known and not fetched (``--lazy``)."""
+
+    session: str
+    directory: str
+    files: int = 0
+    bytes: int = 0
+    fetched: int = 0
+    fetched_bytes: int = 0
+    present: int = 0
+    evicted: int = 0
+    failed: Sequence[Failure] = ()
+    pending: Sequence[Pending] = ()
+    skipped: Sequence[Skipped] = ()
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE only if nothing is missing."""
+        if self.failed:
+            return ExitCode.FAILED
+        return ExitCode.UNFINISHED if self.pending else ExitCode.DONE
+
+    def json(self) -> Json:
+        """``open --json``."""
+        return {
+            "session": self.session,
+            "directory": printable(self.directory),
+            "files": self.files,
+            "bytes": self.bytes,
+            "fetched": self.fetched,
+            "fetched_bytes": self.fetched_bytes,
+            "present": self.present,
+            "evicted": self.evicted,
+            "failed": _failures(self.failed),
+            "pending": _reasons(self.pending),
+            "skipped": _reasons(self.skipped),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EvictReport:
+    """``evict``: what was dropped locally, and what stayed and why."""
+
+    session: str
+    evicted: int = 0
+    bytes: int = 0
+    kept: Sequence[Pending] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """UNFINISHED if something had to stay."""
+        return ExitCode.UNFINISHED if self.kept else ExitCode.DONE
+
+    def json(self) -> Json:
+        """``evict --json``."""
+        return {
+            "session": self.session,
+            "evicted": self.evicted,
+            "bytes": self.bytes,
+            "kept": _reasons(self.kept),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """``close``: the flush, whether the manifest says closed, and what was evicted (None with ``--keep``)."""
+
+    flush: FlushReport
+    closed: bool
+    evicted: EvictReport | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The flush's, then the eviction's."""
+        if not self.closed:
+            return self.flush.exit_code or ExitCode.FAILED
+        return self.evicted.exit_code if self.evicted is not None else ExitCode.DONE
+
+    def json(self) -> Json:
+        """``close --json``."""
+        evicted = None if self.evicted is None else self.evicted.json()
+        return {
+            "session": self.flush.session,
+            "closed": self.closed,
+            "flush": self.flush.json(),
+            "eviction": evicted,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """``verify``: everything in a session read again, and each difference."""
+
+    session: str
+    files: int = 0
+    bytes: int = 0
+    differences: Sequence[Failure] = ()
+    pending: Sequence[Pending] = ()
+    seconds: float = 0.0
+
+    @property
+    def verified(self) -> bool:
+        """Everything was read, and is what manifest and journal say."""
+        return not self.differences and not self.pending
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """FAILED for any difference."""
+        if self.differences:
+            return ExitCode.FAILED
+        return ExitCode.UNFINISHED if self.pending else ExitCode.DONE
+
+    def json(self) -> Json:
+        """``verify --json``."""
+        return {
+            "session": self.session,
+            "verified": self.verified,
+            "files": self.files,
+            "bytes": self.bytes,
+            "differences": _failures(self.differences),
+            "pending": _reasons(self.pending),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateReport:
+    """``migrate``: every file of the source is in exactly one of ``sent``, ``present`` (stored before, with the same
+    checksum), ``failed``, ``pending``; what is no session file is in ``skipped``."""
+
+    source: str
+    dry_run: bool
+    sessions: int = 0
+    files: int = 0
+    bytes: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    present: int = 0
+    present_bytes: int = 0
+    failed: Sequence[Failure] = field(default_factory=list)
+    pending: Sequence[Pending] = field(default_factory=list)
+    skipped: Sequence[Skipped] = field(default_factory=list)
+    requests: int = 0
+    dollars: float = 0.0
+    dollars_a_month: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE only if everything is stored (or, dry, could be)."""
+        if self.failed:
+            return ExitCode.FAILED
+        return ExitCode.UNFINISHED if self.pending else ExitCode.DONE
+
+    def json(self) -> Json:
+        """``migrate --json``."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("failed", "pending", "skipped")}
+        return plain | {
+            "source": printable(self.source),
+            "failed": _failures(self.failed),
+            "pending": _reasons(self.pending),
+            "skipped": _reasons(self.skipped),
+            "seconds": round(self.seconds, 3),
+        }
