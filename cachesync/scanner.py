@@ -89,8 +89,8 @@ class Scanner:
             return result
         if not directory:
             self.forget_rules(session)
-        batch = _Batch(trees=[directory], recheck=recheck)
-        while batch.trees:
+        batch = _Batch(trees=[directory], recheck=recheck, expired=expired)
+        while batch.trees and result.finished:
             if expired():
                 result.finished = False
                 break
@@ -138,7 +138,12 @@ class Scanner:
         result.skipped.extend(listing.special)
         rules = self._ignore(session)
         missing = {raw for raw, row in known.items() if row.resident and row.gone_at is None}
-        for name, stat in listing.found.items():
+        for count, (name, stat) in enumerate(listing.found.items(), 1):
+            if not count % _BATCH:
+                self._commit(session, batch)
+                if batch.expired():
+                    result.finished = False
+                    return
             path, raw = directory + name, os.fsencode(name)
             is_dir = stat.kind is Kind.DIRECTORY
             if is_reserved(path):
@@ -147,8 +152,7 @@ class Scanner:
             if reason := rules.reason(path, is_dir):
                 result.skipped.append(Skipped(path, reason))
                 missing -= {raw, raw + b"/"}
-                if is_dir or ((row := known.get(raw)) is not None and row.resident):
-                    self._journal.entries.let_go(session, path, is_dir=is_dir)
+                self._leave_out(session, path, known.get(raw), is_dir=is_dir)
                 continue
             if is_dir:
                 path, raw = path + "/", raw + b"/"
@@ -156,6 +160,10 @@ class Scanner:
             missing.discard(raw)
             self._judge(path, stat, known.get(raw), Hint(0), batch)
         self._compare_missing(session, directory, missing, batch)
+
+    def _leave_out(self, session: str, path: str, known: Known | None, *, is_dir: bool) -> None:
+        if is_dir or (known is not None and known.resident):
+            self._journal.entries.let_go(session, path, is_dir=is_dir)
 
     def _compare_missing(self, session: str, directory: str, missing: set[bytes], batch: _Batch) -> None:
         rules = self._ignore(session)
@@ -281,6 +289,7 @@ class _Batch:
     returned: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
     recheck: bool = False
+    expired: Callable[[], bool] = lambda: False
     marked: int = 0
 
 
