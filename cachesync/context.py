@@ -18,7 +18,7 @@ class Context:
     """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
     seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
-    deletions are believed at once."""
+    deletions are believed at once; ``watched`` whether somebody hears of changes as they happen."""
 
     tree: Tree
     journal: Journal
@@ -31,6 +31,7 @@ class Context:
     clock: Callable[[], float]
     urgent: Callable[[str], bool]
     believing: Callable[[str], bool]
+    watched: bool
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

@@ -50,7 +50,7 @@ def open_service(config: Config, *, work: bool = True) -> Iterator[Verbs]:
     store = open_store(config)
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
-        engine = Engine(config, store, bind=work)
+        engine = Engine(config, store, bind=work, watched=False)
         stack.callback(engine.close, 0.2)
         if work:
             engine.start()

@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
 
-    ``bind`` is false for those who only look: a new journal is not bound to its store then.
+    ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
+    somebody brings hints of changes as they happen.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -50,6 +51,7 @@ class Engine:
         create_root: bool = False,
         since: float | None = None,
         bind: bool = True,
+        watched: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
@@ -63,11 +65,11 @@ class Engine:
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
-            self._build(since, clock)
+            self._build(since, clock, watched=watched)
             undo.pop_all()
         _ignore_lease_breaks()
 
-    def _build(self, since: float | None, clock: Callable[[], float]) -> None:
+    def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
         config = self.config
         self.uploader = Uploader(self.journal, transfers=config.transfers, clock=clock)
         context = Context(
@@ -82,6 +84,7 @@ class Engine:
             clock=clock,
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
+            watched=watched,
         )
         self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake)
         self.learner = Learner(self.journal, self.store, config.prefix)

@@ -7,6 +7,7 @@ generation.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ MANIFEST = f"{RESERVED}/manifest.json"
 _FULL_LOOK = 0.25
 _SLOW_LOOK = 1.0
 _SCANS = 5
+_BETWEEN_SCANS = 0.05
 
 
 class Flusher:
@@ -81,7 +83,9 @@ class Flusher:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
             report = FlushReport(session, stored=False, skipped=scan.skipped)
-            if scan.finished:
+            if not steady and not self._c.watched:
+                report = replace(report, pending=[Pending(".", "files were moved whenever it was scanned")])
+            elif scan.finished:
                 with self._uploader.urgent(session, deletes=steady and not patient), self._counted(session):
                     report = self._wait(session, report, scan, deadline)
             else:
@@ -102,17 +106,23 @@ class Flusher:
         )
 
     def _scan(self, session: str, deadline: float) -> tuple[ScanResult, bool]:
-        """Scan, and again as long as a scan misses files that were there before it; whether the last one missed none.
+        """Scan, and again while files are missing that the store has and the tree changed under the scan: a file that
+        is moved meanwhile, from a directory that was not yet listed to one that was, is seen nowhere. Returns the last
+        scan, and whether what it missed is certainly gone.
 
-        A file that is moved meanwhile, from a directory that was not yet listed to one that was, is seen nowhere; and a
-        flush believes at once what it sees.
+        Where nobody watches there is no other word of such a move: then it goes on until one scan saw a still tree.
         """
-        for _ in range(_SCANS):
-            generation = self._c.journal.generation()
-            scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline)
-            if not scan.finished or not self._c.journal.work.missed_since(session, generation):
+        for count in itertools.count(1):
+            stamps: dict[str, int] = {}
+            scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline, stamps=stamps)
+            if not scan.finished:
+                return scan, count == 1
+            if not self._c.journal.work.missed(session) or self._scanner.stood_still(session, stamps):
                 return scan, True
-        return scan, False
+            if time.monotonic() >= deadline or (self._c.watched and count >= _SCANS):
+                return scan, False
+            time.sleep(min(_BETWEEN_SCANS, max(0.0, deadline - time.monotonic())))
+        raise AssertionError("count() never ends")
 
     def _lost(self, session: str, before: int) -> int:
         """How many files went unstored with the directory: while it was flushed, or earlier if none stands."""

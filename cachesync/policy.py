@@ -178,10 +178,13 @@ class Belief(Enum):
     HELD = auto()
 
 
-def believe_delete(now: float, last_seen: float, *, tombstones: int, stored: int, flushing: bool, pace: Pace) -> Belief:
+def believe_delete(
+    now: float, last_seen: float, *, tombstones: int, stored: int, flushing: bool, watched: bool, pace: Pace
+) -> Belief:
     """Judge a session's tombstones (P8). ``last_seen`` is when its latest one was seen, ``tombstones`` how many
-    wait that nobody confirmed, of ``stored`` entries that the store has."""
-    if not flushing and abs(now - last_seen) < pace.delete_settle:
+    wait that nobody confirmed, of ``stored`` entries that the store has. A file that is missing may have been moved
+    while nobody looked: where nothing is ``watched``, only a flush, which scans for that, believes it is gone."""
+    if not flushing and (not watched or abs(now - last_seen) < pace.delete_settle):
         return Belief.TOO_SOON
     if tombstones > pace.delete_guard and tombstones * 2 > stored:
         return Belief.HELD

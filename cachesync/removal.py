@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
+from collections.abc import Iterator
 
 from cachesync import attributes
 from cachesync.context import Context
@@ -27,7 +29,17 @@ class Removal:
         self._scanner = scanner
         self._rivals = rivals
         self.deleted: Counter[str] = Counter()
+        self._asked: list[tuple[str, str]] = []
         self._counted: dict[str, tuple[float, Tombstones]] = {}
+
+    @contextlib.contextmanager
+    def asked(self, session: str, path: str) -> Iterator[None]:
+        """Somebody asked for this one deletion by its name: it is neither waited for nor held."""
+        self._asked.append((session, path))
+        try:
+            yield
+        finally:
+            self._asked.remove((session, path))
 
     def delete(self, entry: Entry) -> bool:
         """Bring the store to "no object here"; whether one was deleted. Raises DeleteHeld, RootHalted, StoreError."""
@@ -62,7 +74,7 @@ class Removal:
         if stands or not self._scanner.is_known_directory(entry.session):
             self._scanner.look_again(entry)
             return False
-        if entry.stored is None:
+        if entry.stored is None or (entry.session, entry.path) in self._asked:
             return True
         moved = [other for other in work.moved_to(entry) if other.session == entry.session]
         if any(other.stored is not None and other.stored.sha256 == entry.stored.sha256 for other in moved):
@@ -77,10 +89,11 @@ class Removal:
             tombstones=t.unconfirmed,
             stored=t.stored,
             flushing=self._c.believing(entry.session),
+            watched=self._c.watched,
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:
-            work.postpone(entry, t.last_seen + self._c.pace.delete_settle)
+            work.postpone(entry, max(t.last_seen, now if not self._c.watched else 0.0) + self._c.pace.delete_settle)
         if belief is Belief.HELD:
             cause = f"{t.unconfirmed} of {t.stored} files went at once"
             mend = f"cachesync flush --confirm-deletes {entry.session} carries them out"

@@ -77,19 +77,25 @@ class Scanner:
             self.scan(session, directory)
 
     def scan(
-        self, session: str, directory: str = "", *, recheck: bool = False, expired: Callable[[], bool] = lambda: False
+        self,
+        session: str,
+        directory: str = "",
+        *,
+        recheck: bool = False,
+        expired: Callable[[], bool] = lambda: False,
+        stamps: dict[str, int] | None = None,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
 
         ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
-        and no upload. Raises RootHalted.
+        and no upload. ``stamps`` is filled for ``stood_still``. Raises RootHalted.
         """
         result = ScanResult()
         if not self._meet(session):
             return result
         if not directory:
             self.forget_rules(session)
-        batch = _Batch(trees=[directory], recheck=recheck, expired=expired)
+        batch = _Batch(trees=[directory], recheck=recheck, expired=expired, stamps=stamps)
         while batch.trees and result.finished:
             if expired():
                 result.finished = False
@@ -102,6 +108,11 @@ class Scanner:
         if not directory and result.finished:
             self.unseen[session] = result.failures
         return result
+
+    def stood_still(self, session: str, stamps: Mapping[str, int]) -> bool:
+        """Whether every directory is as it was when the scan that filled ``stamps`` listed it: then the scan saw the
+        whole tree as it was at one moment."""
+        return all(self._tree.stamp(session, directory) == stamp for directory, stamp in stamps.items())
 
     def look_again(self, entry: Entry) -> None:
         """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
@@ -135,6 +146,7 @@ class Scanner:
             if directory:
                 batch.marked += self._tree_gone(session, directory)
             return
+        batch.listed(directory, listing.stamp)
         result.skipped.extend(listing.special)
         rules = self._ignore(session)
         missing = {raw for raw, row in known.items() if row.resident and row.gone_at is None}
@@ -290,7 +302,13 @@ class _Batch:
     trees: list[str] = field(default_factory=list)
     recheck: bool = False
     expired: Callable[[], bool] = lambda: False
+    stamps: dict[str, int] | None = None
     marked: int = 0
+
+    def listed(self, directory: str, stamp: int) -> None:
+        """Note for those who want it what a directory was."""
+        if self.stamps is not None:
+            self.stamps[directory] = stamp
 
 
 def _same(known: Known, stat: FileStat) -> bool:

@@ -42,11 +42,14 @@ class Clock:
 class Driven:
     """One life of an engine over ``root``. ``crash`` ends it as SIGKILL does, ``close`` in an orderly way."""
 
-    def __init__(self, root: Path, store: ObjectStore, clock: Clock | None = None, **flags: str) -> None:
+    def __init__(
+        self, root: Path, store: ObjectStore, clock: Clock | None = None, *, watched: bool = True, **flags: str
+    ) -> None:
         self.clock = clock or Clock()
         self.store = store
         chosen = {"root": str(root), "store": "memory://driven", **flags}
-        self.engine = Engine(load(chosen, {}, Path("/"), system_file=Path("/none")), store, clock=self.clock)
+        config = load(chosen, {}, Path("/"), system_file=Path("/none"))
+        self.engine = Engine(config, store, clock=self.clock, watched=watched)
         self.uploader = self.engine.uploader
         self._queue: list[tuple[str, str]] = []
         self.uploader.transfer = self.engine.transfer

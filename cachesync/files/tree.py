@@ -7,6 +7,7 @@ import errno
 import os
 import stat as st
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ from cachesync.policy import Writer
 _END_OF_TIME = 2**63 - 1
 """What the journal can count to: a file may be dated after 2262, and inode numbers are unsigned."""
 
+_TICK = 20_000_000
+"""Nanoseconds in which two changes may get one time stamp: the kernel's clock ticks every 1 to 10 ms."""
+
 _LONGEST_IGNORE = 64 * 1024
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _SPECIAL = {
@@ -34,8 +38,9 @@ _KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTO
 
 @dataclass(slots=True)
 class Listing:
-    """One directory: what is in it by name, and what is there but not stored."""
+    """One directory: what is in it by name, and what is there but not stored. ``stamp`` is of before it was listed."""
 
+    stamp: int = 0
     found: dict[str, FileStat] = field(default_factory=dict)
     special: list[Skipped] = field(default_factory=list)
 
@@ -190,6 +195,7 @@ class Tree:
                 return None
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         try:
+            listing.stamp = _stamp(descriptor)
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     try:
@@ -207,6 +213,17 @@ class Tree:
         finally:
             os.close(descriptor)
         return listing
+
+    def stamp(self, session: str, directory: str) -> int | None:
+        """What changes with every name that comes to or goes from a directory; None if it cannot be looked at."""
+        try:
+            descriptor = open_beneath(self._root, f"{session}/{directory}".rstrip("/"), HOLD | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return _stamp(descriptor)
+        finally:
+            os.close(descriptor)
 
     def open(self, session: str, path: str) -> OpenFile | None:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
@@ -228,6 +245,13 @@ class Tree:
             return ""
         with file:
             return file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
+
+
+def _stamp(directory: int) -> int:
+    """A directory's ctime in nanoseconds. One that is so young that a later change may get the same is none: it is
+    replaced by the time of asking, which never comes again."""
+    changed, now = os.fstat(directory).st_ctime_ns, time.time_ns()
+    return changed if not 0 <= now - changed < _TICK else -now
 
 
 def _examine(directory: int, name: str, path: str) -> FileStat | Skipped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_columns, to_entry
+from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, labels_text, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
 from cachesync.policy import FARTHEST, SPACING, is_same_file
 
@@ -18,6 +18,7 @@ ON CONFLICT DO UPDATE SET
     dirty_since = CASE WHEN ?13 AND generation > ?4 THEN max(dirty_since, ?11) ELSE dirty_since END,
     due_at = CASE WHEN ?13 AND ?12 AND generation > ?4 THEN max(due_at, ?11 + ?14) ELSE due_at END,
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
+    stored_labels = CASE WHEN ?12 THEN ?15 ELSE stored_labels END,
     puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0
 """
 
@@ -103,8 +104,9 @@ class Work:
         """
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path), entry.generation)
+        labels = labels_text(entry.labels)
         with self._ledger.db.write() as db:
-            db.execute(_CONFIRM, (*where, *to_columns(stored), int(put), complete, SPACING))
+            db.execute(_CONFIRM, (*where, *to_columns(stored), int(put), complete, SPACING, labels))
             if read is not None:
                 disk = (read.size, read.mtime_ns, read.ctime_ns, read.inode, read.mode, unsettled)
                 db.execute(_CONFIRM_DISK, (*where, *disk))
@@ -122,7 +124,8 @@ class Work:
             )
             db.execute(
                 "UPDATE entry SET etag = NULL, version_id = NULL, stored_size = NULL, sha256 = NULL, stored_at = NULL,"
-                " synced = max(synced, ?) WHERE session = ? AND dir = ? AND name = ? AND resident = 1",
+                " stored_labels = NULL, synced = max(synced, ?)"
+                " WHERE session = ? AND dir = ? AND name = ? AND resident = 1",
                 (entry.generation if entry.tombstone else 0, *where),
             )
             self._ledger.revise(db, number)
@@ -134,8 +137,9 @@ class Work:
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET kind = 'file', resident = 0, gone_at = NULL, synced = generation, error = NULL,"
-                " failed = 0, etag = ?, version_id = ?, stored_size = ?, stored_mtime_ns = ?, stored_mode = ?,"
-                " sha256 = ?, stored_at = ? WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",
+                " failed = 0, stored_labels = NULL, etag = ?, version_id = ?, stored_size = ?, stored_mtime_ns = ?,"
+                " stored_mode = ?, sha256 = ?, stored_at = ?"
+                " WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",
                 (*values, number, *split(entry.path)),
             )
             self._ledger.revise(db, number)
@@ -185,13 +189,12 @@ class Work:
         )
         return row is not None
 
-    def missed_since(self, name: str, generation: int) -> bool:
-        """Whether a path that the store has was marked missing after ``generation``, and is not known to have moved."""
+    def missed(self, name: str) -> bool:
+        """Whether a path is missing that the store has, and that is not known to have moved."""
         row = self._ledger.db.one(
             "SELECT 1 FROM entry AS t INDEXED BY dirty WHERE session = ? AND synced < generation"
-            " AND gone_at IS NOT NULL"
-            f" AND etag IS NOT NULL AND absent > ? AND NOT EXISTS ({_MOVED}) LIMIT 1",
-            (self._ledger.number(name) or 0, generation),
+            f" AND gone_at IS NOT NULL AND etag IS NOT NULL AND NOT EXISTS ({_MOVED}) LIMIT 1",
+            (self._ledger.number(name) or 0,),
         )
         return row is not None
 

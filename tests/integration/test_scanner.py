@@ -18,12 +18,12 @@ S = "s"
 class Desk:
     """An engine over a session directory, and what the journal makes of it."""
 
-    def __init__(self, root):
+    def __init__(self, root, *, watched=True):
         self.root = root
         self.session = root / S
         self.session.mkdir(parents=True)
         self.store = FlatStore()
-        self.driven = Driven(root, self.store)
+        self.driven = Driven(root, self.store, watched=watched)
         self.scanner = self.driven.engine.scanner
         self.entries = self.driven.engine.journal.entries
 
@@ -393,6 +393,63 @@ def test_many_entries_are_marked_in_batches(desk):
         (desk.session / f"f{number}").touch()
     assert desk.scan().marked == 2300
     assert len(desk.dirty()) == 2300
+
+
+def mover(desk, turns):
+    """Move a file out of each scan's way, ``turns`` times: it is never where the scan looks."""
+    tree = desk.driven.engine.tree
+    listing, here, there = tree.listing, desk.session / "b/x", desk.session / "g/x"
+    left = [turns]
+
+    def moved_meanwhile(session, directory):
+        if left[0] and directory in {"b/", "g/"}:
+            away, back = (here, there) if directory == "b/" else (there, here)
+            if away.exists():
+                os.rename(away, back)
+                left[0] -= 1
+        return listing(session, directory)
+
+    tree.listing = moved_meanwhile
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 8])
+def test_p03_a_file_that_is_moved_while_nobody_watches_is_not_deleted(tmp_path, turns):
+    desk = Desk(tmp_path / "root", watched=False)
+    desk.write("b/x")
+    desk.write("g/other")
+    desk.flush()
+    mover(desk, turns)
+    report = desk.driven.flush(S)
+    assert report.stored
+    assert {"b/x", "g/x"} & desk.objects()
+
+
+def test_p03_a_file_that_never_stops_moving_is_left_pending(tmp_path):
+    desk = Desk(tmp_path / "root", watched=False)
+    desk.write("b/x")
+    desk.write("g/other")
+    desk.flush()
+    mover(desk, 10_000)
+    report = desk.driven.flush(S, timeout=3.0)
+    assert [row.reason for row in report.pending] == ["files were moved whenever it was scanned"]
+    assert not report.stored
+    desk.driven.clock.push(100)
+    desk.driven.pump()
+    assert "b/x" in desk.objects(), "and nobody else believes what no scan could tell"
+
+
+def test_p08_without_a_watcher_a_deletion_waits_for_a_flush(tmp_path):
+    desk = Desk(tmp_path / "root", watched=False)
+    desk.write("a")
+    desk.write("b")
+    desk.flush()
+    (desk.session / "a").unlink()
+    desk.scan()
+    desk.driven.clock.push(100)
+    assert desk.driven.pump() < 10
+    assert desk.objects() == {"a", "b"}
+    desk.flush()
+    assert desk.objects() == {"b"}
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

@@ -342,7 +342,9 @@ def test_back_off_has_jitter():
     ],
 )
 def test_p08_what_is_believed_of_deletions(age, tombstones, stored, flushing, belief):
-    found = believe_delete(NOW, NOW - age, tombstones=tombstones, stored=stored, flushing=flushing, pace=PACE)
+    found = believe_delete(
+        NOW, NOW - age, tombstones=tombstones, stored=stored, flushing=flushing, watched=True, pace=PACE
+    )
     assert found is belief
 
 
