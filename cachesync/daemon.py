@@ -79,7 +79,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
             server.start()
             stack.callback(server.stop)
             if config.store.bucket is not None:
-                server.make_bucket(config.store.bucket)
+                server.make_bucket(config.store.bucket, versioned=True)
         store = open_store(config, server)
         stack.callback(store.close)
         code = Daemon(config, store, server, announce).run()

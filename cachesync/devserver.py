@@ -132,11 +132,13 @@ class DevServer:
         self.stop()
         self.start()
 
-    def make_bucket(self, name: str) -> None:
-        """Create a bucket; one that is there already is fine."""
+    def make_bucket(self, name: str, *, versioned: bool = False) -> None:
+        """Create a bucket, one that keeps old versions if ``versioned``; one that is there already stays as it is."""
         with contextlib.closing(self._client()) as client:
             try:
                 client.create_bucket(Bucket=name)
+                if versioned:
+                    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
             except client.exceptions.ClientError as error:
                 if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise CacheSyncError("create the bucket", name, error) from error
