@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cachesync.errors import Unstorable, UsageError
-from cachesync.keys import MAX_KEY_BYTES, check_path, check_session, to_key
+from cachesync.keys import MAX_KEY_BYTES, check_path, check_session, is_session_name, to_key
+from cachesync.keys import from_key as path_from_key
 
 
 class Space(StrEnum):
@@ -87,11 +88,33 @@ def parse_whole(text: str) -> Address:
     if head == Space.TEMPLATES:
         return Address(Space.TEMPLATES, "", _path(rest))
     if head == Space.PROJECTS:
-        project, _, rest = rest.partition("/")
-        if not project:
+        project, slash, rest = rest.partition("/")
+        if not project and not slash:
             return Address(Space.PROJECTS)
         return Address(Space.PROJECTS, _project(project), _path(rest))
     return Address(Space.SESSIONS, check_session(head), _path(rest))
+
+
+def from_key(prefix: str, key: str) -> Address | None:
+    """The artifact that a listed key stands for, or None if it has no address (or is ours)."""
+    start = f"{prefix}/" if prefix else ""
+    space, _, rest = key[len(start) :].partition("/")
+    if not key.startswith(start) or space not in list(Space):
+        return None
+    if space == Space.TEMPLATES:
+        name, path = "", rest
+    else:
+        name, _, path = rest.partition("/")
+        if not is_session_name(name):
+            return None
+    if space == Space.SESSIONS:
+        found = None if name in list(Space) else path_from_key(prefix, name, key)
+        return None if found is None else Address(Space.SESSIONS, name, found)
+    try:
+        path.encode()
+        return Address(Space(space), name, check_path(path))
+    except (UsageError, UnicodeEncodeError):
+        return None
 
 
 def _path(path: str) -> str:

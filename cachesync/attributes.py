@@ -9,9 +9,12 @@ from __future__ import annotations
 import mimetypes
 import re
 import stat
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from cachesync.model import Attributes, Entry, FileStat, ObjectInfo, Stored
+from cachesync.address import Address, Space
+from cachesync.errors import UsageError
+from cachesync.model import Attributes, Entry, FileStat, Labels, ObjectInfo, Stored
 
 _TYPES = {
     ".tf": "text/plain",
@@ -26,8 +29,20 @@ _TYPES = {
 
 _MTIME = re.compile(r"(-?)([0-9]{1,18})(?:\.([0-9]+))?", re.ASCII)
 _MODE = re.compile(r"[0-9]{1,7}", re.ASCII)
+_VERSION = re.compile(r"[0-9]{1,15}", re.ASCII)
 _END_OF_TIME = 2**63
 """Nanoseconds in which a disk, and the journal, count times."""
+
+_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(\s*;[ -~]{1,127})?", re.ASCII)
+_MOST_LABELS = 1024
+"""Bytes. S3 takes 2 KB of metadata, https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html; the rest
+is for ours."""
+
+_FACTS = frozenset({"mtime", "mode", "sha256", "writer"})
+"""Names of which we make sure ourselves that they are true."""
+
+_OURS = _FACTS | {"sessionid", "projectid", "createdat", "version", "artifacttype"}
 
 _ARTIFACT_NAMES = {"dashboard": "dashboard", "foundation": "foundation"}
 
@@ -58,19 +73,96 @@ def is_log(path: str) -> bool:
 
 def for_file(entry: Entry, read: FileStat, sha256: str, writer: str) -> Attributes:
     """The attributes of the object for a file; ``writer`` is the journal's id, by which we know our own objects."""
-    created = datetime.fromtimestamp(entry.created_at, UTC).isoformat(timespec="seconds")
-    metadata = {
+    address = Address(Space.SESSIONS, entry.session, entry.path)
+    facts = {
         "mtime": format_mtime(read.mtime_ns),
         "mode": str(stat.S_IFREG | read.mode),
         "sha256": sha256,
         "writer": writer,
-        "sessionid": entry.session,
-        "createdat": created.replace("+00:00", "Z"),
-        "version": str(entry.puts + 1),
     }
-    if kind := artifact_type(entry.path):
+    return _attributes(address, facts, format_time(entry.created_at), entry.puts + 1, entry.labels)
+
+
+def for_put(
+    address: Address, sha256: str, writer: str, *, now: float, replaced: ObjectInfo | None, labels: Labels
+) -> Attributes:
+    """The attributes of an object that no file stands for; it keeps the mode and counts on the version of the one that
+    it replaces."""
+    before: Mapping[str, str] = {} if replaced is None else replaced.metadata
+    mode = parse_mode(before.get("mode", ""))
+    facts = {
+        "mtime": format_mtime(int(now * 1e9)),
+        "mode": str(stat.S_IFREG | (0o644 if mode is None else mode)),
+        "sha256": sha256,
+        "writer": writer,
+    }
+    version = int(number) + 1 if _VERSION.fullmatch(number := before.get("version", "")) else 1
+    created = before.get("createdat", "")
+    return _attributes(address, facts, created if _is_label(created) else format_time(now), version, labels)
+
+
+def _attributes(
+    address: Address, facts: dict[str, str], created: str, version: int, labels: Labels | None
+) -> Attributes:
+    """``labels`` go over the design note's metadata, and ``facts`` over all."""
+    metadata = {"createdat": created, "version": str(version)}
+    if address.name:
+        metadata["projectid" if address.space is Space.PROJECTS else "sessionid"] = address.name
+    if kind := type_of(address):
         metadata["artifacttype"] = kind
-    return Attributes(content_type(entry.path), metadata, {"kind": "log"} if is_log(entry.path) else {})
+    given = labels or Labels()
+    log = address.space is Space.SESSIONS and is_log(address.path)
+    return Attributes(
+        given.content_type or content_type(address.path),
+        metadata | dict(given.metadata) | facts,
+        {"kind": "log"} if log else {},
+    )
+
+
+def type_of(address: Address) -> str | None:
+    """The design note's artifact type, as far as an address tells."""
+    return "template" if address.space is Space.TEMPLATES else artifact_type(address.path)
+
+
+def to_labels(media_type: str | None, metadata: Mapping[str, str] | None) -> Labels:
+    """What a caller gives along with the bytes, checked. Names lose their case, as headers do. Raises UsageError."""
+    if media_type is not None and not _MEDIA_TYPE.fullmatch(media_type):
+        raise UsageError("store as", media_type, "is no content type", "as text/plain or image/svg+xml")
+    given: dict[str, str] = {}
+    for written, value in (metadata or {}).items():
+        name = written.lower()
+        if not _LABEL.fullmatch(name):
+            raise UsageError("store metadata", written, "is not a name for metadata", "allowed: a-z, 0-9 and '-'")
+        if name in _FACTS:
+            raise UsageError(
+                "store metadata", written, "is cachesync's own", f"not allowed: {', '.join(sorted(_FACTS))}"
+            )
+        if not _is_label(value):
+            raise UsageError(
+                "store metadata", written, "its value cannot be a header", "allowed: visible ASCII, spaces"
+            )
+        given[name] = value
+    if (size := sum(len(name) + len(value) for name, value in given.items())) > _MOST_LABELS:
+        raise UsageError("store metadata", "", f"it is {size} bytes long; {_MOST_LABELS} is the limit", "give less")
+    return Labels(media_type, given)
+
+
+def labels_of(address: Address, info: ObjectInfo) -> Labels:
+    """The labels of an object that is stored: what neither its name nor its file says."""
+    kind = None if info.content_type == content_type(address.path) else info.content_type
+    metadata = {name: value for name, value in info.metadata.items() if name not in _OURS and _LABEL.fullmatch(name)}
+    if (told := info.metadata.get("artifacttype")) and told != type_of(address):
+        metadata["artifacttype"] = told
+    return Labels(kind, {name: value for name, value in metadata.items() if _is_label(value)})
+
+
+def _is_label(value: str) -> bool:
+    return bool(value) and value.isascii() and value.isprintable() and value == value.strip()
+
+
+def format_time(seconds: float) -> str:
+    """A time as the design note's metadata have it: ISO 8601, in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def format_mtime(mtime_ns: int) -> str:

@@ -27,8 +27,9 @@ class Committer:
         self._host = socket.gethostname()
         self._locks: dict[str, threading.Lock] = {}
 
-    def commit(self, session: str, *, state: str = "open", patience: float = 0.0) -> Summary:
+    def commit(self, session: str, *, state: str | None = None, patience: float = 0.0) -> Summary:
         """Store the manifest, unless the one in the store shows the same. A summary with failures was not stored.
+        ``state`` is open or closed; without it, a session that is closed stays so until something of it changes.
 
         Raises StoreError; after PreconditionFailed another writer's manifest has been merged: the next call may work.
         Waits ``patience`` seconds for another commit of the session.
@@ -41,13 +42,15 @@ class Committer:
         finally:
             lock.release()
 
-    def _commit(self, session: str, state: str) -> Summary:
+    def _commit(self, session: str, state: str | None) -> Summary:
         self._learner.ensure(session, wait=True)
         key = manifest_key(self._c.prefix, session)
         row = self._c.journal.sessions.get(session)
         assert row is not None, "whoever commits has scanned it"  # noqa: S101 -- an invariant, not a check of input
         generation = self._c.journal.generation()
-        same = row.manifest_revision == row.revision and row.state == state
+        unchanged = row.manifest_revision == row.revision
+        state = state or (row.state if unchanged else "open")
+        same = unchanged and row.state == state
         if row.manifest is not None and same and self._stands(key, row.manifest):
             counts = self._c.journal.sessions.counts(session)
             self._c.journal.sessions.set_reported(session)

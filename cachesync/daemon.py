@@ -39,7 +39,7 @@ _DRAINS = 64
 
 
 @contextlib.contextmanager
-def open_service(config: Config, *, work: bool = True) -> Iterator[Verbs]:
+def open_service(config: Config, *, work: bool = True, create_root: bool = False) -> Iterator[Verbs]:
     """The verbs in this process, for a command that finds no daemon; without ``work`` it only looks.
 
     Raises RootLocked, UsageError.
@@ -50,7 +50,7 @@ def open_service(config: Config, *, work: bool = True) -> Iterator[Verbs]:
     store = open_store(config)
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
-        engine = Engine(config, store, bind=work, watched=False)
+        engine = Engine(config, store, create_root=create_root, bind=work, watched=False)
         stack.callback(engine.close, 0.2)
         if work:
             engine.start()

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cachesync.artifacts import Artifacts, LocalRoot
+from cachesync.cache import BlockCache
 from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import JournalDamaged, UsageError
@@ -20,12 +22,15 @@ from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
 from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
+from cachesync.lifecycle import SessionLife
 from cachesync.lock import RootLock
 from cachesync.policy import Pace
+from cachesync.reader import Local, Reader
 from cachesync.scanner import Scanner
 from cachesync.service import Place, Service
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
+from cachesync.verify import Verifier
 
 if TYPE_CHECKING:
     from cachesync.config import Config
@@ -38,7 +43,7 @@ class Engine:
     """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
 
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
-    somebody brings hints of changes as they happen.
+    somebody brings hints of changes as they happen; a ``read_only`` root is never written to.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -52,12 +57,14 @@ class Engine:
         since: float | None = None,
         bind: bool = True,
         watched: bool = True,
+        read_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
         self.store = store
+        self._read_only = read_only
         with contextlib.ExitStack() as undo:
-            self.tree = Tree(config.root, create=create_root)
+            self.tree = Tree(config.root, create=create_root, writable=not read_only)
             undo.callback(self.tree.close)
             _prepare_state(config)
             self.lock = RootLock(config.state / "lock", config.root, self.tree.descriptor)
@@ -91,6 +98,30 @@ class Engine:
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
         flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
+        self.lifecycle = SessionLife(
+            context, self.scanner, self.learner, self.committer, flusher, Verifier(context, self.learner)
+        )
+        self.cache = BlockCache(config.state / "cache", config.cache_size)
+        self.reader = Reader(
+            self.store,
+            prefix=config.prefix,
+            cache=self.cache,
+            local=Local(self.tree, self.journal),
+            revalidate=config.revalidate,
+            clock=clock,
+            url=context.url,
+        )
+        removal, staging = self.transfer.removal, self.lifecycle.staging
+        artifacts = Artifacts(
+            self.store,
+            self.reader,
+            prefix=config.prefix,
+            url=context.url,
+            writer=self.journal.id,
+            local=LocalRoot(context, self.scanner, self.learner, self.uploader, removal, staging),
+            clock=clock,
+            scratch=context.scratch,
+        )
         place = Place(str(config.root), config.store.shown, config.prefix)
         self.service = Service(
             place,
@@ -100,12 +131,16 @@ class Engine:
             self.uploader,
             self.transfer,
             flusher,
+            artifacts=artifacts,
+            lifecycle=self.lifecycle,
             clock=clock,
             since=since,
         )
 
     def start(self) -> None:
-        """Begin to upload what is due."""
+        """Finish what a life before this one had begun, and upload what is due."""
+        if not self._read_only:
+            self.lifecycle.recover()
         self.uploader.start(self.transfer, self.learner.busy)
 
     def in_place(self) -> bool:
@@ -115,6 +150,8 @@ class Engine:
     def close(self, patience: float = 1.0) -> bool:
         """Take everything down; returns whether no transfer was still hanging after ``patience`` seconds."""
         ended = self.uploader.stop(patience)
+        self.lifecycle.stop()
+        self.cache.close()
         self.journal.close()
         self.lock.release()
         self.tree.close()

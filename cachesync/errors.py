@@ -9,6 +9,8 @@
     ├── DeleteHeld                1   more deletions at once than are believed
     ├── RootHalted                4   the root is missing or is not the one we opened
     ├── FileUnreadable            1   the file is there and cannot be read
+    ├── FileUnwritable            1   a file or directory that cannot be made or taken away here
+    │   └── DiskFull              4   ... since the local disk has no room
     ├── JournalDamaged            1   the journal cannot be trusted
     ├── JournalUnavailable        4   the journal cannot be opened or written now
     ├── IntegrityError            1   bytes that are not the bytes that were stored
@@ -144,6 +146,19 @@ class FileUnreadable(CacheSyncError):
     """A file that is there and cannot be read."""
 
     hint = "let the daemon's user read it, or list it in .cachesyncignore"
+
+
+class FileUnwritable(CacheSyncError):
+    """A file or directory that cannot be made, changed or taken away here."""
+
+    hint = "let the daemon's user write there"
+
+
+class DiskFull(FileUnwritable):
+    """The local disk has no room, or the user's quota is used up."""
+
+    exit_code = ExitCode.UNFINISHED
+    hint = "make room on the disk and try again"
 
 
 class IntegrityError(CacheSyncError):

@@ -11,18 +11,29 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from cachesync import manifest
 from cachesync.errors import CacheSyncError, ObjectNotFound
 from cachesync.journal import Journal
 from cachesync.keys import from_key, manifest_key, session_prefix
-from cachesync.model import ObjectInfo, Stored, Version
+from cachesync.model import FileStat, ObjectInfo, Stored, Version
 from cachesync.store.base import ObjectStore
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 _PAUSE = 0.5
+
+
+@dataclass(slots=True)
+class Astray:
+    """What other hosts did meanwhile: clean files that stand here and were ``replaced`` in the store, or ``deleted``
+    there; and the links and directories that the manifest has (a directory's path ends in "/")."""
+
+    replaced: dict[str, Stored] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    others: dict[str, FileStat] = field(default_factory=dict)
 
 
 class Learner:
@@ -34,6 +45,9 @@ class Learner:
         self._prefix = prefix
         self._locks: dict[str, threading.Lock] = {}
         self._not_before: dict[str, float] = {}
+        self.standing = threading.Lock()
+        """Held while what was learned is written, and while a file is put where the journal says that it belongs: the
+        version that it is made from is the one that the journal knows at that instant."""
 
     def busy(self) -> list[str]:
         """Sessions that are being learned, or could not be a moment ago: nothing of them can be stored now."""
@@ -64,20 +78,62 @@ class Learner:
         self._not_before.pop(session, None)
         return True
 
-    def again(self, session: str) -> None:
+    def again(self, session: str) -> Astray:
         """Learn what changed in the store since. Raises StoreError."""
         with self._lock(session):
-            self._learn(session)
+            return self._learn(session)
+
+    def compare(self, session: str) -> Astray:
+        """Whether the store still has what stands here clean; nothing is learned by it. Raises StoreError."""
+        astray = Astray(deleted=self._journal.residence.here(session))
+        for rows in self._listed(session, None):
+            astray.deleted.difference_update(path for path, _ in rows)
+            astray.replaced |= self._journal.residence.replaced(session, rows)
+        return astray
+
+    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat]]:
+        """All files, links and directories that the store has of a session, past the journal. Raises StoreError."""
+        found = self._manifest(session)
+        files = {path: stored for rows in self._listed(session, found) for path, stored in rows}
+        return files, {} if found is None else dict(found.others)
+
+    def is_stored(self, session: str) -> bool:
+        """Whether the store has anything of a session. Raises StoreError."""
+        return next(iter(self._store.list(session_prefix(self._prefix, session))), None) is not None
 
     def _lock(self, session: str) -> threading.Lock:
         return self._locks.setdefault(session, threading.Lock())
 
-    def _learn(self, session: str) -> None:
+    def _learn(self, session: str) -> Astray:
+        found = self._manifest(session)
+        sessions, residence = self._journal.sessions, self._journal.residence
+        unseen = sessions.evicted(session)
+        astray = Astray(deleted=residence.here(session), others={} if found is None else dict(found.others))
+        for rows in self._listed(session, found):
+            paths = [path for path, _ in rows]
+            unseen.difference_update(paths)
+            astray.deleted.difference_update(paths)
+            astray.replaced |= residence.replaced(session, rows)
+            with self.standing:
+                sessions.learn(session, rows, [])
+        gone = list(self._gone(session, unseen))
+        with self.standing:
+            for path in gone:
+                sessions.forget_evicted(session, path)
+            if found is not None:
+                sessions.learn(session, [], found.others)
+                sessions.forget_others(session, [path for path, _ in found.others])
+            sessions.set_learned(session, None if found is None else found.version)
+        return astray
+
+    def _manifest(self, session: str) -> manifest.FoundManifest | None:
         try:
-            found = manifest.read(self._store, manifest_key(self._prefix, session))
+            return manifest.read(self._store, manifest_key(self._prefix, session))
         except ObjectNotFound:
-            found = None
-        unseen = self._journal.sessions.evicted(session)
+            return None
+
+    def _listed(self, session: str, found: manifest.FoundManifest | None) -> Iterator[list[tuple[str, Stored]]]:
+        """The session's files, as the listing shows them, many at a time."""
         strange = 0
         objects = self._store.list(session_prefix(self._prefix, session))
         while batch := list(itertools.islice(objects, _BATCH)):
@@ -87,15 +143,8 @@ class Learner:
                 if path is None:
                     strange += not info.key.endswith((manifest_key(self._prefix, session), "/"))
                     continue
-                unseen.discard(path)
                 rows.append((path, _stored(info, found, path)))
-            self._journal.sessions.learn(session, rows, [])
-        if found is not None:
-            self._journal.sessions.learn(session, [], found.others)
-            self._journal.sessions.forget_others(session, [path for path, _ in found.others])
-        for path in self._gone(session, unseen):
-            self._journal.sessions.forget_evicted(session, path)
-        self._journal.sessions.set_learned(session, None if found is None else found.version)
+            yield rows
         if strange:
             logger.warning("%d objects have keys that are no path of the session", strange, extra={"session": session})
 

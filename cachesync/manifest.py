@@ -12,14 +12,14 @@ import logging
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
 from cachesync.attributes import format_mtime, parse_mtime
 from cachesync.errors import UsageError
 from cachesync.keys import check_path, is_reserved
-from cachesync.model import Entry, FileStat, Kind, Version
+from cachesync.model import Entry, FileStat, Kind, Stored, Version
 from cachesync.reports import Failure
 from cachesync.store.base import ObjectStore
 
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LARGEST = 64 * 1024 * 1024
+_MOST_FLAWS = 100
 
 
 @dataclass(slots=True)
@@ -73,25 +74,65 @@ def _row(entry: Entry) -> dict[str, Any] | None:
         s = entry.stored
         if s is None:
             return None
-        mtime, mode = s.mtime_ns, s.mode
         if not entry.dirty and entry.resident and entry.stat is not None:  # touched since it was sent: same bytes
-            mtime, mode = entry.stat.mtime_ns, entry.stat.mode
-        return {
-            "path": entry.path,
-            "type": "file",
-            "size": s.size,
-            "mtime": format_mtime(mtime),
-            "mode": f"{mode:04o}",
-            "sha256": s.sha256,
-            "version": s.version.etag,
-            "version_id": s.version.version_id,
-        }
+            s = replace(s, mtime_ns=entry.stat.mtime_ns, mode=entry.stat.mode)
+        return _file_row(entry.path, s)
     if entry.stat is None:
         return None
     row = {"path": entry.path.rstrip("/"), "type": str(entry.kind), "mtime": format_mtime(entry.stat.mtime_ns)}
     if entry.kind is Kind.LINK:
         return row | {"target": entry.stat.target}
     return row | {"mode": f"{entry.stat.mode:04o}"}
+
+
+def _file_row(path: str, stored: Stored) -> dict[str, Any]:
+    return {
+        "path": path,
+        "type": "file",
+        "size": stored.size,
+        "mtime": format_mtime(stored.mtime_ns),
+        "mode": f"{stored.mode:04o}",
+        "sha256": stored.sha256,
+        "version": stored.version.etag,
+        "version_id": stored.version.version_id,
+    }
+
+
+def _is_about(line: bytes, path: str) -> bool:
+    with contextlib.suppress(ValueError, RecursionError):
+        row = json.loads(line)
+        return isinstance(row, dict) and row.get("path") == path
+    return False
+
+
+def amend(chunks: Iterator[bytes], out: IO[bytes], path: str, stored: Stored | None) -> bool:
+    """Copy a manifest with the row of one path replaced, or left out (None); the rest stays as it is, row for row.
+
+    False, and ``out`` is of no use, if nothing is to be changed or if the manifest is not whole, a row a line, as ours
+    are.
+    """
+    lines = _lines(chunks)
+    if not _is_our_head(head := next(lines, b"")):
+        return False
+    out.write(head)
+    row = None if stored is None else _file_row(path, stored)
+    quoted = json.dumps(path, ensure_ascii=False).encode()
+    separator, changed = b"\n", row is not None
+    for line in lines:
+        if line == b"]}":
+            break
+        kept = line.rstrip(b",")
+        if quoted in kept and _is_about(kept, path):
+            changed = True
+            continue
+        out.write(separator + kept)
+        separator = b",\n"
+    else:
+        return False
+    if row is not None:
+        out.write(separator + json.dumps(row, ensure_ascii=False).encode())
+    out.write(b"\n]}\n")
+    return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +148,15 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only."""
+    """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only.
+
+    ``flaws`` says, in sentences, what had to be passed over or stands there twice; a hundred of them at most.
+    """
 
     version: Version
     files: dict[str, ManifestFile]
     others: list[tuple[str, FileStat]]
+    flaws: list[str] = field(default_factory=list)
 
 
 def read(store: ObjectStore, key: str) -> FoundManifest:
@@ -122,8 +167,10 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
     download = store.get(key)
     files: dict[str, ManifestFile] = {}
     others: list[tuple[str, FileStat]] = []
-    for row in _rows(download.chunks, key):
-        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError):
+    flaws: list[str] = []
+    paths: set[str] = set()
+    for row in _rows(download.chunks, key, flaws):
+        try:
             path = _path(row["path"])
             mtime = _mtime(row)
             if row["type"] == Kind.FILE:
@@ -132,7 +179,19 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
                 others.append((path, FileStat(Kind.LINK, 0, mtime, 0, 0, 0o777, _target(row))))
             elif row["type"] == Kind.DIRECTORY:
                 others.append((path + "/", FileStat(Kind.DIRECTORY, 0, mtime, 0, 0, _mode(row))))
-    return FoundManifest(download.info.version, files, others)
+            else:
+                _note(flaws, f"a row has the type {row['type']!r:.40}, which is none")
+            if path in paths:
+                _note(flaws, f"{path!r} is listed twice")
+            paths.add(path)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError):
+            _note(flaws, f"a row makes no sense: {row!r:.120}")
+    return FoundManifest(download.info.version, files, others, flaws)
+
+
+def _note(flaws: list[str], sentence: str) -> None:
+    if len(flaws) < _MOST_FLAWS:
+        flaws.append(sentence)
 
 
 def _path(path: str) -> str:
@@ -177,15 +236,12 @@ def _mtime(row: dict[str, Any]) -> int:
     return mtime
 
 
-def _rows(chunks: Iterator[bytes], key: str) -> Iterator[dict[str, Any]]:
+def _rows(chunks: Iterator[bytes], key: str, flaws: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of a manifest: one at a time where it has a line for each, as ours have; else all at once."""
     lines = _lines(chunks)
     head = next(lines, b"")
     if _is_our_head(head):
-        for line in lines:
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(row := json.loads(line.rstrip(b",")), dict):
-                    yield row
+        yield from _line_rows(lines, flaws)
         return
     data = bytearray(head)
     for line in lines:
@@ -194,11 +250,36 @@ def _rows(chunks: Iterator[bytes], key: str) -> Iterator[dict[str, Any]]:
             break
     if len(data) > _LARGEST:
         logger.warning("the manifest %s has no lines and is larger than %d bytes: passed over", key, _LARGEST)
+        _note(flaws, "it is too large for a manifest without lines")
         return
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    document: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
         document = json.loads(data)
-        if document["format"] == FORMAT and isinstance(document["entries"], list):
-            yield from (row for row in document["entries"] if isinstance(row, dict))
+    sound = isinstance(document, dict) and document.get("format") == FORMAT
+    if not sound or not isinstance(document.get("entries"), list):
+        _note(flaws, f"it is no manifest of format {FORMAT}")
+        return
+    for row in document["entries"]:
+        if isinstance(row, dict):
+            yield row
+        else:
+            _note(flaws, f"a row makes no sense: {row!r:.120}")
+
+
+def _line_rows(lines: Iterator[bytes], flaws: list[str]) -> Iterator[dict[str, Any]]:
+    ended = False
+    for line in lines:
+        row: object = None
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line.rstrip(b","))
+        if isinstance(row, dict):
+            yield row
+        elif line == b"]}":
+            ended = True
+        elif line:
+            _note(flaws, f"a line is no row: {line!r:.120}")
+    if not ended:
+        _note(flaws, "its end is missing")
 
 
 def _is_our_head(line: bytes) -> bool:

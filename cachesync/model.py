@@ -55,6 +55,15 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What somebody gave an artifact along with its bytes: a content type (None: the one that its name promises) and
+    metadata of their own."""
+
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """The journal's row for one path of one session. See journal/schema.py for what each column means."""
 
@@ -79,6 +88,8 @@ class Entry:
     tried_at: float | None
     error: str | None
     failed: bool
+    labels: Labels | None = None
+    relabelled: bool = False
 
     @property
     def dirty(self) -> bool:

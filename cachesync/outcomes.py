@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cachesync.errors import ExitCode
 from cachesync.keys import printable
-from cachesync.model import Skipped
+from cachesync.model import Conflict, Skipped
 from cachesync.reports import Failure, FlushReport, Json, Pending
 
 
@@ -220,7 +220,9 @@ class VerifyReport:
 @dataclass(frozen=True, slots=True)
 class MigrateReport:
     """``migrate``: every file of the source is in exactly one of ``sent``, ``present`` (stored before, with the same
-    checksum), ``failed``, ``pending``; what is no session file is in ``skipped``."""
+    checksum), ``failed``, ``pending``; what is no session file is in ``skipped``. A directory that cannot be listed
+    counts as one file that failed. ``requests`` and ``dollars`` are for what is sent, ``dollars_a_month`` for keeping
+    it. ``conflicts`` names other writers' bytes that were in the way, and where they are kept."""
 
     source: str
     dry_run: bool
@@ -234,6 +236,7 @@ class MigrateReport:
     failed: Sequence[Failure] = field(default_factory=list)
     pending: Sequence[Pending] = field(default_factory=list)
     skipped: Sequence[Skipped] = field(default_factory=list)
+    conflicts: Sequence[Conflict] = field(default_factory=list)
     requests: int = 0
     dollars: float = 0.0
     dollars_a_month: float = 0.0
@@ -248,9 +251,11 @@ class MigrateReport:
 
     def json(self) -> Json:
         """``migrate --json``."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("failed", "pending", "skipped")}
+        lists = ("failed", "pending", "skipped", "conflicts")
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in lists}
         return plain | {
             "source": printable(self.source),
+            "conflicts": [{"path": printable(c.path), "kept_as": printable(c.kept_as)} for c in self.conflicts],
             "failed": _failures(self.failed),
             "pending": _reasons(self.pending),
             "skipped": _reasons(self.skipped),

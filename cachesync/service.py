@@ -27,6 +27,7 @@ from cachesync.reports import (
 from cachesync.scanner import Scanner
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
+from cachesync.verbs import Artifacts, Lifecycle
 from cachesync.watcher import Hint
 
 _SHOWN_FAILURES = 20
@@ -55,6 +56,8 @@ class Service:
         transfer: Transfer,
         flusher: Flusher,
         *,
+        artifacts: Artifacts,
+        lifecycle: Lifecycle,
         clock: Callable[[], float],
         since: float | None,
     ) -> None:
@@ -65,6 +68,8 @@ class Service:
         self._uploader = uploader
         self._transfer = transfer
         self._flusher = flusher
+        self.artifacts = artifacts
+        self.lifecycle = lifecycle
         self._clock = clock
         self._since = since
         self._rate = _Rate(lambda: transfer.bytes_sent)

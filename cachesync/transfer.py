@@ -141,7 +141,8 @@ class Transfer:
         """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""
         body, stat = snapshot.body, snapshot.stat
         base = self._base(entry, key)
-        if base is not None and base.sha256 == body.sha256 and base.size == body.size and base.mode == stat.mode:
+        same = base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode)
+        if base is not None and same and not entry.relabelled:
             return replace(base, mtime_ns=stat.mtime_ns), False
         carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id)
         expect = None if base is None else base.version

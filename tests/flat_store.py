@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from urllib.parse import quote
 
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
-from cachesync.model import Attributes, Multipart, ObjectInfo, Version
-from cachesync.store.base import Body, Download, Resume, Traits
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable, UsageError
+from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Version
+from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 
 
 class Crash(BaseException):
@@ -50,6 +51,8 @@ class FlatStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, Held] = {}
+        self.past: dict[str, list[tuple[str, Held | None]]] = {}
+        """Each state that a key ever had, oldest first, by version id; None is a deletion."""
         self.deleted_by: dict[str, str] = {}
         self.faults: dict[int | str, Fault] = {}
         self.down = False
@@ -61,7 +64,11 @@ class FlatStore:
 
     @property
     def traits(self) -> Traits:
-        return Traits("flat://", conditional=True, versioned=False)
+        return Traits("flat://", conditional=True, versioned=True)
+
+    @property
+    def archive(self) -> FlatArchive:
+        return FlatArchive(self)
 
     # -- as the engine calls it ----------------------------------------------------------------------------------------
 
@@ -82,7 +89,8 @@ class FlatStore:
     def put(
         self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
     ) -> ObjectInfo:
-        data = body.read(0, body.size)
+        length = body.part_size if body.part_sha256 else body.size
+        data = b"".join(body.read(at, min(length, body.size - at)) for at in range(0, body.size, length or 1))
         assert hashlib.sha256(data).hexdigest() == body.sha256, "a body whose digest is not its own"
         after = self._begin("put", key)
         with self._lock:
@@ -120,16 +128,23 @@ class FlatStore:
                 self._expect("delete", key, expect)
                 self.watch(key, held, None)
                 self.writes += 1
-                del self.objects[key]
-                self.deleted_by[key] = "us"
+                self._remove(key, "us")
         after()
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, shallow: bool = False) -> Iterator[ObjectInfo]:
         after = self._begin("list", prefix)
         with self._lock:
-            found = [held.info for key, held in sorted(self.objects.items()) if key.startswith(prefix)]
+            found = {
+                key: replace(held.info, sha256=None, metadata={}, content_type=None)
+                for key, held in self.objects.items()
+                if key.startswith(prefix)
+            }
         after()
-        yield from (replace(info, sha256=None, metadata={}, content_type=None) for info in found)
+        if shallow:
+            folders = {key[: key.index("/", len(prefix)) + 1] for key in found if "/" in key[len(prefix) :]}
+            found = {key: info for key, info in found.items() if "/" not in key[len(prefix) :]}
+            found |= {key: folder_info(key) for key in folders}
+        yield from (found[key] for key in sorted(found))
 
     def discard(self, upload: Multipart) -> None:
         self._begin("discard", upload.key)()
@@ -148,8 +163,8 @@ class FlatStore:
     def foreign_delete(self, key: str) -> None:
         """Another writer's unconditional DELETE."""
         with self._lock:
-            if self.objects.pop(key, None) is not None:
-                self.deleted_by[key] = "another"
+            if key in self.objects:
+                self._remove(key, "another")
 
     # -- small things --------------------------------------------------------------------------------------------------
 
@@ -195,5 +210,66 @@ class FlatStore:
             self.watch(key, self.objects.get(key), held)
             self.writes += 1
         self.objects[key] = held
+        self.past.setdefault(key, []).append((version.etag, held))
         self.deleted_by.pop(key, None)
         return info
+
+    def _remove(self, key: str, who: str) -> None:
+        del self.objects[key]
+        self.past[key].append((f"d{next(self._numbers)}", None))
+        self.deleted_by[key] = who
+
+
+class FlatArchive:
+    """Every version that there ever was. Ids are the ETags, which never come twice; infos leave the id out."""
+
+    def __init__(self, store: FlatStore) -> None:
+        self._store = store
+
+    def history(self, prefix: str) -> Iterator[PastObject]:
+        after = self._store._begin("history", prefix)
+        with self._store._lock:
+            found = [
+                PastObject(
+                    key=key,
+                    size=0 if held is None else held.info.size,
+                    version=Version("" if held is None else held.info.version.etag, version_id),
+                    modified=1.0e9,
+                    latest=number == len(states),
+                    deleted=held is None,
+                )
+                for key, states in sorted(self._store.past.items())
+                if key.startswith(prefix)
+                for number, (version_id, held) in reversed(list(enumerate(states, 1)))
+            ]
+        after()
+        yield from found
+
+    def read(self, key: str, version_id: str) -> Download:
+        after = self._store._begin("read", key)
+        held = self._find("read", key, version_id)
+        after()
+        return Download(held.info, iter([held.data]))
+
+    def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
+        after = self._store._begin("revive", key)
+        with self._store._lock:
+            self._store._expect("revive", key, expect)
+            held = self._find("revive", key, version_id)
+            info = held.info
+            if self._store.objects.get(key) != held:
+                carried = Attributes(info.content_type or "", info.metadata, dict(held.tags))
+                info = self._store._place(key, held.data, carried, "us", digest=info.sha256 is not None)
+        after()
+        return info
+
+    def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
+        if not 1 <= expires <= 604_800:
+            raise UsageError("link to", key)
+        return f"flat://{quote(key)}?expires={expires:g}" + (f"&version={version_id}" if version_id else "")
+
+    def _find(self, verb: str, key: str, version_id: str) -> Held:
+        held = dict(self._store.past.get(key, [])).get(version_id)
+        if held is None:
+            raise ObjectNotFound(verb, key, "there is no such version")
+        return held

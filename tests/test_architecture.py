@@ -13,11 +13,17 @@ MOST_LINES = 400
 
 # Each outside thing has one owner; only there does its name appear.
 OWNERS = {
-    "sqlite3": ["journal"],
+    # diskcache is SQLite, and its errors and connection are.
+    "sqlite3": ["journal", "cache"],
     "s3fs": ["store"],
     # The front is a file system of fsspec's.
     "fsspec": ["store", "fsspec_fs"],
     "mcp": ["mcp_server"],
+    # What the SDK is made of, and takes its schemas from.
+    "mcp_types": ["mcp_server"],
+    "pydantic": ["mcp_server"],
+    "typing_extensions": ["mcp_server"],
+    "uvicorn": ["mcp_server"],
     # The development server makes its bucket with it.
     "botocore": ["store", "devserver"],
     "aiobotocore": ["store"],
@@ -26,7 +32,15 @@ OWNERS = {
     "tenacity": ["policy"],
     "diskcache": ["cache"],
     # The store only to name aiohttp's errors, which s3fs lets through.
-    "aiohttp": ["control.server", "control.routes", "store"],
+    "aiohttp": [
+        "control.server",
+        "control.routes",
+        "control.artifact_routes",
+        "control.lifecycle_routes",
+        "control.exchange",
+        "control.streams",
+        "store",
+    ],
 }
 NO_NAME_FOR_A_MODULE = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core", "base_utils"}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from cachesync import __version__
 from cachesync.config import SETTINGS
-from cachesync.control.wire import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
+from cachesync.control.wire import DEFAULT_EXPIRES, DEFAULT_FLUSH_TIMEOUT, MAX_EXPIRES, MAX_FLUSH_TIMEOUT
 from cachesync.errors import UsageError
 
 SETTING = "setting_"
@@ -17,8 +17,8 @@ SETTING = "setting_"
 
 EXIT_CODES = """\
 exit codes:
-  0  done and stored          3  no such session, file or bucket
-  1  cannot be stored         4  not finished in time, still dirty
+  0  done and stored            3  no such session, file or bucket
+  1  cannot be stored or read   4  not finished in time, still dirty
   2  usage or configuration
 """
 
@@ -115,14 +115,136 @@ def _retry(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", nargs="?", metavar="SESSION", help="default: a name is made up")
+    parser.add_argument("--project", metavar="P")
+    parser.add_argument("--workspace", metavar="W")
+    parser.add_argument("--template", metavar="T", action="append", default=[], help="copy templates/T in; several")
+    _json(parser)
+
+
+def _open(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION")
+    parser.add_argument("--lazy", action="store_true", help="only learn what there is; fetch nothing")
+    parser.add_argument("--into", metavar="DIR", help="into another directory, which is not watched")
+    _json(parser)
+
+
+def _close(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION")
+    parser.add_argument("--keep", action="store_true", help="keep the local files")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=DEFAULT_FLUSH_TIMEOUT, help="seconds to wait (%(default)g)"
+    )
+    parser.add_argument(
+        "--confirm-deletes", action="store_true", help="let through the deletes that the guard holds back"
+    )
+    _json(parser)
+
+
+def _session(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION")
+    _json(parser)
+
+
+def _ls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", nargs="?", default="", metavar="ADDRESS", help="default: the sessions there are")
+    parser.add_argument("-l", "--long", action="store_true", help="size, time (UTC) and state too")
+    parser.add_argument("--tree", action="store_true", help="names below their directories")
+    _json(parser)
+
+
+def _version_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version-id", metavar="V", help="a past version, as cachesync history lists them")
+
+
+def _cat(parser: argparse.ArgumentParser) -> None:
+    _address(parser)
+    _version_id(parser)
+    parser.add_argument("--json", action="store_true", help="print what it is, not its bytes")
+
+
+def _get(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="a file, or a folder or session for all that is in it")
+    parser.add_argument("target", nargs="?", metavar="FILE|DIR", help="default: the same name, here")
+    _version_id(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    _json(parser)
+
+
+def _put(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a file, a directory for all that is in it, or - for stdin")
+    parser.add_argument("address", metavar="ADDRESS", help='one that ends in "/" takes the file\'s name')
+    parser.add_argument("--type", metavar="ARTIFACTTYPE", help="terraform, dashboard, foundation, template...")
+    parser.add_argument("--meta", metavar="K=V", type=_pair, action="append", default=[], help="metadata; several")
+    parser.add_argument("--content-type", metavar="T", help="default: by the name")
+    _json(parser)
+
+
+def _rm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("addresses", nargs="+", metavar="ADDRESS")
+    _json(parser)
+
+
+def _url(parser: argparse.ArgumentParser) -> None:
+    _address(parser)
+    parser.add_argument(
+        "--expires", metavar="S", type=_lifetime, default=DEFAULT_EXPIRES, help="seconds that it works (%(default)g)"
+    )
+    _json(parser)
+
+
+def _history(parser: argparse.ArgumentParser) -> None:
+    _address(parser)
+    _json(parser)
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    _address(parser)
+    _version_id(parser)
+    _json(parser)
+
+
+def _address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="SESSION/PATH, projects/P/PATH or templates/PATH")
+
+
+def _mcp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--session", metavar="SESSION", help="the only session that is served; default: CACHESYNC_SESSION"
+    )
+    parser.add_argument("--allow-projects", action="store_true", help="serve projects and templates too")
+
+
+def _migrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="DIR", type=Path, help="a sessions directory; it is only read")
+    parser.add_argument("--dry-run", action="store_true", help="count what would be sent, and its cost; send nothing")
+    _json(parser)
+
+
 def _seconds(text: str) -> float:
+    return _number(text, MAX_FLUSH_TIMEOUT)
+
+
+def _lifetime(text: str) -> float:
+    return _number(text, MAX_EXPIRES)
+
+
+def _number(text: str, most: float) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= MAX_FLUSH_TIMEOUT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: 0 to {MAX_FLUSH_TIMEOUT:.0f} seconds")
+    if not 0 <= seconds <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: 0 to {most:.0f} seconds")
     return seconds
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: NAME=VALUE")
+    return name.lower(), value
 
 
 COMMANDS = {
@@ -131,6 +253,21 @@ COMMANDS = {
     "status": Command("what is stored, what is not yet, what failed", "status", _status),
     "explain": Command("the story of one file", "explain", _explain),
     "retry": Command("tries failed files again now", "retry", _retry),
+    "new": Command("makes a session and prints its name", "new", _new),
+    "open": Command("brings a session here from the store", "open", _open),
+    "close": Command("flushes a session, marks it closed and drops its local files", "close", _close),
+    "evict": Command("drops the local files that the store has", "evict", _session),
+    "verify": Command("reads everything of a session again from the store and compares it", "verify", _session),
+    "ls": Command("the artifacts under an address", "ls", _ls),
+    "cat": Command("an artifact's bytes", "cat", _cat),
+    "get": Command("copies an artifact, or all under an address, to a file or directory", "get", _get),
+    "put": Command("stores a file, a directory or stdin under an address", "put", _put),
+    "rm": Command("deletes artifacts, here and in the store", "rm", _rm),
+    "url": Command("a link by which anybody can read an artifact for a while", "url", _url),
+    "history": Command("every version of an artifact", "history", _history),
+    "restore": Command("makes a past version of an artifact the newest again", "restore", _restore),
+    "mcp": Command("the MCP server, for agents: on stdio, or with --http HOST:PORT", "mcp", _mcp),
+    "migrate": Command("stores a sessions directory that exists already; run again, it goes on", "migrate", _migrate),
     "config": Command("every setting, its value and where it comes from", "config", _json),
     "version": Command("prints the version", "version", _json),
 }

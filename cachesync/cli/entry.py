@@ -11,6 +11,7 @@ from functools import partial
 
 from cachesync.cli.arguments import COMMANDS, build_parser
 from cachesync.cli.phrases import one_line
+from cachesync.config import misspelt
 from cachesync.errors import CacheSyncError, UsageError
 
 INTERRUPTED = 130
@@ -54,6 +55,9 @@ def _command(words: Sequence[str]) -> int:
         raise UsageError("command", cause="none is given", hint=f"one of: {', '.join(COMMANDS)}; see cachesync --help")
     from cachesync.cli.reach import connect
 
+    for name, near in misspelt(os.environ):
+        meant = f"did you mean {near}?" if near else "cachesync config shows every setting"
+        print(one_line(f"cachesync: the environment variable {name} is no setting ({meant})"), file=sys.stderr)
     command = importlib.import_module(f"cachesync.cli.{COMMANDS[options.command].module}")
     return int(command.run(options, partial(connect, options)))
 

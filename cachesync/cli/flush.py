@@ -11,9 +11,9 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from cachesync.cli.phrases import count, duration, listed, one_line, size
+from cachesync.cli.phrases import count, duration, failures, listed, one_line, reasons, size
 from cachesync.cli.progress import Progress
 from cachesync.cli.reach import Connect
 from cachesync.control.wire import error_json
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
             return verbs.flush(session, timeout=left, confirm_deletes=options.confirm_deletes, receipt=options.receipt)
 
         single = len(named) == 1 and not options.all
-        with Progress.on_terminal(verbs, named):
+        with Progress.shown(verbs, named):
             outcomes: Sequence[Outcome] = [one(named[0])] if single else _side_by_side(named, one)
 
     if options.json:
@@ -57,11 +57,17 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         print(json.dumps(told[0] if single else told))
     else:
         for session, outcome in zip(named, outcomes, strict=True):
-            for line in _lines(session, outcome, options.timeout):
+            for line in lines(session, outcome, options.timeout):
                 print(line)
         if not outcomes:
             print("there are no sessions yet")
-    return int(next(code for code in WORST if code == ExitCode.DONE or any(o.exit_code == code for o in outcomes)))
+    return worst(outcome.exit_code for outcome in outcomes)
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """The exit code of several outcomes."""
+    found = {*codes, ExitCode.DONE}
+    return next(code for code in WORST if code in found)
 
 
 def _side_by_side(sessions: Sequence[str], one: Callable[[str], FlushReport]) -> list[Outcome]:
@@ -97,24 +103,25 @@ def _told(session: str, outcome: Outcome) -> Json:
     return outcome.json() if isinstance(outcome, FlushReport) else {"session": session, **error_json(outcome)}
 
 
-def _lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
+def lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
+    """What a person is told of it: one line, and what is left below."""
     if isinstance(outcome, CacheSyncError):
         yield f"{session}: NOT stored: {one_line(str(outcome))}"
         return
     report = outcome
-    done = f"{count(report.files, 'file')}, {size(report.bytes)}, {duration(report.seconds)}"
     if report.stored:
-        yield f"{session}: stored, {done}"
-    else:
+        yield f"{session}: stored, {count(report.files, 'file')}, {size(report.bytes)}, {duration(report.seconds)}"
+    else:  # how many files the session has is known only once all of them are stored
         failed, pending = len(report.failed), len(report.pending)
+        done = f"{report.uploaded:,} uploaded, {duration(report.seconds)}"
         yield f"{session}: NOT stored, {count(failed, 'failure')}, {pending:,} pending ({done})"
-    yield from listed((f"failed   {one_line(f'{f.path}: {f.error}')}" for f in report.failed), len(report.failed))
-    yield from listed((f"pending  {one_line(f'{p.path}: {p.reason}')}" for p in report.pending), len(report.pending))
+    yield from failures(report.failed)
+    yield from reasons("pending", report.pending)
     yield from listed(
         (f"conflict {one_line(f'{c.path}: the other version is kept as {c.kept_as}')}" for c in report.conflicts),
         len(report.conflicts),
     )
-    yield from listed((f"skipped  {one_line(f'{s.path}: {s.reason}')}" for s in report.skipped), len(report.skipped))
+    yield from reasons("skipped", report.skipped)
     for line in report.entries or ():
         version = one_line(line.version_id or line.version)
         yield f"  receipt  {line.sha256 or '-'}  {line.size}  {version}  {one_line(line.path)}"

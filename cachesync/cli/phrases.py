@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from cachesync.keys import printable
+from cachesync.model import Skipped
+from cachesync.reports import Failure, Pending
 
 SHOWN = 20
 """Lines of a list before "and N more"."""
@@ -35,12 +37,32 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def short_size(count: float) -> str:
+    """``3.4MB``: for a column."""
+    return size(count).replace(" ", "")
+
+
+def short_duration(seconds: float) -> str:
+    """``42s``, ``3m``, ``2h``, ``3d``: for a column."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def stamp(when: float | None) -> str:
+    """``2026-11-24T13:24:16Z``; "-" for None and for what no calendar has: a file's time may be anything."""
+    try:
+        return "-" if when is None else datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return "-"
+
+
 def moment(when: float, now: float) -> str:
     """``2026-11-24T13:24:16Z (5.00 s ago)``; both in seconds since the epoch."""
-    stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if when > now:
-        return f"{stamp} (in {duration(when - now)})"
-    return f"{stamp} ({duration(now - when)} ago)"
+        return f"{stamp(when)} (in {duration(when - now)})"
+    return f"{stamp(when)} ({duration(now - when)} ago)"
 
 
 def count(number: int, one: str, many: str = "") -> str:
@@ -68,3 +90,13 @@ def listed(lines: Iterable[str], total: int, indent: str = "  ") -> Iterator[str
             yield f"{indent}and {total - SHOWN:,} more"
             return
         yield indent + line
+
+
+def failures(failed: Sequence[Failure]) -> Iterator[str]:
+    """What failed, a path a line."""
+    return listed((f"failed   {one_line(f'{row.path}: {row.error}')}" for row in failed), len(failed))
+
+
+def reasons(word: str, rows: Sequence[Pending] | Sequence[Skipped]) -> Iterator[str]:
+    """What is pending, skipped or kept, a path a line."""
+    return listed((f"{word:8} {one_line(f'{row.path}: {row.reason}')}" for row in rows), len(rows))

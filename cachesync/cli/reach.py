@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 """Seconds to wait for a root whose owner does not answer: a daemon that starts, or another command."""
 
+LOOKING = frozenset({"status", "explain", "ls", "cat", "get", "url", "history", "verify"})
+"""Commands that change nothing: without a daemon, the root's files are looked at and not worked on."""
+
+BEGINNING = frozenset({"new", "open"})
+"""Commands that a host may begin with: they make the root if there is none."""
+
 DEV_STORE = "s3://cachesync"
 """Where ``run --dev-server`` stores unless a store is configured."""
 
@@ -54,8 +60,9 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
             from cachesync.daemon import open_service
 
             try:
-                work = getattr(options, "command", None) not in ("status", "explain")
-                verbs = stack.enter_context(open_service(config, work=work))
+                command = getattr(options, "command", None)
+                own = open_service(config, work=command not in LOOKING, create_root=command in BEGINNING)
+                verbs = stack.enter_context(own)
             except RootLocked as locked:
                 if time.monotonic() > until:
                     raise DaemonUnavailable("ask the daemon at", str(config.socket), locked.reason) from None

@@ -7,9 +7,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from cachesync.cli.phrases import duration, listed, one_line, size
+from cachesync.cli.phrases import duration, listed, one_line, short_duration, short_size, size
 from cachesync.cli.reach import Connect
 from cachesync.errors import DaemonUnavailable, ExitCode, NoSuchSession
 from cachesync.keys import check_session
@@ -17,8 +17,24 @@ from cachesync.reports import SessionStatus, StatusReport
 
 INTERVAL = 1.0
 
-_HEAD = ("SESSION", "STATE", "FILES", "SIZE", "DIRTY", "TO SEND", "IN FLIGHT", "FAILED", "EVICTED", "OLDEST", "SAFE")
+_WIDTH = 80
 _WORDS = 2  # the columns at the left; the others are numbers
+_COLUMNS: tuple[tuple[str, Callable[[SessionStatus], str]], ...] = (
+    ("SESSION", lambda status: status.session),
+    ("STATE", lambda status: status.state),
+    ("FILES", lambda status: f"{status.files:,}"),
+    ("SIZE", lambda status: short_size(status.bytes)),
+    ("DIRTY", lambda status: f"{status.dirty:,}"),
+    ("UNSENT", lambda status: short_size(status.dirty_bytes)),
+    ("FLIGHT", lambda status: f"{status.in_flight:,}"),
+    ("FAILED", lambda status: f"{status.failed:,}"),
+    ("EVICTED", lambda status: f"{status.evicted:,}"),
+    ("AGE", lambda status: "-" if status.oldest_dirty_age is None else short_duration(status.oldest_dirty_age)),
+    ("SAFE", lambda status: "yes" if status.safe_to_kill else "NO"),
+)
+_ONLY_IF_ANY = {"UNSENT": "0B", "FLIGHT": "0", "FAILED": "0", "EVICTED": "0", "AGE": "-"}
+"""Columns that are left out while every session has this there, so that a row fits on a terminal."""
+
 _CLEAR = "\x1b[H\x1b[J"
 
 
@@ -62,7 +78,7 @@ def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
     if not ordered:
         yield "no sessions yet"
         return
-    yield from _columns([_HEAD, *(_row(status) for status in shown)])
+    yield from _table(shown)
     if len(shown) < len(ordered):
         unsafe = sum(not status.safe_to_kill for status in ordered[len(shown) :])
         yield f"and {len(ordered) - len(shown):,} more, {unsafe:,} of them not safe"
@@ -84,31 +100,17 @@ def _left(report: StatusReport) -> Iterator[str]:
         )
 
 
-def _row(status: SessionStatus) -> tuple[str, ...]:
-    oldest = "-" if status.oldest_dirty_age is None else duration(status.oldest_dirty_age)
-    return (
-        status.session,
-        status.state,
-        f"{status.files:,}",
-        size(status.bytes),
-        f"{status.dirty:,}",
-        size(status.dirty_bytes),
-        f"{status.in_flight:,}",
-        f"{status.failed:,}",
-        f"{status.evicted:,}",
-        oldest,
-        "yes" if status.safe_to_kill else "NO",
-    )
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+def _table(shown: Sequence[SessionStatus]) -> Iterator[str]:
+    columns = [(head, *(cell(status) for status in shown)) for head, cell in _COLUMNS]
+    columns = [column for column in columns if {*column[1:]} != {_ONLY_IF_ANY.get(column[0])}]
+    widths = [max(map(len, column)) for column in columns]
+    gap = "  " if sum(widths) + 2 * len(widths) - 2 <= _WIDTH else " "
+    for row in zip(*columns, strict=True):
         cells = (
             cell.ljust(width) if number < _WORDS else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        yield "  ".join(cells).rstrip()
+        yield gap.join(cells).rstrip()
 
 
 def _ask(connect: Connect, session: str | None) -> StatusReport:

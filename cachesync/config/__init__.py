@@ -20,7 +20,7 @@ from cachesync.config.kinds import Address, Kind, NotAllowed, StoreAddress, is_l
 from cachesync.errors import ConfigError
 from cachesync.keys import is_session_name
 
-__all__ = ["SETTINGS", "SYSTEM_FILE", "Address", "Config", "Setting", "Source", "StoreAddress", "load"]
+__all__ = ["SETTINGS", "SYSTEM_FILE", "Address", "Config", "Setting", "Source", "StoreAddress", "load", "misspelt"]
 
 SYSTEM_FILE = Path("/etc/cachesync/cachesync.toml")
 
@@ -48,6 +48,10 @@ class Source(NamedTuple):
     value: str
     source: str
 
+
+_PREFIX = "CACHESYNC_"
+_NO_SETTINGS = {"CACHESYNC_DEBUG", "CACHESYNC_MODEL_EXAMPLES", "CACHESYNC_SESSION"}
+"""Variables that are read, and are no settings: for tracebacks, for the tests, for ``cachesync mcp``."""
 
 _SHORTENED = 16
 """The length of an access key id of AWS; a shorter one would be shown nearly whole."""
@@ -78,6 +82,7 @@ class Config:
     sse_kms_key_id: str | None = _setting(kinds.WORD, None, say="the KMS key, with sse = aws:kms")
     state: Path = _setting(kinds.PATH, None, say="journal, socket and cache; default: ROOT/.cachesync")
     cache_size: int = _setting(kinds.SIZE, "10GiB", say="most that the read cache may hold")
+    revalidate: float = _setting(kinds.duration(0), "10s", say="how long a version is believed to be the newest")
     settle: float = _setting(kinds.duration(0), "10ms", say="quiet time before an upload")
     max_dirty_age: float = _setting(kinds.duration(0.1), "5s", say="longest time that a changing file waits")
     scan_interval: float = _setting(kinds.duration(1), "60s", say="time between scans for what no event told of")
@@ -122,7 +127,7 @@ class Config:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    row.name: Setting(row.name, kind, default, (f"CACHESYNC_{row.name.upper()}", *environment), say, secret)
+    row.name: Setting(row.name, kind, default, (_PREFIX + row.name.upper(), *environment), say, secret)
     for row in fields(Config)
     if (declared := row.metadata.get("setting"))
     for kind, default, environment, say, secret in [declared]
@@ -151,6 +156,15 @@ def load(
     _complete(values, origins, environ, cwd)
     _check(values, origins)
     return Config(**values, origins=(*origins.values(), *_credentials(environ)))
+
+
+def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """The variables called ``CACHESYNC_...`` that nothing reads, each with the one it resembles most, if any."""
+    known = {name for setting in SETTINGS.values() for name in setting.environment} | _NO_SETTINGS
+    strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
+    words = [setting.name.upper() for setting in SETTINGS.values()]  # without the prefix, which all have in common
+    near = [difflib.get_close_matches(name.removeprefix(_PREFIX), words, n=1) for name in strange]
+    return [(name, _PREFIX + found[0] if found else None) for name, found in zip(strange, near, strict=True)]
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -11,10 +11,11 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from cachesync.errors import DaemonUnavailable
 
-Work = Callable[[], bytes]
+T = TypeVar("T")
 
 
 class Lane:
@@ -28,9 +29,9 @@ class Lane:
         self._limit = limit
         self._wait = wait
         self._places = asyncio.Semaphore(limit)
-        self._waiting: set[asyncio.Future[bytes | BaseException]] = set()
+        self._waiting: set[asyncio.Future[Any]] = set()
 
-    async def run(self, work: Work) -> bytes:
+    async def run(self, work: Callable[[], T]) -> T:
         """What ``work`` returns or raises; DaemonUnavailable if there is no place for it or the server stops."""
         try:
             async with asyncio.timeout(self._wait):
@@ -39,7 +40,7 @@ class Lane:
             raise DaemonUnavailable(
                 self._name, cause=f"{self._limit} others are under way already", hint="try again in a moment"
             ) from None
-        answer: asyncio.Future[bytes | BaseException] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[T | BaseException] = asyncio.get_running_loop().create_future()
         try:
             threading.Thread(target=self._call, args=(work, answer), name=f"control-{self._name}", daemon=True).start()
         except RuntimeError as error:  # no more threads
@@ -54,7 +55,7 @@ class Lane:
             raise outcome
         return outcome
 
-    def waiting(self) -> set[asyncio.Future[bytes | BaseException]]:
+    def waiting(self) -> set[asyncio.Future[Any]]:
         """The answers that somebody waits for."""
         return set(self._waiting)
 
@@ -64,8 +65,8 @@ class Lane:
             if not answer.done():
                 answer.set_result(DaemonUnavailable(self._name, cause="the daemon stops", hint="see cachesync status"))
 
-    def _call(self, work: Work, answer: asyncio.Future[bytes | BaseException]) -> None:
-        outcome: bytes | BaseException
+    def _call(self, work: Callable[[], T], answer: asyncio.Future[T | BaseException]) -> None:
+        outcome: T | BaseException
         try:
             outcome = work()
         except BaseException as error:  # noqa: BLE001  # raised again in the loop
@@ -73,7 +74,7 @@ class Lane:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             answer.get_loop().call_soon_threadsafe(self._done, answer, outcome)
 
-    def _done(self, answer: asyncio.Future[bytes | BaseException], outcome: bytes | BaseException) -> None:
+    def _done(self, answer: asyncio.Future[T | BaseException], outcome: T | BaseException) -> None:
         self._places.release()
         if not answer.done():
             answer.set_result(outcome)

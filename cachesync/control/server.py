@@ -16,7 +16,8 @@ from pathlib import Path
 from aiohttp import web
 
 from cachesync.control.address import connect, short_address
-from cachesync.control.routes import MAX_BODY, Routes, as_json
+from cachesync.control.exchange import as_json
+from cachesync.control.routes import MAX_BODY, Routes
 from cachesync.errors import CacheSyncError, ConfigError
 from cachesync.verbs import Verbs
 
@@ -109,10 +110,9 @@ class ControlServer:
         started.set()
         await stop.wait()
         await site.stop()
-        lanes = (routes.flushes, routes.queries)
-        if waiting := set().union(*(lane.waiting() for lane in lanes)):
+        if waiting := set().union(*(lane.waiting() for lane in routes.lanes)):
             await asyncio.wait(waiting, timeout=self._grace)
-        for lane in lanes:
+        for lane in routes.lanes:
             lane.give_up()
         await runner.cleanup()
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from cachesync.errors import CacheSyncError, ExitCode
 from cachesync.model import Conflict, Skipped
+from cachesync.outcomes import Artifact, CloseReport, EvictReport, OpenReport, PastVersion, Progress, VerifyReport
 from cachesync.reports import (
     DaemonStatus,
     Failure,
@@ -30,6 +31,10 @@ MAX_FLUSH_TIMEOUT = 86_400.0
 """Seconds. A flush that may wait longer than a day is a mistake in somebody's units."""
 
 DEFAULT_FLUSH_TIMEOUT = 300.0
+
+DEFAULT_EXPIRES = 3600.0
+MAX_EXPIRES = 7 * 86_400.0
+"""Seconds that a link lives, and how long S3 lets one live (Signature Version 4)."""
 
 T = TypeVar("T")
 
@@ -95,6 +100,83 @@ def to_status_report(told: Mapping[str, Any]) -> StatusReport:
 def to_story(told: Mapping[str, Any]) -> Story:
     """Raises KeyError, TypeError or ValueError for what is not a story."""
     return _made(Story, told)
+
+
+def artifact_json(artifact: Artifact) -> Json:
+    """As ``Artifact.json``, but the address is as it is, so that it can be asked for again."""
+    return artifact.json() | {"address": artifact.address}
+
+
+def etag(artifact: Artifact) -> str:
+    """The HTTP entity tag, without its quotes: the store's version, or what tells states of a local file apart."""
+    if artifact.version is not None and artifact.state not in ("dirty", "failed"):
+        tag = artifact.version.strip('"')
+        if tag.isascii() and tag.isprintable() and '"' not in tag:
+            return tag
+    return f"local-{artifact.size}-{artifact.modified}"
+
+
+def reading_json(artifact: Artifact, source: str, *, unverified: bool) -> Json:
+    """What there is to know of a reading, without its bytes."""
+    return {
+        "artifact": artifact_json(artifact),
+        "source": source,
+        "unverified": unverified,
+        "etag": etag(artifact),
+    }
+
+
+def to_artifact(told: Mapping[str, Any]) -> Artifact:
+    """Raises KeyError, TypeError or ValueError for what is not an artifact."""
+    return _made(Artifact, told, address=str(told["address"]))
+
+
+def to_past_version(told: Mapping[str, Any]) -> PastVersion:
+    """Raises KeyError, TypeError or ValueError for what is not a past version."""
+    return _made(PastVersion, told)
+
+
+def to_progress(told: Mapping[str, Any]) -> Progress:
+    """Raises TypeError for what is not progress."""
+    return _made(Progress, told)
+
+
+def to_open_report(told: Mapping[str, Any]) -> OpenReport:
+    """Raises KeyError, TypeError or ValueError for what is not an open report."""
+    return _made(
+        OpenReport,
+        told,
+        failed=[_made(Failure, item) for item in told["failed"]],
+        pending=[_made(Pending, item) for item in told["pending"]],
+        skipped=[_made(Skipped, item) for item in told["skipped"]],
+    )
+
+
+def to_evict_report(told: Mapping[str, Any]) -> EvictReport:
+    """Raises KeyError, TypeError or ValueError for what is not an evict report."""
+    return _made(EvictReport, told, kept=[_made(Pending, item) for item in told["kept"]])
+
+
+def to_close_report(told: Mapping[str, Any]) -> CloseReport:
+    """Raises KeyError, TypeError or ValueError for what is not a close report."""
+    if not isinstance(told["closed"], bool):
+        raise TypeError("'closed' is neither true nor false")
+    evicted = told["eviction"]
+    return CloseReport(
+        flush=to_flush_report(told["flush"]),
+        closed=told["closed"],
+        evicted=None if evicted is None else to_evict_report(evicted),
+    )
+
+
+def to_verify_report(told: Mapping[str, Any]) -> VerifyReport:
+    """Raises KeyError, TypeError or ValueError for what is not a verify report."""
+    return _made(
+        VerifyReport,
+        told,
+        differences=[_made(Failure, item) for item in told["differences"]],
+        pending=[_made(Pending, item) for item in told["pending"]],
+    )
 
 
 def _made(kind: type[T], told: Mapping[str, Any], **built: Any) -> T:

@@ -4,7 +4,24 @@ Symlinks are never followed, not even in the middle of a path or when a director
 path is opened beneath its session's descriptor by the kernel's own rules.
 """
 
+from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
 from cachesync.files.snapshot import MemoryBody, Snapshot, take
+from cachesync.files.staging import Leftover, Staging, Temporary
 from cachesync.files.tree import Listing, OpenFile, Tree, timestamp_granularity
 
-__all__ = ["Listing", "MemoryBody", "OpenFile", "Snapshot", "Tree", "take", "timestamp_granularity"]
+__all__ = [
+    "Ground",
+    "Leftover",
+    "Listing",
+    "MemoryBody",
+    "OpenFile",
+    "Snapshot",
+    "Staging",
+    "Temporary",
+    "Tree",
+    "drop_leftover",
+    "make_session",
+    "make_whole_session",
+    "take",
+    "timestamp_granularity",
+]

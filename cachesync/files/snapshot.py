@@ -46,7 +46,7 @@ class FileBody:
         """``length`` bytes from ``offset``. Raises FileChanging if a whole part is not what was hashed."""
         data = self._file.read(offset, length)
         number, inside = divmod(offset, self.part_size)
-        whole = inside == 0 and (length == self.part_size or offset + length == self.size)
+        whole = inside == 0 and length == min(self.part_size, self.size - offset)
         if len(data) != length or (whole and hashlib.sha256(data).hexdigest() != self.part_sha256[number]):
             raise FileChanging("send", self._file.path, "it was changed while it was being sent")
         return data

@@ -96,8 +96,8 @@ class OpenFile:
 class Tree:
     """A root directory, held by its descriptor, so that another one in its place is noticed."""
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
-        """Open the root. Raises UsageError if it is no directory or may not be read and written."""
+    def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
+        """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written."""
         self.root = root
         try:
             if create:
@@ -105,11 +105,10 @@ class Tree:
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UsageError("open the root", str(root), error.strerror, "it must be a directory of yours") from error
-        if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        if not os.access(root, os.R_OK | os.X_OK | (os.W_OK if writable else 0)):
             os.close(self._root)
-            raise UsageError(
-                "open the root", str(root), "it may not be read and written", "it must be a directory of yours"
-            )
+            cause = f"it may not be read{' and written' * writable}"
+            raise UsageError("open the root", str(root), cause, "it must be a directory of yours")
         held = os.fstat(self._root)
         self.identity = (held.st_dev, held.st_ino)
 

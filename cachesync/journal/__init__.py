@@ -12,6 +12,7 @@ from cachesync.errors import ConfigError
 from cachesync.journal.database import set_aside
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import Ledger
+from cachesync.journal.residence import Residence
 from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
 from cachesync.journal.uploads import Uploads
@@ -35,6 +36,7 @@ class Journal:
         self.entries = Entries(self._ledger)
         self.work = Work(self._ledger)
         self.uploads = Uploads(self._ledger)
+        self.residence = Residence(self._ledger)
 
     def belongs_to(self, store: str, *, bind: bool) -> None:
         """Bind a new journal to its store, if ``bind``.

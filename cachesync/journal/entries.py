@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, KNOWN_COLUMNS, WORK, Known, below, join, split, to_entry
-from cachesync.model import Barrier, Entry, Mark
+from cachesync.journal.rows import ENTRY_COLUMNS, KNOWN_COLUMNS, WORK, Known, below, join, labels_text, split, to_entry
+from cachesync.model import Barrier, Entry, Labels, Mark
 
 _MARK_SEEN = """
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed,
@@ -23,7 +23,7 @@ ON CONFLICT DO UPDATE SET
 
 _MARK_GONE = """
 UPDATE entry SET generation = ?2, absent = ?2, due_at = ?3, gone_at = ?4, attempts = 0, failed = 0, error = NULL,
-    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?4 END
+    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?4 END, labels = NULL
 WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
 """
 
@@ -50,6 +50,20 @@ class Entries:
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
             db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
+
+    def label(self, name: str, path: str, labels: Labels | None, now: float) -> None:
+        """Give a file that stands on disk other labels (None: none of its own). It is dirty until they are stored."""
+        number = self._ledger.id(name)
+        text = labels_text(labels)
+        with self._ledger.db.write() as db:
+            generation = self._ledger.next_generation(db)
+            db.execute(
+                "UPDATE entry SET labels = ?1, generation = ?2, due_at = ?3, attempts = 0, error = NULL, failed = 0,"
+                " dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?3 END"
+                " WHERE session = ?4 AND dir = ?5 AND name = ?6 AND kind = 'file' AND gone_at IS NULL AND resident = 1"
+                " AND labels IS NOT ?1",
+                (text, generation, now, number, *split(path)),
+            )
 
     def mark_tree_gone(self, name: str, directory: str, due_at: float, now: float) -> int:
         """A directory is missing, and with it everything below that was expected on disk. Returns how much it was."""
@@ -172,6 +186,17 @@ class Entries:
         """Every entry of a session in path order, of one instant, as a stream."""
         rows = self._ledger.db.stream(
             f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? ORDER BY dir, name", (self._ledger.id(name),)
+        )
+        return (to_entry(name, row) for row in rows)
+
+    def under(self, name: str, directory: str) -> Iterator[Entry]:
+        """Every entry below ``directory`` ("" or ending in "/") in the order of whole paths, of one instant, as a
+        stream."""
+        where, values = ("", ()) if not directory else (" AND (dir = ? OR (dir >= ? AND dir < ?))", below(directory))
+        rows = self._ledger.db.stream(
+            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ?{where}"
+            " ORDER BY CASE dir WHEN x'' THEN name ELSE CAST(dir || x'2f' || name AS BLOB) END",
+            (self._ledger.id(name), *values),
         )
         return (to_entry(name, row) for row in rows)
 

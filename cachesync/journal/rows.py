@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import NamedTuple
 
 from cachesync.journal.database import Row
-from cachesync.model import Entry, FileStat, Kind, Stored, Version
+from cachesync.model import Entry, FileStat, Kind, Labels, Stored, Version
 
 ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
     target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,
-    puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed"""
+    puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels"""
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
     synced < generation, dirty_since, stored_at"""
@@ -61,7 +62,7 @@ def to_entry(session: str, row: Row) -> Entry:
     parent, name, kind, born, generation, absent, synced, resident = row[:8]
     size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[8:17]
     etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[17:26]
-    dirty_since, due_at, attempts, tried_at, error, failed = row[26:]
+    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled = row[26:]
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
@@ -97,6 +98,8 @@ def to_entry(session: str, row: Row) -> Entry:
         tried_at=tried_at,
         error=error,
         failed=bool(failed),
+        labels=None if labels is None else _to_labels(labels),
+        relabelled=bool(relabelled),
     )
 
 
@@ -104,3 +107,14 @@ def to_columns(stored: Stored) -> Row:
     """A Stored as the columns etag to stored_at."""
     v = stored.version
     return (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
+
+
+def labels_text(labels: Labels | None) -> str | None:
+    """Labels as the journal keeps them; equal ones are the same text."""
+    if labels is None:
+        return None
+    return json.dumps({"content_type": labels.content_type, "metadata": dict(labels.metadata)}, sort_keys=True)
+
+
+def _to_labels(text: str) -> Labels:
+    return Labels(**json.loads(text))

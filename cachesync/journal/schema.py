@@ -28,8 +28,9 @@ CREATE TABLE session (
     manifest_etag       TEXT,                              -- the manifest's version in the store, as last known
     manifest_version_id TEXT,
     confirmed           INTEGER NOT NULL DEFAULT 0,        -- tombstones up to this generation are believed
-    lost                INTEGER NOT NULL DEFAULT 0         -- files that went with the directory before they were
+    lost                INTEGER NOT NULL DEFAULT 0,        -- files that went with the directory before they were
                                                            -- stored, until one stands there again
+    opening             INTEGER NOT NULL DEFAULT 0         -- it is being brought here, or was when we died
 ) STRICT;
 
 -- One row a path. A directory's name ends in '/', so a file and a directory of one name are two rows.
@@ -63,6 +64,9 @@ CREATE TABLE entry (
     stored_at       REAL,
     puts            INTEGER NOT NULL DEFAULT 0,  -- how often the path was stored
     created_at      REAL NOT NULL,               -- when the path was first seen
+    -- what a put gave along with the bytes (JSON, see rows.py), until the path is deleted; and what of it is stored
+    labels          TEXT,
+    stored_labels   TEXT,
     -- the way there
     dirty_since     REAL NOT NULL,               -- first mark since it was last clean
     due_at          REAL NOT NULL,               -- not to be tried before

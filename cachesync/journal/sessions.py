@@ -15,9 +15,13 @@ INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident,
                    stored_mtime_ns, stored_mode, sha256, stored_at, created_at, dirty_since, due_at)
 VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11, ?11)
 ON CONFLICT DO UPDATE SET
-    etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9,
-    sha256 = CASE WHEN resident THEN NULL ELSE ?10 END, stored_at = ?11,
-    mtime_ns = CASE WHEN resident OR etag = ?5 THEN mtime_ns END
+    etag = ?5, version_id = ?6, stored_size = ?7,
+    stored_mtime_ns = CASE WHEN resident = 0 AND etag = ?5 AND ?10 IS NULL THEN stored_mtime_ns ELSE ?8 END,
+    stored_mode = CASE WHEN resident = 0 AND etag = ?5 AND ?10 IS NULL THEN stored_mode ELSE ?9 END,
+    sha256 = CASE WHEN resident THEN NULL WHEN etag = ?5 THEN coalesce(?10, sha256) ELSE ?10 END, stored_at = ?11,
+    mtime_ns = CASE WHEN resident OR etag = ?5 THEN mtime_ns END,
+    labels = CASE WHEN resident OR etag = ?5 THEN labels END,
+    stored_labels = CASE WHEN resident OR etag = ?5 THEN stored_labels END
 WHERE etag IS NULL OR resident = 0
 """
 
@@ -29,7 +33,8 @@ _LEARN_UNSTORED = """
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
                    target, created_at, dirty_since, due_at)
 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, 0, 0, ?6, 0, 0, ?7, ?8, ?9, ?9, ?9)
-ON CONFLICT DO NOTHING
+ON CONFLICT DO UPDATE SET kind = ?4, size = 0, mtime_ns = ?6, ctime_ns = 0, inode = 0, mode = ?7, target = ?8
+WHERE resident = 0 AND etag IS NULL AND kind <> 'file' AND (kind, mtime_ns, mode, target) IS NOT (?4, ?6, ?7, ?8)
 """
 
 

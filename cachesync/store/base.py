@@ -63,6 +63,11 @@ class Download:
     chunks: Iterator[bytes]
 
 
+def folder_info(key: str) -> ObjectInfo:
+    """A folder, as a shallow listing shows it; ``key`` ends in "/"."""
+    return ObjectInfo(key, 0, Version(""), 0.0)
+
+
 class Archive(Protocol):
     """What a store with versions and links can do besides. Raises like ObjectStore."""
 
@@ -124,7 +129,8 @@ class ObjectStore(Protocol):
     def list(self, prefix: str, *, shallow: bool = False) -> Iterator[ObjectInfo]:
         """Every object under ``prefix`` in key order, as a stream.
 
-        ``shallow`` stops at the next "/": what lies deeper is one item each folder, whose key ends in "/".
+        ``shallow`` stops at the next "/": what lies deeper is one item each folder, whose key ends in "/" (SeaweedFS
+        shows one for a while after it was emptied).
         """
 
     def discard(self, upload: Multipart) -> None:

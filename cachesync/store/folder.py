@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import secrets
 import stat as modes
@@ -183,17 +184,17 @@ class Folder:
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         self._replace(target, data)
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+    def walk(self, prefix: str, *, shallow: bool = False) -> Iterator[tuple[str, Stat | None]]:
         """Every file under ``prefix`` in key order; in memory is one folder of each level."""
         start = prefix.rpartition("/")[0]
         if start:
             check_key(start)
         self.check()
-        yield from self._walk(start + "/" if start else "", prefix)
+        yield from self._walk(start + "/" if start else "", prefix, shallow=shallow)
         # An unmounted store looks empty: its absence must not be taken for that of the objects.
         self.check()
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[tuple[str, Stat]]:
+    def _walk(self, folder: str, prefix: str, *, shallow: bool = False) -> Iterator[tuple[str, Stat | None]]:
         try:
             with os.scandir(os.path.join(self.base, folder)) as entries:
                 names = [entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries]
@@ -204,7 +205,8 @@ class Folder:
             if key == FOLDER + "/" or not key.startswith(prefix[: len(key)]):
                 continue
             if name.endswith("/"):
-                yield from self._walk(key, prefix)
+                below = self._walk(key, prefix)
+                yield from ((key, None) for _ in itertools.islice(below, 1)) if shallow else below
             elif key.startswith(prefix):
                 with contextlib.suppress(FileNotFoundError):
                     found = os.lstat(os.path.join(self.base, key))

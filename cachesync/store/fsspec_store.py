@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from cachesync.errors import FileChanging, ObjectNotFound, PreconditionFailed, StoreTransient
 from cachesync.model import Attributes, Multipart, ObjectInfo, Version
-from cachesync.store.base import Body, Download, Resume, Traits
+from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.folder import Folder
 from cachesync.store.fsspec_tree import FsspecTree
 from cachesync.store.pieces import PIECE, Pieces, Tree
@@ -33,6 +33,11 @@ class FsspecStore:
     def traits(self) -> Traits:
         """Conditions are ours, so they hold; there are no old versions."""
         return Traits(url=self._tree.url, conditional=True, versioned=False)
+
+    @property
+    def archive(self) -> None:
+        """There are neither old versions nor links."""
+        return
 
     def head(self, key: str) -> ObjectInfo:
         """Describe the object as it is now."""
@@ -87,10 +92,13 @@ class FsspecStore:
             self._tree.remove(key)
             self._tree.write_own(record_path(key), None)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object under ``prefix`` in key order."""
+    def list(self, prefix: str, *, shallow: bool = False) -> Iterator[ObjectInfo]:
+        """Every object under ``prefix``, or of one level, in key order."""
         with self._tree.classified("list", prefix):
-            for key, stat in self._tree.walk(prefix):
+            for key, stat in self._tree.walk(prefix, shallow=shallow):
+                if stat is None:
+                    yield folder_info(key)
+                    continue
                 record = matching(self._records(key), stat)
                 etag = describe(key, stat, record).version
                 yield ObjectInfo(key, stat.size, etag, stat.modified)

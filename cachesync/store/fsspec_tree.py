@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import threading
@@ -117,14 +118,14 @@ class FsspecTree:
         self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(target, data)
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+    def walk(self, prefix: str, *, shallow: bool = False) -> Iterator[tuple[str, Stat | None]]:
         """Every file under ``prefix`` in key order."""
         start = prefix.rpartition("/")[0]
         if start:
             check_key(start)
-        yield from self._walk(start + "/" if start else "", prefix)
+        yield from self._walk(start + "/" if start else "", prefix, shallow=shallow)
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[tuple[str, Stat]]:
+    def _walk(self, folder: str, prefix: str, *, shallow: bool = False) -> Iterator[tuple[str, Stat | None]]:
         try:
             entries = self._fs.ls(f"{self._base}/{folder}".rstrip("/"), detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -138,7 +139,8 @@ class FsspecTree:
             if key == FOLDER + "/" or not key.startswith(prefix[: len(key)]):
                 continue
             if name.endswith("/"):
-                yield from self._walk(key, prefix)
+                below = self._walk(key, prefix)
+                yield from ((key, None) for _ in itertools.islice(below, 1)) if shallow else below
             elif key.startswith(prefix):
                 yield key, self._stat(found[name], key)
 

@@ -51,8 +51,9 @@ class Tree(Protocol):
     def write_own(self, path: str, data: bytes | None) -> None:
         """Replace one of our own files; None removes it."""
 
-    def walk(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        """Every file under a prefix, in key order."""
+    def walk(self, prefix: str, *, shallow: bool = False) -> Iterator[tuple[str, Stat | None]]:
+        """Every file under a prefix, in key order. ``shallow`` goes into no folder: one that holds a file is shown by a
+        key that ends in "/", and None."""
 
 
 class Pieces(Iterator[bytes]):

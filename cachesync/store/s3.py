@@ -24,7 +24,8 @@ from cachesync.errors import (
 )
 from cachesync.model import Attributes, Multipart, ObjectInfo, Version
 from cachesync.store import s3_fields as fields
-from cachesync.store.base import Body, Download, Resume, Traits
+from cachesync.store.base import Body, Download, Resume, Traits, folder_info
+from cachesync.store.s3_archive import S3Archive
 from cachesync.store.s3_client import PATIENCE, S3Client, S3Settings
 from cachesync.store.s3_download import Pieces, download
 from cachesync.store.s3_errors import NotSupported, UploadGone
@@ -47,6 +48,7 @@ class S3Store:
         self._client = S3Client(settings)
         self._uploads = Uploads(self._client)
         self._probe = Probe(self._client, probe_key)
+        self._archive = S3Archive(self._client, self._uploads, self._compare)
         self._versioned: bool | None = None
         self._versioned_asked = float("-inf")
         self._bucket_seen = float("-inf")
@@ -65,6 +67,11 @@ class S3Store:
             except StoreError:
                 self._versioned = None
         return Traits(url=self._url, conditional=self._probe.answer, versioned=self._versioned)
+
+    @property
+    def archive(self) -> S3Archive:
+        """Past versions, where the bucket keeps them, and links."""
+        return self._archive
 
     def check_conditional(self) -> bool:
         """Whether the store keeps to the conditions of writes; StoreTransient and the like if it cannot be asked."""
@@ -147,7 +154,7 @@ class S3Store:
             raise PreconditionFailed("copy", source, f"it is version {found.version.etag} now")
         self._compare(target, expect)
         if found.size > self._settings.copy_limit:
-            described = fields.described(attributes or self._attributes(found))
+            described = fields.described(attributes or self._uploads.attributes(found))
             version = self._uploads.copy(
                 source, source_version, found.size, target, described,
                 expect=expect, check=lambda: self._compare(target, expect),
@@ -169,15 +176,18 @@ class S3Store:
         except ObjectNotFound:
             return
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object under ``prefix`` in key order, 1,000 a request."""
+    def list(self, prefix: str, *, shallow: bool = False) -> Iterator[ObjectInfo]:
+        """Every object under ``prefix``, or of one level, in key order, 1,000 a request."""
+        asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": 1000} | ({"Delimiter": "/"} if shallow else {})
         token: dict[str, Any] = {}
         while True:
-            page = self._client.call(
-                "list", prefix or self._url, "list_objects_v2", Prefix=prefix, MaxKeys=1000, **token
-            )
-            for entry in page.get("Contents", ()):
-                yield fields.info(entry["Key"], entry, int(entry["Size"]))
+            page = self._client.call("list", prefix or self._url, "list_objects_v2", **asked, **token)
+            found = [fields.info(entry["Key"], entry, int(entry["Size"])) for entry in page.get("Contents", ())]
+            if shallow:
+                found = [info for info in found if not info.key.endswith("/")]  # the folder's own marker
+                found += [folder_info(entry["Prefix"]) for entry in page.get("CommonPrefixes", ())]
+                found.sort(key=lambda info: info.key.encode())
+            yield from found
             if not page.get("IsTruncated"):
                 return
             if token.get("ContinuationToken") == page.get("NextContinuationToken"):
@@ -243,14 +253,8 @@ class S3Store:
         )  # fmt: skip
         return fields.version({"ETag": answer["CopyObjectResult"]["ETag"], "VersionId": answer.get("VersionId")})
 
-    def _attributes(self, found: ObjectInfo) -> Attributes:
-        """What a copy in parts must carry over by hand."""
-        answer = self._client.call("read the tags of", found.key, "get_object_tagging", Key=found.key)
-        tags = {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", ())}
-        return Attributes(found.content_type or "application/octet-stream", found.metadata, tags)
-
-    def _compare(self, key: str, expect: Version | None) -> None:
-        """Raise PreconditionFailed unless the newest version of ``key`` is ``expect``.
+    def _compare(self, key: str, expect: Version | None) -> ObjectInfo | None:
+        """The newest version of ``key``. Raises PreconditionFailed unless it is ``expect``.
 
         Raises ObjectNotFound if there is none and one was expected.
         """
@@ -258,12 +262,13 @@ class S3Store:
             found = self.head(key)
         except ObjectNotFound:
             if expect is None:
-                return
+                return None
             raise
         if expect is None:
             raise PreconditionFailed("store", key, "there is an object already")
         if not fields.same(found.version, expect):
             raise PreconditionFailed("store", key, f"it is version {found.version.etag} now, not {expect.etag}")
+        return found
 
     def _check_folder(self, key: str) -> None:
         """See why a create was refused where there is no object: SeaweedFS has folders.

@@ -143,9 +143,12 @@ def _too(left: int) -> str:
     return "too short" if left > 0 else "too long"
 
 
-def download(client: S3Client, key: str, version: Version | None, byte_range: str | None) -> tuple[Answer, bytes]:
-    """Open a GET of ``key``; ``byte_range`` as HTTP writes it. Returns the answer and the first piece."""
-    args: dict[str, Any] = {}
+def download(
+    client: S3Client, key: str, version: Version | None, byte_range: str | None, version_id: str | None = None
+) -> tuple[Answer, bytes]:
+    """Open a GET of ``key``, or of a past version of it; ``byte_range`` as HTTP writes it. Returns the answer and the
+    first piece."""
+    args: dict[str, Any] = {} if version_id is None else {"VersionId": version_id}
     if version is not None:
         args["IfMatch"] = fields.quoted(version.etag)
     if byte_range is not None:

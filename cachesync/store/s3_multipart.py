@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from cachesync.errors import CacheSyncError, FileChanging, PreconditionFailed, StoreTransient
-from cachesync.model import Attributes, Multipart, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Resume
 from cachesync.store.s3_client import PATIENCE, S3Client
@@ -22,7 +22,7 @@ from cachesync.store.s3_errors import PartsRefused, UploadGone
 COPY_PART = 1024**3
 """Bytes of a part that is copied inside the store; S3 takes up to 5 GiB and 10,000 parts."""
 
-Check = Callable[[], None]
+Check = Callable[[], object]
 """Raises PreconditionFailed if what is to be replaced is not what was expected."""
 
 
@@ -77,8 +77,12 @@ class Uploads:
         *,
         expect: Version | None,
         check: Check,
+        source_id: str | None = None,
     ) -> Version:
-        """Copy an object of ``size`` bytes that is too big for one request."""
+        """Copy an object of ``size`` bytes that is too big for one request; ``source_id`` names a past version."""
+        copied = {"Bucket": self._client.settings.bucket, "Key": source}
+        if source_id is not None:
+            copied["VersionId"] = source_id
         upload = self._create(target, "", COPY_PART, described, checksums=False)
         try:
             parts = []
@@ -86,7 +90,7 @@ class Uploads:
             for number, start in enumerate(range(0, size, part_size), 1):
                 answer = self._client.call(
                     "copy", target, "upload_part_copy", patience=PATIENCE, Key=target, UploadId=upload.upload_id,
-                    PartNumber=number, CopySource={"Bucket": self._client.settings.bucket, "Key": source},
+                    PartNumber=number, CopySource=copied,
                     CopySourceRange=f"bytes={start}-{min(start + part_size, size) - 1}",
                     CopySourceIfMatch=fields.quoted(version.etag),
                 )  # fmt: skip
@@ -96,6 +100,13 @@ class Uploads:
         except BaseException:
             self.abort(upload)
             raise
+
+    def attributes(self, found: ObjectInfo, version_id: str | None = None) -> Attributes:
+        """What a copy in parts must carry over by hand."""
+        named: dict[str, Any] = {} if version_id is None else {"VersionId": version_id}
+        answer = self._client.call("read the tags of", found.key, "get_object_tagging", Key=found.key, **named)
+        tags = {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", ())}
+        return Attributes(found.content_type or "application/octet-stream", found.metadata, tags)
 
     def abort(self, upload: Multipart) -> None:
         """Give an upload up and free its parts; one that is gone is fine."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from cachesync.model import Attributes, Multipart, ObjectInfo, Version
-from cachesync.store.base import Body, Download, ObjectStore, Resume, Traits
+from cachesync.store.base import Archive, Body, Download, ObjectStore, Resume, Traits
 
 BURST = 0.25
 """Seconds of the rate that may pass at once after a pause."""
@@ -51,6 +51,12 @@ class ThrottledStore:
         """Those of the store below."""
         return self._store.traits
 
+    @property
+    def archive(self) -> Archive | None:
+        """That of the store below, at the rate."""
+        archive = self._store.archive
+        return None if archive is None else _PaidArchive(archive, self._bucket)
+
     def head(self, key: str) -> ObjectInfo:
         """Describe the newest version."""
         return self._store.head(key)
@@ -82,9 +88,9 @@ class ThrottledStore:
         """Delete the object if it is still ``expect``."""
         self._store.delete(key, expect=expect)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, shallow: bool = False) -> Iterator[ObjectInfo]:
         """Every object under ``prefix``."""
-        return self._store.list(prefix)
+        return self._store.list(prefix, shallow=shallow)
 
     def discard(self, upload: Multipart) -> None:
         """Give up a multipart upload."""
@@ -93,6 +99,21 @@ class ThrottledStore:
     def close(self) -> None:
         """Close the store below."""
         self._store.close()
+
+
+class _PaidArchive:
+    """An archive whose reads are paid for."""
+
+    def __init__(self, archive: Archive, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._read = archive.read
+        self.history = archive.history
+        self.revive = archive.revive
+        self.url = archive.url
+
+    def read(self, key: str, version_id: str) -> Download:
+        download = self._read(key, version_id)
+        return Download(download.info, _Paid(download.chunks, self._bucket))
 
 
 class _PaidBody:

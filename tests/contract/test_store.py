@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -226,12 +227,48 @@ def test_a_listing_is_complete_and_in_key_order(store: ObjectStore, kind: str) -
         # It lists folder by folder: "b/c" before "b-c", though "-" sorts before "/".
         found.sort(key=lambda info: info.key.encode())
     assert [info.key for info in found] == sorted((name for name in names if name.startswith("p/")), key=str.encode)
+    level = sorted(
+        {name if name.count("/") == 1 else "p/b/" for name in names if name.startswith("p/")}, key=str.encode
+    )
+    assert sorted((info.key for info in store.list("p/", shallow=True)), key=str.encode) == level
     assert [info.key for info in store.list("p/000")] == [f"p/{number:04d}" for number in range(10)]
     last = found[-1]
     assert (last.version.etag, last.size) == (store.head(last.key).version.etag, len(last.key.encode()))
     stream = store.list("")
     assert next(stream).key
     assert len(list(stream)) == len(names) - 1
+
+
+def test_a_shallow_listing_shows_one_level(store: ObjectStore, kind: str) -> None:
+    names = ["p/a", "p/b/c", "p/b/d/e", "p/b.d", "p/we[i]rd +%20*?versionId=1/é", "p/é/x", "p/é.txt", "p2/other", "top"]
+    for name in names:
+        store.put(name, Bytes(name.encode()), PLAIN, expect=None)
+    found = list(store.list("p/", shallow=True))
+    level = ["p/a", "p/b.d", "p/b/", "p/we[i]rd +%20*?versionId=1/", "p/é.txt", "p/é/"]
+    assert [info.key for info in found] == level
+    assert found[0].version.etag == store.head("p/a").version.etag
+    assert [(info.size, info.version.etag) for info in found if info.key.endswith("/")] == [(0, "")] * 3
+    assert [info.key for info in store.list("p/b/", shallow=True)] == ["p/b/c", "p/b/d/"]
+    assert [info.key for info in store.list("p/b", shallow=True)] == ["p/b.d", "p/b/"]
+    assert [info.key for info in store.list("p/we[i]rd +%20*?versionId=1/", shallow=True)] == [
+        "p/we[i]rd +%20*?versionId=1/é"
+    ]
+    assert [info.key for info in store.list("", shallow=True)] == ["p/", "p2/", "top"]
+    assert [info.key for info in store.list("p", shallow=True)] == ["p/", "p2/"]
+    assert list(store.list("none/", shallow=True)) == []
+    slow = ThrottledStore(store, 1e9)
+    assert [info.key for info in slow.list("p/", shallow=True)] == level
+
+
+def test_a_folder_that_holds_nothing_is_no_item(store: ObjectStore, kind: str, tmp_path: Path) -> None:
+    gone = store.put("p/gone/x", Bytes(b"x"), PLAIN, expect=None)
+    store.put("p/there/x", Bytes(b"x"), PLAIN, expect=None)
+    store.delete("p/gone/x", expect=gone.version)
+    if kind == "file":
+        (tmp_path / "store/p/empty/deep").mkdir(parents=True)
+    found = [info.key for info in store.list("p/", shallow=True)]
+    # SeaweedFS shows a folder for a while after its last object is gone.
+    assert [key for key in found if kind != "seaweed" or key != "p/gone/"] == ["p/there/"]
 
 
 def test_copy_keeps_or_replaces_attributes(store: ObjectStore) -> None:

@@ -97,9 +97,9 @@ class CrashingStore:
     def delete(self, *args: Any, **kwargs: Any) -> Any:
         return self._around("delete", lambda: self._store.delete(*args, **kwargs))
 
-    def list(self, prefix: str) -> Iterator[Any]:
+    def list(self, prefix: str, *, shallow: bool = False) -> Iterator[Any]:
         self._crash.hit("store.list.before")
-        for info in self._store.list(prefix):
+        for info in self._store.list(prefix, shallow=shallow):
             yield info
             self._crash.hit("store.list.after")
 

@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from cachesync import errors
-from cachesync.control import client as client_module
-from cachesync.control import routes, wire
+from cachesync.control import asking, routes, wire
 from cachesync.control.client import ControlClient
 from cachesync.control.server import ControlServer
 from cachesync.errors import (
@@ -45,6 +44,7 @@ from cachesync.reports import (
     StatusReport,
     Story,
 )
+from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle
 
 STORED = FlushReport(
     "demo",
@@ -73,6 +73,8 @@ class FakeVerbs:
         self.finished = 0
         self.lock = threading.Lock()
         self.error: Exception | None = None
+        self.artifacts = MemoryArtifacts()
+        self.lifecycle = MemoryLifecycle()
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
@@ -286,7 +288,7 @@ def test_an_odd_answer_is_an_error_and_never_stored(tmp_path: Path, answer: byte
 
 
 def test_a_silent_daemon_is_unavailable_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(asking, "READ_TIMEOUT", 0.2)
     path = tmp_path / "mute.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -296,7 +298,7 @@ def test_a_silent_daemon_is_unavailable_in_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_queue_of_connections_is_unavailable_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(asking, "CONNECT_TIMEOUT", 0.2)
     path = tmp_path / "full.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -25,12 +25,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cachesync.errors import StoreError
+from cachesync.errors import NoSuchSession, StoreError, UsageError
 from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from cachesync.watcher import Hint
 from tests.driving import Clock, Driven, tree_of
 from tests.flat_store import Crash, Fault, FlatStore, Held
+from tests.life import driven_time, kill, life_of
 
 SESSION = "s"
 PREFIX = f"sessions/{SESSION}/"
@@ -220,18 +221,19 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def kill_and_start(self) -> None:
-        self.driven.crash()
+        self.kill()
         self.driven = self.open()
 
     @rule()
     def stop_and_start(self) -> None:
+        self.life.stop()
         self.driven.close()
         self.driven = self.open()
 
     @rule()
     def lose_journal(self) -> None:
         self.absence()
-        self.driven.crash()
+        self.kill()
         shutil.rmtree(self.root / ".cachesync")
         self.driven = self.open()
 
@@ -266,10 +268,13 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def flush_in_calm(self) -> None:
         """Nothing is in the way."""
+        self.calm()
+        self.flush()
+
+    def calm(self) -> None:
         self.store.down = False
         self.store.faults.clear()
         self.driven.crash_at_journal_write(0)
-        self.flush()
 
     @rule()
     def flush(self) -> None:
@@ -289,6 +294,75 @@ class Sessions(RuleBasedStateMachine):
         if report.stored:
             self.check_stored(report)
 
+    # -- a session's life ----------------------------------------------------------------------------------------------
+
+    @rule(lazy=st.booleans())
+    def bring(self, lazy: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        before = self.local_files()
+        with contextlib.suppress(NoSuchSession, UsageError):
+            report = self.daemon(lambda: self.life.open(SESSION, lazy=lazy))
+            if report is not None and not lazy and not report.failed and not report.pending:
+                self.check_opened({skipped.path for skipped in report.skipped})
+        after = self.local_files()
+        self.user_deleted -= after.keys()
+        assert before.keys() <= after.keys()
+        for path, data in before.items():
+            held = self.store.objects.get(PREFIX + path)
+            newer = held is not None and held.writer == "another" and after[path] == held.data
+            assert after[path] == data or newer, f"{path} was overwritten by opening"
+
+    @rule()
+    def evict(self) -> None:
+        with self.leaving(), contextlib.suppress(NoSuchSession):
+            self.daemon(lambda: self.life.evict(SESSION))
+
+    @rule(path=PATHS, data=CONTENTS, change=st.booleans())
+    def evict_in_calm(self, path: str, data: bytes, change: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        """Most of what there is goes, as it is stored; but for what changes at the last moment."""
+        self.flush_in_calm()
+        if change:
+            self.write(path, data)
+        self.evict()
+
+    @rule()
+    def bring_in_calm(self) -> None:
+        self.calm()
+        self.bring(lazy=False)
+
+    @rule(keep=st.booleans())
+    def close_session(self, keep: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        certain = not self.store.down and not self.store.faults
+
+        def close() -> Any:
+            with driven_time(self.driven):
+                return self.life.close(SESSION, keep=keep, timeout=20.0 if certain else 3.0)
+
+        with self.leaving(), contextlib.suppress(NoSuchSession):
+            report = self.daemon(close)
+            if report is None or not report.closed:
+                return
+            assert json.loads(self.store.objects[MANIFEST].data)["state"] == "closed"
+            if not keep and not report.evicted.kept:
+                assert not self.session.exists()
+
+    @contextlib.contextmanager
+    def leaving(self) -> Any:
+        """What leaves the disk here is in the store, byte for byte, and stays there."""
+        before = self.local_files()
+        yield
+        for path in before.keys() - self.local_files().keys():
+            held = self.store.objects.get(PREFIX + path)
+            assert held is not None, f"{path} was dropped here, and is not stored"
+            assert held.data == before[path], f"{path} was dropped here, and the store has other bytes"
+            self.kept.add(path)
+
+    def check_opened(self, skipped: set[str]) -> None:
+        """Opening is done: what the journal knows of stands here."""
+        local = self.local_files()
+        for entry in self.driven.engine.journal.entries.walk(SESSION):
+            if entry.kind is Kind.FILE and not entry.tombstone and entry.path not in skipped:
+                assert entry.path in local, f"{entry.path} was not brought"
+
     def daemon(self, action: Callable[[], Any]) -> Any:
         """Let the engine work; if it is killed in that, start another."""
         if not self.session.exists():
@@ -296,7 +370,7 @@ class Sessions(RuleBasedStateMachine):
         try:
             return action()
         except Crash:
-            self.driven.crash()
+            self.kill()
             self.driven = self.open()
         except StoreError:
             pass  # an answer, and flush says so too
@@ -389,7 +463,13 @@ class Sessions(RuleBasedStateMachine):
     # -- small things --------------------------------------------------------------------------------------------------
 
     def open(self) -> Driven:
-        return Driven(self.root, self.store, self.clock)
+        driven = Driven(self.root, self.store, self.clock)
+        self.life = life_of(driven)
+        return driven
+
+    def kill(self) -> None:
+        kill(self.life)
+        self.driven.crash()
 
     def local_files(self) -> dict[str, bytes]:
         return {path: data for path, data in tree_of(self.session).items() if isinstance(data, bytes)}
@@ -401,6 +481,7 @@ class Sessions(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "driven"):
             return
+        self.life.stop()
         self.driven.close()
         shutil.rmtree(self.folder)
 

@@ -21,6 +21,8 @@ class Line:
         self._listener: socket.socket | None = None
         self._port = 0
         self.requests = 0
+        self.answered = 0
+        """Bytes that the server sent."""
         self.lost = 0
         self.lose_reply_to: bytes | None = None
         """The answer to the next request that holds these bytes never arrives; the request does."""
@@ -111,6 +113,7 @@ class Line:
                 if losing.is_set():
                     self.lost += 1
                     break
+                self.answered += len(data)
                 near.sendall(data)
         _shut(near)
         _shut(far)

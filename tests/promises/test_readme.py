@@ -30,6 +30,7 @@ from cachesync.control.routes import Routes
 from cachesync.control.wire import error_json
 from cachesync.errors import ExitCode, NoSuchSession
 from cachesync.model import Conflict, Entry, FileStat, Kind, Skipped, Stored, Version
+from cachesync.outcomes import Artifact, EvictReport, MigrateReport, OpenReport, PastVersion, VerifyReport
 from cachesync.reports import (
     DaemonStatus,
     Failure,
@@ -292,6 +293,8 @@ def made(what: type[T], /, **given: Any) -> T:
 
 
 _failures = [Failure("a", "e")]
+_pending = [Pending("b", "r")]
+_skipped = [Skipped("d", "r")]
 REAL: dict[str, Any] = {
     "flush": FlushReport(
         "s",
@@ -311,6 +314,20 @@ REAL: dict[str, Any] = {
         0.0,
     ).json(),
     "explain": made(Story, path="p").json(),
+    "ls": [made(Artifact, address="a").json()],
+    "history": [made(PastVersion, address="a").json()],
+    "open": made(OpenReport, directory="d", failed=_failures, pending=_pending, skipped=_skipped, seconds=0.0).json(),
+    "evict": made(EvictReport, kept=_pending).json(),
+    "verify": made(VerifyReport, differences=_failures, pending=_pending, seconds=0.0).json(),
+    "migrate": made(
+        MigrateReport,
+        source="s",
+        conflicts=[Conflict("c", "k")],
+        failed=_failures,
+        pending=_pending,
+        skipped=_skipped,
+        seconds=0.0,
+    ).json(),
     "retry": {"retried": 0},
     "version": {"version": "v"},
     "config": [{"name": "n", "value": "v", "source": "s"}],

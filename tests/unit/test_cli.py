@@ -38,6 +38,7 @@ from cachesync.reports import (
     Story,
 )
 from cachesync.verbs import Verbs
+from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle
 
 STORED = FlushReport(
     "demo", stored=True, files=12, bytes=3_400_000, uploaded=2, manifest="sessions/demo/.cachesync/m", seconds=0.2149
@@ -55,9 +56,12 @@ class FakeVerbs:
     def __init__(self) -> None:
         self.reports: dict[str, FlushReport | Exception] = {"demo": STORED}
         self.statuses: list[SessionStatus] = [SAFE, UNSAFE]
+        self.daemon: DaemonStatus | None = DaemonStatus(7, "0.1.0", 75.0)
         self.calls: list[tuple[Any, ...]] = []
         self.wait: Callable[[], object] = lambda: None
         self.error: Exception | None = None
+        self.artifacts = MemoryArtifacts()
+        self.lifecycle = MemoryLifecycle()
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
@@ -72,7 +76,7 @@ class FakeVerbs:
     def status(self, session: str | None = None) -> StatusReport:
         self._fail()
         chosen = [row for row in self.statuses if session in (None, row.session)]
-        return StatusReport("/r", "s3://b", DaemonStatus(7, "0.1.0", 75.0), chosen, ["no versioning"], 1000.0)
+        return StatusReport("/r", "s3://b", self.daemon, chosen, ["no versioning"], 1000.0)
 
     def explain(self, session: str, path: str) -> Story:
         self._fail()
@@ -175,7 +179,7 @@ def test_flush_json_is_the_report_and_nothing_else(run: Run, verbs: FakeVerbs):
     assert json.loads(done.out) == GOLDEN
     human = run("flush", "demo")
     assert human.out.splitlines() == [
-        "demo: NOT stored, 1 failure, 1 pending (3 files, 9 B, 1.23 s)",
+        "demo: NOT stored, 1 failure, 1 pending (1 uploaded, 1.23 s)",
         r"  failed   bad\xff: not UTF-8",
         "  pending  p: in flight",
         "  conflict c: the other version is kept as c.conflict-x",
@@ -191,7 +195,7 @@ def test_flush_shows_the_first_twenty_and_what_to_do(run: Run, verbs: FakeVerbs)
     done = run("flush", "demo", "--timeout", "30")
     lines = done.out.splitlines()
     assert done.code == 4
-    assert lines[0] == "demo: NOT stored, 0 failures, 1,020 pending (0 files, 0 B, 0.00 s)"
+    assert lines[0] == "demo: NOT stored, 0 failures, 1,020 pending (0 uploaded, 0.00 s)"
     assert lines[20:] == [
         "  pending  f19: waits",
         "  and 1,000 more",
@@ -394,13 +398,28 @@ def test_status_is_a_table(run: Run):
         "daemon pid 7, 0.1.0, up 1 min 15 s",
         "note   no versioning",
         "",
-        "SESSION  STATE  FILES    SIZE  DIRTY  TO SEND  IN FLIGHT  FAILED  EVICTED  OLDEST  SAFE",
-        "busy     open   1,234  5.0 kB      3   2.0 kB          1       1        4  1.50 s    NO",
-        "demo     open      12  3.4 MB      0      0 B          0       0        0       -   yes",
+        "SESSION  STATE  FILES   SIZE  DIRTY  UNSENT  FLIGHT  FAILED  EVICTED  AGE  SAFE",
+        "busy     open   1,234  5.0kB      3   2.0kB       1       1        4   2s    NO",
+        "demo     open      12  3.4MB      0      0B       0       0        0    -   yes",
         "1.0 kB/s, 2.0 kB to send, about 2.00 s",
         r"failed busy/a\nb: denied",
     ]
     assert run("status", "busy").out.splitlines()[-1] == r"failed a\nb: denied"
+
+
+def test_a_row_fits_on_a_terminal_and_shows_what_there_is():
+    name = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    calm = SessionStatus(name, "closed", 123_456, 999_900_000, 0, 0, 0, 0, 0, 0, None)
+    assert list(status.table(StatusReport("/r", "s3://b", None, [calm])))[4:] == [
+        "SESSION                               STATE     FILES     SIZE  DIRTY  SAFE",
+        f"{name}  closed  123,456  999.9MB      0   yes",
+    ]
+    name = "20261124-132416-0f8fad"
+    busy = SessionStatus(name, "open", 9_999, 999_900_000, 999, 99_900_000, 32, 12, 0, 0, 7_200)
+    lines = list(status.table(StatusReport("/r", "s3://b", None, [busy])))[4:6]
+    assert lines[0].split() == [name for name, _ in status._COLUMNS if name != "EVICTED"]
+    assert lines[1].split() == [name, "open", "9,999", "999.9MB", "999", "99.9MB", "32", "12", "2h", "NO"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_screen_shows_the_unsafe_first():
@@ -479,6 +498,14 @@ def test_retry(run: Run, verbs: FakeVerbs):
     assert verbs.calls == [("retry", "demo"), ("retry", None)]
 
 
+def test_retry_without_a_daemon_says_what_is_needed(run: Run, verbs: FakeVerbs):
+    verbs.daemon = None
+    hint = "no daemon runs that would try: cachesync flush {} does, and waits\n"
+    assert run("retry", "demo") == (0, "1 entry due now\n", hint.format("demo"))
+    assert run("retry") == (0, "1 entry due now\n", hint.format("--all"))
+    assert run("retry", "--json") == (0, '{"retried": 1}\n', "")
+
+
 def test_version(run: Run):
     assert run("version") == (0, f"cachesync {__version__}\n", "")
     assert run("--version").out == f"cachesync {__version__}\n"
@@ -499,6 +526,19 @@ def test_config_names_values_and_sources(run: Run, monkeypatch: pytest.MonkeyPat
     assert "hunter2" not in human.out
     assert str(tmp_path / "after") in human.out
     assert run("config", "--transfers", "many").code == 2
+
+
+def test_a_misspelt_variable_is_told_of(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CACHESYNC_SETLE", "20ms")
+    monkeypatch.setenv("CACHESYNC_XYZZY", "1")
+    monkeypatch.setenv("CACHESYNC_DEBUG", "")
+    monkeypatch.setenv("CACHESYNC_MODEL_EXAMPLES", "1")
+    done = run("version", "--json")
+    assert (done.code, json.loads(done.out)) == (0, {"version": __version__})
+    assert done.err.splitlines() == [
+        "cachesync: the environment variable CACHESYNC_SETLE is no setting (did you mean CACHESYNC_SETTLE?)",
+        "cachesync: the environment variable CACHESYNC_XYZZY is no setting (cachesync config shows every setting)",
+    ]
 
 
 def test_help_names_every_command_and_setting_but_no_secret(run: Run):
@@ -542,7 +582,7 @@ def test_without_a_daemon_a_service_is_opened(
     closed = []
 
     @contextmanager
-    def open_service(config: Any, *, work: bool) -> Iterator[Verbs]:
+    def open_service(config: Any, *, work: bool, create_root: bool) -> Iterator[Verbs]:
         yield verbs
         closed.append(config.root)
 
@@ -559,7 +599,7 @@ def test_an_error_of_the_verbs_is_not_taken_for_a_locked_root(
     opened = []
 
     @contextmanager
-    def open_service(config: Any, *, work: bool) -> Iterator[Verbs]:
+    def open_service(config: Any, *, work: bool, create_root: bool) -> Iterator[Verbs]:
         opened.append(config)
         yield verbs
 
@@ -570,7 +610,7 @@ def test_an_error_of_the_verbs_is_not_taken_for_a_locked_root(
 
 
 def test_a_locked_root_with_a_silent_owner_is_unavailable(options: argparse.Namespace, monkeypatch: pytest.MonkeyPatch):
-    def open_service(config: Any, *, work: bool) -> Any:
+    def open_service(config: Any, *, work: bool, create_root: bool) -> Any:
         raise RootLocked("open", str(config.root), "pid 7 owns it")
 
     opens(monkeypatch, open_service)
@@ -584,7 +624,7 @@ def test_a_root_that_is_let_go_in_time_is_opened(
     tries = []
 
     @contextmanager
-    def open_service(config: Any, *, work: bool) -> Iterator[Verbs]:
+    def open_service(config: Any, *, work: bool, create_root: bool) -> Iterator[Verbs]:
         tries.append(1)
         if len(tries) == 1:
             raise RootLocked("open", "", "another flush")
@@ -643,3 +683,15 @@ def test_the_bar_draws_and_cleans_up(verbs: FakeVerbs, monkeypatch: pytest.Monke
 
 def test_no_bar_without_a_terminal(run: Run):
     assert run("flush", "demo").err == ""
+
+
+def test_a_flush_that_takes_long_says_once_what_it_waits_for(
+    run: Run, verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    verbs.reports["busy"] = FlushReport("busy", stored=True)
+    verbs.wait = lambda: time.sleep(0.3)
+    assert run("flush", "busy", "--json").err == "waiting for busy: 3 files, 2.0 kB to store\n"
+    assert run("flush", "--all").err == "waiting for 2 sessions: 3 files, 2.0 kB to store\n"
+    verbs.error = CacheSyncError("x")
+    assert run("flush", "busy").err == ""

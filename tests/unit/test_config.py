@@ -47,6 +47,7 @@ def test_nothing_configured_works_with_the_embedded_store(read, tmp_path):
     assert (config.prefix, config.endpoint, config.region, config.sse, config.http) == ("", None, None, None, None)
     assert (config.settle, config.max_dirty_age, config.scan_interval) == (0.01, 5, 60)
     assert (config.transfers, config.bandwidth, config.cache_size) == (32, None, 10 * 2**30)
+    assert config.revalidate == 10
     assert (config.drain_timeout, config.delete_settle, config.delete_guard) == (25, 2, 100)
     assert config.transfer_timeout == 120
     assert (config.path_style, config.allow_http) == (False, False)
@@ -105,6 +106,8 @@ def test_a_flag_that_is_not_given_and_an_empty_variable_do_not_count(read):
         ("CACHESYNC_CACHE_SIZE", "2K", "cache_size", 2048),
         ("CACHESYNC_CACHE_SIZE", "12B", "cache_size", 12),
         ("CACHESYNC_CACHE_SIZE", "0", "cache_size", 0),
+        ("CACHESYNC_REVALIDATE", "0", "revalidate", 0.0),
+        ("CACHESYNC_REVALIDATE", "1m", "revalidate", 60.0),
         ("CACHESYNC_MAX_DIRTY_AGE", "1m", "max_dirty_age", 60.0),
         ("CACHESYNC_SCAN_INTERVAL", "2h", "scan_interval", 7200.0),
         ("CACHESYNC_TRANSFERS", "8", "transfers", 8),

@@ -1,0 +1,232 @@
+"""Changing artifacts of a session whose directory stands in the local root: through the file, never around it.
+
+The bytes go where the agent sees them, and the same uploader stores them under the same conditions as any other change
+(P9); what is added is waiting until it has, and labels that travel along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from cachesync import attributes
+from cachesync.address import Address
+from cachesync.context import Context
+from cachesync.errors import (
+    ObjectNotFound,
+    StoreError,
+    StorePermanent,
+    StoreTransient,
+    Unstorable,
+    UsageError,
+)
+from cachesync.files import Staging, Temporary
+from cachesync.files.beneath import HOLD, open_beneath
+from cachesync.files.staging import make_directories, translated
+from cachesync.learn import Learner
+from cachesync.model import Entry, FileStat, Kind, Labels, Stored
+from cachesync.removal import Removal
+from cachesync.rivals import with_digest
+from cachesync.scanner import Scanner
+from cachesync.uploader import Uploader
+from cachesync.watcher import Hint
+
+_LOOK = 0.05
+_MODE = 0o644
+_SLOWEST = 1024 * 1024
+"""Bytes a second of which an upload is surely faster; a large file is waited for that much longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRoot:
+    """What gives access to the root that this process owns. ``staging`` gives the one staging folder of this process;
+    ``patience`` is how many seconds a change is waited for until the store has it."""
+
+    context: Context
+    scanner: Scanner
+    learner: Learner
+    uploader: Uploader
+    removal: Removal
+    staging: Callable[[], Staging]
+    patience: float = 60.0
+
+
+class Local:
+    """Files of one root, by address."""
+
+    def __init__(self, root: LocalRoot) -> None:
+        self.root = root
+        self._c = root.context
+
+    def stands(self, address: Address) -> bool:
+        """Whether the directory of the address's session stands here. Raises RootHalted."""
+        return address.session is not None and self._c.tree.session_directory(address.session) is not None
+
+    def has_file(self, address: Address) -> bool:
+        """Whether a file stands here for the address, that is stored or will be."""
+        if address.session is None:
+            return False
+        found = self._c.tree.lstat(address.session, address.path)
+        is_file = isinstance(found, FileStat) and found.kind is Kind.FILE
+        return is_file and not self.root.scanner.left_out(address.session, address.path)
+
+    def knows(self, session: str | None) -> bool:
+        """Whether this root has, or ever had, a session. Raises RootHalted."""
+        if session is None:
+            return False
+        return session in self._c.journal.sessions.names() or self._c.tree.session_directory(session) is not None
+
+    def known(self) -> set[str]:
+        """The names of those sessions. Raises RootHalted."""
+        return {*self._c.tree.sessions()[0], *self._c.journal.sessions.names()}
+
+    def look(self, address: Address) -> None:
+        """Let the journal know what there is under an address now: from the disk, and once from the store; of a session
+        that is not here from the store each time. If the store gives no answer, what was known counts."""
+        session, path = address.name, address.path
+        scanner, learner = self.root.scanner, self.root.learner
+        scanner.notice(session, {} if address.whole else {path: Hint.CHANGED})
+        if not self.stands(address):
+            with contextlib.suppress(StoreError):
+                learner.again(session)
+            return
+        if not address.whole:
+            found = self._c.tree.lstat(session, path)
+            path = f"{path}/" if isinstance(found, FileStat) and found.kind is Kind.DIRECTORY else ""
+        if path or address.whole:
+            scanner.scan(session, path)
+        with contextlib.suppress(StoreError):
+            learner.ensure(session, wait=True)
+
+    def put(self, address: Address, chunks: Iterable[bytes], labels: Labels, *, mode: int | None = None) -> Entry:
+        """Write the file, in one atomic step, and return when it is stored. It keeps the permission bits of the one
+        that it replaces; ``mode`` are those of a new one.
+
+        Raises Unstorable, FileUnwritable, DiskFull; StoreTransient if it is written here and the store does not have it
+        in time, StorePermanent if the store will not take it.
+        """
+        session, path = address.name, address.path
+        self._c.key(session, path)
+        if reason := self.root.scanner.left_out(session, path):
+            raise Unstorable("put", str(address), f"it would not be stored: {reason}")
+        started, size = self._c.clock(), 0
+        with contextlib.ExitStack() as stack:
+            file = self.root.staging().temporary()
+            stack.callback(file.discard)
+            for chunk in chunks:
+                file.write(chunk, size)
+                size += len(chunk)
+            self._adopt(address)
+            found = self._c.tree.lstat(session, path)
+            kept = found.mode if isinstance(found, FileStat) and found.kind is Kind.FILE else mode
+            file.seal(_MODE if kept is None else kept, time.time_ns())
+            made = self._place(file, address)
+        hints = {directory.rstrip("/"): Hint.CHANGED for directory in made}
+        self.root.scanner.notice(session, hints | {path: Hint.CHANGED | Hint.CLOSED})
+        entries = self._c.journal.entries
+        entries.label(session, path, None if labels == Labels() else labels, self._c.clock())
+        marked = entries.entry(session, path)
+        generation = 0 if marked is None else marked.generation
+
+        def stored(entry: Entry | None) -> bool:
+            if entry is None or entry.tombstone or entry.kind is not Kind.FILE:
+                raise ObjectNotFound("put", str(address), "the file was deleted again while it was being stored")
+            return entry.synced >= generation
+
+        entry = self._await(address, stored, started, self.root.patience + size / _SLOWEST)
+        assert entry is not None, "stored() says so"  # noqa: S101 -- an invariant, not a check of input
+        return entry
+
+    def remove(self, address: Address) -> bool:
+        """Remove the file or link, and return when the store has no object of it that is ours; False if none stands
+        here. Raises UsageError (a directory), FileUnwritable, StoreError."""
+        session, path = address.name, address.path
+        found = self._c.tree.lstat(session, path)
+        if not isinstance(found, FileStat) or self.root.scanner.left_out(session, path):
+            return False
+        if found.kind is Kind.DIRECTORY:
+            raise UsageError("remove", str(address), "is a directory", "name a file")
+        started = self._c.clock()
+        self.root.scanner.notice(session, {path: Hint.CHANGED})  # what the journal never knew cannot be missed
+        with translated("remove", str(address)), self._parent(address) as (parent, name):
+            try:
+                os.unlink(name, dir_fd=parent)
+            except FileNotFoundError:
+                return False
+        with self.root.removal.asked(session, path):
+            self.root.scanner.notice(session, {path: Hint.GONE})
+            if found.kind is Kind.FILE:
+                self._await(address, lambda entry: entry is None or not entry.tombstone, started, self.root.patience)
+        return True
+
+    def learn(self, address: Address, stored: Stored | None) -> None:
+        """The object was changed in the store (None: deleted): an entry that is not here is that from now on."""
+        session = address.session
+        if session is None or session not in self._c.journal.sessions.names():
+            return
+        with self.root.learner.standing:
+            if stored is None:
+                self._c.journal.sessions.forget_evicted(session, address.path)
+            else:
+                self._c.journal.sessions.learn(session, [(address.path, stored)], [])
+
+    def _adopt(self, address: Address) -> None:
+        """What stands in the store under a name that is not here was asked to be replaced: it is no rival's."""
+        entry = self._c.journal.entries.entry(address.name, address.path)
+        if (entry is not None and entry.resident) or self.root.uploader.store_down_since is not None:
+            return
+        self.root.scanner.notice(address.name, {})  # makes the session known
+        store = self._c.store
+        with contextlib.suppress(StoreError):  # then it is settled when the file is stored
+            try:
+                found = with_digest(store, store.head(self._c.key(address.name, address.path)))
+            except ObjectNotFound:
+                self.learn(address, None)
+            else:
+                self.learn(address, attributes.to_stored(found))
+
+    def _place(self, file: Temporary, address: Address) -> list[str]:
+        """Put a sealed file in the place of whatever file or link stands there; returns the directories made."""
+        with translated("put", str(address)):
+            base = open_beneath(self._c.tree.descriptor, address.name, HOLD | os.O_DIRECTORY)
+            try:
+                made = make_directories(base, address.path.rpartition("/")[0])
+            finally:
+                os.close(base)
+            with self._parent(address) as (parent, name):
+                os.rename(file.name, name, src_dir_fd=file.folder, dst_dir_fd=parent)
+        return made
+
+    @contextlib.contextmanager
+    def _parent(self, address: Address) -> Iterator[tuple[int, str]]:
+        above, _, name = f"{address.name}/{address.path}".rpartition("/")
+        held = open_beneath(self._c.tree.descriptor, above, HOLD | os.O_DIRECTORY)
+        try:
+            yield held, name
+        finally:
+            os.close(held)
+
+    def _await(
+        self, address: Address, done: Callable[[Entry | None], bool], started: float, patience: float
+    ) -> Entry | None:
+        """Wait until the entry is as it should be; it goes before everything else of its session."""
+        session, path = address.name, address.path
+        deadline = time.monotonic() + patience
+        with self.root.uploader.urgent(session, deletes=False):
+            self.root.uploader.resume()
+            while not done(entry := self._c.journal.entries.entry(session, path)):
+                assert entry is not None, "nothing is awaited of an entry that is not there"  # noqa: S101
+                tried = (entry.tried_at or 0.0) >= started
+                if entry.failed and tried:
+                    raise StorePermanent("store", str(address), entry.error or "unknown")
+                if time.monotonic() > deadline:
+                    hint = f"done here, and in the store as soon as that can be; cachesync flush {session} waits for it"
+                    raise StoreTransient("store", str(address), entry.error or "the store has not answered", hint)
+                if not tried and entry.due_at > self._c.clock():
+                    self._c.journal.work.postpone(entry, self._c.clock())
+                    self.root.uploader.wake()
+                self.root.uploader.wait_for_progress(_LOOK)
+        return entry

@@ -1,0 +1,143 @@
+"""Changing objects in the store itself, where no local directory stands for them.
+
+The caller asked for this change by name, so the last writer wins, on purpose: what is replaced or deleted is whatever
+stands there now. It is replaced all the same on the condition that it is what we looked at, so a version number is
+never given twice, and in a bucket with versioning every state that was replaced can be restored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cachesync import attributes, manifest
+from cachesync.address import Address
+from cachesync.artifacts.spool import filed
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
+from cachesync.keys import manifest_key
+from cachesync.model import Attributes, Labels, ObjectInfo
+from cachesync.policy import after_failure
+from cachesync.store.base import Archive, Body, ObjectStore
+
+_TRIES = 8
+
+T = TypeVar("T")
+
+
+class Remote:
+    """Writes to a store by address. ``writer`` goes into the metadata of what is stored; ``scratch`` is where large
+    bodies wait (None: where temporary files go). A store that hiccups, or another writer, is met with a few tries."""
+
+    def __init__(
+        self, store: ObjectStore, *, prefix: str, writer: str, scratch: Path | None, clock: Callable[[], float]
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self.scratch = scratch
+        self._writer = writer
+        self._clock = clock
+        self._locks: dict[str, threading.Lock] = {}
+
+    def find(self, address: Address) -> ObjectInfo | None:
+        """The newest version of an object, or None if the store says that there is none."""
+        try:
+            return self.store.head(address.key(self.prefix))
+        except ObjectNotFound:
+            return None
+
+    def put(self, address: Address, body: Body, labels: Labels) -> ObjectInfo:
+        """Store ``body`` in place of what is there. Raises Unstorable, PreconditionFailed, StoreError."""
+        key = address.key(self.prefix)
+
+        def once(tries: int) -> ObjectInfo:
+            replaced = self.find(address)
+            if tries and replaced is not None and self._is_ours(replaced, body.sha256):
+                return replaced  # the answer to the try before this one was lost
+            carried = attributes.for_put(
+                address, body.sha256, self._writer, now=self._clock(), replaced=replaced, labels=labels
+            )
+            return self.store.put(key, body, carried, expect=None if replaced is None else replaced.version)
+
+        info = persist(once)
+        self._relist(address)
+        return info
+
+    def remove(self, address: Address, *, listed: bool, stands: Callable[[], bool]) -> bool:
+        """Delete what is there, and the manifest's row if ``listed``; whether there was any. Raises StoreError.
+
+        Not if a file ``stands`` for it: asked after each look at the object, so what is deleted is none that a file
+        which was made meanwhile has been stored as.
+        """
+        seen = False  # at any try: the answer to one that deleted it may be lost
+
+        def once(_: int) -> bool:
+            nonlocal seen
+            if (found := self.find(address)) is not None:
+                seen = True
+                if not stands():
+                    self.store.delete(found.key, expect=found.version)
+            return seen
+
+        removed = persist(once)
+        return (listed and self._relist(address)) or removed
+
+    def revive(self, archive: Archive, address: Address, version_id: str) -> ObjectInfo:
+        """Make a past version the newest. Raises ObjectNotFound, StoreError."""
+        key = address.key(self.prefix)
+
+        def once(_: int) -> ObjectInfo:
+            found = self.find(address)
+            return archive.revive(key, version_id, expect=None if found is None else found.version)
+
+        info = persist(once)
+        self._relist(address)
+        return info
+
+    def _relist(self, address: Address) -> bool:
+        """Let the session's manifest, if there is one, list what the store has at an address now, so that ``open`` and
+        ``verify`` on any host find it so. Whether that changed it."""
+        session, changed = address.session, False
+        if session is None:
+            return False
+        key = manifest_key(self.prefix, session)
+
+        def once(_: int) -> None:
+            nonlocal changed
+            with contextlib.suppress(ObjectNotFound), tempfile.TemporaryFile(dir=self.scratch) as out:
+                listed = self.store.get(key)
+                found = self.find(address)  # after that: of two who are at it, the later one lists the later version
+                stored = None if found is None else attributes.to_stored(found)
+                if manifest.amend(listed.chunks, out, address.path, stored):
+                    changed = True
+                    with filed(out) as body:
+                        metadata = {"sha256": body.sha256, "writer": self._writer}
+                        carried = Attributes("application/json", metadata)
+                        self.store.put(key, body, carried, expect=listed.info.version)
+
+        with self._locks.setdefault(session, threading.Lock()):  # threads of ours need not meet in the store
+            persist(once)
+        return changed
+
+    def _is_ours(self, info: ObjectInfo, sha256: str) -> bool:
+        return info.sha256 == sha256 and info.metadata.get("writer") == self._writer
+
+
+def persist(call: Callable[[int], T]) -> T:
+    """What ``call`` returns; it is told how often it failed before, in a way that time may mend.
+
+    Eight tries take two seconds on average, five at most; a store where nobody answers is not asked twice.
+    """
+    for attempt in range(1, _TRIES):
+        try:
+            return call(attempt - 1)
+        except StoreUnreachable:
+            raise
+        except (PreconditionFailed, StoreTransient) as error:
+            time.sleep(random.random() * min(1.0, after_failure(error, attempt, 0.0).due_at))  # noqa: S311 -- no secret
+    return call(_TRIES - 1)

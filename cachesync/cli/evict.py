@@ -1,0 +1,32 @@
+"""``cachesync evict``: drops the local bytes that the store has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cachesync.cli.phrases import count, reasons, size
+from cachesync.cli.reach import Connect
+from cachesync.keys import check_session
+from cachesync.outcomes import EvictReport
+
+
+def run(options: argparse.Namespace, connect: Connect) -> int:
+    """Drop them; what had to stay goes to stderr."""
+    session = check_session(options.session)
+    with connect() as verbs:
+        report = verbs.lifecycle.evict(session)
+    if options.json:
+        print(json.dumps(report.json()))
+    else:
+        show(report)
+    return report.exit_code
+
+
+def show(report: EvictReport) -> None:
+    """Print what went and what stayed."""
+    kept = f", {len(report.kept):,} kept" if report.kept else ""
+    print(f"{report.session}: {count(report.evicted, 'file')} evicted, {size(report.bytes)}{kept}")
+    for line in reasons("kept", report.kept):
+        print(line, file=sys.stderr)

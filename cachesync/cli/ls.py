@@ -1,0 +1,68 @@
+"""``cachesync ls``: the artifacts under an address."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+
+from cachesync.address import Address, parse_whole
+from cachesync.cli.phrases import one_line, size, stamp
+from cachesync.cli.reach import Connect
+from cachesync.errors import ExitCode
+from cachesync.model import Kind
+from cachesync.outcomes import Artifact
+
+
+def run(options: argparse.Namespace, connect: Connect) -> int:
+    """List them, as they come; JSON and the tree once all are there."""
+    address = parse_whole(options.address)
+    with connect() as verbs:
+        found = inside(address, verbs.artifacts.list(address))
+        if options.json:
+            print(f"[{', '.join([json.dumps(artifact.json()) for artifact in found])}]")
+        elif options.tree:
+            for line in tree(address, found):
+                print(line)
+        else:
+            for artifact in found:
+                name = one_line(shown(address, artifact))
+                print(long(artifact, name) if options.long else name)
+    return ExitCode.DONE
+
+
+def inside(address: Address, found: Iterable[Artifact]) -> Iterator[Artifact]:
+    """What was found, without the directory that was asked for."""
+    base = str(address)
+    return (artifact for artifact in found if artifact.kind != Kind.DIRECTORY or artifact.address.rstrip("/") != base)
+
+
+def relative(address: Address, found: str) -> str:
+    """The address of something found, without what was asked for; the name alone if it is just that."""
+    base = str(address)
+    if base and found.startswith(f"{base}/"):
+        return found[len(base) + 1 :]
+    return found.rpartition("/")[2] if found == base else found
+
+
+def shown(address: Address, artifact: Artifact) -> str:
+    """The relative path; a directory's ends in "/"."""
+    path = relative(address, artifact.address).rstrip("/")
+    return f"{path}/" if artifact.kind == Kind.DIRECTORY else path
+
+
+def long(artifact: Artifact, name: str) -> str:
+    """Size, time, state and name."""
+    amount = "-" if artifact.kind == Kind.DIRECTORY else size(artifact.size)
+    target = "" if artifact.target is None else f" -> {one_line(artifact.target)}"
+    return f"{amount:>9}  {stamp(artifact.modified):20}  {artifact.state:7}  {name}{target}"
+
+
+def tree(address: Address, found: Iterable[Artifact]) -> Iterator[str]:
+    """Each name once, below its directory and indented."""
+    rows = {tuple(path.rstrip("/").split("/")): path.endswith("/") for path in (shown(address, a) for a in found)}
+    for parts in list(rows):
+        for depth in range(1, len(parts)):
+            rows[parts[:depth]] = True
+    for parts in sorted(rows):
+        yield "  " * (len(parts) - 1) + one_line(parts[-1]) + ("/" if rows[parts] else "")

@@ -1,0 +1,22 @@
+"""``cachesync restore``: makes a past version the newest again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from cachesync.address import parse
+from cachesync.cli.phrases import one_line, size
+from cachesync.cli.reach import Connect
+from cachesync.errors import ExitCode
+
+
+def run(options: argparse.Namespace, connect: Connect) -> int:
+    """Restore it, and say what it is now."""
+    with connect() as verbs:
+        artifact = verbs.artifacts.restore(parse(options.address), version_id=options.version_id)
+    if options.json:
+        print(json.dumps(artifact.json()))
+    else:
+        print(f"{one_line(artifact.address)}: restored, {size(artifact.size)}")
+    return ExitCode.DONE

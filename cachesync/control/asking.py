@@ -1,0 +1,183 @@
+"""Asking the daemon over its socket: a request, and its answer as JSON, as lines or as bytes. Standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlencode
+
+from cachesync.control import wire
+from cachesync.control.address import connect
+from cachesync.errors import DaemonUnavailable
+
+CONNECT_TIMEOUT = 2.0
+READ_TIMEOUT = 30.0
+"""Seconds for a short verb, and between two lines of a long one."""
+
+STORE_TIMEOUT = 600.0
+"""Seconds without a byte for a verb that waits for the store. A daemon that ends is noticed at once."""
+
+GRACE = 3.0
+"""Seconds that a flush gets on top of its own timeout, by which the daemon answers unless it hangs."""
+
+PIECE = 1024 * 1024
+
+T = TypeVar("T")
+Options = Sequence[tuple[str, object]]
+
+
+class Asker:
+    """One connection a request, so it is safe to share between threads.
+
+    Raises what the daemon raised, rebuilt, and DaemonUnavailable when it gives no answer or an odd one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def is_serving(self) -> bool:
+        """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
+        try:
+            connect(self._path, CONNECT_TIMEOUT).close()
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            return False
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return True
+
+    def ask(self, method: str, target: str, build: Callable[[Mapping[str, Any]], T], timeout: float | None = None) -> T:
+        """What ``build`` makes of the JSON answer."""
+        timeout = READ_TIMEOUT if timeout is None else timeout
+        with self._connection(timeout) as connection:
+            with self._hearing(timeout):
+                connection.request(method, target)
+                told = json.loads(connection.getresponse().read())
+            return self.built(build, told)
+
+    def lines(self, method: str, target: str, timeout: float | None = None) -> Iterator[Mapping[str, Any]]:
+        """The lines of a streamed answer, which is whole if this ends without an error."""
+        timeout = READ_TIMEOUT if timeout is None else timeout
+        with self._connection(timeout) as connection:
+            with self._hearing(timeout):
+                connection.request(method, target)
+                response = connection.getresponse()
+            left = bytearray()
+            while True:
+                with self._hearing(timeout):
+                    piece = response.read1(PIECE)
+                left += piece
+                if b"\n" in piece:
+                    *whole, rest = left.split(b"\n")
+                    for line in whole:
+                        with self._hearing(timeout):
+                            told = json.loads(line)
+                        yield self.built(dict, told)
+                    left = rest
+                if not piece:
+                    return
+
+    def bytes(self, target: str, headers: Mapping[str, str], length: int) -> Iterator[bytes]:
+        """The ``length`` bytes of an answer, in pieces. Raises DaemonUnavailable if they stop short."""
+        with self._connection(STORE_TIMEOUT) as connection:
+            with self._hearing(STORE_TIMEOUT):
+                connection.request("GET", target, headers=dict(headers))
+                response = connection.getresponse()
+                if response.status not in (http.client.OK, http.client.PARTIAL_CONTENT):
+                    self.built(dict, json.loads(response.read()))
+                    raise self._unavailable(f"its answer is HTTP {response.status} without an error")
+                if response.length != length:
+                    raise self._unavailable(f"it sends {response.length} bytes instead of {length}")
+            while length:
+                with self._hearing(STORE_TIMEOUT):
+                    piece = response.read1(min(length, PIECE))
+                    if not piece:
+                        raise self._unavailable(f"the connection broke, {length} bytes before the end")
+                length -= len(piece)
+                yield piece
+
+    def send(
+        self, target: str, source: BinaryIO, headers: Mapping[str, str], build: Callable[[Mapping[str, Any]], T]
+    ) -> T:
+        """PUT what ``source`` holds, to its end. What reading it raises is raised, and nothing is stored then."""
+        with self._connection(STORE_TIMEOUT) as connection:
+            with self._hearing(STORE_TIMEOUT):
+                connection.putrequest("PUT", target)
+                for name, value in (*headers.items(), ("Transfer-Encoding", "chunked")):
+                    connection.putheader(name, value)
+                connection.endheaders()
+            refused = False
+            while not refused:
+                piece = source.read(PIECE)
+                with self._hearing(STORE_TIMEOUT):
+                    try:
+                        connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    except (BrokenPipeError, ConnectionResetError):  # it wants no more: its answer says why
+                        refused = True
+                if not piece:
+                    break
+            with self._hearing(STORE_TIMEOUT):
+                told = json.loads(connection.getresponse().read())
+            return self.built(build, told)
+
+    @contextmanager
+    def _connection(self, timeout: float) -> Iterator[http.client.HTTPConnection]:
+        connection = _Connection(self._path, timeout)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _hearing(self, timeout: float) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise self._unavailable(f"no answer within {timeout:.0f} s") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._unavailable(error) from error
+
+    def built(self, build: Callable[[Any], T], told: Any) -> T:
+        """What ``build`` makes of something told; an error that is told is raised."""
+        try:
+            if "error" in told and isinstance(told["error"], dict):
+                raise wire.to_error(told["error"])
+            return build(told)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            cause = f"its answer is not understood: {error!r}"
+            raise DaemonUnavailable("ask the daemon at", str(self._path), cause, "are both of one version?") from error
+
+    def _unavailable(self, cause: object) -> DaemonUnavailable:
+        hint = ""
+        if isinstance(cause, PermissionError):
+            hint = "only its owner may use it, or the group that the setting socket_group names"
+        if isinstance(cause, OSError):
+            cause = cause.strerror or type(cause).__name__
+        return DaemonUnavailable("ask the daemon at", str(self._path), cause or type(cause).__name__, hint)
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP/1.1 over an AF_UNIX socket. ``timeout`` bounds each read once connected."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = connect(self._path, CONNECT_TIMEOUT)
+        self.sock.settimeout(self.timeout)
+
+
+def quoted(name: str) -> str:
+    """One segment of a target."""
+    return quote(os.fsencode(name), safe="")
+
+
+def with_options(target: str, options: Options) -> str:
+    """A target and its query; what is None is left out."""
+    given = [(name, value) for name, value in options if value is not None]
+    return f"{target}?{urlencode(given, errors='surrogateescape')}" if given else target

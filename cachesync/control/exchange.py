@@ -1,0 +1,119 @@
+"""How a request is read and answered, whatever it asks. Every answer is JSON, errors too, and none shows a traceback.
+
+Names and paths are percent-encoded bytes; options go in the query, and one that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from cachesync import errors
+from cachesync.control import wire
+from cachesync.errors import CacheSyncError, ExitCode, UsageError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_HTTP_STATUS: list[tuple[type[CacheSyncError], int]] = [
+    (errors.RootLocked, 409),
+    (errors.UsageError, 400),
+    (errors.NoSuchSession, 404),
+    (errors.ObjectNotFound, 404),
+    (errors.NoSuchBucket, 404),
+    (errors.Unstorable, 409),
+    (errors.FileChanging, 409),
+    (errors.FileUnreadable, 409),
+    (errors.PreconditionFailed, 409),
+    (errors.RootHalted, 503),
+    (errors.JournalUnavailable, 503),
+    (errors.DaemonUnavailable, 503),
+    (errors.StoreUnreachable, 504),
+    (errors.StoreTransient, 503),
+    (errors.StoreError, 502),
+]
+"""The first that fits; 500 for the rest."""
+
+REPORT_STATUS = {ExitCode.DONE: 200, ExitCode.FAILED: 409, ExitCode.UNFINISHED: 504}
+"""The HTTP status of a report, by the exit code that the command has."""
+
+_log = logging.getLogger(__name__)
+
+
+@web.middleware
+async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into a JSON error."""
+    try:
+        if request.method != "PUT":
+            await _refuse_body(request)
+        return await handler(request)
+    except web.HTTPException as error:
+        told = UsageError(f"{request.method} {request.path}", cause=error.reason, hint="the README lists the routes")
+        return answer(wire.error_json(told), error.status)
+    except Exception as error:  # noqa: BLE001  # no traceback may reach a client
+        told_error, status = told_as(error, request)
+        return answer(wire.error_json(told_error), status)
+
+
+def told_as(error: BaseException, request: web.Request) -> tuple[CacheSyncError, int]:
+    """What a client is told of an error, and the HTTP status that goes with it."""
+    if isinstance(error, CacheSyncError):
+        return error, next((status for kind, status in _HTTP_STATUS if isinstance(error, kind)), 500)
+    # A defect of ours. Its text may hold anything, so the client gets the kind and the log gets the rest.
+    _log.error("%s %s failed", request.method, request.path, exc_info=error)
+    cause = f"internal error ({type(error).__name__})"
+    return CacheSyncError("answer", request.path, cause, "see the daemon's log"), 500
+
+
+def answer(told: object, status: int = 200) -> web.Response:
+    """A JSON answer. What is long comes as bytes: to make them takes time that the loop does not have."""
+    body = told if isinstance(told, bytes) else wire.dumps(told)
+    return web.Response(body=body + b"\n", status=status, content_type="application/json")
+
+
+async def _refuse_body(request: web.Request) -> None:
+    """A body is somebody's options in the wrong place; to ignore them would be to do something else than asked."""
+    if request.can_read_body and await request.read():
+        raise UsageError(f"{request.method} {request.path}", cause="takes no body", hint="options go in the query")
+
+
+def segments(request: web.Request) -> list[str]:
+    """The path's segments, decoded one by one from what was sent: an encoded "/" separates nothing."""
+    return [unquote(part, errors="surrogateescape") for part in request.rel_url.raw_path.split("/")[1:]]
+
+
+def query(request: web.Request, *known: str) -> dict[str, str]:
+    """The options, each given once. Raises UsageError for one that is not known."""
+    asked: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name not in known or name in asked:
+            cause = "is given twice" if name in asked else f"is not known here; known: {', '.join(known) or 'none'}"
+            raise UsageError("option", name, cause)
+        asked[name] = value
+    return asked
+
+
+def seconds(name: str, text: str | None, default: float, most: float) -> float:
+    """A number of seconds from 0 to ``most``. Raises UsageError."""
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= most:
+        raise UsageError(name, text, f"allowed: 0 to {most:.0f} seconds")
+    return number
+
+
+def flag(name: str, asked: dict[str, str]) -> bool:
+    """Whether an option is set. Raises UsageError."""
+    text = asked.get(name, "").lower()
+    if text in ("1", "true", "yes"):
+        return True
+    if text in ("", "0", "false", "no"):
+        return False
+    raise UsageError(name, text, "allowed: 1, true, yes, 0, false, no")

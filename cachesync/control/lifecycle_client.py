@@ -1,0 +1,67 @@
+"""A session's life, asked of the daemon over its control socket (verbs.Lifecycle)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from cachesync.control import wire
+from cachesync.control.asking import STORE_TIMEOUT, Asker, Options, quoted, with_options
+from cachesync.errors import DaemonUnavailable
+from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, VerifyReport, no_progress
+
+T = TypeVar("T")
+
+
+class LifecycleClient:
+    """Each verb is one request; open and verify tell how far they are."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    def new(
+        self,
+        session: str | None = None,
+        *,
+        project: str | None = None,
+        workspace: str | None = None,
+        templates: Sequence[str] = (),
+    ) -> str:
+        """See Lifecycle."""
+        asked: list[tuple[str, object]] = [("session", session), ("project", project), ("workspace", workspace)]
+        target = with_options("/v1/sessions", [*asked, *(("template", template) for template in templates)])
+        return self._asker.ask("POST", target, lambda told: str(told["session"]), STORE_TIMEOUT)
+
+    def open(
+        self, session: str, *, lazy: bool = False, into: str | None = None, progress: OnProgress = no_progress
+    ) -> OpenReport:
+        """See Lifecycle. It goes on in the daemon when this client goes away."""
+        place = None if into is None else os.path.abspath(into)
+        target = _target(session, "open", [("lazy", int(lazy)), ("into", place)])
+        return self._watch(target, progress, wire.to_open_report)
+
+    def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
+        """See Lifecycle."""
+        asked = [("keep", int(keep)), ("timeout", repr(float(timeout))), ("confirm_deletes", int(confirm_deletes))]
+        target = _target(session, "close", asked)
+        return self._asker.ask("POST", target, wire.to_close_report, timeout + STORE_TIMEOUT)
+
+    def evict(self, session: str) -> EvictReport:
+        """See Lifecycle."""
+        return self._asker.ask("POST", _target(session, "evict"), wire.to_evict_report, STORE_TIMEOUT)
+
+    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
+        """See Lifecycle."""
+        return self._watch(_target(session, "verify"), progress, wire.to_verify_report)
+
+    def _watch(self, target: str, progress: OnProgress, build: Callable[[Mapping[str, Any]], T]) -> T:
+        for told in self._asker.lines("POST", target):
+            if "report" in told:
+                return self._asker.built(build, told["report"])
+            progress(self._asker.built(wire.to_progress, told.get("progress")))
+        raise DaemonUnavailable("ask the daemon to", target, "it said neither a report nor an error")
+
+
+def _target(session: str, verb: str, options: Options = ()) -> str:
+    return with_options(f"/v1/sessions/{quoted(session)}/{verb}", options)

@@ -1,0 +1,159 @@
+"""The routes of a session's life (verbs.Lifecycle).
+
+Open and verify may take long: their answer is a stream of lines, ``{"progress": {...}}`` at least every ``HEARTBEAT``
+seconds and at the end ``{"report": {...}}`` or ``{"error": {...}}``. A client that goes away stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from cachesync.control import wire
+from cachesync.control.exchange import REPORT_STATUS, answer, flag, query, seconds, segments, told_as
+from cachesync.control.lanes import Lane
+from cachesync.control.streams import ClientGone, write
+from cachesync.errors import ExitCode, UsageError
+from cachesync.keys import check_session
+from cachesync.outcomes import OnProgress, Progress
+from cachesync.reports import Json
+from cachesync.verbs import Verbs
+
+LONG = 32
+"""Opens and verifications at once; closes and evictions have as many places of their own."""
+
+WAIT = 20.0
+INTERVAL = 0.25
+"""Seconds between two lines of progress, at least; an error that comes sooner has an HTTP status of its own."""
+
+HEARTBEAT = 5.0
+"""Seconds after which the last line is said again; a client that hears nothing for longer knows that we are gone."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Report(Protocol):
+    @property
+    def exit_code(self) -> ExitCode: ...
+    def json(self) -> Json: ...
+
+
+class LifecycleRoutes:
+    """The handlers. Make it inside the event loop that serves it."""
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
+        self._news = Lane("create a session", 8, WAIT)
+        self._opens = Lane("open", LONG, WAIT)
+        self._closes = Lane("close", LONG, WAIT)
+        self.lanes = (self._news, self._opens, self._closes)
+
+    def table(self) -> list[web.RouteDef]:
+        """Every route there is."""
+        return [
+            web.post("/v1/sessions", self.new),  # ?session= &project= &workspace= &template= (several)
+            web.post("/v1/sessions/{session}/open", self.open),  # ?lazy=1 &into=DIR
+            web.post("/v1/sessions/{session}/close", self.close),  # ?keep=1 &timeout=S &confirm_deletes=1
+            web.post("/v1/sessions/{session}/evict", self.evict),
+            web.post("/v1/sessions/{session}/verify", self.verify),
+        ]
+
+    async def new(self, request: web.Request) -> web.Response:
+        """Create a session; 201 with ``{"session": NAME}``."""
+        names = [name for name, _ in request.query.items() if name != "template"]
+        for name in names:
+            if name not in ("session", "project", "workspace") or names.count(name) > 1:
+                raise UsageError("option", name, "is not known here, or given twice")
+        asked = request.query
+        session = asked.get("session")
+
+        def work() -> str:
+            return self._verbs.lifecycle.new(
+                None if session is None else check_session(session),
+                project=asked.get("project"),
+                workspace=asked.get("workspace"),
+                templates=asked.getall("template", []),
+            )
+
+        return answer({"session": await self._news.run(work)}, web.HTTPCreated.status_code)
+
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """Bring a session here."""
+        asked = query(request, "lazy", "into")
+        session, lazy, into = _session(request), flag("lazy", asked), asked.get("into")
+        if into is not None and not into.startswith("/"):
+            raise UsageError("into", into, "is not absolute", "the daemon has another working directory than you")
+        lifecycle = self._verbs.lifecycle
+        return await _stream(
+            request, self._opens, lambda progress: lifecycle.open(session, lazy=lazy, into=into, progress=progress)
+        )
+
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        """Read a session again."""
+        query(request)
+        session, lifecycle = _session(request), self._verbs.lifecycle
+        return await _stream(request, self._opens, lambda progress: lifecycle.verify(session, progress=progress))
+
+    async def close(self, request: web.Request) -> web.Response:
+        """Flush, mark closed, evict."""
+        asked = query(request, "keep", "timeout", "confirm_deletes")
+        session, keep, confirm = _session(request), flag("keep", asked), flag("confirm_deletes", asked)
+        timeout = seconds("timeout", asked.get("timeout"), wire.DEFAULT_FLUSH_TIMEOUT, wire.MAX_FLUSH_TIMEOUT)
+        lifecycle = self._verbs.lifecycle
+        return await self._end(lambda: lifecycle.close(session, keep=keep, timeout=timeout, confirm_deletes=confirm))
+
+    async def evict(self, request: web.Request) -> web.Response:
+        """Drop what the store has."""
+        query(request)
+        session, lifecycle = _session(request), self._verbs.lifecycle
+        return await self._end(lambda: lifecycle.evict(session))
+
+    async def _end(self, verb: Callable[[], _Report]) -> web.Response:
+        def work() -> tuple[bytes, int]:
+            report = verb()
+            return wire.dumps(report.json()), REPORT_STATUS[report.exit_code]
+
+        return answer(*await self._closes.run(work))
+
+
+def _session(request: web.Request) -> str:
+    return check_session(segments(request)[2])
+
+
+async def _stream(request: web.Request, lane: Lane, work: Callable[[OnProgress], _Report]) -> web.StreamResponse:
+    """Do ``work`` and tell of it, line by line. Raises what it raises at once."""
+    latest = Progress()
+
+    def hear(progress: Progress) -> None:
+        nonlocal latest
+        latest = progress
+
+    running = asyncio.create_task(lane.run(lambda: wire.dumps({"report": work(hear).json()})))
+    response = web.StreamResponse()
+    response.content_type = "application/x-ndjson"
+    said: Progress | None = None
+    said_at = 0.0
+    try:
+        while not (await asyncio.wait({running}, timeout=INTERVAL))[0]:
+            if not response.prepared:
+                await response.prepare(request)
+            if latest is not said or time.monotonic() - said_at > HEARTBEAT:
+                said, said_at = latest, time.monotonic()
+                await write(response, wire.dumps({"progress": said.json()}) + b"\n")
+        error = running.exception()
+        if error is not None and not response.prepared:
+            raise error
+        if not response.prepared:
+            await response.prepare(request)
+        last = running.result() if error is None else wire.dumps(wire.error_json(told_as(error, request)[0]))
+        await write(response, last + b"\n")
+    except ClientGone:
+        await asyncio.wait({running})
+        if (error := running.exception()) is not None:
+            _log.warning("%s %s, which nobody waits for any more: %s", request.method, request.path, error)
+    return response

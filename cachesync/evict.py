@@ -1,0 +1,200 @@
+"""Dropping local bytes that the store has, and nothing else (P10).
+
+The journal is written first: a process that dies after it leaves files that stand and are not expected, which a scan
+takes back; never one that is expected and missing, which would be a deletion (P8). Then each file leaves the tree,
+is looked at where no path leads to it, and is dropped or put back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cachesync.context import Context
+from cachesync.errors import FileUnreadable, FileUnwritable
+from cachesync.files import Ground, Leftover, Staging, drop_leftover, make_session
+from cachesync.learn import Astray
+from cachesync.model import Entry, FileStat, Kind
+from cachesync.outcomes import EvictReport
+from cachesync.reports import Pending
+from cachesync.scanner import Scanner, ScanResult
+from cachesync.watcher import Hint
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 500
+
+
+@dataclass(slots=True)
+class _Run:
+    """One eviction of one session: its directory, what was dropped, and what stays (path to reason). ``above`` are the
+    directories that something stays in, ``emptied`` those that something was taken from."""
+
+    ground: Ground
+    evicted: int = 0
+    bytes: int = 0
+    kept: dict[str, str] = field(default_factory=dict)
+    above: set[str] = field(default_factory=set)
+    emptied: set[str] = field(default_factory=set)
+
+    def keep(self, path: str, reason: str) -> None:
+        """Note that a path stays."""
+        self.kept[path] = reason
+        parent = path.rstrip("/").rpartition("/")[0]
+        while parent and parent + "/" not in self.above:
+            self.above.add(parent + "/")
+            parent = parent.rpartition("/")[0]
+
+
+class Evictor:
+    """Evicts sessions. One at a time for one session; the caller sees to that."""
+
+    def __init__(self, context: Context, scanner: Scanner) -> None:
+        self._c = context
+        self._scanner = scanner
+
+    def evict(self, session: str, staging: Staging, scan: ScanResult, astray: Astray) -> EvictReport:
+        """Drop what is clean and idle. ``scan`` and ``astray`` are a moment old: what differs from the journal here and
+        in the store. Raises RootHalted, JournalUnavailable."""
+        with Ground(self._c.tree, session, staging) as ground:
+            run = _Run(ground)
+            for failure in scan.failures:
+                run.keep(failure.path, failure.error)
+            for skipped in scan.skipped:
+                run.keep(skipped.path, skipped.reason)
+            directories = self._files(run, astray)
+            self._directories(run, directories)
+            if not run.kept and not ground.remove():
+                run.keep(".", "something was put into it a moment ago")
+        kept = [Pending(path, reason) for path, reason in sorted(run.kept.items())]
+        logger.info("evicted", extra={"session": session, "files": run.evicted, "bytes": run.bytes, "kept": len(kept)})
+        return EvictReport(session, run.evicted, run.bytes, kept)
+
+    # -- files and links -----------------------------------------------------------------------------------------------
+
+    def _files(self, run: _Run, astray: Astray) -> list[Entry]:
+        """Drop files and links; returns the directories."""
+        session, directories = run.ground.session, list[Entry]()
+        candidates = self._candidates(run, astray, directories)
+        while batch := list(itertools.islice(candidates, _BATCH)):
+            accepted = self._c.journal.residence.evicted(session, batch)
+            going = {entry.path for entry in accepted}
+            for entry in batch:
+                if entry.path not in going:
+                    run.keep(entry.path, "it changed a moment ago")
+            back: dict[str, Hint] = {}
+            for entry in accepted:
+                if (reason := _take_out(run.ground, entry)) is not None:
+                    run.keep(entry.path, reason)
+                    back[entry.path] = Hint.CHANGED
+                    continue
+                run.emptied.add(entry.path.rpartition("/")[0] + "/")
+                if entry.kind is Kind.FILE:
+                    run.evicted += 1
+                    run.bytes += entry.stat.size if entry.stat is not None else 0
+            if back:
+                self._scanner.notice(session, back)
+        return directories
+
+    def _candidates(self, run: _Run, astray: Astray, directories: list[Entry]) -> Iterator[Entry]:
+        """What may go, by the journal and by a look at it. What has to stay is noted, and directories are collected."""
+        for entry in self._c.journal.entries.walk(run.ground.session):
+            if entry.tombstone and entry.dirty:
+                run.keep(entry.path, "its deletion is not in the store yet")
+            elif not entry.resident or entry.tombstone:
+                continue
+            elif entry.kind is Kind.DIRECTORY:
+                directories.append(entry)
+            elif (reason := _must_stay(entry, astray)) is not None:
+                run.keep(entry.path, reason)
+            elif entry.stat is None or (reason := run.ground.refuses(entry.path, entry.stat)) is not None:
+                run.keep(entry.path, reason or "it was never looked at")
+            else:
+                yield entry
+
+    # -- directories ---------------------------------------------------------------------------------------------------
+
+    def _directories(self, run: _Run, directories: list[Entry]) -> None:
+        """Remove what is empty now, the deepest first; what stays gets its time again."""
+        session, ground = run.ground.session, run.ground
+        going: dict[str, Entry] = {}
+        for entry in sorted(directories, key=lambda entry: -entry.path.count("/")):
+            reason = self._directory_must_stay(entry, going, run)
+            if reason is None:
+                going[entry.path] = entry
+                continue
+            if reason:
+                run.keep(entry.path, reason)
+            if not entry.dirty and entry.path in run.emptied and entry.stat is not None:
+                self._reset_time(ground, entry.path, entry.stat)
+        accepted = self._c.journal.residence.evicted_directories(session, list(going.values()))
+        back: dict[str, Hint] = {}
+        for entry in accepted:
+            try:
+                if not ground.remove_directory(entry.path):
+                    back[entry.path.rstrip("/")] = Hint.TREE
+            except FileUnwritable as error:
+                run.keep(entry.path, error.reason)
+                back[entry.path.rstrip("/")] = Hint.TREE
+        if back:
+            self._scanner.notice(session, back)
+
+    def _directory_must_stay(self, entry: Entry, going: dict[str, Entry], run: _Run) -> str | None:
+        """Why a directory stays: "" if what is in it says so itself; None if it may go."""
+        try:
+            listing = self._c.tree.listing(run.ground.session, entry.path)
+        except FileUnreadable as error:
+            return error.reason
+        if listing is None:
+            return ""
+        if listing.special or any(f"{entry.path}{name}/" not in going for name in listing.found):
+            return "" if entry.path in run.above else "something is in it"
+        return "its mode or time is not in the store's manifest yet" if entry.dirty else None
+
+    def _reset_time(self, ground: Ground, path: str, told: FileStat) -> None:
+        found = self._c.tree.lstat(ground.session, path)
+        if isinstance(found, FileStat) and (found.inode, found.mode) == (told.inode, told.mode):
+            ground.finish_directory(path, told.mode, told.mtime_ns)
+
+    # -- after a crash -------------------------------------------------------------------------------------------------
+
+    def recover(self, staging: Staging) -> None:
+        """What a process that died had on its way out: dropped if it is what was to be dropped, else put back."""
+        for left in staging.leftovers():
+            if not self._finish(left):
+                make_session(self._c.tree, left.session)
+                with Ground(self._c.tree, left.session, staging) as ground:
+                    ground.put_back(left)
+                logger.warning("put back", extra={"session": left.session, "path": left.path})
+
+    def _finish(self, left: Leftover) -> bool:
+        entry = self._c.journal.entries.entry(left.session, left.path)
+        if entry is None or entry.stat is None or entry.dirty:
+            return False
+        if self._c.tree.lstat(left.session, left.path) == entry.stat:
+            return drop_leftover(left, None)  # what was fetched to replace it
+        return drop_leftover(left, entry.stat)
+
+
+def _must_stay(entry: Entry, astray: Astray) -> str | None:
+    """Why the store's side does not allow a file or link to be dropped here."""
+    if entry.dirty:
+        return entry.error or "it is not stored yet"
+    if entry.unsettled:
+        return "a program may still write to it"
+    if entry.kind is Kind.FILE and entry.stored is None:
+        return "it is not stored"
+    if entry.path in astray.deleted:
+        return "another host deleted it in the store"
+    if entry.path in astray.replaced:
+        return "another host replaced it in the store"
+    return None
+
+
+def _take_out(ground: Ground, entry: Entry) -> str | None:
+    try:
+        return None if entry.stat is None else ground.take_out(entry.path, entry.stat)
+    except FileUnwritable as error:
+        return error.reason

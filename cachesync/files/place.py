@@ -1,0 +1,287 @@
+"""Putting files, links and directories into a session's directory, and taking them out again.
+
+In: made whole in the staging folder, then renamed to a name that is free, so that what somebody else makes meanwhile
+wins. Out: renamed to the staging folder, where no path leads, and looked at there; what is not exactly what was
+expected, or is open for writing, goes back. No byte that is not expected is ever dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat as st
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+
+from cachesync.errors import RootHalted, UsageError
+from cachesync.files.beneath import HOLD, open_beneath, open_regular
+from cachesync.files.rename import exchange, move
+from cachesync.files.staging import Leftover, Staging, Temporary, make_directories, translated
+from cachesync.files.tree import OpenFile, Tree
+from cachesync.keys import conflict_path
+from cachesync.model import FileStat, Kind
+from cachesync.policy import LINGERING, Writer
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_CHANGED = "it changed a moment ago"
+_OPEN = "a program has it open for writing"
+_MAYBE_OPEN = "it changed less than a minute ago, and whether it is open for writing cannot be asked here"
+
+
+class Ground:
+    """A session's directory, held by its descriptor: another one in its place is left alone.
+
+    ``identity`` is the word that ``Tree.session_directory`` has for it. ``close`` it, or use it as a context.
+    """
+
+    def __init__(self, tree: Tree, session: str, staging: Staging) -> None:
+        """Raises RootHalted if no directory stands there."""
+        self.tree = tree
+        self.session = session
+        self._staging = staging
+        self.identity = tree.session_directory(session) or ""
+        try:
+            self._base = open_beneath(tree.descriptor, session, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise RootHalted("open", str(tree.root / session), error.strerror) from error
+        if not self.identity.startswith(f"{os.fstat(self._base).st_ino}:"):
+            os.close(self._base)
+            raise RootHalted("open", str(tree.root / session), "its directory was replaced a moment ago")
+        self._way = staging.begin_way()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the directory go."""
+        os.close(self._base)
+        self._staging.end_way(self._way)
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def make_directories(self, path: str, modes: Mapping[str, int]) -> list[str]:
+        """Make what is missing of ``path``; returns what was made, each ending in "/". Raises FileUnwritable."""
+        with translated("make the directory", path):
+            return make_directories(self._base, path, dict(modes))
+
+    def place(self, file: Temporary, path: str) -> FileStat | None:
+        """Put a sealed file at ``path``; what it is there, or None if something has the name. Raises FileUnwritable."""
+        with translated("place", path), self._parent(path) as (parent, name):
+            try:
+                move(file.folder, file.name, parent, name)
+            except FileExistsError:
+                return None
+            return file.file.restat()
+
+    def swap(self, file: Temporary, path: str, expected: FileStat) -> FileStat | None:
+        """Put a sealed file in the place of the one that is ``expected`` there; what it is there, or None if another
+        stands there, or one that is in use, or if this file system cannot exchange names. Raises FileUnwritable."""
+        if self.refuses(path, expected) is not None:
+            return None
+        sealed = file.file.restat()
+        with translated("replace", path), self._parent(path) as (parent, name):
+            with self._outside(path) as (out, outside):
+                move(file.folder, file.name, out, outside)
+                try:
+                    if not exchange(out, outside, parent, name):
+                        os.unlink(outside, dir_fd=out)
+                        return None
+                except OSError:
+                    os.unlink(outside, dir_fd=out)
+                    raise
+                if _refuses(out, outside, expected, moved=True) is None:
+                    os.unlink(outside, dir_fd=out)
+                    return file.file.restat()
+                exchange(out, outside, parent, name)
+                if _refuses(out, outside, sealed, moved=True) is None:
+                    os.unlink(outside, dir_fd=out)
+                    return None
+            self._put_back(path)
+        return None
+
+    def place_link(self, path: str, target: str, mtime_ns: int) -> FileStat | None:
+        """Make a link; what it is there, or None if something has the name. Raises FileUnwritable."""
+        with translated("place the link", path), self._parent(path) as (parent, name):
+            made, folder = self._staging.name(), self._staging.inward
+            os.symlink(target, made, dir_fd=folder)
+            try:
+                os.utime(made, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
+                move(folder, made, parent, name)
+            except FileExistsError:
+                os.unlink(made, dir_fd=folder)
+                return None
+            found = self.tree.lstat(self.session, path)
+            return found if isinstance(found, FileStat) and found.target == target else None
+
+    def finish_directory(self, path: str, mode: int, mtime_ns: int) -> FileStat:
+        """Give a directory its permission bits and time; what it is now. Raises FileUnwritable."""
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        with (
+            translated("finish the directory", path),
+            OpenFile(open_beneath(self._base, path, flags), path) as directory,
+        ):
+            os.fchmod(directory.descriptor, mode & 0o777)
+            os.utime(directory.descriptor, ns=(mtime_ns, mtime_ns))
+            return directory.restat()
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def refuses(self, path: str, expected: FileStat) -> str | None:
+        """Why the file or link at ``path`` may not be taken out; None if it is ``expected`` and nobody writes to it."""
+        try:
+            with self._parent(path) as (parent, name):
+                return _refuses(parent, name, expected)
+        except OSError as error:
+            return _CHANGED if error.errno in _GONE else error.strerror
+
+    def take_out(self, path: str, expected: FileStat) -> str | None:
+        """Remove the file or link at ``path`` if it is exactly ``expected`` and nobody has it open for writing; else it
+        stands there as before, and the answer says why. Raises FileUnwritable."""
+        with translated("remove", path):
+            with (
+                self._parent(path) as (parent, name),
+                self._staging.mirror(self._way, self.session, path) as (out, outside),
+            ):
+                if (refusal := _refuses(parent, name, expected)) is not None:
+                    return refusal
+                move(parent, name, out, outside)
+                refusal = _refuses(out, outside, expected, moved=True)
+                if refusal is None:
+                    os.unlink(outside, dir_fd=out)
+                    return None
+            self._put_back(path)
+            return refusal
+
+    def put_back(self, left: Leftover) -> None:
+        """Put back what another life of this process left on its way out. Raises FileUnwritable."""
+        with translated("put back", left.path):
+            self._return(left.directory, left.name, left.path)
+
+    def _put_back(self, path: str) -> None:
+        with self._outside(path) as (out, outside):
+            self._return(out, outside, path)
+
+    def _return(self, out: int, outside: str, path: str) -> None:
+        """Back to its name, or, where that is taken by now, to one beside it: both are kept."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        candidate, number = path, 0
+        while True:
+            make_directories(self._base, candidate.rpartition("/")[0])
+            with self._parent(candidate) as (parent, name):
+                try:
+                    return move(out, outside, parent, name)
+                except FileExistsError:
+                    number += 1
+            candidate = conflict_path(path, stamp, f"local{number}")
+
+    def remove_directory(self, path: str) -> bool:
+        """Remove an empty directory; whether it is gone. Raises FileUnwritable."""
+        with translated("remove the directory", path):
+            try:
+                with self._parent(path) as (parent, name):
+                    os.rmdir(name, dir_fd=parent)
+            except OSError as error:
+                if error.errno in _GONE:
+                    return True
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+        return True
+
+    def remove(self) -> bool:
+        """Remove the session's directory itself, if it is empty and still the one that is held. Raises FileUnwritable,
+        RootHalted."""
+        if self.tree.session_directory(self.session) != self.identity:
+            return False
+        with translated("remove the directory", self.session):
+            try:
+                os.rmdir(self.session, dir_fd=self.tree.descriptor)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+        return True
+
+    def _outside(self, path: str) -> contextlib.AbstractContextManager[tuple[int, str]]:
+        return self._staging.mirror(self._way, self.session, path)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        above, _, name = path.rstrip("/").rpartition("/")
+        held = open_beneath(self._base, above, HOLD | os.O_DIRECTORY)
+        try:
+            yield held, name
+        finally:
+            os.close(held)
+
+
+def drop_leftover(left: Leftover, expected: FileStat | None) -> bool:
+    """Drop what another life left on its way out, whatever it is or if it is ``expected``; whether it is gone. Raises
+    FileUnwritable."""
+    with translated("drop", left.path):
+        if expected is not None and _refuses(left.directory, left.name, expected, moved=True) is not None:
+            return False
+        os.unlink(left.name, dir_fd=left.directory)
+    return True
+
+
+def make_session(tree: Tree, session: str) -> bool:
+    """Make a session's directory; whether it was not there. Raises UsageError if something else has its name, and
+    FileUnwritable."""
+    with translated("make the session's directory", session):
+        try:
+            os.mkdir(session, dir_fd=tree.descriptor)
+        except FileExistsError:
+            if tree.session_directory(session) is None:
+                raise UsageError("make", session, "something that is no directory stands in its place") from None
+            return False
+    return True
+
+
+def make_whole_session(tree: Tree, staging: Staging, session: str, files: Mapping[str, bytes]) -> bool:
+    """Make a session with its files, all at one instant; False if something has its name. Raises FileUnwritable."""
+    name = staging.name()
+    with translated("make the session's directory", session):
+        os.mkdir(name, dir_fd=staging.inward)
+        base = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=staging.inward)
+        try:
+            for path, data in files.items():
+                make_directories(base, path.rpartition("/")[0])
+                with open(path, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=base)) as file:
+                    file.write(data)
+            move(staging.inward, name, tree.descriptor, session)
+        except FileExistsError:
+            return False
+        finally:
+            os.close(base)
+    return True
+
+
+def _refuses(directory: int, name: str, expected: FileStat, *, moved: bool = False) -> str | None:
+    """Why what ``name`` is in an open directory is not ``expected``, or is in use. ``moved`` says that we have renamed
+    it since, which shows in its ctime. Raises OSError."""
+    if expected.kind is Kind.LINK:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        same = st.S_ISLNK(found.st_mode) and (found.st_ino - expected.inode) % 2**64 == 0
+        return None if same and os.readlink(name, dir_fd=directory) == expected.target else _CHANGED
+    descriptor = open_regular(directory, name)
+    if descriptor is None:
+        return _CHANGED
+    with OpenFile(descriptor, name) as file:
+        s = file.stat
+        if (s.inode, s.size, s.mtime_ns, s.mode) != (expected.inode, expected.size, expected.mtime_ns, expected.mode):
+            return _CHANGED
+        if not moved and s.ctime_ns != expected.ctime_ns:
+            return _CHANGED
+        writer = file.writer()
+    if writer is Writer.UNKNOWN and time.time() - expected.ctime_ns / 1e9 < LINGERING:
+        return _MAYBE_OPEN
+    return _OPEN if writer is Writer.OPEN else None

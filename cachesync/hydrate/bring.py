@@ -1,0 +1,287 @@
+"""Bringing what a session lacks: many files at once, each whole or not at all.
+
+A file is fetched into the staging folder, then put into its place, then written down. Whoever has one ready puts all in
+place that are ready by then, under one lock and with one transaction: the version that a file was made from is still
+the one that the journal knows when the file gets its name.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from cachesync.context import Context
+from cachesync.errors import (
+    CacheSyncError,
+    DiskFull,
+    FileUnwritable,
+    JournalDamaged,
+    JournalUnavailable,
+    ObjectNotFound,
+    PreconditionFailed,
+    RootHalted,
+    StoreTransient,
+    StoreUnreachable,
+)
+from cachesync.files import Ground, Staging, Temporary
+from cachesync.hydrate.fetch import Fetcher
+from cachesync.hydrate.marks import Marks, Placed, Wanted, deepest_first, parents, stays_inside
+from cachesync.hydrate.tally import Brought, Tally
+from cachesync.model import FileStat, Kind, Skipped, Stored
+from cachesync.outcomes import OnProgress, no_progress
+from cachesync.reports import Failure, Pending
+
+_MANY = 64
+"""Files that wait for their names before whoever has another one waits too."""
+
+_CLASH = "a directory has the same name in this session; the file stays in the store"
+_REPLACED = "another host replaced it in the store; the file here is in use or changed, and stays"
+
+
+class Hydrator:
+    """Brings sessions. ``standing`` is the lock under which a file gets its name (learn.Learner.standing)."""
+
+    def __init__(
+        self,
+        context: Context,
+        standing: threading.Lock,
+        *,
+        threads: int = 16,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._c = context
+        self._standing = standing
+        self._threads = threads
+        self._sleep = sleep
+
+    def bring(
+        self, session: str, marks: Marks, ground: Ground, staging: Staging, progress: OnProgress = no_progress
+    ) -> Brought:
+        """Bring all that ``marks`` want of a session to ``ground``. Raises RootHalted, JournalUnavailable."""
+        fetcher = Fetcher(self._c.store, sleep=self._sleep)
+        try:
+            run = _Run(self._c, session, self._standing, marks, ground, staging, fetcher, progress)
+            run.files(self._threads)
+            run.links()
+            run.directories()
+        finally:
+            fetcher.close()
+        return run.brought
+
+
+class _Run:
+    """One bringing of one session."""
+
+    def __init__(
+        self,
+        context: Context,
+        session: str,
+        standing: threading.Lock,
+        marks: Marks,
+        ground: Ground,
+        staging: Staging,
+        fetcher: Fetcher,
+        progress: OnProgress,
+    ) -> None:
+        self._c = context
+        self._session = session
+        self._standing = standing
+        self._marks = marks
+        self._ground = ground
+        self._staging = staging
+        self._fetcher = fetcher
+        plan = self._plan = marks.plan()
+        self._tally = Tally(plan, progress)
+        self.brought = self._tally.brought
+        self._modes = {path: stat.mode for path, stat in plan.directories.items()}
+        self._made: set[str] = set()
+        self._filled: set[str] = set()
+        self._todo: Iterator[str] = iter(())
+        self._ready: deque[tuple[Wanted, Stored, Temporary, FileStat]] = deque()
+        self._lock = threading.Lock()
+        self._ended: str | None = None
+        self._raised: list[BaseException] = []
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def files(self, threads: int) -> None:
+        """Fetch all files; the first error of a kind that ends everything is raised when all threads are done."""
+        plan = self._plan
+        folders = parents(plan.files) | parents(path for path, _ in plan.links) | plan.directories.keys()
+        for path in [path for path in plan.files if path + "/" in folders]:
+            del plan.files[path]
+            self._tally.note(Failure(path, _CLASH))
+        self._todo = iter(plan.files)
+        workers = [
+            threading.Thread(target=self._work, name=f"hydrate-{number}", daemon=True)
+            for number in range(min(threads, len(plan.files)) - 1)
+        ]
+        for worker in workers:
+            worker.start()
+        self._work()
+        for worker in workers:
+            worker.join()
+        if self._raised:
+            for _, _, file, _ in self._ready:
+                file.discard()
+            raise self._raised[0]
+        while self._ready:
+            with self._standing:
+                self._place_ready()
+        self._tally.tell(now=True)
+
+    def _work(self) -> None:
+        try:
+            while not self._raised and (path := self._next()) is not None:
+                if self._ended is not None:
+                    self._tally.note(Pending(path, self._ended))
+                else:
+                    self._bring(path)
+        except BaseException as error:  # noqa: BLE001 -- raised again by who waits for this thread
+            self._raised.append(error)
+
+    def _next(self) -> str | None:
+        with self._lock:
+            return next(self._todo, None)
+
+    def _bring(self, path: str) -> None:
+        try:
+            wanted = self._marks.recall(path)
+            if wanted is None:
+                self._note_present(path)
+                return
+            if wanted.replaces is None and (found := self._ground.tree.lstat(self._ground.session, path)) is not None:
+                if isinstance(found, FileStat) and found.kind is Kind.FILE:
+                    self._note_present(path)
+                else:
+                    self._tally.note(Skipped(path, "something that is no file stands there"))
+                return
+            self._make(path.rpartition("/")[0])
+            self._fetch(wanted)
+        except (RootHalted, JournalUnavailable, JournalDamaged):
+            raise
+        except CacheSyncError as error:
+            self._tally.note(self._judge(path, error))
+
+    def _judge(self, path: str, error: CacheSyncError) -> Failure | Pending:
+        """What an error means for a path; some mean the end of all fetching."""
+        if isinstance(error, StoreUnreachable | DiskFull):
+            self._ended = error.advice
+            return Pending(path, error.advice)
+        if isinstance(error, PreconditionFailed | ObjectNotFound):
+            return Pending(path, "another host replaced or deleted it a moment ago")
+        if isinstance(error, StoreTransient):
+            return Pending(path, error.reason)
+        return Failure(path, error.advice)
+
+    def _fetch(self, wanted: Wanted) -> None:
+        file = self._staging.temporary()
+        try:
+            stored = self._fetcher.fetch(self._c.key(self._session, wanted.path), wanted.stored, file)
+            sealed = file.seal(stored.mode, stored.mtime_ns)
+        except BaseException:
+            file.discard()
+            raise
+        self._ready.append((wanted, stored, file, sealed))
+        if self._standing.acquire(blocking=len(self._ready) > _MANY):
+            try:
+                self._place_ready()
+            finally:
+                self._standing.release()
+        self._tally.tell()
+
+    def _place_ready(self) -> None:
+        """Put into place and write down what is ready, of all threads."""
+        placed: list[Placed] = []
+        try:
+            for _ in range(min(len(self._ready), _MANY)):
+                wanted, stored, file, sealed = self._ready.popleft()
+                try:
+                    if (done := self._place(wanted, stored, file, sealed)) is not None:
+                        placed.append(done)
+                except FileUnwritable as error:
+                    self._tally.note(self._judge(wanted.path, error))
+                finally:
+                    file.discard()
+        finally:
+            self._marks.placed(placed)
+        self._tally.fetched([done.stat.size for done in placed])
+
+    def _place(self, wanted: Wanted, stored: Stored, file: Temporary, sealed: FileStat) -> Placed | None:
+        now = self._marks.recall(wanted.path)
+        if now is None or now.stored.version.etag != wanted.stored.version.etag:
+            self._tally.note(Pending(wanted.path, "it changed while it was fetched"))
+            return None
+        if wanted.replaces is None:
+            stat = self._ground.place(file, wanted.path)
+            if stat is None:
+                self._note_present(wanted.path)
+                return None
+        else:
+            expected = now.replaces.stat if now.replaces is not None else None
+            stat = None if expected is None else self._ground.swap(file, wanted.path, expected)
+            if stat is None:
+                self._tally.note(Skipped(wanted.path, _REPLACED))
+                self._note_present(wanted.path)
+                return None
+        self._filled.add(wanted.path.rpartition("/")[0] + "/")
+        if (stat.size, stat.mtime_ns, stat.mode) != (sealed.size, sealed.mtime_ns, sealed.mode):
+            self._note_present(wanted.path)  # somebody has written to it already: a scan will see that
+            return None
+        return Placed(now, stored, stat)
+
+    # -- links and directories -----------------------------------------------------------------------------------------
+
+    def links(self) -> None:
+        """Make the links that stay in the session."""
+        made: list[tuple[str, FileStat]] = []
+        for path, told in self._plan.links:
+            target = told.target or ""
+            if not stays_inside(path, target):
+                self._tally.note(
+                    Skipped(path, f"it leads to {target!r}, which may be outside the session: no link is made")
+                )
+                continue
+            try:
+                self._make(path.rpartition("/")[0])
+                stat = self._ground.place_link(path, target, told.mtime_ns)
+            except FileUnwritable as error:
+                self._tally.note(self._judge(path, error))
+                continue
+            if stat is not None:
+                made.append((path, stat))
+                self._filled.add(path.rpartition("/")[0] + "/")
+        self._marks.placed_others(made)
+
+    def directories(self) -> None:
+        """Make the directories that are empty, and give all of them their modes and times, if nothing is left to be put
+        into them."""
+        plan = self._plan
+        for path in plan.directories:
+            try:
+                self._make(path)
+            except FileUnwritable as error:
+                self._tally.note(self._judge(path, error))
+        if not self.brought.complete:
+            return
+        again = {path: stat for path, stat in plan.standing.items() if path in self._filled}
+        done = []
+        for path, told in deepest_first(plan.directories | again):
+            try:
+                done.append((path, self._ground.finish_directory(path, told.mode, told.mtime_ns)))
+            except FileUnwritable as error:
+                self._tally.note(Failure(path, error.advice))
+        self._marks.placed_others(done)
+
+    def _make(self, directory: str) -> None:
+        if directory in self._made:
+            return
+        for made in self._ground.make_directories(directory, self._modes):
+            self._filled.add(made.rstrip("/").rpartition("/")[0] + "/")
+        self._made.add(directory)
+
+    def _note_present(self, path: str) -> None:
+        found = self._ground.tree.lstat(self._ground.session, path)
+        self._tally.present(found.size if isinstance(found, FileStat) else 0)

@@ -1,0 +1,76 @@
+"""Counting what comes of a bringing, from many threads, and telling of it now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from cachesync.hydrate.marks import Plan
+from cachesync.model import Skipped
+from cachesync.outcomes import OnProgress, Progress
+from cachesync.reports import Failure, Pending
+
+_TELL = 0.1
+
+
+@dataclass(slots=True)
+class Brought:
+    """What came of it."""
+
+    fetched: int = 0
+    fetched_bytes: int = 0
+    present: int = 0
+    present_bytes: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to bring."""
+        return not self.failed and not self.pending
+
+
+class Tally:
+    """Counts; at most ten times a second it is told how far it is."""
+
+    def __init__(self, plan: Plan, progress: OnProgress) -> None:
+        self.brought = Brought(present=plan.present, present_bytes=plan.present_bytes, skipped=plan.skipped)
+        self._files = plan.present + len(plan.files)
+        self._bytes = plan.present_bytes + sum(plan.files.values())
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._told_at = 0.0
+
+    def note(self, what: Failure | Pending | Skipped) -> None:
+        """A path that is not brought."""
+        with self._lock:
+            if isinstance(what, Failure):
+                self.brought.failed.append(what)
+            elif isinstance(what, Pending):
+                self.brought.pending.append(what)
+            else:
+                self.brought.skipped.append(what)
+
+    def present(self, size: int) -> None:
+        """A file that stands here already."""
+        with self._lock:
+            self.brought.present += 1
+            self.brought.present_bytes += size
+
+    def fetched(self, sizes: list[int]) -> None:
+        """Files that were put into place."""
+        with self._lock:
+            self.brought.fetched += len(sizes)
+            self.brought.fetched_bytes += sum(sizes)
+
+    def tell(self, *, now: bool = False) -> None:
+        """Say how far it is, if that is due."""
+        with self._lock:
+            moment, b = time.monotonic(), self.brought
+            if moment - self._told_at < _TELL and not now:
+                return
+            self._told_at = moment
+            done, size = b.fetched + b.present, b.fetched_bytes + b.present_bytes
+        self._progress(Progress(done, self._files, size, self._bytes))

@@ -1,0 +1,154 @@
+"""The journal's side of bringing bytes here and dropping them: what is expected on disk, and what is not any more.
+
+Dropping is written first and bringing last: whatever a process dies between, a file that is missing is never taken for
+deleted, and one that stands is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import join, split, to_columns
+from cachesync.model import Entry, FileStat, Stored
+
+_STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
+_AS_SEEN = "size IS ?6 AND mtime_ns IS ?7 AND ctime_ns IS ?8 AND inode IS ?9 AND mode IS ?10"
+_CLEAN = "gone_at = NULL, synced = generation, unsettled = 0, closed = 0, attempts = 0, error = NULL, failed = 0"
+_DISK = "size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10"
+
+_PLACED = f"""
+UPDATE entry SET resident = 1, target = NULL, {_CLEAN}, {_DISK},
+    stored_mtime_ns = ?12, stored_mode = ?13, sha256 = ?14
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND gone_at IS NULL AND etag = ?5
+AND (resident = 0 OR ({_AS_SEEN} AND labels IS stored_labels)) AND {_STANDS} AND ?11 IS NULL
+"""
+
+_PLACED_OTHER = f"""
+UPDATE entry SET resident = 1, {_CLEAN}, {_DISK}
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = ?5 AND gone_at IS NULL
+AND (resident = 0 OR kind = 'dir' OR ({_AS_SEEN})) AND target IS ?11 AND {_STANDS}
+"""
+
+_RENEWED = f"""
+UPDATE entry SET {_DISK}, target = ?11, unsettled = 0, etag = ?12, version_id = ?13, stored_size = ?14,
+    stored_mtime_ns = ?15, stored_mode = ?16, sha256 = ?17, stored_at = ?18, synced = generation, labels = NULL,
+    stored_labels = NULL
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND gone_at IS NULL AND resident = 1
+AND (generation = ?5 OR ({_AS_SEEN})) AND labels IS stored_labels AND {_STANDS}
+"""
+
+_EVICTED = """
+UPDATE entry SET resident = 0 WHERE session = ? AND dir = ? AND name = ? AND generation = ? AND synced = generation
+AND resident = 1 AND gone_at IS NULL AND unsettled = 0
+"""
+
+_EVICTED_DIRECTORY = """
+UPDATE entry SET resident = 0, synced = generation, mtime_ns = ?, mode = ?
+WHERE session = ? AND dir = ? AND name = ? AND kind = 'dir' AND inode = ? AND mode = ? AND resident = 1
+AND gone_at IS NULL
+"""
+
+
+class Residence:
+    """Each verb is one transaction. ``directory`` is the word for the session's directory that the bytes went into:
+    nothing is written of another one."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def placed(self, name: str, directory: str, files: Iterable[tuple[str, FileStat, Stored]]) -> None:
+        """Files that were brought here: they are clean, if the journal still knows the version they were made from,
+        and nobody has seen anything else at their path."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.executemany(
+                _PLACED,
+                [
+                    (number, *split(path), directory, s.version.etag, *_disk(stat), s.mtime_ns, s.mode, s.sha256)
+                    for path, stat, s in files
+                ],
+            )
+            self._ledger.revise(db, number)
+
+    def placed_others(self, name: str, directory: str, others: Iterable[tuple[str, FileStat]]) -> None:
+        """Links and directories that were made here as the manifest has them."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.executemany(
+                _PLACED_OTHER,
+                [(number, *split(path), directory, stat.kind, *_disk(stat)) for path, stat in others],
+            )
+            self._ledger.revise(db, number)
+
+    def renewed(self, entry: Entry, directory: str, stat: FileStat, stored: Stored) -> None:
+        """A clean file was replaced by the version that another host stored."""
+        number = self._ledger.id(entry.session)
+        where = (number, *split(entry.path), directory, entry.generation)
+        with self._ledger.db.write() as db:
+            db.execute(_RENEWED, (*where, *_disk(stat), *to_columns(stored)))
+            self._ledger.revise(db, number)
+
+    def evicted(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
+        """Files and links that are to be dropped; returns those that are still clean. Durable when it returns."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write(durable=True) as db:
+            return [
+                entry
+                for entry in entries
+                if db.execute(_EVICTED, (number, *split(entry.path), entry.generation)).rowcount
+            ]
+
+    def evicted_directories(self, name: str, directories: Sequence[Entry]) -> list[Entry]:
+        """Directories that are to be removed, now that they are empty: as they were before they were emptied. Returns
+        those that nobody changed. Durable when it returns."""
+        number = self._ledger.id(name)
+        gone = []
+        with self._ledger.db.write(durable=True) as db:
+            for entry in directories:
+                if (s := entry.stat) is None:
+                    continue
+                values = (s.mtime_ns, s.mode, number, *split(entry.path), s.inode, s.mode)
+                if db.execute(_EVICTED_DIRECTORY, values).rowcount:
+                    gone.append(entry)
+        return gone
+
+    def here(self, name: str) -> set[str]:
+        """The clean files that are expected on disk."""
+        rows = self._ledger.db.long(
+            "SELECT dir, name FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NOT NULL"
+            " AND synced = generation AND gone_at IS NULL",
+            (self._ledger.id(name),),
+        )
+        return {join(row[0], row[1]) for row in rows}
+
+    def replaced(self, name: str, listed: Sequence[tuple[str, Stored]]) -> dict[str, Stored]:
+        """Of what a listing shows, the clean files that stand here as another version."""
+        number, replaced = self._ledger.id(name), {}
+        for path, stored in listed:
+            row = self._ledger.db.one(
+                "SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 1 AND kind = 'file'"
+                " AND synced = generation AND gone_at IS NULL AND etag <> ?",
+                (number, *split(path), stored.version.etag),
+            )
+            if row is not None:
+                replaced[path] = stored
+        return replaced
+
+    def opening(self, name: str) -> bool:
+        """Note that the session is being brought here; whether that was so before: it was not brought to its end."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            ((before,),) = db.execute("SELECT opening FROM session WHERE id = ?", (number,)).fetchall()
+            db.execute("UPDATE session SET opening = 1 WHERE id = ?", (number,))
+        return bool(before)
+
+    def opened(self, name: str) -> None:
+        """All of the session is here, and it is open."""
+        with self._ledger.db.write() as db:
+            db.execute("UPDATE session SET opening = 0, state = 'open' WHERE id = ?", (self._ledger.id(name),))
+
+
+def _disk(s: FileStat) -> tuple[object, ...]:
+    return (s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, None if s.target is None else os.fsencode(s.target))

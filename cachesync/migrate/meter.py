@@ -1,0 +1,124 @@
+"""A store that notes what is sent to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from cachesync.migrate.tally import put_requests
+from cachesync.model import Attributes, ObjectInfo, Version
+from cachesync.store.base import Archive, Body, ObjectStore, Resume, Traits
+
+
+class Meter:
+    """The store below, and which objects it took since. ``files`` and ``bytes`` of what was sent are for the eye: bytes
+    count as they are read, and again when they are sent again."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.head = store.head
+        self.get = store.get
+        self.list = store.list
+        self.delete = store.delete
+        self.discard = store.discard
+        self.close = store.close
+        self.files = 0
+        self.bytes = 0
+        self.requests = 0
+        self.moved = 0
+        """Grows with whatever the store confirms, parts of big files too."""
+        self._sent: set[int] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the store below."""
+        return self._store.traits
+
+    @property
+    def archive(self) -> Archive | None:
+        """That of the store below."""
+        return self._store.archive
+
+    def was_sent(self, key: str) -> bool:
+        """Whether an object was stored or copied to ``key``."""
+        return hash(key) in self._sent
+
+    def put(
+        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+    ) -> ObjectInfo:
+        """Store ``body``."""
+        noted = None if resume is None else _Noted(resume, self)
+        info = self._store.put(key, _Metered(body, self), attributes, expect=expect, resume=noted)
+        self._note(key, put_requests(body.size))
+        return info
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        attributes: Attributes | None = None,
+        *,
+        source_version: Version,
+        expect: Version | None,
+    ) -> ObjectInfo:
+        """Copy inside the store."""
+        info = self._store.copy(source, target, attributes, source_version=source_version, expect=expect)
+        self._note(target, 1)
+        return info
+
+    def _note(self, key: str, requests: int) -> None:
+        with self._lock:
+            self.requests += requests
+            self.moved += 1
+            self.files += hash(key) not in self._sent
+            self._sent.add(hash(key))  # a number instead of the key: there may be millions
+
+    def note(self, *, read: int = 0, confirmed: int = 0) -> None:
+        """Bytes are on their way; parts are there."""
+        with self._lock:
+            self.bytes += read
+            self.moved += confirmed
+
+
+class _Metered:
+    """A body that tells how far it was read."""
+
+    def __init__(self, body: Body, meter: Meter) -> None:
+        self._body = body
+        self._meter = meter
+
+    @property
+    def size(self) -> int:
+        return self._body.size
+
+    @property
+    def sha256(self) -> str:
+        return self._body.sha256
+
+    @property
+    def part_size(self) -> int:
+        return self._body.part_size
+
+    @property
+    def part_sha256(self) -> Sequence[str]:
+        return self._body.part_sha256
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._meter.note(read=length)
+        return self._body.read(offset, length)
+
+
+class _Noted:
+    """An upload's memory that tells when a part is through."""
+
+    def __init__(self, resume: Resume, meter: Meter) -> None:
+        self._resume = resume
+        self._meter = meter
+        self.load = resume.load
+        self.started = resume.started
+        self.finished = resume.finished
+
+    def part(self, number: int, etag: str) -> None:
+        self._resume.part(number, etag)
+        self._meter.note(confirmed=1)

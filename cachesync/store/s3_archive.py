@@ -1,0 +1,159 @@
+"""Past versions of objects in a bucket, and links to objects (``store.base.Archive``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent, StoreTransient, UsageError
+from cachesync.model import ObjectInfo, PastObject, Version
+from cachesync.store import s3_fields as fields
+from cachesync.store.base import Download
+from cachesync.store.s3_client import PATIENCE, S3Client
+from cachesync.store.s3_download import Pieces, download
+from cachesync.store.s3_multipart import Uploads
+
+LONGEST = 604_800
+"""Seconds that a link may work: seven days, S3's own limit. Temporary credentials end sooner, and the link with them.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
+
+NULL = "null"
+"""S3's id for the version of an object that was stored while the bucket kept none."""
+
+Compare = Callable[[str, Version | None], ObjectInfo | None]
+"""What stands at a key now; raises PreconditionFailed or ObjectNotFound if it is not what was expected."""
+
+
+class S3Archive:
+    """An ``Archive`` of one bucket. Without versioning each object has one version, which is the newest."""
+
+    def __init__(self, client: S3Client, uploads: Uploads, compare: Compare) -> None:
+        self._client = client
+        self._uploads = uploads
+        self._compare = compare
+
+    def history(self, prefix: str) -> Iterator[PastObject]:
+        """Every version and deletion, 1,000 a request. ``version_id`` is None for a newest version that has no id."""
+        where = prefix or f"s3://{self._client.settings.bucket}"
+        marker: dict[str, Any] = {}
+        while True:
+            page = self._client.call(
+                "list the versions of", where, "list_object_versions", Prefix=prefix, MaxKeys=1000, **marker
+            )
+            yield from _newest_first(
+                [*map(_past, page.get("Versions", ())), *map(_past, page.get("DeleteMarkers", ()))]
+            )
+            if not page.get("IsTruncated"):
+                return
+            names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
+            following = {name: page[next_name] for name, next_name in names.items() if page.get(next_name)}
+            if following in ({}, marker):
+                raise StoreTransient("list the versions of", where, "the store gave the same page twice")
+            marker = following
+
+    def read(self, key: str, version_id: str) -> Download:
+        """Read a past version, verified like the newest one. One request."""
+        with _no_such_version("read", key, version_id):
+            answer, first = download(self._client, key, None, None, version_id)
+        info = fields.info(key, answer.head, int(answer.head["ContentLength"]))
+        return Download(info, Pieces(self._client, answer, first, info, info.size))
+
+    def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
+        """Copy a past version onto its key, inside the bucket. One that is the newest already stays as it is."""
+        newest = self._compared(key, expect)
+        if newest is not None and (newest.version.version_id or NULL) == version_id:
+            return newest
+        with _no_such_version("restore", key, version_id):
+            answer = self._client.call(
+                "restore", key, "head_object", Key=key, VersionId=version_id, ChecksumMode="ENABLED"
+            )
+        found = fields.info(key, answer, int(answer["ContentLength"]))
+        if found.size > self._client.settings.copy_limit:
+            described = fields.described(self._uploads.attributes(found, version_id))
+            version = self._uploads.copy(
+                key, found.version, found.size, key, described, source_id=version_id,
+                expect=expect, check=lambda: self._compared(key, expect),
+            )  # fmt: skip
+        else:
+            version = self._copy(key, version_id, found.version, expect)
+        return ObjectInfo(key, found.size, version, time.time(), found.sha256, dict(found.metadata), found.content_type)
+
+    def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
+        """A signed GET. Works no longer than the credentials that sign it."""
+        if not 1 <= expires <= LONGEST:
+            raise UsageError("link to", key, f"{expires:g} s is no time that a link can last", f"1 to {LONGEST} s")
+        asked = {"Bucket": self._client.settings.bucket, "Key": key}
+        if version_id is not None:
+            asked["VersionId"] = version_id
+        return self._client.run(self._sign(key, asked, int(expires)))
+
+    async def _sign(self, key: str, asked: dict[str, str], expires: int) -> str:
+        async with self._client.using("link to", key) as fs, asyncio.timeout(self._client.settings.timeout):
+            return str(await fs._s3.generate_presigned_url("get_object", Params=asked, ExpiresIn=expires))  # noqa: SLF001
+
+    def _compared(self, key: str, expect: Version | None) -> ObjectInfo | None:
+        try:
+            return self._compare(key, expect)
+        except ObjectNotFound as error:
+            raise PreconditionFailed("restore", key, "the object is gone") from error
+
+    def _copy(self, key: str, version_id: str, version: Version, expect: Version | None) -> Version:
+        settings = self._client.settings
+        answer = self._client.call(
+            "restore", key, "copy_object", patience=PATIENCE, Key=key,
+            CopySource={"Bucket": settings.bucket, "Key": key, "VersionId": version_id},
+            CopySourceIfMatch=fields.quoted(version.etag), **settings.encryption, **fields.condition(expect),
+        )  # fmt: skip
+        return fields.version({"ETag": answer["CopyObjectResult"]["ETag"], "VersionId": answer.get("VersionId")})
+
+
+@contextlib.contextmanager
+def _no_such_version(operation: str, key: str, version_id: str) -> Iterator[None]:
+    """S3's own words for a version that is a deletion (405), or an id that is none (InvalidArgument)."""
+    try:
+        yield
+    except StorePermanent as error:
+        if any(word in str(error.cause) for word in ("405", "MethodNotAllowed", "InvalidArgument")):
+            raise ObjectNotFound(operation, key, f"version {version_id} holds no bytes") from error
+        raise
+
+
+def _past(entry: Mapping[str, Any]) -> PastObject:
+    latest = bool(entry["IsLatest"])
+    version_id = entry.get("VersionId")
+    etag = str(entry.get("ETag", "")).strip('"')
+    modified = entry.get("LastModified")
+    return PastObject(
+        key=entry["Key"],
+        size=int(entry.get("Size", 0)),
+        # As fields.version has it; but a past one can only be asked for by this word.
+        version=Version(etag, None if latest and version_id in ("", NULL) else version_id),
+        modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
+        latest=latest,
+        deleted="ETag" not in entry,
+    )
+
+
+def _newest_first(page: list[PastObject]) -> Iterator[PastObject]:
+    """A page in key order, the newest of a key first.
+
+    S3 gives versions and deletions as two lists, each in order, with times in whole seconds. Of two that have the same
+    time, the one goes first that makes versions and deletions take turns, as they do when files come and go.
+    """
+    by_key: defaultdict[str, tuple[deque[PastObject], deque[PastObject]]] = defaultdict(lambda: (deque(), deque()))
+    for past in page:
+        by_key[past.key][past.deleted].append(past)
+    for _, (versions, deletions) in sorted(by_key.items(), key=lambda item: item[0].encode()):
+        after_deletion = False
+        while versions or deletions:
+            after_deletion = not versions or (
+                bool(deletions)
+                and (deletions[0].latest, deletions[0].modified, not after_deletion)
+                > (versions[0].latest, versions[0].modified, after_deletion)
+            )
+            yield (deletions if after_deletion else versions).popleft()

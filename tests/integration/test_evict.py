@@ -1,0 +1,341 @@
+"""Evicting: only what the store has goes, whatever happens meanwhile, and nothing that is missing counts as deleted."""
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from cachesync.errors import NoSuchSession, StoreUnreachable
+from cachesync.files import place, rename
+from cachesync.policy import Writer
+from tests.flat_store import Crash, FlatStore
+from tests.life import Host, S, look
+
+PREFIX = f"sessions/{S}/"
+
+
+@pytest.fixture
+def a(tmp_path):
+    a = Host(tmp_path / "a", FlatStore())
+    a.write("f", b"1", mode=0o640, mtime_ns=99)
+    a.write("d/e/g", b"22", mtime_ns=98)
+    os.symlink("d/e", a.session / "link")
+    (a.session / "empty").mkdir()
+    os.utime(a.session / "d/e", ns=(5, 5))
+    os.utime(a.session / "d", ns=(6, 6))
+    a.flush()
+    a.before = look(a.session)
+    yield a
+    a.stop()
+
+
+def kept(report):
+    return {row.path: row.reason for row in report.kept}
+
+
+def settled(a):
+    """Everything that a daemon does later on; returns the objects."""
+    a.driven.clock.push(10)
+    a.driven.scan(S)
+    a.driven.pump()
+    if a.session.exists():
+        a.flush()
+    return set(a.store.objects)
+
+
+def without_folder_times(found):
+    """A process that dies in the middle leaves folders with the time at which they were emptied."""
+    return {path: what[:2] if what[0] == "dir" else what for path, what in found.items()}
+
+
+def out(a):
+    return [path for path in (a.root / ".cachesync/staging").rglob("*") if not path.is_dir()]
+
+
+def test_all_that_is_stored_goes_and_the_directory_too(a):
+    objects = set(a.store.objects)
+    report = a.life.evict(S)
+    assert (report.evicted, report.bytes, report.kept, report.exit_code) == (2, 3, [], 0)
+    assert not a.session.exists()
+    assert settled(a) == objects
+    assert a.driven.engine.service.status().sessions[0].safe_to_kill
+    assert a.journal.sessions.counts(S).evicted == 2
+    a.life.open(S)
+    assert look(a.session) == a.before
+    assert a.driven.scan(S).marked == 0
+
+
+def test_what_is_not_stored_stays(a):
+    a.write("d/new", b"new")
+    a.write("f", b"changed")
+    report = a.life.evict(S)
+    assert set(kept(report)) == {"d/new", "f"}
+    assert report.exit_code == 4
+    assert {path for path in look(a.session) if not path.endswith("/")} == {"d", "d/new", "f"}
+    settled(a)
+    assert a.store.objects[PREFIX + "f"].data == b"changed"
+    assert PREFIX + "d/e/g" in a.store.objects
+    assert a.life.evict(S).kept == []
+    a.life.open(S)
+    assert (a.session / "d/new").read_bytes() == b"new"
+
+
+def test_a_directory_that_stays_keeps_its_time(a):
+    with open(a.session / "f", "ab"), open(a.session / "d/e/g", "ab"):
+        a.life.evict(S)
+    assert {p: w for p, w in look(a.session).items() if p in a.before} == {
+        path: a.before[path] for path in ("f", "d", "d/e", "d/e/g")
+    }
+    a.driven.scan(S)
+    assert a.dirty() == set()
+
+
+def test_what_a_program_has_open_for_writing_stays(a):
+    with open(a.session / "f", "ab") as file:
+        report = a.life.evict(S)
+        file.write(b"more")
+    assert list(kept(report)) == ["f"]
+    assert (a.session / "f").read_bytes() == b"1more"
+
+
+def test_reading_does_not_hold_it(a):
+    with open(a.session / "f", "rb") as file:
+        assert a.life.evict(S).kept == []
+        assert file.read() == b"1"
+
+
+def test_what_cannot_be_asked_for_writers_goes_when_it_is_old(a, monkeypatch):
+    monkeypatch.setattr("cachesync.files.tree.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    assert set(kept(a.life.evict(S))) == {"f", "d/e/g"}
+    monkeypatch.setattr(place, "LINGERING", 0.0)
+    assert a.life.evict(S).kept == []
+
+
+def test_ignored_and_special_things_stay(a):
+    a.write(".cachesyncignore", "skipped\n")
+    a.write("skipped", b"not stored")
+    os.mkfifo(a.session / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(a.session / "sock"))
+        a.flush()
+        assert set(kept(a.life.evict(S))) == {"skipped", "pipe", "sock"}
+    assert set(os.listdir(a.session)) == {"skipped", "pipe", "sock"}
+
+
+def test_what_the_store_has_no_more_stays(a):
+    a.store.foreign_delete(PREFIX + "f")
+    a.store.foreign_put(PREFIX + "d/e/g", b"theirs")
+    reasons = kept(a.life.evict(S))
+    assert "deleted" in reasons["f"]
+    assert "replaced" in reasons["d/e/g"]
+    assert (a.session / "f").read_bytes() == b"1"
+
+
+def test_without_a_store_nothing_goes(a):
+    a.store.down = True
+    with pytest.raises(StoreUnreachable):
+        a.life.evict(S)
+    assert look(a.session) == a.before
+
+
+def test_no_such_session(a):
+    with pytest.raises(NoSuchSession):
+        a.life.evict("other")
+    a.life.evict(S)
+    assert a.life.evict(S).evicted == 0
+
+
+def test_a_deletion_that_waits_for_the_store_keeps_the_session(a):
+    (a.session / "f").unlink()
+    assert "f" in kept(a.life.evict(S))
+    assert a.session.is_dir()
+    settled(a)
+    assert PREFIX + "f" not in a.store.objects
+
+
+# -- races -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def meanwhile(a, monkeypatch):
+    """Run something after the journal was written, before a file is taken out."""
+
+    def meanwhile(action):
+        evicted = a.journal.residence.evicted
+
+        def then(name, entries):
+            accepted = evicted(name, entries)
+            action()
+            return accepted
+
+        monkeypatch.setattr(a.journal.residence, "evicted", then)
+
+    return meanwhile
+
+
+def test_a_change_after_the_journal_was_written_is_kept(a, meanwhile):
+    meanwhile(lambda: (a.session / "f").write_bytes(b"changed"))
+    assert list(kept(a.life.evict(S))) == ["f"]
+    settled(a)
+    assert a.store.objects[PREFIX + "f"].data == b"changed"
+    assert (a.session / "f").read_bytes() == b"changed"
+
+
+def test_a_change_that_leaves_size_and_times_alone_is_kept(a, meanwhile):
+    def sly():
+        (a.session / "f").write_bytes(b"2")
+        os.utime(a.session / "f", ns=(99, 99))
+
+    meanwhile(sly)
+    assert list(kept(a.life.evict(S))) == ["f"]
+    settled(a)
+    assert a.store.objects[PREFIX + "f"].data == b"2"
+
+
+def test_a_file_that_is_opened_in_between_goes_back(a, monkeypatch):
+    """The writer comes after the last look and before the file has left."""
+    held: list[Any] = []
+    move = rename.move
+
+    def opened_first(old, old_name, new, new_name):
+        if old_name == "f" and not held:
+            held.append(open(a.session / "f", "ab"))  # noqa: SIM115
+        move(old, old_name, new, new_name)
+
+    monkeypatch.setattr(place, "move", opened_first)
+    report = a.life.evict(S)
+    with held[0] as file:
+        file.write(b"more")
+    assert list(kept(report)) == ["f"]
+    assert (a.session / "f").read_bytes() == b"1more"
+    settled(a)
+    assert a.store.objects[PREFIX + "f"].data == b"1more"
+    assert out(a) == []
+
+
+def test_a_name_that_is_taken_meanwhile_keeps_both(a, monkeypatch):
+    held: list[Any] = []
+    move = rename.move
+
+    def opened_and_replaced(old, old_name, new, new_name):
+        first = old_name == "f" and not held
+        if first:
+            held.append(open(a.session / "f", "ab"))  # noqa: SIM115
+        move(old, old_name, new, new_name)
+        if first:
+            (a.session / "f").write_bytes(b"another")
+
+    monkeypatch.setattr(place, "move", opened_and_replaced)
+    a.life.evict(S)
+    with held[0] as file:
+        file.write(b"more")
+    assert (a.session / "f").read_bytes() == b"another"
+    (beside,) = [path for path in a.session.iterdir() if ".conflict-" in path.name]
+    assert beside.read_bytes() == b"1more"
+    settled(a)
+    assert {a.store.objects[PREFIX + name].data for name in ("f", beside.name)} == {b"another", b"1more"}
+
+
+def test_a_file_put_into_a_directory_that_goes_is_kept(a, monkeypatch):
+    gone = a.journal.residence.evicted_directories
+
+    def then(name, entries):
+        accepted = gone(name, entries)
+        a.write("d/late", b"late")
+        return accepted
+
+    monkeypatch.setattr(a.journal.residence, "evicted_directories", then)
+    a.life.evict(S)
+    assert (a.session / "d/late").read_bytes() == b"late"
+    settled(a)
+    assert a.store.objects[PREFIX + "d/late"].data == b"late"
+    assert PREFIX + "d/e/g" in a.store.objects
+
+
+# -- killed in the middle ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", range(1, 12))
+def test_killed_at_a_write_of_the_journal(a, write):
+    objects = set(a.store.objects)
+    a.driven.crash_at_journal_write(write)
+    try:
+        a.life.evict(S)
+    except Crash:
+        a.crash()
+    a.driven.crash_at_journal_write(0)
+    assert settled(a) == objects
+    a.life.open(S)
+    assert without_folder_times(look(a.session)) == without_folder_times(a.before)
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+def test_killed_while_a_file_is_on_its_way_out(a, monkeypatch, number):
+    """What it held is the store's: it is dropped. What a program wrote to it since is put back."""
+    unlink, left = os.unlink, [number]
+
+    def killed(name, **how):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Crash
+        unlink(name, **how)
+
+    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
+    with pytest.raises(Crash):
+        a.life.evict(S)
+    monkeypatch.undo()
+    (leaving,) = [path for path in out(a) if path.is_file()] or [None]
+    objects = set(a.store.objects)
+    a.crash()
+    a.life.recover()
+    assert out(a) == []
+    assert settled(a) == objects
+    assert leaving is None or not (a.session / leaving.name).exists()
+    a.life.open(S)
+    assert without_folder_times(look(a.session)) == without_folder_times(a.before)
+
+
+def test_killed_on_the_way_out_and_written_to_since(a, monkeypatch):
+    def killed(name, **how):
+        raise Crash
+
+    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
+    with pytest.raises(Crash):
+        a.life.evict(S)
+    monkeypatch.undo()
+    (leaving,) = out(a)
+    data = leaving.read_bytes() + b" and more"
+    leaving.write_bytes(data)
+    path = leaving.relative_to(next(above for above in leaving.parents if above.name == S))
+    a.crash()
+    a.life.recover()
+    assert (a.session / path).read_bytes() == data
+    settled(a)
+    assert a.store.objects[f"{PREFIX}{path}"].data == data
+
+
+def test_what_was_a_directory_the_last_time_may_be_a_file(a):
+    a.life.evict(S)
+    a.write("d", b"a file now")
+    (a.session / "f").mkdir()
+    a.write("f/in")
+    a.flush()
+    assert a.life.evict(S).kept == []
+
+
+def test_many_files(a, monkeypatch):
+    for number in range(1200):
+        a.write(f"many/{number % 9}/{number}", f"{number}")
+    a.flush()
+    batches = []
+    evicted = a.journal.residence.evicted
+
+    def noted(name, some):
+        batches.append(len(some))
+        return evicted(name, some)
+
+    monkeypatch.setattr(a.journal.residence, "evicted", noted)
+    assert a.life.evict(S).evicted == 1202
+    assert len(batches) == 3
+    assert not a.session.exists()
