@@ -494,15 +494,15 @@ def test_who_only_looks_does_no_work(command: str, tmp_path: Path, monkeypatch: 
     asked = []
 
     @contextmanager
-    def open_service(config: Any, *, work: bool) -> Iterator[Any]:
-        asked.append(work)
+    def open_service(config: Any, *, work: bool, create_root: bool) -> Iterator[Any]:
+        asked.append((work, create_root))
         yield object()
 
     monkeypatch.setitem(sys.modules, "cachesync.daemon", SimpleNamespace(open_service=open_service))
     with reach.connect(argparse.Namespace(setting_root=str(tmp_path), command=command)):
         pass
     looking = {"status", "explain", "ls", "cat", "get", "url", "history", "verify"}
-    assert asked == [command not in looking]
+    assert asked == [(command not in looking, command in {"new", "open"})]
 
 
 def test_every_command_that_answers_has_json(run: Run):
