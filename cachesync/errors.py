@@ -235,7 +235,7 @@ class ObjectNotFound(StoreError):
     """The store answered, and has no such object."""
 
     exit_code = ExitCode.NOT_FOUND
-    hint = "cachesync status lists what is known"
+    hint = "cachesync ls shows what there is"
 
 
 class PreconditionFailed(StoreError):

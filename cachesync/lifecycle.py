@@ -21,12 +21,12 @@ from typing import Protocol
 from cachesync.address import Space, parse
 from cachesync.commit import Committer
 from cachesync.context import Context
-from cachesync.errors import NoSuchSession, PreconditionFailed, StoreTransient, UsageError
+from cachesync.errors import NoSuchSession, ObjectNotFound, PreconditionFailed, StoreTransient, UsageError
 from cachesync.evict import Evictor
 from cachesync.files import Ground, Staging, Tree, make_session, make_whole_session
 from cachesync.flush import Flusher
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
-from cachesync.keys import check_session
+from cachesync.keys import check_path, check_session
 from cachesync.learn import Astray, Learner
 from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, VerifyReport, no_progress
 from cachesync.patience import StillRunning, within
@@ -95,8 +95,11 @@ class SessionLife:
         workspace: str | None = None,
         templates: Sequence[str] = (),
     ) -> str:
-        """See verbs.Lifecycle. ``templates`` are names under ``templates/``; ``foundation-template.md`` becomes
-        ``artifacts/foundation.md``. Without templates and with a name of its own making it asks the store nothing."""
+        """See verbs.Lifecycle. ``templates`` are names under ``templates/``, of files or folders;
+        ``foundation-template.md`` becomes ``artifacts/foundation.md``.
+
+        Without templates and with a name of its own making it asks the store nothing.
+        """
         now = datetime.fromtimestamp(self._c.clock(), UTC)
         name = check_session(session) if session else f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         taken = session is not None and (
@@ -106,15 +109,32 @@ class SessionLife:
         about = {"sessionId": name, "workspaceId": workspace, "projectId": project, "createdAt": created}
         files = {"metadata.json": (json.dumps(about, indent=2) + "\n").encode()} | dict.fromkeys(PLACEHOLDERS, b"")
         for template in templates:
-            path = f"artifacts/{template_target(template)}"
-            if path in files:
-                raise UsageError("use the template", template, "another one becomes the same file")
-            address = parse(f"{Space.TEMPLATES}/{template}")
-            files[path] = b"".join(self._c.store.get(address.key(self._c.prefix)).chunks)
+            for path, data in self._template(template):
+                if path in files:
+                    raise UsageError("use the template", template, "another one becomes the same file")
+                files[path] = data
         if taken or not make_whole_session(self._c.tree, self.staging(), name, files):
             raise UsageError("make the session", name, "there is one of this name", "open it, or take another name")
         self._scanner.scan(name)
         return name
+
+    def _template(self, name: str) -> Iterator[tuple[str, bytes]]:
+        """A template's files as they are to stand in the session: one, or all of a folder without the folder's name.
+
+        Raises ObjectNotFound if there is no such template, UsageError and StoreError.
+        """
+        key = parse(f"{Space.TEMPLATES}/{name.removesuffix('/')}").key(self._c.prefix)
+        try:
+            yield f"artifacts/{template_target(name)}", b"".join(self._c.store.get(key).chunks)
+        except ObjectNotFound:
+            found = False
+            for info in self._c.store.list(f"{key}/"):
+                found = True
+                path = check_path(info.key.removeprefix(f"{key}/"))
+                yield f"artifacts/{template_target(path)}", b"".join(self._c.store.get(info.key).chunks)
+            if not found:
+                hint = "cachesync ls templates lists them"
+                raise ObjectNotFound("use the template", name, "there is none of this name", hint) from None
 
     # -- open ----------------------------------------------------------------------------------------------------------
 

@@ -165,10 +165,8 @@ class CloseReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The flush's, then the eviction's."""
-        if not self.closed:
-            return self.flush.exit_code or ExitCode.FAILED
-        return self.evicted.exit_code if self.evicted is not None else ExitCode.DONE
+        """The flush's. What was closed is stored, also where something had to stay here: that is listed."""
+        return ExitCode.DONE if self.closed else self.flush.exit_code or ExitCode.FAILED
 
     def json(self) -> Json:
         """``close --json``."""

@@ -11,7 +11,8 @@ from contextlib import closing
 from cachesync.cli.arguments import SETTING
 from cachesync.cli.bar import on_terminal
 from cachesync.cli.phrases import count, duration, listed, one_line, size
-from cachesync.cli.reach import Connect, load_config
+from cachesync.cli.reach import Connect, check_daemons_store, load_config
+from cachesync.control.client import ControlClient
 from cachesync.outcomes import MigrateReport, no_progress
 
 PRICES = "S3 Standard: $0.005 per 1,000 PUT requests, $0.023 per GB and month"
@@ -20,6 +21,9 @@ PRICES = "S3 Standard: $0.005 per 1,000 PUT requests, $0.023 per GB and month"
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Migrate, print, and return the exit code. Raises CacheSyncError."""
+    here = load_config(options)
+    if here.embedded and (client := ControlClient(here.socket)).is_serving():
+        check_daemons_store(client, here)  # nothing is configured: whoever runs a daemon here means its store
     setattr(options, f"{SETTING}root", str(options.source))
     config = load_config(options)
     from cachesync.migrate import elsewhere, migrate, rehearse

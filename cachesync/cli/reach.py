@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cachesync.cli.arguments import SETTING
 from cachesync.control.client import ControlClient
-from cachesync.errors import DaemonUnavailable, RootLocked
+from cachesync.errors import ConfigError, DaemonUnavailable, RootLocked
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -45,6 +45,14 @@ def load_config(options: argparse.Namespace) -> Config:
     return config
 
 
+def check_daemons_store(client: ControlClient, config: Config) -> None:
+    """Raise ConfigError if the daemon stores elsewhere than somebody asks for."""
+    store = client.status().store
+    if store != config.store.shown:
+        hint = "leave --store out to work with that one, or name another root"
+        raise ConfigError("use the store", config.store.shown, f"the daemon of this root stores in {store}", hint)
+
+
 @contextmanager
 def connect(options: argparse.Namespace) -> Iterator[Verbs]:
     """The verbs, for the time of the block. Raises DaemonUnavailable if the root is owned and its owner is silent."""
@@ -55,6 +63,8 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
         verbs: Verbs | None = None
         while verbs is None:
             if client.is_serving():
+                if hasattr(options, f"{SETTING}store"):
+                    check_daemons_store(client, config)
                 verbs = client
                 break
             from cachesync.daemon import open_service

@@ -59,7 +59,7 @@ class CacheSyncFileSystem(Lookups):
     def artifacts(self) -> Artifacts:
         """The verbs: the daemon's while one serves, else those of a store that this process opens.
 
-        Raises CacheSyncError: ConfigError, DaemonUnavailable.
+        Raises CacheSyncError: ConfigError (also where the root is stored elsewhere), DaemonUnavailable.
         """
         from cachesync.config import load
         from cachesync.control.client import ControlClient
@@ -72,7 +72,9 @@ class CacheSyncFileSystem(Lookups):
             pid = os.getpid()
             if self._own is None or self._own[0] != pid:  # connections do not survive a fork
                 from cachesync.artifact_store import ArtifactStore
+                from cachesync.journal import check_store
 
+                check_store(config.state / "journal.db", config.store.shown)
                 store = ArtifactStore(config=config)
                 weakref.finalize(self, _let_go, pid, store).atexit = False  # the process's end closes sockets too
                 self._own = (pid, store)

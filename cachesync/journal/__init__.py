@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cachesync.errors import ConfigError
-from cachesync.journal.database import set_aside
+from cachesync.journal.database import set_aside, store_of
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.residence import Residence
@@ -18,7 +18,7 @@ from cachesync.journal.sessions import Sessions
 from cachesync.journal.uploads import Uploads
 from cachesync.journal.work import Work
 
-__all__ = ["Journal", "Known", "set_aside"]
+__all__ = ["Journal", "Known", "check_store", "set_aside"]
 
 
 class Journal:
@@ -48,11 +48,7 @@ class Journal:
             with self._ledger.db.write(durable=True) as db:
                 db.execute("UPDATE meta SET store = ?", (store,))
         elif known not in (None, store):
-            hint = (
-                "start its daemon again (make run), or set the store to that one;"
-                " to store all of it anew elsewhere, move journal.db out of the state folder"
-            )
-            raise ConfigError("use the store", store, f"this root is stored in {known}", hint)
+            raise _stored_elsewhere(known, store)
 
     def close(self) -> None:
         """Let the file go."""
@@ -65,3 +61,18 @@ class Journal:
     def generation(self) -> int:
         """The last generation given out."""
         return self._ledger.generation()
+
+
+def check_store(path: Path, store: str) -> None:
+    """Raise ConfigError if the journal at ``path``, if there is one, is bound to another store."""
+    known = store_of(path)
+    if known not in (None, store):
+        raise _stored_elsewhere(known, store)
+
+
+def _stored_elsewhere(known: str | None, store: str) -> ConfigError:
+    hint = (
+        "start its daemon again (make run), or set the store to that one;"
+        " to store all of it anew elsewhere, move journal.db out of the state folder"
+    )
+    return ConfigError("use the store", store, f"this root is stored in {known}", hint)

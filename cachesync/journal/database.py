@@ -165,6 +165,16 @@ def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged |
     return JournalDamaged(operation, str(path), error)
 
 
+def store_of(path: Path) -> str | None:
+    """The store that the journal at ``path`` is bound to, without opening it for work; None if that cannot be told."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            ((store,),) = db.execute("SELECT store FROM meta").fetchall()
+    except (sqlite3.Error, ValueError):
+        return None
+    return None if store is None else str(store)
+
+
 def set_aside(path: Path, stamp: str) -> Path:
     """Rename a damaged journal and what belongs to it out of the way, keeping it. Returns the new name."""
     kept = path.with_name(f"{path.name}.damaged-{stamp}")

@@ -78,6 +78,16 @@ def test_a_session_that_is_here_or_in_the_store_is_not_made_again(a, b):
     assert not (b.root / "other").exists()
 
 
+def test_a_template_may_be_a_folder(a):
+    a.store.foreign_put("templates/kit/terraform/main.tf", b"tf")
+    a.store.foreign_put("templates/kit/dashboard-template.yaml", b"d")
+    a.store.foreign_put("templates/kit-other", b"not in it")
+    a.life.new(S, templates=["kit"])
+    assert (a.session / "artifacts/terraform/main.tf").read_bytes() == b"tf"
+    assert (a.session / "artifacts/dashboard.yaml").read_bytes() == b"d"
+    assert not (a.session / "artifacts/kit-other").exists()
+
+
 def test_templates_are_copied_in(a):
     a.store.foreign_put("templates/foundation-template.md", b"# base")
     a.store.foreign_put("templates/sub/plain.yaml", b"plain: 1")
