@@ -76,7 +76,8 @@ class SessionLife:
 
     def recover(self) -> None:
         """Finish or take back what a process that died had begun; the first verb does it as well."""
-        self.staging()
+        if Staging.is_left_in(self._c.tree):
+            self.staging()
 
     def stop(self) -> None:
         """Let the staging folder go."""

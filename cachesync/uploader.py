@@ -229,8 +229,7 @@ class Uploader:
         try:
             sent = self.transfer.run(session, path)
         except JournalUnavailable as error:
-            logger.warning("%s", error, extra={"session": session, "path": path})
-            self._hold_off()
+            self._without_journal(error, session, path)
         except Exception as error:  # noqa: BLE001 -- whatever it was, the entry must be tried again
             self._judge(session, path, error, begun)
         else:
@@ -270,13 +269,15 @@ class Uploader:
                 reason = error.advice if verdict.failed else error.reason
             self._journal.work.fail(entry, tried_at=begun, due_at=due_at, error=reason, failed=verdict.failed)
         except CacheSyncError as second:
-            logger.warning("%s", second, extra={"session": session, "path": path})
-            self._hold_off()
+            self._without_journal(second, session, path)
             return
         level = logging.WARNING if (verdict.failed and not entry.failed) or entry.attempts == 0 else logging.DEBUG
         facts = {"session": session, "path": path, "attempts": entry.attempts + 1, "again_in": round(due_at - now, 2)}
         logger.log(level, "not stored: %s", error, extra=facts, exc_info=not expected)
 
-    def _hold_off(self) -> None:
+    def _without_journal(self, error: CacheSyncError, session: str, path: str) -> None:
+        """Nothing can be noted: begin nothing for a second. At the end the journal is closed under what still hangs."""
         with self._changed:
             self._pace.paused_until = self._clock() + 1.0
+            level = logging.DEBUG if self._stopping else logging.WARNING
+        logger.log(level, "%s", error, extra={"session": session, "path": path})

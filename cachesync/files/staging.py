@@ -118,6 +118,15 @@ class Staging:
             self._let_go()
             raise
 
+    @staticmethod
+    def is_left_in(tree: Tree) -> bool:
+        """Whether some life before this one has used the folder."""
+        try:
+            os.stat(f"{RESERVED}/{_FOLDER}", dir_fd=tree.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def _enter(self, parent: int, name: str) -> int:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)

@@ -162,7 +162,7 @@ def test_p03_a_frozen_daemon_does_not_hold_a_flush_beyond_its_timeout(host: Host
     finally:
         host.thaw()
     assert done.code == 4
-    assert done.seconds < 5
+    assert done.seconds < 10
 
 
 def test_p03_names_that_are_no_session(host: Host):
