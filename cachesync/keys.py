@@ -82,6 +82,19 @@ def is_reserved(path: str) -> bool:
     return path.split("/", 1)[0] == RESERVED
 
 
+def stays_inside(path: str, target: str) -> bool:
+    """Whether a link at ``path`` that leads to ``target`` is sure to stay in its session.
+
+    ".." counts at the beginning only, where it leaves directories that we made; after a name it might leave what
+    another link leads to.
+    """
+    if target.startswith("/"):
+        return False
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    return ups <= path.count("/") and ".." not in parts[ups:]
+
+
 def manifest_key(prefix: str, session: str) -> str:
     """Where the session's manifest is."""
     return session_prefix(prefix, session) + f"{RESERVED}/manifest.json"

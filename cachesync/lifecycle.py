@@ -156,6 +156,7 @@ class SessionLife:
                 make_session(self._c.tree, session)
                 self._scanner.scan(session)  # it learns which directory it is
                 brought = self._bring(session, staging, astray, progress)
+                self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
             counts = self._c.journal.sessions.counts(session)
             if lazy:
                 here = counts.files - counts.evicted

@@ -90,6 +90,7 @@ class Entry:
     failed: bool
     labels: Labels | None = None
     relabelled: bool = False
+    hidden: bool = False
 
     @property
     def dirty(self) -> bool:

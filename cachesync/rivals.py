@@ -48,6 +48,16 @@ class Rivals:
                 last = error
         raise last
 
+    def keep_hidden(self, entry: Entry, key: str) -> Version | None:
+        """A file was made where only the store had bytes: keep those beside it, whoever wrote them. Returns the version
+        that may be replaced then. Raises StoreError."""
+        try:
+            theirs = with_digest(self._c.store, self._c.store.head(key))
+        except ObjectNotFound:
+            return None
+        self._keep(entry, key, theirs)
+        return theirs.version
+
     def _keep(self, entry: Entry, key: str, theirs: ObjectInfo) -> None:
         """Keep another writer's bytes beside the file, in the store, as an entry of the session.
 

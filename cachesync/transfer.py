@@ -147,11 +147,14 @@ class Transfer:
         carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id)
         expect = None if base is None else base.version
         resume = JournalResume(self._c.journal, entry.session, entry.path)
+        if entry.hidden and base is not None and base.sha256 != body.sha256:
+            expect = self._rivals.keep_hidden(entry, key)
         try:
             if (
                 base is not None
                 and entry.stored is not None
                 and entry.stored.sha256 is None
+                and not entry.hidden
                 and base.sha256 != body.sha256
             ):
                 raise PreconditionFailed("store", key, "another writer's bytes stand there")

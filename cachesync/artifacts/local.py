@@ -7,6 +7,7 @@ The bytes go where the agent sees them, and the same uploader stores them under 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from cachesync.address import Address
 from cachesync.context import Context
 from cachesync.errors import (
     ObjectNotFound,
+    PreconditionFailed,
     StoreError,
     StorePermanent,
     StoreTransient,
@@ -112,12 +114,14 @@ class Local:
         self._c.key(session, path)
         if reason := self.root.scanner.left_out(session, path):
             raise Unstorable("put", str(address), f"it would not be stored: {reason}")
-        started, size = self._c.clock(), 0
+        self._settle(address)
+        started, size, digest = self._c.clock(), 0, hashlib.sha256()
         with contextlib.ExitStack() as stack:
             file = self.root.staging().temporary()
             stack.callback(file.discard)
             for chunk in chunks:
                 file.write(chunk, size)
+                digest.update(chunk)
                 size += len(chunk)
             self._adopt(address)
             found = self._c.tree.lstat(session, path)
@@ -127,6 +131,7 @@ class Local:
         hints = {directory.rstrip("/"): Hint.CHANGED for directory in made}
         self.root.scanner.notice(session, hints | {path: Hint.CHANGED | Hint.CLOSED})
         entries = self._c.journal.entries
+        entries.reveal(session, path)
         entries.label(session, path, None if labels == Labels() else labels, self._c.clock())
         marked = entries.entry(session, path)
         generation = 0 if marked is None else marked.generation
@@ -138,7 +143,20 @@ class Local:
 
         entry = self._await(address, stored, started, self.root.patience + size / _SLOWEST)
         assert entry is not None, "stored() says so"  # noqa: S101 -- an invariant, not a check of input
+        if entry.stored is None or entry.stored.sha256 != digest.hexdigest():
+            hint = "the newer file is stored; put it again if it should be this one"
+            raise PreconditionFailed("put", str(address), "it was overwritten here before the store had it", hint)
         return entry
+
+    def _settle(self, address: Address) -> None:
+        """Let the store have first what the file holds that is to be replaced, so that it is a past version after."""
+        session, path = address.name, address.path
+        self.root.scanner.notice(session, {path: Hint.CHANGED | Hint.CLOSED})
+        entry = self._c.journal.entries.entry(session, path)
+        if entry is None or not entry.dirty or entry.tombstone or entry.kind is not Kind.FILE or entry.failed:
+            return
+        patience = self.root.patience + (entry.stat.size if entry.stat else 0) / _SLOWEST
+        self._await(address, lambda now: now is None or not now.dirty or now.tombstone, self._c.clock(), patience)
 
     def remove(self, address: Address) -> bool:
         """Remove the file or link, and return when the store has no object of it that is ours; False if none stands

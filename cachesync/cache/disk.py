@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import diskcache
 
+_GIB = 1024**3
+
 LONGEST = 4 * 1024 * 1024
 """Bytes of the longest value."""
 
@@ -78,6 +80,17 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
     def remove(self, file_path: object) -> None:
         """Remove a value's file, if it is there."""
         remove_value(Path(self._directory), _checked(file_path))
+
+
+def has_room(folder: Path, need: int) -> bool:
+    """Whether the disk can spare ``need`` bytes: the last twentieth of it, and of small disks the last quarter up to
+    1 GiB, is for those who write files."""
+    try:
+        at = os.statvfs(folder)
+    except OSError:
+        return True  # what is wrong with it, the write will tell
+    whole = at.f_blocks * at.f_frsize
+    return at.f_bavail * at.f_frsize - need >= max(whole // 20, min(_GIB, whole // 4))
 
 
 def _checked(name: object) -> str:

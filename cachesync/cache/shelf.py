@@ -131,7 +131,7 @@ class Shelf:
     def keep(self, row: bytes, block: Block) -> None:
         """Fill a row, if there is room for it or can be made."""
         need = self._room.need(len(block.data))
-        if not need or self._clock() < self._full_until:
+        if not need or self._clock() < self._full_until or not disk.has_room(self._folder, need):
             return
         self._check_place()
         evicted = self._run(lambda database: self._room.make(database, need), None)

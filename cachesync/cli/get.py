@@ -22,11 +22,11 @@ from cachesync.cli.flush import worst
 from cachesync.cli.ls import inside, relative
 from cachesync.cli.phrases import count, failures, one_line, size
 from cachesync.cli.reach import Connect
-from cachesync.errors import CacheSyncError, ObjectNotFound, UsageError
+from cachesync.errors import CacheSyncError, FileUnwritable, ObjectNotFound, UsageError
 from cachesync.files.beneath import HOLD, open_beneath
 from cachesync.files.rename import move
 from cachesync.files.staging import make_directories, translated
-from cachesync.keys import check_path, printable
+from cachesync.keys import check_path, printable, stays_inside
 from cachesync.model import Kind
 from cachesync.outcomes import Artifact, OnProgress, Progress, no_progress
 from cachesync.reports import Failure
@@ -135,6 +135,10 @@ def _place(
         folder = open_beneath(top, parent, HOLD | os.O_DIRECTORY)
     try:
         if artifact.kind == Kind.LINK:
+            if not stays_inside(path, artifact.target or ""):
+                raise FileUnwritable(
+                    "make the link", path, f"it leads to {artifact.target!r}, which may be outside", "not made"
+                )
             with _temporary(folder, name, force=force) as temporary:
                 os.symlink(artifact.target or "", temporary, dir_fd=folder)
             return 0

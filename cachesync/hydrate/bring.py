@@ -27,8 +27,9 @@ from cachesync.errors import (
 )
 from cachesync.files import Ground, Staging, Temporary
 from cachesync.hydrate.fetch import Fetcher
-from cachesync.hydrate.marks import Marks, Placed, Wanted, deepest_first, parents, stays_inside
+from cachesync.hydrate.marks import Marks, Placed, Wanted, deepest_first, parents
 from cachesync.hydrate.tally import Brought, Tally
+from cachesync.keys import stays_inside
 from cachesync.model import FileStat, Kind, Skipped, Stored
 from cachesync.outcomes import OnProgress, no_progress
 from cachesync.reports import Failure, Pending

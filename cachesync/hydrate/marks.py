@@ -181,19 +181,6 @@ def parents(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def stays_inside(path: str, target: str) -> bool:
-    """Whether a link at ``path`` that leads to ``target`` is sure to stay in its session.
-
-    ".." counts at the beginning only, where it leaves directories that we made; after a name it might leave what
-    another link leads to.
-    """
-    if target.startswith("/"):
-        return False
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
-    return ups <= path.count("/") and ".." not in parts[ups:]
-
-
 def deepest_first(directories: Mapping[str, FileStat]) -> Iterator[tuple[str, FileStat]]:
     """Directories, each after all that lie in it."""
     return iter(sorted(directories.items(), key=lambda item: (-item[0].count("/"), os.fsencode(item[0]))))

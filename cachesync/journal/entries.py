@@ -17,6 +17,7 @@ ON CONFLICT DO UPDATE SET
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
     etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file'
                 AND (tried_at IS NOT NULL OR born <= ?15) THEN '' ELSE etag END,
+    hidden = hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL),
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
     closed = ?12, due_at = ?13, resident = 1, gone_at = NULL, attempts = 0, error = NULL, failed = 0
 """
@@ -63,6 +64,14 @@ class Entries:
                 " WHERE session = ?4 AND dir = ?5 AND name = ?6 AND kind = 'file' AND gone_at IS NULL AND resident = 1"
                 " AND labels IS NOT ?1",
                 (text, generation, now, number, *split(path)),
+            )
+
+    def reveal(self, name: str, path: str) -> None:
+        """Whoever made the file here asked to replace what the store has under its name."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET hidden = 0 WHERE session = ? AND dir = ? AND name = ?",
+                (self._ledger.id(name), *split(path)),
             )
 
     def mark_tree_gone(self, name: str, directory: str, due_at: float, now: float) -> int:

@@ -11,7 +11,8 @@ from cachesync.model import Entry, FileStat, Kind, Labels, Stored, Version
 
 ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
     target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,
-    puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels"""
+    puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels,
+    hidden"""
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
     synced < generation, dirty_since, stored_at"""
@@ -62,7 +63,7 @@ def to_entry(session: str, row: Row) -> Entry:
     parent, name, kind, born, generation, absent, synced, resident = row[:8]
     size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[8:17]
     etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[17:26]
-    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled = row[26:]
+    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled, hidden = row[26:]
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
@@ -100,6 +101,7 @@ def to_entry(session: str, row: Row) -> Entry:
         failed=bool(failed),
         labels=None if labels is None else _to_labels(labels),
         relabelled=bool(relabelled),
+        hidden=bool(hidden),
     )
 
 

@@ -53,6 +53,8 @@ CREATE TABLE entry (
     target          BLOB,                        -- of a link
     gone_at         REAL,                        -- when a resident path was first seen missing
     closed          INTEGER NOT NULL DEFAULT 0,  -- the last hint was a writer's close
+    hidden          INTEGER NOT NULL DEFAULT 0,  -- a file was made here of whose name only the store had bytes: whoever
+                                                 -- made it saw nothing of them
     unsettled       INTEGER NOT NULL DEFAULT 0,  -- the bytes may have changed since without a trace in the stat
     -- the store, as last confirmed (NULL: never stored)
     etag            TEXT,                        -- '': an answer was lost, there may be an object

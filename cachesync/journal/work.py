@@ -19,7 +19,8 @@ ON CONFLICT DO UPDATE SET
     due_at = CASE WHEN ?13 AND ?12 AND generation > ?4 THEN max(due_at, ?11 + ?14) ELSE due_at END,
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
     stored_labels = CASE WHEN ?12 THEN ?15 ELSE stored_labels END,
-    puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0
+    puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0,
+    hidden = hidden AND NOT ?13
 """
 
 _CONFIRM_DISK = """

@@ -593,7 +593,9 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("length", [50 * KIB, 8 * KIB], ids=["files", "inline"])
-def test_a_disk_that_fills_up(small_disk, clock, length):
+def test_a_disk_that_fills_up(small_disk, clock, length, monkeypatch):
+    """All the same: others may write between the look at what is free and our writing."""
+    monkeypatch.setattr("cachesync.cache.disk.has_room", lambda *_: True)
     cache = BlockCache(small_disk / "cache", 64 * MIB, clock=clock)
     put(cache, "first", b"f" * length)
     filler = small_disk / "filler"
@@ -609,6 +611,18 @@ def test_a_disk_that_fills_up(small_disk, clock, length):
     clock.now += PAUSE
     put(cache, "late", b"l" * length)
     assert get(cache, "late") == b"l" * length
+    cache.close()
+
+
+def test_the_last_of_a_disk_is_left_to_those_who_write_files(small_disk, clock):
+    whole = os.statvfs(small_disk)
+    cache = BlockCache(small_disk / "cache", 64 * MIB, clock=clock)
+    for number in range(200):
+        put(cache, "k", b"x" * 50 * KIB, number)
+    assert get(cache, "k", 0) is not None
+    left = os.statvfs(small_disk)
+    assert left.f_bavail * left.f_frsize > whole.f_blocks * whole.f_frsize // 5
+    (small_disk / "an agent's").write_bytes(b"x" * (whole.f_blocks * whole.f_frsize // 5))
     cache.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cachesync.errors import NoSuchSession, ObjectNotFound, StoreUnreachable, UsageError
 from cachesync.hydrate import fetch
-from cachesync.hydrate.marks import stays_inside
+from cachesync.keys import stays_inside
 from cachesync.outcomes import Progress
 from cachesync.watcher import Hint
 from tests.flat_store import Crash, Fault, FlatStore
