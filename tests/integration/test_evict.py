@@ -339,3 +339,26 @@ def test_many_files(a, monkeypatch):
     assert a.life.evict(S).evicted == 1202
     assert len(batches) == 3
     assert not a.session.exists()
+
+
+def test_p09_a_file_made_where_only_the_store_has_bytes_replaces_nothing_in_silence(a):
+    """Whoever appends to an evicted file makes a new one: what was stored is kept beside it."""
+    a.life.evict(S)
+    a.session.mkdir(exist_ok=True)
+    a.write("f", b"a late line")
+    report = a.driven.flush(S)
+    assert report.stored
+    (conflict,) = report.conflicts
+    assert conflict.path == "f"
+    assert a.store.objects[f"{PREFIX}f"].data == b"a late line"
+    assert a.store.objects[f"{PREFIX}{conflict.kept_as}"].data == b"1"
+    a.write("f", b"and another")
+    assert a.driven.flush(S).conflicts == []
+
+
+def test_the_same_bytes_made_again_are_no_conflict(a):
+    a.life.evict(S)
+    a.session.mkdir(exist_ok=True)
+    a.write("f", b"1")
+    assert a.driven.flush(S).conflicts == []
+    assert not [key for key in a.store.objects if "conflict" in key]
