@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -52,7 +49,6 @@ class Flusher:
         self._uploader = uploader
         self._transfer = transfer
         self._committer = committer
-        self._waiting: Counter[str] = Counter()
 
     def flush(
         self,
@@ -86,7 +82,7 @@ class Flusher:
             if not steady and not self._c.watched:
                 report = replace(report, pending=[Pending(".", "files were moved whenever it was scanned")])
             elif scan.finished:
-                with self._uploader.urgent(session, deletes=steady and not patient), self._counted(session):
+                with self._uploader.urgent(session, deletes=steady and not patient):
                     report = self._wait(session, report, scan, deadline)
             else:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
@@ -131,15 +127,6 @@ class Flusher:
         row = self._c.journal.sessions.get(session)
         return row.lost if row is not None and self._c.tree.session_directory(session) is None else 0
 
-    @contextmanager
-    def _counted(self, session: str) -> Iterator[None]:
-        """Count who waits: each looks at the journal now and then, and together they must not hold up the uploads."""
-        self._waiting[session] += 1
-        try:
-            yield
-        finally:
-            self._waiting[session] -= 1
-
     # -- the barrier ---------------------------------------------------------------------------------------------------
 
     def _wait(self, session: str, report: FlushReport, scan: ScanResult, deadline: float) -> FlushReport:
@@ -158,8 +145,8 @@ class Flusher:
             elif expired or now >= look_at:
                 failed, pending = self._left(session, barrier, started)
                 cost = time.monotonic() - now
-                # A hundred thousand paths take longer to look at.
-                look_at = now + max(_FULL_LOOK, 20 * cost * self._waiting.total())
+                # A hundred thousand paths take longer to look at, and many who look must not hold up the uploads.
+                look_at = now + max(_FULL_LOOK, 10 * cost * self._uploader.waited_for())
                 if pending and self._c.journal.work.untried(session, generation):
                     look_at = max(look_at, now + _SLOW_LOOK)  # there is a way to go, and looking costs the uploads
             if not pending or expired:

@@ -76,7 +76,7 @@ class Rivals:
         conflict = Conflict(entry.path, path)
         kept = replace(attributes.to_stored(theirs), version=copied.version)
         self._c.journal.sessions.add_conflict(entry.session, conflict, kept, self._c.clock())
-        sentence = "another writer changed the object: its bytes are kept"
+        sentence = "the object holds what was not seen here: its bytes are kept"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path, "kept_as": path})
 
     def is_ours(self, info: ObjectInfo) -> bool:

@@ -114,6 +114,11 @@ class Uploader:
         """Whether somebody waits for this session."""
         return self._flushing[session] > 0
 
+    def waited_for(self) -> int:
+        """How many wait, for whatever session."""
+        with self._changed:
+            return self._flushing.total()
+
     def is_believing(self, session: str) -> bool:
         """Whether the session's deletions are believed at once."""
         return self._believing[session] > 0

@@ -23,6 +23,7 @@ from cachesync.errors import (
     FileUnwritable,
     NoSuchSession,
     ObjectNotFound,
+    PreconditionFailed,
     StorePermanent,
     StoreTransient,
     StoreUnreachable,
@@ -441,6 +442,30 @@ def test_a_put_to_a_local_session_is_a_file_and_an_object(host, store, kind):
     assert artifact.uri == "s3://bucket/sessions/s/d/e/a.md"
     assert artifact.sha256 == hashlib.sha256(b"hello").hexdigest()
     assert not os.listdir(host.engine.lifecycle.staging().inward)
+
+
+def test_a_put_that_is_overwritten_before_it_is_stored_says_so(host, store, monkeypatch):
+    local = host.verbs._local
+    place = local._place
+
+    def overwritten(file, address):
+        made = place(file, address)
+        (host.session / "a.md").write_bytes(b"the agent's")
+        return made
+
+    monkeypatch.setattr(local, "_place", overwritten)
+    with pytest.raises(PreconditionFailed, match="overwritten"):
+        put(host.verbs, "s/a.md", b"hello")
+    assert store.get("sessions/s/a.md").info.size == len(b"the agent's")
+
+
+def test_what_a_put_replaces_is_stored_before(host, store):
+    (host.session / "a.md").write_bytes(b"not stored yet")
+    put(host.verbs, "s/a.md", b"hello")
+    if store.archive is not None:
+        sizes = [past.size for past in host.verbs.history(parse("s/a.md"))]
+        assert sizes == [len(b"hello"), len(b"not stored yet")]
+    assert store.head("sessions/s/a.md").metadata["version"] == "2"
 
 
 def test_labels_outlive_a_change_of_the_file_but_not_its_deletion(host, store):
