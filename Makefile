@@ -1,6 +1,7 @@
 # make run, make test, make lint, make clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
 
 PYTHON ?= python3
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -11,10 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 run: $(VENV)/.installed-run
 	$(BIN)/cachesync run --dev-server .dev-s3
 
-# Many tests wait for real processes under a deadline. What fails beside others on a busy machine is run again alone, once,
-# and has to pass then; both runs are in the output.
+# Many tests wait for real processes, so there are more workers than the two processors of a small machine. They do so
+# under a deadline: what fails beside others is run again alone, once, and has to pass then; both runs are in the output.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

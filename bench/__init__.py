@@ -1,1 +1,1 @@
-"""Benchmarks: how fast bytes get to the store, against a raw PUT loop on the same machine in the same run."""
+"""Benchmarks: how fast bytes get to the store and back, against raw requests on the same machine in the same run."""

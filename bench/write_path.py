@@ -90,10 +90,10 @@ async def _latencies(folder: Path, server: DevServer, signer: Signer, prefix: st
     return times
 
 
-def flush(root: Path, env: dict[str, str]) -> float:
+def flush(root: Path, env: dict[str, str], session: str = "s") -> float:
     """``cachesync flush`` as a process of its own, without a daemon; returns seconds."""
     begun = time.perf_counter()
-    subprocess.run([*CACHESYNC, "flush", "s", "--root", str(root)], env=env, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*CACHESYNC, "flush", session, "--root", str(root)], env=env, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
 
 

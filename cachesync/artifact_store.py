@@ -31,7 +31,7 @@ from cachesync.model import Kind
 from cachesync.outcomes import Artifact, PastVersion
 from cachesync.reader import Reader
 from cachesync.stores import open_store
-from cachesync.verbs import Reading
+from cachesync.verbs import DEFAULT_EXPIRES, Reading
 
 REVALIDATE = 0.0
 """Every read asks whether what is cached is the newest."""
@@ -101,6 +101,11 @@ class ArtifactStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """For a block of many uploads and deletes: each is stored when it returns, and the manifest of a session that
+        was flushed is written once, at the end, instead of after each. Raises StoreError there."""
+        return self._artifacts.together()
+
     # -- as the design note has them -----------------------------------------------------------------------------------
 
     def upload(
@@ -111,17 +116,21 @@ class ArtifactStore:
         metadata: Mapping[str, object] | None = None,
         *,
         content_type: str | None = None,
+        overwrite: bool = True,
     ) -> str:
         """Store text (as UTF-8), bytes, a file by its Path, or what an open file still holds; returns the URI.
 
-        What was there is replaced, whoever wrote it. ``metadata`` are artifactType, projectId, version and the like;
-        None in them counts as not given. Raises UsageError, Unstorable, FileUnreadable, StoreError.
+        What was there is replaced, whoever wrote it; without ``overwrite`` that is ArtifactExists instead, and of many
+        who try at once one gets through. ``metadata`` are artifactType, projectId, version and the like; None in them
+        counts as not given. Raises UsageError, Unstorable, ArtifactExists, FileUnreadable, StoreError.
         """
         address = _address(session, path)
         given = {name: str(value) for name, value in (metadata or {}).items() if value is not None}
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(_opened(content)) if isinstance(content, Path) else _source(content)
-            artifact = self._artifacts.put(address, source, content_type=content_type, metadata=given)
+            artifact = self._artifacts.put(
+                address, source, content_type=content_type, metadata=given, overwrite=overwrite
+            )
         return f"{self._url}/{artifact.key}"
 
     def download(self, session: str, path: str, *, version_id: str | None = None) -> bytes:
@@ -173,7 +182,9 @@ class ArtifactStore:
         """Delete one artifact. Raises ObjectNotFound if there is none, StoreError."""
         self._artifacts.remove(_address(session, path))
 
-    def signed_url(self, session: str, path: str, expires_in: float = 3600, *, version_id: str | None = None) -> str:
+    def signed_url(
+        self, session: str, path: str, expires_in: float = DEFAULT_EXPIRES, *, version_id: str | None = None
+    ) -> str:
         """A link by which anybody can read the artifact for so many seconds. Raises ObjectNotFound, UsageError."""
         return self._artifacts.url(_address(session, path), expires=expires_in, version_id=version_id)
 

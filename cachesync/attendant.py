@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, RootHalted
@@ -91,8 +90,9 @@ class Attendant:
         return not hanging and all(thread.is_alive() for thread in self._threads[:2])
 
     def tend(self) -> None:
-        """Once a second: the root, the watcher's health, scans that are due, systemd's watchdog."""
+        """Once a second: the root, the watcher's health, scans that are due, the rate, systemd's watchdog."""
         self._check_root()
+        self._engine.service.tend()
         self.watcher.tend()
         now = time.monotonic()
         if now - self._scanned_at >= self._engine.config.scan_interval:
@@ -107,9 +107,6 @@ class Attendant:
         notes = []
         if self._halted:
             notes.append(f"the root {self._engine.config.root} is gone or replaced: halted, nothing is deleted")
-        if (since := self._engine.uploader.store_down_since) is not None:
-            when = datetime.fromtimestamp(since, UTC).strftime("%H:%M:%SZ")
-            notes.append(f"the store has not answered since {when}; writes go on and are stored when it is back")
         notes.extend(self._store_notes)
         uncovered = self.watcher.uncovered()
         if uncovered and not self._halted and not self._stopping.is_set():

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from cachesync.address import parse, parse_whole
 from cachesync.control.client import ControlClient
-from cachesync.control.wire import DEFAULT_EXPIRES, DEFAULT_FLUSH_TIMEOUT
+from cachesync.control.wire import DEFAULT_FLUSH_TIMEOUT
 from cachesync.outcomes import (
     Artifact,
     CloseReport,
@@ -31,7 +31,7 @@ from cachesync.outcomes import (
     no_progress,
 )
 from cachesync.reports import FlushReport, StatusReport, Story
-from cachesync.verbs import Artifacts, Reading
+from cachesync.verbs import DEFAULT_EXPIRES, Artifacts, Reading
 
 __all__ = ["Client", "ClientArtifacts"]
 
@@ -95,10 +95,16 @@ class Client:
         return self._verbs.lifecycle.new(session, project=project, workspace=workspace, templates=templates)
 
     def open(
-        self, session: str, *, lazy: bool = False, into: str | None = None, progress: OnProgress = no_progress
+        self,
+        session: str,
+        *,
+        lazy: bool = False,
+        into: str | None = None,
+        timeout: float | None = None,
+        progress: OnProgress = no_progress,
     ) -> OpenReport:
-        """Bring a session here from the store."""
-        return self._verbs.lifecycle.open(session, lazy=lazy, into=into, progress=progress)
+        """Bring a session here from the store, in ``timeout`` seconds as far as that goes."""
+        return self._verbs.lifecycle.open(session, lazy=lazy, into=into, timeout=timeout, progress=progress)
 
     def close(
         self,
@@ -126,9 +132,9 @@ class ClientArtifacts:
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
 
-    def list(self, address: str = "") -> Iterator[Artifact]:
-        """Everything under an address; of "" the sessions there are."""
-        return self._artifacts.list(parse_whole(address))
+    def list(self, address: str = "", *, shallow: bool = False) -> Iterator[Artifact]:
+        """Everything under an address, or (``shallow``) what lies directly in it; of "" the sessions there are."""
+        return self._artifacts.list(parse_whole(address), shallow=shallow)
 
     def read(self, address: str, *, version_id: str | None = None) -> Reading:
         """Open one artifact for reading: ``b"".join(reading.chunks())``."""
@@ -141,10 +147,14 @@ class ClientArtifacts:
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
     ) -> Artifact:
-        """Store bytes, or what a binary file holds; returns when the store has it."""
+        """Store bytes, or what a binary file holds; returns when the store has it. Without ``overwrite`` only where
+        there is nothing yet, else ArtifactExists."""
         body = io.BytesIO(source) if isinstance(source, bytes) else source
-        return self._artifacts.put(parse(address), body, content_type=content_type, metadata=metadata)
+        return self._artifacts.put(
+            parse(address), body, content_type=content_type, metadata=metadata, overwrite=overwrite
+        )
 
     def remove(self, address: str) -> None:
         """Delete one artifact, here and in the store."""

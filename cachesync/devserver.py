@@ -107,6 +107,16 @@ class DevServer:
             self.kill()
             raise
 
+    def attach(self) -> None:
+        """Learn where the server is that another process runs over this folder. CacheSyncError if none was ever."""
+        if not (self.folder / "credentials.json").exists():
+            raise CacheSyncError("find the S3 server in", str(self.folder), "none was ever started there")
+        self._load_credentials()
+        try:
+            self.ports = json.loads((self.folder / "ports.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise CacheSyncError("find the S3 server in", str(self.folder), error, "start it again") from error
+
     def stop(self) -> None:
         """End the server in good order, or by force after 10 seconds."""
         if self._process is not None and self.running:

@@ -50,6 +50,13 @@ class Known:
         session = self.session
         return session is not None and self.flushed and session.manifest_revision == session.revision
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether another host has written a manifest since this journal last heard of one."""
+        if self.manifest is None or self.session is None or self.session.manifest is None:
+            return False
+        return self.manifest.version.etag != self.session.manifest.etag
+
 
 def difference(path: str, found: Found | None, entry: Entry | None, known: Known) -> str | None:
     """What is wrong with the object at ``path`` (None: there is none), in one sentence; None if it is as it should be.
@@ -80,7 +87,9 @@ def _naming(etag: str, row: ManifestFile | None, entry: Entry | None) -> Iterato
 
 
 def _absent(row: ManifestFile | None, entry: Entry | None, known: Known) -> str | None:
-    if entry is not None and entry.stored is not None:
+    if row is None and entry is not None and not entry.resident and known.overtaken:
+        return None  # this host only read of it, and whoever flushed since does not list it any more
+    if entry is not None and entry.current is not None:
         return "there is no such object; this host's journal knows that it was stored"
     if row is None or (entry is None and known.flushed and not known.settled):
         return None  # not stored yet, or deleted by this host since the manifest was written
@@ -111,5 +120,5 @@ def _unnamed(path: str, found: Found, row: ManifestFile | None, entry: Entry | N
 
 def _confirmed(entry: Entry) -> str | None:
     """The version that this host has stored itself, or read; what a listing told it, it has no digest of."""
-    stored = entry.stored
+    stored = entry.current
     return None if stored is None or stored.sha256 is None else stored.version.etag

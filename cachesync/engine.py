@@ -24,6 +24,7 @@ from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
 from cachesync.lock import RootLock
+from cachesync.ondemand import OnDemand
 from cachesync.policy import Pace
 from cachesync.reader import Local, Reader
 from cachesync.scanner import Scanner
@@ -133,6 +134,8 @@ class Engine:
             flusher,
             artifacts=artifacts,
             lifecycle=self.lifecycle,
+            ondemand=OnDemand(context, self.scanner, self.learner, self.uploader, staging),
+            silent_for=lambda: self.store.silent_for,
             clock=clock,
             since=since,
         )

@@ -20,12 +20,14 @@
         ├── StoreTransient        4   may work when tried again
         │   ├── StoreSlowDown         ... with fewer transfers at once
         │   └── StoreUnreachable      ... nobody answers there at all
+        │       └── StoreSilent           ... somebody takes the question, and says nothing
         ├── StoreCredentials      1   expired or unusable credentials: ask the chain again
         ├── StorePermanent        1   will not work until somebody changes something
         │   ├── StoreDenied
         │   └── StoreNameTaken        ... most likely when a deletion under way is done
         ├── NoSuchBucket          3
         ├── ObjectNotFound        3
+        ├── ArtifactExists        1   it was to be made, and is there
         └── PreconditionFailed    1   another writer was there first
 
 Each message says operation, path, cause and, where one is known, the mend.
@@ -34,6 +36,7 @@ Each message says operation, path, cause and, where one is known, the mend.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -62,6 +65,11 @@ class CacheSyncError(Exception):
         self.path = path
         self.cause = cause
         self.hint = hint or type(self).hint
+
+    def named(self, operation: str, path: str) -> Self:
+        """The same error in the words of whoever asked: the verb, and the artifact or session as they named it."""
+        self.operation, self.path = operation, path
+        return self
 
     @property
     def reason(self) -> str:
@@ -139,7 +147,7 @@ class JournalUnavailable(CacheSyncError):
     """The journal cannot be opened or written now; what is in it is fine."""
 
     exit_code = ExitCode.UNFINISHED
-    hint = "is the disk of the state folder full or read-only? tried again by itself"
+    hint = "is the disk of the state folder full or read-only?"
 
 
 class FileUnreadable(CacheSyncError):
@@ -189,7 +197,7 @@ class StoreTransient(StoreError):
     """May work when tried again: 5xx, timeouts, resets, half answers."""
 
     exit_code = ExitCode.UNFINISHED
-    hint = "tried again by itself"
+    hint = "try again in a moment"
 
 
 class StoreSlowDown(StoreTransient):
@@ -199,7 +207,13 @@ class StoreSlowDown(StoreTransient):
 class StoreUnreachable(StoreTransient):
     """Nobody answers at the store's address."""
 
-    hint = "is the endpoint right and the network up? tried again by itself"
+    hint = "is the endpoint right and the network up?"
+
+
+class StoreSilent(StoreUnreachable):
+    """Connections are taken at the store's address, and questions are not answered in time."""
+
+    hint = "is the store up, and the network on the way to it? try again when it answers"
 
 
 class StoreCredentials(StoreError):
@@ -236,6 +250,12 @@ class ObjectNotFound(StoreError):
 
     exit_code = ExitCode.NOT_FOUND
     hint = "cachesync ls shows what there is"
+
+
+class ArtifactExists(StoreError):
+    """It was to be made where there is nothing, and there is something."""
+
+    hint = "name another one, or let it be overwritten"
 
 
 class PreconditionFailed(StoreError):

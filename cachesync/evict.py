@@ -39,6 +39,10 @@ class _Run:
     above: set[str] = field(default_factory=set)
     emptied: set[str] = field(default_factory=set)
 
+    def take(self, path: str) -> None:
+        """Note that a path was taken out of its directory."""
+        self.emptied.add(path.rstrip("/").rpartition("/")[0] + "/")
+
     def keep(self, path: str, reason: str) -> None:
         """Note that a path stays."""
         self.kept[path] = reason
@@ -84,18 +88,19 @@ class Evictor:
             for entry in batch:
                 if entry.path not in going:
                     run.keep(entry.path, "it changed a moment ago")
-            back: dict[str, Hint] = {}
+            back: list[Entry] = []
             for entry in accepted:
-                if (reason := _take_out(run.ground, entry)) is not None:
+                if (reason := self._take_out(run.ground, entry)) is not None:
                     run.keep(entry.path, reason)
-                    back[entry.path] = Hint.CHANGED
+                    back.append(entry)
                     continue
-                run.emptied.add(entry.path.rpartition("/")[0] + "/")
+                run.take(entry.path)
                 if entry.kind is Kind.FILE:
                     run.evicted += 1
                     run.bytes += entry.stat.size if entry.stat is not None else 0
-            if back:
-                self._scanner.notice(session, back)
+            if back:  # written, renamed or removed meanwhile, by who saw them: as if they had never been on their way
+                self._c.journal.residence.not_evicted(session, back)
+                self._scanner.notice(session, {entry.path: Hint.CHANGED for entry in back})
         return directories
 
     def _candidates(self, run: _Run, astray: Astray, directories: list[Entry]) -> Iterator[Entry]:
@@ -114,12 +119,24 @@ class Evictor:
             else:
                 yield entry
 
+    def _take_out(self, ground: Ground, entry: Entry) -> str | None:
+        """Drop one; if somebody saw it stand while it was on its way out, and wrote that down, it stays."""
+
+        def still() -> bool:
+            now = self._c.journal.entries.entry(entry.session, entry.path)
+            return now is not None and not now.resident
+
+        try:
+            return None if entry.stat is None else ground.take_out(entry.path, entry.stat, still)
+        except FileUnwritable as error:
+            return error.reason
+
     # -- directories ---------------------------------------------------------------------------------------------------
 
     def _directories(self, run: _Run, directories: list[Entry]) -> None:
         """Remove what is empty now, the deepest first; what stays gets its time again."""
         session, ground = run.ground.session, run.ground
-        going: dict[str, Entry] = {}
+        going, staying = dict[str, Entry](), list[Entry]()
         for entry in sorted(directories, key=lambda entry: -entry.path.count("/")):
             reason = self._directory_must_stay(entry, going, run)
             if reason is None:
@@ -127,17 +144,21 @@ class Evictor:
                 continue
             if reason:
                 run.keep(entry.path, reason)
-            if not entry.dirty and entry.path in run.emptied and entry.stat is not None:
-                self._reset_time(ground, entry.path, entry.stat)
+            staying.append(entry)
         accepted = self._c.journal.residence.evicted_directories(session, list(going.values()))
         back: dict[str, Hint] = {}
         for entry in accepted:
             try:
-                if not ground.remove_directory(entry.path):
+                if ground.remove_directory(entry.path):
+                    run.take(entry.path)
+                else:
                     back[entry.path.rstrip("/")] = Hint.TREE
             except FileUnwritable as error:
                 run.keep(entry.path, error.reason)
                 back[entry.path.rstrip("/")] = Hint.TREE
+        for entry in staying:
+            if entry.path in run.emptied and entry.stat is not None:
+                self._reset_time(ground, entry.path.rstrip("/"), entry.stat)
         if back:
             self._scanner.notice(session, back)
 
@@ -191,10 +212,3 @@ def _must_stay(entry: Entry, astray: Astray) -> str | None:
     if entry.path in astray.replaced:
         return "another host replaced it in the store"
     return None
-
-
-def _take_out(ground: Ground, entry: Entry) -> str | None:
-    try:
-        return None if entry.stat is None else ground.take_out(entry.path, entry.stat)
-    except FileUnwritable as error:
-        return error.reason

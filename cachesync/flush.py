@@ -206,13 +206,13 @@ class Flusher:
             ReceiptLine(
                 path=entry.path,
                 key=self._c.key(session, entry.path),
-                size=entry.stored.size,
-                sha256=entry.stored.sha256,
-                version=entry.stored.version.etag,
-                version_id=entry.stored.version.version_id,
+                size=stored.size,
+                sha256=stored.sha256,
+                version=stored.version.etag,
+                version_id=stored.version.version_id,
             )
             for entry in self._c.journal.entries.walk(session)
-            if entry.kind is Kind.FILE and entry.stored is not None and not entry.tombstone
+            if entry.kind is Kind.FILE and (stored := entry.current) is not None and not entry.tombstone
         ]
 
 

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cachesync import manifest
@@ -18,22 +18,26 @@ from cachesync.errors import CacheSyncError, ObjectNotFound
 from cachesync.journal import Journal
 from cachesync.keys import from_key, manifest_key, session_prefix
 from cachesync.model import FileStat, ObjectInfo, Stored, Version
+from cachesync.parallel import in_parallel
 from cachesync.store.base import ObjectStore
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 _PAUSE = 0.5
+_ASKING = 8
+"""Objects that are asked for at once."""
 
 
 @dataclass(slots=True)
 class Astray:
     """What other hosts did meanwhile: clean files that stand here and were ``replaced`` in the store, or ``deleted``
-    there; and the links and directories that the manifest has (a directory's path ends in "/")."""
+    there; and the links and directories that the manifest has (a directory's path ends in "/"), and its ``flaws``."""
 
     replaced: dict[str, Stored] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     others: dict[str, FileStat] = field(default_factory=dict)
+    flaws: Sequence[str] = ()
 
 
 class Learner:
@@ -91,11 +95,12 @@ class Learner:
             astray.replaced |= self._journal.residence.replaced(session, rows)
         return astray
 
-    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat]]:
-        """All files, links and directories that the store has of a session, past the journal. Raises StoreError."""
+    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat], Sequence[str]]:
+        """All files, links and directories that the store has of a session, past the journal; and what is wrong with
+        its manifest. Raises StoreError."""
         found = self._manifest(session)
         files = {path: stored for rows in self._listed(session, found) for path, stored in rows}
-        return files, {} if found is None else dict(found.others)
+        return (files, {}, ()) if found is None else (files, dict(found.others), found.flaws)
 
     def is_stored(self, session: str) -> bool:
         """Whether the store has anything of a session. Raises StoreError."""
@@ -108,21 +113,36 @@ class Learner:
         found = self._manifest(session)
         sessions, residence = self._journal.sessions, self._journal.residence
         unseen = sessions.evicted(session)
-        astray = Astray(deleted=residence.here(session), others={} if found is None else dict(found.others))
+        standing = residence.standing(session)  # before the store is asked: a version that is newer than that is ours
+        astray = Astray(deleted=residence.here(session))
+        if found is not None:
+            astray.others, astray.flaws = dict(found.others), found.flaws
         for rows in self._listed(session, found):
             paths = [path for path, _ in rows]
             unseen.difference_update(paths)
             astray.deleted.difference_update(paths)
             astray.replaced |= residence.replaced(session, rows)
+            known = [(path, *standing.pop(path), stored) for path, stored in rows if path in standing]
             with self.standing:
                 sessions.learn(session, rows, [])
-        gone = list(self._gone(session, unseen))
+                residence.supersede(
+                    session,
+                    [
+                        (path, etag, stored)
+                        for path, etag, superseded, stored in known
+                        if superseded or etag != stored.version.etag
+                    ],
+                )
+        gone = self._gone(session, [*unseen, *standing])
         with self.standing:
+            residence.supersede(session, [(path, standing[path][0], None) for path in gone if path in standing])
             for path in gone:
                 sessions.forget_evicted(session, path)
             if found is not None:
+                residence.supersede_others(session, dict(found.others), whole=not found.flaws)
                 sessions.learn(session, [], found.others)
-                sessions.forget_others(session, [path for path, _ in found.others])
+                if not found.flaws:
+                    sessions.forget_others(session, [path for path, _ in found.others])
             sessions.set_learned(session, None if found is None else found.version)
         return astray
 
@@ -148,13 +168,18 @@ class Learner:
         if strange:
             logger.warning("%d objects have keys that are no path of the session", strange, extra={"session": session})
 
-    def _gone(self, session: str, unseen: set[str]) -> Iterator[str]:
-        """Of the evicted entries that a listing did not show, those that the store says it has no more."""
-        for path in unseen:
+    def _gone(self, session: str, unseen: Sequence[str]) -> list[str]:
+        """Of the files that a listing did not show, those that the store says it has no more."""
+        gone: list[str] = []
+
+        def ask(path: str, _: threading.Event) -> None:
             try:
                 self._store.head(session_prefix(self._prefix, session) + path)
             except ObjectNotFound:
-                yield path
+                gone.append(path)
+
+        in_parallel(iter(unseen), ask, min(_ASKING, len(unseen)))
+        return gone
 
 
 def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:

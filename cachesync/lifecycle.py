@@ -28,7 +28,7 @@ from cachesync.flush import Flusher
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.keys import check_path, check_session
 from cachesync.learn import Astray, Learner
-from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, VerifyReport, no_progress
+from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, Progress, VerifyReport, no_progress
 from cachesync.patience import StillRunning, within
 from cachesync.reports import FlushReport, Pending
 from cachesync.scanner import Scanner, ScanResult
@@ -38,6 +38,8 @@ PLACEHOLDERS = ("artifacts/.gitkeep", "artifacts/terraform/.gitkeep", "logs/.git
 
 _ROUNDS = 4
 _PAUSE = 0.05
+_GRACE = 0.5
+"""Seconds that an open whose time is up gets to end in order, and to say what is missing path by path."""
 
 
 class Verifier(Protocol):
@@ -140,29 +142,43 @@ class SessionLife:
     # -- open ----------------------------------------------------------------------------------------------------------
 
     def open(
-        self, session: str, *, lazy: bool = False, into: str | None = None, progress: OnProgress = no_progress
+        self,
+        session: str,
+        *,
+        lazy: bool = False,
+        into: str | None = None,
+        timeout: float | None = None,
+        progress: OnProgress = no_progress,
     ) -> OpenReport:
         """See verbs.Lifecycle."""
         check_session(session)
-        begun = time.monotonic()
+        watch = _Watch(progress, timeout)
+        work = partial(self._open, session, None if into is None else Path(into), watch, lazy=lazy)
+        try:
+            return within(None if timeout is None else timeout + _GRACE, work)
+        except StillRunning:
+            return watch.report(session, str(into or self._c.tree.root / session))
+
+    def _open(self, session: str, into: Path | None, watch: _Watch, *, lazy: bool) -> OpenReport:
         if into is not None:
             if lazy:
                 raise UsageError("open", session, "--lazy and --into exclude each other")
-            return self._open_into(session, Path(into), progress, begun)
+            return self._open_into(session, into, watch)
         with self._turn(session):
             staging = self.staging()
             astray = self._learn(session)
             if not lazy:
                 make_session(self._c.tree, session)
                 self._scanner.scan(session)  # it learns which directory it is
-                brought = self._bring(session, staging, astray, progress)
+                brought = self._bring(session, staging, astray, watch)
                 self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
             counts = self._c.journal.sessions.counts(session)
             if lazy:
                 here = counts.files - counts.evicted
                 brought = Brought(present=here)
             directory = str(self._c.tree.root / session)
-            return _report(session, directory, brought, begun, evicted=counts.evicted if lazy else 0)
+            evicted = counts.evicted if lazy else 0
+            return _report(session, directory, brought, watch.begun, evicted=evicted, flaws=astray.flaws)
 
     def _learn(self, session: str) -> Astray:
         """What the store has, after what is here. Raises NoSuchSession if neither has the session."""
@@ -173,16 +189,16 @@ class SessionLife:
         self._c.journal.sessions.add(session, self._c.clock())
         return self._learner.again(session)
 
-    def _bring(self, session: str, staging: Staging, astray: Astray, progress: OnProgress) -> Brought:
+    def _bring(self, session: str, staging: Staging, astray: Astray, watch: _Watch) -> Brought:
         residence = self._c.journal.residence
         with Ground(self._c.tree, session, staging) as ground:
             marks = JournalMarks(self._c.journal, ground, astray, resumed=residence.opening(session))
-            brought = self._hydrator.bring(session, marks, ground, staging, progress)
+            brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
         if brought.complete:
             residence.opened(session)
         return brought
 
-    def _open_into(self, session: str, into: Path, progress: OnProgress, begun: float) -> OpenReport:
+    def _open_into(self, session: str, into: Path, watch: _Watch) -> OpenReport:
         """A copy of what the store has, in a directory that nobody watches."""
         if into.resolve().is_relative_to(self._c.tree.root.resolve()):
             raise UsageError("open into", str(into), "it is inside the root")
@@ -196,12 +212,12 @@ class SessionLife:
             staging = Staging(tree)
             try:
                 with Ground(tree, ".", staging) as ground:
-                    brought = self._hydrator.bring(session, marks, ground, staging, progress)
+                    brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
             finally:
                 staging.close(leave_nothing=True)
         finally:
             tree.close()
-        return _report(session, str(into), brought, begun)
+        return _report(session, str(into), brought, watch.begun, flaws=marks.flaws)
 
     # -- close and evict -----------------------------------------------------------------------------------------------
 
@@ -211,6 +227,7 @@ class SessionLife:
         check_session(session)
         deadline = time.monotonic() + timeout
         with self._turn(session):
+            self._check_here("close", session)
             for _ in range(_ROUNDS):
                 left = max(0.0, deadline - time.monotonic())
                 flush = self._flusher.flush(session, timeout=left, confirm_deletes=confirm_deletes)
@@ -244,10 +261,13 @@ class SessionLife:
         """See verbs.Lifecycle. The store is asked whether it still has what goes: raises StoreError too."""
         check_session(session)
         with self._turn(session):
-            stands = self._c.tree.session_directory(session) is not None
-            if not stands and session not in self._c.journal.sessions.names():
-                raise NoSuchSession("evict", session, "there is no such directory under the root")
+            self._check_here("evict", session)
             return self._evict(session, self._scanner.scan(session, recheck=True))
+
+    def _check_here(self, verb: str, session: str) -> None:
+        """Raise NoSuchSession for one that neither the root nor the journal has."""
+        if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
+            raise NoSuchSession(verb, session, "there is no such directory under the root")
 
     def _evict(self, session: str, scan: ScanResult) -> EvictReport:
         if self._c.tree.session_directory(session) is None:
@@ -293,7 +313,45 @@ def _unfinished(flush: FlushReport, reason: str) -> FlushReport:
     return replace(flush, stored=False, pending=[*flush.pending, Pending(".", reason)])
 
 
-def _report(session: str, directory: str, brought: Brought, begun: float, *, evicted: int = 0) -> OpenReport:
+class _Watch:
+    """How far an open is, and whether its time is up."""
+
+    def __init__(self, progress: OnProgress, timeout: float | None) -> None:
+        self._progress = progress
+        self._timeout = timeout
+        self._first: Progress | None = None
+        self._latest = Progress()
+        self.begun = time.monotonic()
+
+    def tell(self, progress: Progress) -> None:
+        """See outcomes.OnProgress."""
+        self._first = self._first or progress
+        self._latest = progress
+        self._progress(progress)
+
+    def expired(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._timeout is not None and time.monotonic() - self.begun >= self._timeout
+
+    def report(self, session: str, directory: str) -> OpenReport:
+        """What is known of an open that hangs."""
+        first, latest = self._first or self._latest, self._latest
+        return OpenReport(
+            session=session,
+            directory=directory,
+            files=latest.files,
+            bytes=latest.bytes,
+            fetched=latest.files - first.files,
+            fetched_bytes=latest.bytes - first.bytes,
+            present=first.files,
+            pending=[Pending(".", "the store has not answered in time")],
+            seconds=time.monotonic() - self.begun,
+        )
+
+
+def _report(
+    session: str, directory: str, brought: Brought, begun: float, *, evicted: int = 0, flaws: Sequence[str] = ()
+) -> OpenReport:
     return OpenReport(
         session=session,
         directory=directory,
@@ -306,5 +364,6 @@ def _report(session: str, directory: str, brought: Brought, begun: float, *, evi
         failed=brought.failed,
         pending=brought.pending,
         skipped=brought.skipped,
+        flaws=flaws,
         seconds=time.monotonic() - begun,
     )

@@ -11,13 +11,13 @@ import json
 import logging
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
 from cachesync.attributes import format_mtime, parse_mtime
-from cachesync.errors import UsageError
+from cachesync.errors import IntegrityError, UsageError
 from cachesync.keys import check_path, is_reserved
 from cachesync.model import Entry, FileStat, Kind, Stored, Version
 from cachesync.reports import Failure
@@ -29,6 +29,7 @@ FORMAT = 1
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LARGEST = 64 * 1024 * 1024
 _MOST_FLAWS = 100
+_FEW = 8
 
 
 @dataclass(slots=True)
@@ -71,18 +72,20 @@ def _row(entry: Entry) -> dict[str, Any] | None:
     if entry.tombstone:
         return None
     if entry.kind is Kind.FILE:
-        s = entry.stored
+        s = entry.current
         if s is None:
             return None
-        if not entry.dirty and entry.resident and entry.stat is not None:  # touched since it was sent: same bytes
+        own = entry.superseded is None and not entry.dirty and entry.resident
+        if own and entry.stat is not None:  # touched since it was sent: same bytes
             s = replace(s, mtime_ns=entry.stat.mtime_ns, mode=entry.stat.mode)
         return _file_row(entry.path, s)
-    if entry.stat is None:
+    told = entry.stat if entry.superseded is None or entry.dirty else entry.superseded.other
+    if told is None:
         return None
-    row = {"path": entry.path.rstrip("/"), "type": str(entry.kind), "mtime": format_mtime(entry.stat.mtime_ns)}
+    row = {"path": entry.path.rstrip("/"), "type": str(entry.kind), "mtime": format_mtime(told.mtime_ns)}
     if entry.kind is Kind.LINK:
-        return row | {"target": entry.stat.target}
-    return row | {"mode": f"{entry.stat.mode:04o}"}
+        return row | {"target": told.target}
+    return row | {"mode": f"{told.mode:04o}"}
 
 
 def _file_row(path: str, stored: Stored) -> dict[str, Any]:
@@ -98,15 +101,15 @@ def _file_row(path: str, stored: Stored) -> dict[str, Any]:
     }
 
 
-def _is_about(line: bytes, path: str) -> bool:
-    with contextlib.suppress(ValueError, RecursionError):
+def _is_about(line: bytes, paths: Container[object]) -> bool:
+    with contextlib.suppress(ValueError, RecursionError, TypeError):
         row = json.loads(line)
-        return isinstance(row, dict) and row.get("path") == path
+        return isinstance(row, dict) and row.get("path") in paths
     return False
 
 
-def amend(chunks: Iterator[bytes], out: IO[bytes], path: str, stored: Stored | None) -> bool:
-    """Copy a manifest with the row of one path replaced, or left out (None); the rest stays as it is, row for row.
+def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored | None]) -> bool:
+    """Copy a manifest with the rows of some paths replaced, or left out (None); the rest stays as it is, row for row.
 
     False, and ``out`` is of no use, if nothing is to be changed or if the manifest is not whole, a row a line, as ours
     are.
@@ -115,22 +118,24 @@ def amend(chunks: Iterator[bytes], out: IO[bytes], path: str, stored: Stored | N
     if not _is_our_head(head := next(lines, b"")):
         return False
     out.write(head)
-    row = None if stored is None else _file_row(path, stored)
-    quoted = json.dumps(path, ensure_ascii=False).encode()
-    separator, changed = b"\n", row is not None
+    rows = [_file_row(path, stored) for path, stored in changes.items() if stored is not None]
+    quoted = [json.dumps(path, ensure_ascii=False).encode() for path in changes]
+    separator, changed = b"\n", bool(rows)
     for line in lines:
         if line == b"]}":
             break
         kept = line.rstrip(b",")
-        if quoted in kept and _is_about(kept, path):
+        # Of a few, looking for them is quicker than understanding every row.
+        if (len(quoted) > _FEW or any(path in kept for path in quoted)) and _is_about(kept, changes):
             changed = True
             continue
         out.write(separator + kept)
         separator = b",\n"
     else:
         return False
-    if row is not None:
+    for row in rows:
         out.write(separator + json.dumps(row, ensure_ascii=False).encode())
+        separator = b",\n"
     out.write(b"\n]}\n")
     return changed
 
@@ -162,30 +167,34 @@ class FoundManifest:
 def read(store: ObjectStore, key: str) -> FoundManifest:
     """Read a session's manifest. Raises ObjectNotFound if there is none.
 
-    It is somebody else's bytes: a row that names a path outside the session, or makes no sense, is passed over.
+    It is somebody else's bytes: a row that names a path outside the session, or makes no sense, is passed over, and all
+    of them if they are not the bytes that were stored. Either is one of its flaws.
     """
     download = store.get(key)
     files: dict[str, ManifestFile] = {}
     others: list[tuple[str, FileStat]] = []
     flaws: list[str] = []
     paths: set[str] = set()
-    for row in _rows(download.chunks, key, flaws):
-        try:
-            path = _path(row["path"])
-            mtime = _mtime(row)
-            if row["type"] == Kind.FILE:
-                files[path] = ManifestFile(str(row["version"]), _size(row), _sha256(row), mtime, _mode(row))
-            elif row["type"] == Kind.LINK:
-                others.append((path, FileStat(Kind.LINK, 0, mtime, 0, 0, 0o777, _target(row))))
-            elif row["type"] == Kind.DIRECTORY:
-                others.append((path + "/", FileStat(Kind.DIRECTORY, 0, mtime, 0, 0, _mode(row))))
-            else:
-                _note(flaws, f"a row has the type {row['type']!r:.40}, which is none")
-            if path in paths:
-                _note(flaws, f"{path!r} is listed twice")
-            paths.add(path)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError):
-            _note(flaws, f"a row makes no sense: {row!r:.120}")
+    try:
+        for row in _rows(download.chunks, key, flaws):
+            try:
+                path = _path(row["path"])
+                mtime = _mtime(row)
+                if row["type"] == Kind.FILE:
+                    files[path] = ManifestFile(str(row["version"]), _size(row), _sha256(row), mtime, _mode(row))
+                elif row["type"] == Kind.LINK:
+                    others.append((path, FileStat(Kind.LINK, 0, mtime, 0, 0, 0o777, _target(row))))
+                elif row["type"] == Kind.DIRECTORY:
+                    others.append((path + "/", FileStat(Kind.DIRECTORY, 0, mtime, 0, 0, _mode(row))))
+                else:
+                    _note(flaws, f"a row has the type {row['type']!r:.40}, which is none")
+                if path in paths:
+                    _note(flaws, f"{path!r} is listed twice")
+                paths.add(path)
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError, UsageError):
+                _note(flaws, f"a row makes no sense: {row!r:.120}")
+    except IntegrityError as error:
+        return FoundManifest(download.info.version, {}, [], [error.reason])
     return FoundManifest(download.info.version, files, others, flaws)
 
 

@@ -55,6 +55,15 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Superseded:
+    """What another host has put in the place of what stands here: a file's new version, or how a link or directory is
+    listed now. Both are None if that host removed it."""
+
+    stored: Stored | None = None
+    other: FileStat | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """What somebody gave an artifact along with its bytes: a content type (None: the one that its name promises) and
     metadata of their own."""
@@ -91,6 +100,13 @@ class Entry:
     labels: Labels | None = None
     relabelled: bool = False
     hidden: bool = False
+    superseded: Superseded | None = None
+    older: Stored | None = None
+
+    @property
+    def current(self) -> Stored | None:
+        """What the store has at the path, as last known; ``stored`` is what this host brought there or from there."""
+        return self.stored if self.superseded is None else self.superseded.stored
 
     @property
     def dirty(self) -> bool:
@@ -163,7 +179,8 @@ class Tombstones:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A session's entries, counted. ``bytes`` of all files it holds, local or only in the store."""
+    """A session's entries, counted. ``bytes`` of all files it holds, local or only in the store; ``newest`` is the
+    latest time that any of them was written."""
 
     files: int
     bytes: int
@@ -172,6 +189,7 @@ class Counts:
     failed: int
     evicted: int
     oldest_dirty: float | None
+    newest: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from cachesync.errors import ExitCode
 from cachesync.keys import printable
 from cachesync.model import Conflict, Skipped
-from cachesync.reports import Failure, FlushReport, Json, Pending
+from cachesync.reports import Failure, FlushReport, Json, Pending, exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,9 @@ class Artifact:
     """One artifact: a file, a link or a directory of a session, or an object of a project or template.
 
     ``state`` is "stored" where only the store was asked, else the entry's: clean, dirty, evicted, failed. ``version``
-    is None for what no store has yet.
+    is None for what no store has yet, and ``version_id`` also where only a listing was read, which does not tell it.
+    ``files`` is how many a session has, if the journal knows it; its size and time are theirs. ``unverified`` says that
+    the store could not be asked, and this was known before.
     """
 
     address: str
@@ -35,6 +37,8 @@ class Artifact:
     artifact_type: str | None = None
     target: str | None = None
     uri: str | None = None
+    unverified: bool = False
+    files: int | None = None
 
     def json(self) -> Json:
         """As ``ls --json`` shows it."""
@@ -91,7 +95,8 @@ def _reasons(rows: Sequence[Pending] | Sequence[Skipped]) -> list[Json]:
 @dataclass(frozen=True, slots=True)
 class OpenReport:
     """``open``: what a session has locally now. ``fetched`` came from the store, ``present`` stood here before, with
-    changes of its own or without; ``evicted`` are known and not fetched (``--lazy``)."""
+    changes of its own or without; ``evicted`` are known and not fetched (``--lazy``). ``flaws`` are what is wrong with
+    the manifest in the store: what it does not tell comes from the store's listing then."""
 
     session: str
     directory: str
@@ -104,14 +109,13 @@ class OpenReport:
     failed: Sequence[Failure] = ()
     pending: Sequence[Pending] = ()
     skipped: Sequence[Skipped] = ()
+    flaws: Sequence[str] = ()
     seconds: float = 0.0
 
     @property
     def exit_code(self) -> ExitCode:
         """DONE only if nothing is missing."""
-        if self.failed:
-            return ExitCode.FAILED
-        return ExitCode.UNFINISHED if self.pending else ExitCode.DONE
+        return exit_code(self.failed, self.pending)
 
     def json(self) -> Json:
         """``open --json``."""
@@ -127,6 +131,7 @@ class OpenReport:
             "failed": _failures(self.failed),
             "pending": _reasons(self.pending),
             "skipped": _reasons(self.skipped),
+            "flaws": list(self.flaws),
             "seconds": round(self.seconds, 3),
         }
 
@@ -198,9 +203,7 @@ class VerifyReport:
     @property
     def exit_code(self) -> ExitCode:
         """FAILED for any difference."""
-        if self.differences:
-            return ExitCode.FAILED
-        return ExitCode.UNFINISHED if self.pending else ExitCode.DONE
+        return exit_code(self.differences, self.pending)
 
     def json(self) -> Json:
         """``verify --json``."""
@@ -243,9 +246,7 @@ class MigrateReport:
     @property
     def exit_code(self) -> ExitCode:
         """DONE only if everything is stored (or, dry, could be)."""
-        if self.failed:
-            return ExitCode.FAILED
-        return ExitCode.UNFINISHED if self.pending else ExitCode.DONE
+        return exit_code(self.failed, self.pending)
 
     def json(self) -> Json:
         """``migrate --json``."""

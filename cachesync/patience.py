@@ -13,8 +13,11 @@ class StillRunning(Exception):
     """The call has not ended in time. It goes on in its thread, which does not keep the process alive."""
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """What ``call`` returns or raises, if it does so within ``seconds``; StillRunning otherwise."""
+def within(seconds: float | None, call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises, if it does so within ``seconds`` (None: ever); StillRunning otherwise.
+
+    Ctrl-C ends the waiting too, whatever the call hangs in.
+    """
     answers: list[T] = []
     errors: list[BaseException] = []
 
@@ -26,7 +29,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, name="patience", daemon=True)
     thread.start()
-    thread.join(max(0.0, seconds))
+    thread.join(None if seconds is None else max(0.0, seconds))
     if errors:
         raise errors[0]
     if not answers:

@@ -46,6 +46,8 @@ class Removal:
         if entry.tombstone and not self._believed(entry):
             return False
         version = entry.stored.version if entry.stored is not None and entry.stored.sha256 is not None else None
+        if entry.hidden and not entry.tombstone:
+            version = None  # whoever made a link of its name saw nothing of the object
         if version is None and (info := self._look_up(entry)) is not None:
             if not self._rivals.is_ours(info):
                 self._leave(entry, info)

@@ -24,6 +24,13 @@ class Failure:
     error: str
 
 
+def exit_code(failed: Sequence[Failure], pending: Sequence[Pending]) -> ExitCode:
+    """DONE only if nothing failed and nothing is left to do."""
+    if failed:
+        return ExitCode.FAILED
+    return ExitCode.UNFINISHED if pending else ExitCode.DONE
+
+
 def gone_with_directory(count: int) -> Failure:
     """Nobody can say any more that a session is stored whose directory went with ``count`` files that were not."""
     files = "1 file" if count == 1 else f"{count} files"
@@ -161,7 +168,8 @@ class StatusReport:
     """``status``: the root, the store, who serves them, and every session.
 
     ``notes`` are plain sentences that an operator should see (the store is down since ..., no versioning, the root is
-    gone). ``rate`` is bytes a second over the last few seconds, None without a daemon.
+    gone). ``rate`` is bytes a second over the last few seconds, None without a daemon and until there are some seconds.
+    ``store_silent_for`` are the seconds that the store has left unanswered what it was asked, None if it answers.
     """
 
     root: str
@@ -170,6 +178,7 @@ class StatusReport:
     sessions: Sequence[SessionStatus] = ()
     notes: Sequence[str] = field(default=())
     rate: float | None = None
+    store_silent_for: float | None = None
 
     def json(self) -> Json:
         """``status --json``."""
@@ -181,6 +190,7 @@ class StatusReport:
             "sessions": [session.json() for session in self.sessions],
             "notes": list(self.notes),
             "rate": self.rate,
+            "store_silent_for": None if self.store_silent_for is None else round(self.store_silent_for, 1),
         }
 
 

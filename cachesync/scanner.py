@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from cachesync.errors import FileUnreadable
 from cachesync.files import Tree
@@ -183,10 +184,10 @@ class Scanner:
             path = directory + os.fsdecode(raw)
             if rules.reason(path, path.endswith("/")):
                 self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
-            elif path.endswith("/"):
-                batch.marked += self._tree_gone(session, path)
-            else:
+            elif not path.endswith("/"):
                 batch.marks.append(Mark(path, None, self._gone_due()))
+            elif not self._stands(session, path):
+                batch.marked += self._tree_gone(session, path)
 
     def _look(self, session: str, path: str, hint: Hint, batch: _Batch) -> None:
         known = self._journal.entries.known(session, path)
@@ -274,14 +275,22 @@ class Scanner:
     # -- small things --------------------------------------------------------------------------------------------------
 
     def _commit(self, session: str, batch: _Batch) -> None:
+        stands = partial(self._stands, session)
         if batch.returned:
-            self._journal.entries.returned(session, batch.returned)
+            self._journal.entries.returned(session, batch.returned, stands=stands)
             batch.returned.clear()
         if batch.marks:
-            self._journal.entries.mark(session, batch.marks, self._clock())
+            self._journal.entries.mark(session, batch.marks, self._clock(), stands=stands)
             batch.marked += len(batch.marks)
             batch.marks.clear()
             self._wake()
+
+    def _stands(self, session: str, path: str) -> bool:
+        try:
+            found = self._tree.lstat(session, path.rstrip("/"))
+        except FileUnreadable:
+            return True  # nobody knows: nothing is deleted for that
+        return isinstance(found, FileStat) and (found.kind is Kind.DIRECTORY) == path.endswith("/")
 
     def _ignore(self, session: str) -> IgnoreRules:
         rules = self._rules.get(session)

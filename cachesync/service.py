@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from cachesync import __version__
 from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
@@ -27,11 +29,12 @@ from cachesync.reports import (
 from cachesync.scanner import Scanner
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
-from cachesync.verbs import Artifacts, Lifecycle
+from cachesync.verbs import Artifacts, Lifecycle, OnDemand
 from cachesync.watcher import Hint
 
 _SHOWN_FAILURES = 20
-_RATE_WINDOW = 2.0
+_RATE_WINDOW = 10.0
+_RATE_LEAST = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Service:
         *,
         artifacts: Artifacts,
         lifecycle: Lifecycle,
+        ondemand: OnDemand,
+        silent_for: Callable[[], float | None],
         clock: Callable[[], float],
         since: float | None,
     ) -> None:
@@ -70,9 +75,11 @@ class Service:
         self._flusher = flusher
         self.artifacts = artifacts
         self.lifecycle = lifecycle
+        self.ondemand = ondemand
         self._clock = clock
         self._since = since
-        self._rate = _Rate(lambda: transfer.bytes_sent)
+        self._silent_for = silent_for
+        self._rate = Rate()
         self.notes: Callable[[], list[str]] = list
 
     def flush(
@@ -93,7 +100,9 @@ class Service:
         names = self._journal.sessions.names() if session is None else [session]
         in_journal = set(self._journal.sessions.names())
         known = [name for name in names if name in in_journal]
-        notes = [*self.notes(), *(note for name in known if (note := self._conflict_note(name)))]
+        silent = self._store_silent_for()
+        notes = [*self.notes(), *self._silence_notes(silent)]
+        notes += [note for name in known if (note := self._conflict_note(name))]
         daemon = None
         if self._since is not None:
             daemon = DaemonStatus(os.getpid(), __version__, max(0.0, self._clock() - self._since))
@@ -104,7 +113,12 @@ class Service:
             sessions=[self._session_status(name) for name in known],
             notes=notes,
             rate=None if daemon is None else self._rate.now(),
+            store_silent_for=silent,
         )
+
+    def tend(self) -> None:
+        """Once a second, in a daemon: how much was sent until now."""
+        self._rate.sample(time.monotonic(), self._transfer.bytes_sent)
 
     def explain(self, session: str, path: str) -> Story:
         """What is known of one path, after a look at it."""
@@ -166,6 +180,19 @@ class Service:
             failures=[*unseen[:_SHOWN_FAILURES], *(Failure(entry.path, entry.error or "") for entry in failed)],
         )
 
+    def _store_silent_for(self) -> float | None:
+        """As the store itself knows it, or since the uploads get no answer: whichever is longer."""
+        down = self._uploader.store_down_since
+        times = [self._silent_for(), None if down is None else max(0.0, self._clock() - down)]
+        return max((seconds for seconds in times if seconds is not None), default=None)
+
+    def _silence_notes(self, silent: float | None) -> list[str]:
+        if silent is None:
+            return []
+        since = datetime.fromtimestamp(self._clock() - silent, UTC).strftime("%H:%M:%SZ")
+        silence = f"the store has not answered since {since}, for {silent:.0f} s"
+        return [f"{silence}; writes go on and are stored when it is back"]
+
     def _conflict_note(self, name: str) -> str | None:
         count = self._journal.sessions.conflict_count(name)
         if not count:
@@ -209,19 +236,25 @@ def _state(entry: Entry) -> str:
     return "clean" if entry.resident else "evicted"
 
 
-class _Rate:
-    """Bytes a second over the last seconds, from a counter that only grows."""
+class Rate:
+    """Bytes a second over the last seconds, from samples of a counter that only grows."""
 
-    def __init__(self, counter: Callable[[], int]) -> None:
-        self._counter = counter
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._past: list[tuple[float, int]] = [(time.monotonic(), counter())]
+        self._samples: list[tuple[float, int]] = []
 
-    def now(self) -> float:
-        """The rate now."""
+    def sample(self, at: float, count: int) -> None:
+        """The counter's value at a time, in seconds; in order."""
         with self._lock:
-            at, count = time.monotonic(), self._counter()
-            self._past = [point for point in self._past if at - point[0] < _RATE_WINDOW][-64:] or self._past[-1:]
-            first_at, first = self._past[0]
-            self._past.append((at, count))
-            return (count - first) / (at - first_at) if at > first_at else 0.0
+            self._samples = [sample for sample in self._samples if at - sample[0] <= _RATE_WINDOW]
+            self._samples.append((at, count))
+
+    def now(self) -> float | None:
+        """The rate since sending began, in the window at most; None while that is too short to tell."""
+        with self._lock:
+            samples = list(self._samples)
+        last_at, last = samples[-1] if samples else (0.0, 0)
+        for (at, count), (_, after) in itertools.pairwise(samples):
+            if after > count:  # before that it had nothing to send
+                return (last - count) / (last_at - at) if last_at - at >= _RATE_LEAST else None
+        return 0.0

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cachesync.config import Config
     from cachesync.devserver import DevServer
     from cachesync.store.base import ObjectStore
+    from cachesync.store.s3_client import S3Settings
 
 
 def open_store(config: Config, dev_server: DevServer | None = None) -> ObjectStore:
@@ -32,10 +33,17 @@ def _open(config: Config, dev_server: DevServer | None) -> ObjectStore:
         except (ValueError, ImportError) as error:
             raise ConfigError("use the store", config.store.shown, error, "s3://, file:// or an fsspec URL") from error
     from cachesync.store.s3 import S3Store
+
+    probe = session_prefix(config.prefix, RESERVED) + "probe"
+    return S3Store(s3_settings(config, config.store.bucket, dev_server), probe_key=probe)
+
+
+def s3_settings(config: Config, bucket: str, dev_server: DevServer | None = None) -> S3Settings:
+    """How to reach a bucket under these settings, or on ``dev_server``."""
     from cachesync.store.s3_client import S3Settings
 
-    settings = S3Settings(
-        bucket=config.store.bucket,
+    return S3Settings(
+        bucket=bucket,
         endpoint=dev_server.endpoint if dev_server else config.endpoint,
         region=config.region,
         path_style=True if dev_server else config.path_style,
@@ -46,5 +54,3 @@ def _open(config: Config, dev_server: DevServer | None) -> ObjectStore:
         key=dev_server.key if dev_server else None,
         secret=dev_server.secret if dev_server else None,
     )
-    probe = session_prefix(config.prefix, RESERVED) + "probe"
-    return S3Store(settings, probe_key=probe)

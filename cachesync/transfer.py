@@ -145,6 +145,14 @@ class Transfer:
         if base is not None and same and not entry.relabelled:
             return replace(base, mtime_ns=stat.mtime_ns), False
         carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id)
+        old = entry.older
+        if old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == (
+            body.sha256,
+            body.size,
+            stat.mtime_ns,
+            stat.mode,
+        ):
+            return old, False  # it was away with its directory, and nobody changed it: the store's version is newer
         expect = None if base is None else base.version
         resume = JournalResume(self._c.journal, entry.session, entry.path)
         if entry.hidden and base is not None and base.sha256 != body.sha256:

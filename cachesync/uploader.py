@@ -128,6 +128,20 @@ class Uploader:
         with self._changed:
             return sum(1 for name, _ in self._in_flight if name == session)
 
+    @contextmanager
+    def apart(self, session: str, path: str) -> Iterator[None]:
+        """While this lasts the path is not transferred: somebody else changes its object."""
+        with self._changed:
+            self._changed.wait_for(lambda: (session, path) not in self._in_flight)
+            self._in_flight[session, path] = 0
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._in_flight[session, path]
+                self._look_now = True
+                self._changed.notify_all()
+
     @property
     def store_down_since(self) -> float | None:
         """Since when nobody answers at the store's address, or None if somebody does."""
@@ -278,7 +292,8 @@ class Uploader:
             return
         level = logging.WARNING if (verdict.failed and not entry.failed) or entry.attempts == 0 else logging.DEBUG
         facts = {"session": session, "path": path, "attempts": entry.attempts + 1, "again_in": round(due_at - now, 2)}
-        logger.log(level, "not stored: %s", error, extra=facts, exc_info=not expected)
+        told = "not stored: %s" if verdict.failed else "not stored yet, tried again by itself: %s"
+        logger.log(level, told, error if verdict.failed else reason, extra=facts, exc_info=not expected)
 
     def _without_journal(self, error: CacheSyncError, session: str, path: str) -> None:
         """Nothing can be noted: begin nothing for a second. At the end the journal is closed under what still hangs."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol, Self
 
 from cachesync.address import Address
+from cachesync.errors import UsageError
 from cachesync.outcomes import (
     Artifact,
     CloseReport,
@@ -21,6 +22,19 @@ from cachesync.outcomes import (
     no_progress,
 )
 from cachesync.reports import FlushReport, StatusReport, Story
+
+DEFAULT_EXPIRES = 3600.0
+MIN_EXPIRES = 1.0
+MAX_EXPIRES = 7 * 86_400.0
+"""Seconds that a link lives, and how long S3 lets one live (Signature Version 4)."""
+
+
+def check_expires(seconds: float) -> float:
+    """How long a link is to live. Raises UsageError for what no link can."""
+    if not MIN_EXPIRES <= seconds <= MAX_EXPIRES:
+        allowed = f"allowed: {MIN_EXPIRES:.0f} to {MAX_EXPIRES:.0f} seconds"
+        raise UsageError("make a link for", f"{seconds:g} s", "no link can last that long or short", allowed)
+    return seconds
 
 
 class Reading(Protocol):
@@ -55,8 +69,9 @@ class Reading(Protocol):
 class Artifacts(Protocol):
     """Artifacts by address, on sessions of any host. Blocking, safe to call from many threads."""
 
-    def list(self, address: Address) -> Iterator[Artifact]:
-        """Everything under an address, in path order; of "" the sessions there are, as directories.
+    def list(self, address: Address, *, shallow: bool = False) -> Iterator[Artifact]:
+        """Everything under an address, in path order; of "" the sessions there are, as directories. ``shallow`` is one
+        level: what lies deeper is one directory each, whose ``key`` is set if files are in it.
 
         Raises NoSuchSession, ObjectNotFound (nothing is there), StoreError.
         """
@@ -73,11 +88,13 @@ class Artifacts(Protocol):
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
     ) -> Artifact:
         """Store what ``source`` holds, to its end, under an address; returns when the store has it.
 
         ``metadata`` are the seed's artifact metadata (artifacttype, version...). A file of a session whose directory
-        stands here is written there too. Raises Unstorable, PreconditionFailed, StoreError.
+        stands here is written there too. Raises Unstorable, ArtifactExists (not to ``overwrite``), PreconditionFailed,
+        StoreError.
         """
         ...
 
@@ -85,8 +102,11 @@ class Artifacts(Protocol):
         """Delete one artifact, here and in the store. Raises ObjectNotFound, StoreError."""
         ...
 
-    def url(self, address: Address, *, expires: float = 3600.0, version_id: str | None = None) -> str:
-        """A link that anybody can read the artifact by, for ``expires`` seconds. Raises ObjectNotFound, UsageError."""
+    def url(self, address: Address, *, expires: float = DEFAULT_EXPIRES, version_id: str | None = None) -> str:
+        """A link that anybody can read the artifact by, for ``expires`` seconds (``check_expires``).
+
+        Raises ObjectNotFound, UsageError.
+        """
         ...
 
     def history(self, address: Address) -> Sequence[PastVersion]:
@@ -116,10 +136,19 @@ class Lifecycle(Protocol):
         ...
 
     def open(
-        self, session: str, *, lazy: bool = False, into: str | None = None, progress: OnProgress = no_progress
+        self,
+        session: str,
+        *,
+        lazy: bool = False,
+        into: str | None = None,
+        timeout: float | None = None,
+        progress: OnProgress = no_progress,
     ) -> OpenReport:
         """Bring a session here from the store. ``lazy`` only learns its entries; ``into`` is another directory, which
-        is not watched. Raises NoSuchSession, UsageError, StoreError."""
+        is not watched. After ``timeout`` seconds what is not here yet is pending; open again goes on.
+
+        Raises NoSuchSession, UsageError, StoreError.
+        """
         ...
 
     def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
@@ -135,6 +164,60 @@ class Lifecycle(Protocol):
         ...
 
 
+class OnDemand(Protocol):
+    """What a mount in front of the root asks. Blocking, safe to call from many threads.
+
+    ``path`` is a path in its session; a directory's ends in "/", and "" is the session's own. What is only in the store
+    is an evicted entry of the journal.
+    """
+
+    def bring(self, session: str, path: str) -> None:
+        """Let an evicted entry stand in the root, whole, with the directories above it; however many ask for one file,
+        it is fetched once. What stands there already is left alone.
+
+        Raises ObjectNotFound, NoSuchSession, DiskFull, FileUnwritable, StoreError.
+        """
+        ...
+
+    def make_empty(self, session: str, path: str) -> None:
+        """Let an empty file with its mode stand in the place of an evicted one, which it replaces, unfetched."""
+        ...
+
+    def foresee(self, session: str, path: str) -> None:
+        """An evicted file is about to be replaced by whatever file is put in its place next: that is no conflict."""
+        ...
+
+    def remove(self, session: str, path: str) -> None:
+        """Remove an evicted entry: a file as if it had been deleted here, a link, or a directory that nothing is in."""
+        ...
+
+    def move(self, session: str, path: str, to_session: str, to_path: str) -> None:
+        """Rename an evicted file, or all evicted entries below a directory; the bytes are copied inside the store.
+
+        Raises ObjectNotFound, StoreError, PreconditionFailed.
+        """
+        ...
+
+    def store(self, session: str, path: str, *, timeout: float) -> None:
+        """Wait until the store has what the file at ``path`` holds now. Raises StoreError, Unstorable."""
+        ...
+
+    def notice(self, hints: Mapping[str, Mapping[str, int]]) -> None:
+        """Look at paths, by session; the numbers are ``watcher.Hint``s."""
+        ...
+
+    def changes(self) -> Iterator[Mapping[str, Sequence[str]]]:
+        """The paths that this process changes in the root by itself, by session, as it does; every few seconds nothing.
+
+        The session "" means that anything may have changed.
+        """
+        ...
+
+    def sessions(self) -> list[str]:
+        """Every session, here or in the store. If the store gives no answer at once, those that are known."""
+        ...
+
+
 class Verbs(Protocol):
     """Blocking and safe to call from many threads. Each raises leaves of CacheSyncError and nothing else."""
 
@@ -146,6 +229,11 @@ class Verbs(Protocol):
     @property
     def lifecycle(self) -> Lifecycle:
         """The verbs of a session's life."""
+        ...
+
+    @property
+    def ondemand(self) -> OnDemand:
+        """The verbs of a mount."""
         ...
 
     def flush(

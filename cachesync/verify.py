@@ -94,8 +94,6 @@ class Verifier:
             found = _patiently(lambda: manifest.read(self._c.store, key))
         except ObjectNotFound:
             return None, []
-        except IntegrityError as error:
-            return None, [error.reason]
         return found, found.flaws
 
 

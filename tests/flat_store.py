@@ -67,6 +67,10 @@ class FlatStore:
         return Traits("flat://", conditional=True, versioned=True)
 
     @property
+    def silent_for(self) -> float | None:
+        return None
+
+    @property
     def archive(self) -> FlatArchive:
         return FlatArchive(self)
 

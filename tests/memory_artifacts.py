@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Self
 
 from cachesync.address import Address
-from cachesync.errors import NoSuchSession, ObjectNotFound, UsageError
+from cachesync.artifacts.listing import one_level
+from cachesync.errors import ArtifactExists, NoSuchSession, ObjectNotFound, UsageError
 from cachesync.outcomes import (
     Artifact,
     CloseReport,
@@ -91,10 +92,13 @@ class MemoryArtifacts:
         )
         return replace(made, **extra)
 
-    def list(self, address: Address) -> Iterator[Artifact]:
+    def list(self, address: Address, *, shallow: bool = False) -> Iterator[Artifact]:
         self._ask("list", address)
         if self.lists is not None:
             yield from self.lists(address)
+            return
+        if shallow:
+            yield from one_level(address, self.list(address))
             return
         base = str(address)
         if address.session == "ghost":
@@ -123,8 +127,11 @@ class MemoryArtifacts:
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
     ) -> Artifact:
         self._ask("put", address, content_type, dict(metadata or {}))
+        if not overwrite and str(address) in self.contents:
+            raise ArtifactExists("put", str(address), "it is there already")
         self.contents[str(address)] = self.store_put(source)
         return self.describe(str(address))
 
@@ -169,7 +176,7 @@ class MemoryLifecycle:
         self.evicted = EVICTED
         self.verified = VerifyReport("demo", 3, 30, seconds=0.5)
         self.calls: list[tuple[Any, ...]] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.progresses = [Progress(1, 3, 10, 30), Progress(2, 3, 20, 30)]
         self.steps: threading.Semaphore | None = None
         self.finished = threading.Event()
@@ -188,9 +195,15 @@ class MemoryLifecycle:
         return session or "session-1"
 
     def open(
-        self, session: str, *, lazy: bool = False, into: str | None = None, progress: OnProgress = no_progress
+        self,
+        session: str,
+        *,
+        lazy: bool = False,
+        into: str | None = None,
+        timeout: float | None = None,
+        progress: OnProgress = no_progress,
     ) -> OpenReport:
-        self.calls.append(("open", session, lazy, into))
+        self.calls.append(("open", session, lazy, into, timeout))
         self._go(session, progress)
         return self.opened
 
@@ -221,3 +234,46 @@ class MemoryLifecycle:
 
 BAD = [Failure("a\nb", "denied")]
 LEFT = [Pending("c", "is being written")]
+
+
+class MemoryOnDemand:
+    """What a mount asks, remembered; ``error`` is what it is answered."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+
+    def bring(self, session: str, path: str) -> None:
+        self._ask("bring", session, path)
+
+    def make_empty(self, session: str, path: str) -> None:
+        self._ask("make_empty", session, path)
+
+    def foresee(self, session: str, path: str) -> None:
+        self._ask("foresee", session, path)
+
+    def remove(self, session: str, path: str) -> None:
+        self._ask("remove", session, path)
+
+    def move(self, session: str, path: str, to_session: str, to_path: str) -> None:
+        self._ask("move", session, path, to_session, to_path)
+
+    def store(self, session: str, path: str, *, timeout: float) -> None:
+        self._ask("store", session, path, timeout)
+
+    def notice(self, hints: Mapping[str, Mapping[str, int]]) -> None:
+        self._ask("notice", hints)
+
+    def changes(self) -> Iterator[Mapping[str, Sequence[str]]]:
+        self._ask("changes")
+        yield {"demo": ["a", "d/b"]}
+        yield {}
+
+    def sessions(self) -> list[str]:
+        self._ask("sessions")
+        return ["away", "here"]
+
+    def _ask(self, *asked: Any) -> None:
+        self.asked.append(asked)
+        if self.error is not None:
+            raise self.error

@@ -30,6 +30,8 @@ class SeaweedServer(DevServer):
         """A plain synchronous client, to look at a bucket past our own code."""
         return client(self)
 
+    _client = client
+
 
 class MotoServer:
     """moto in a thread of this process. It checks neither signatures nor checksums."""
@@ -63,10 +65,13 @@ class MotoServer:
 
 Server = SeaweedServer | MotoServer
 
+_session = botocore.session.Session()
+"""One for all clients of the process: each session parses the descriptions of S3, 20 times the rest of the work."""
+
 
 def client(server: Server) -> Any:
     config = botocore.config.Config(retries={"total_max_attempts": 2}, s3={"addressing_style": "path"})
-    return botocore.session.Session().create_client(
+    return _session.create_client(
         "s3",
         endpoint_url=server.endpoint,
         region_name=REGION,

@@ -37,6 +37,7 @@ OWNERS = {
         "control.routes",
         "control.artifact_routes",
         "control.lifecycle_routes",
+        "control.ondemand_routes",
         "control.exchange",
         "control.streams",
         "store",

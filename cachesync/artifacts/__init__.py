@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,11 @@ from cachesync.artifacts.listing import Listing
 from cachesync.artifacts.local import Local, LocalRoot
 from cachesync.artifacts.remote import Remote
 from cachesync.artifacts.spool import pieces, spooled
-from cachesync.errors import ObjectNotFound, UsageError
+from cachesync.errors import CacheSyncError, ObjectNotFound, Unstorable, UsageError
 from cachesync.model import ObjectInfo
 from cachesync.outcomes import Artifact, PastVersion
 from cachesync.store.base import Archive, ObjectStore
-from cachesync.verbs import Reading
+from cachesync.verbs import DEFAULT_EXPIRES, Reading, check_expires
 
 __all__ = ["Artifacts", "LocalRoot"]
 
@@ -66,21 +67,24 @@ class Artifacts:
         self._local = None if local is None else Local(local)
         self._listing = Listing(self._remote, self._local, url)
 
-    def list(self, address: Address) -> Iterator[Artifact]:
-        """Everything under an address, in path order; of "" the sessions there are, as directories.
+    def list(self, address: Address, *, shallow: bool = False) -> Iterator[Artifact]:
+        """Everything under an address, in path order; of "" the sessions there are, as directories. ``shallow`` is one
+        level: what lies deeper is one directory each, whose ``key`` is set if files are in it.
 
         A session that the journal knows is answered from there, with what the disk says now; any other from the store's
         listing and its manifest. Names that could not be an address are passed over.
         """
-        return self._listing.list(address)
+        return self._listing.list(address, shallow=shallow)
 
     def describe(self, address: Address) -> Artifact:
         """One file as the store has it now, content type and all. Raises ObjectNotFound, StoreError."""
-        return self._listing.describe(address)
+        with self._asked("describe", address):
+            return self._listing.describe(address)
 
     def read(self, address: Address, *, version_id: str | None = None) -> Reading:
         """Open one artifact: the newest version, or a past one."""
-        return self._reader.read(_one(address, "read"), version_id=version_id)
+        with self._asked("read", address):
+            return self._reader.read(address, version_id=version_id)
 
     def put(
         self,
@@ -89,54 +93,62 @@ class Artifacts:
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
     ) -> Artifact:
         """Store what ``source`` holds, to its end; returns when the store has it.
 
-        What stands there is replaced, whoever wrote it: the last put wins, and versioning is the undo. Where the
-        session's directory stands here the file is written there and stored as any other change is: should another host
-        have changed that file meanwhile, both are kept (P9). ``content_type`` and ``metadata`` replace those of an
-        earlier put; when the file is changed by other means, they stay.
+        What stands there is replaced, whoever wrote it: the last put wins, and versioning is the undo. Without
+        ``overwrite`` nothing is: the store itself (the file system, where the file is written) decides who is first.
 
-        Raises UsageError, Unstorable, PreconditionFailed, FileUnwritable, StoreError.
+        Where the session's directory stands here the file is written there and stored as any other change is: should
+        another host have changed that file meanwhile, both are kept (P9). ``content_type`` and ``metadata`` replace
+        those of an earlier put; when the file is changed by other means, they stay.
+
+        Raises UsageError, Unstorable, ArtifactExists, PreconditionFailed, FileUnwritable, StoreError.
         """
         labels = attributes.to_labels(content_type, metadata)
-        if self._local is not None and self._local.stands(_one(address, "put")):
-            return self._listing.of_entry(self._local.put(address, pieces(source), labels))
-        _one(address, "put").key(self._remote.prefix)
-        with spooled(pieces(source), self._remote.scratch) as body:
-            info = self._remote.put(address, body, labels)
-        return self._changed(address, info)
+        with self._asked("put", address):
+            if self._local is not None and self._local.stands(address):
+                return self._listing.of_entry(self._local.put(address, pieces(source), labels, overwrite=overwrite))
+            address.key(self._remote.prefix)
+            with spooled(pieces(source), self._remote.scratch) as body:
+                info = self._remote.put(address, body, labels, overwrite=overwrite)
+            return self._changed(address, info)
 
     def remove(self, address: Address) -> None:
         """Delete one artifact, here and in the store, whoever wrote it last; versioning is the undo.
 
-        It was asked for by its name, so neither the delete guard nor the settle time holds it. Raises ObjectNotFound,
-        UsageError (a directory), FileUnwritable, StoreError.
+        It was asked for by its name, so neither the delete guard nor the settle time holds it. Where the store keeps
+        versions, it first gets what it does not have of the file yet, so that the undo brings that back. Raises
+        ObjectNotFound, UsageError (a directory), FileUnwritable, StoreError.
         """
-        key = _one(address, "remove").key(self._remote.prefix)
-        local, removed = self._local, False
-        if local is not None and local.stands(address):
-            removed = local.remove(address)
-        # The engine deletes what is its own; another writer's object, or one that was never here, is still there.
-        stands = partial(local.has_file, address) if local is not None else bool
-        removed = self._remote.remove(address, listed=not removed, stands=stands) or removed
-        self._reader.forget(key)
-        if local is not None:
-            local.learn(address, None)
-        if not removed:
-            raise ObjectNotFound("remove", str(address), "there is no such artifact")
+        with self._asked("remove", address):
+            key = address.key(self._remote.prefix)
+            local, removed = self._local, False
+            if local is not None and local.stands(address):
+                removed = local.remove(address)
+            # The engine deletes what is its own; another writer's object, or one that was never here, is still there.
+            stands = partial(local.has_file, address) if local is not None else bool
+            removed = self._remote.remove(address, listed=not removed, stands=stands) or removed
+            self._reader.forget(key)
+            if local is not None:
+                local.learn(address, None)
+            if not removed:
+                raise ObjectNotFound("remove", str(address), "there is no such artifact")
 
-    def url(self, address: Address, *, expires: float = 3600.0, version_id: str | None = None) -> str:
+    def url(self, address: Address, *, expires: float = DEFAULT_EXPIRES, version_id: str | None = None) -> str:
         """A link to what the store has: signed, for ``expires`` seconds; in a folder on this machine a file:// URL."""
-        key = _one(address, "link to").key(self._remote.prefix)
-        archive = self._store.archive
-        if version_id is not None:
-            self._past(address, version_id)
-        elif self._remote.find(address) is None:
-            hint = "cachesync flush stores what is only here; cachesync ls shows what there is"
-            raise ObjectNotFound("link to", str(address), "the store has no such object", hint)
-        if archive is not None:
-            return archive.url(key, expires=expires, version_id=version_id)
+        check_expires(expires)
+        with self._asked("link to", address):
+            key = address.key(self._remote.prefix)
+            archive = self._store.archive
+            if version_id is not None:
+                self._past(address, version_id)
+            elif not (self._local and self._local.owns(address)) and self._remote.find(address) is None:
+                hint = "cachesync flush stores what is only here; cachesync ls shows what there is"
+                raise ObjectNotFound("link to", str(address), "the store has no such object", hint)
+            if archive is not None:
+                return archive.url(key, expires=expires, version_id=version_id)
         base = self._store.traits.url
         if base.startswith("file://"):
             return f"file://{quote(base.removeprefix('file://'))}/{quote(key)}"
@@ -144,7 +156,11 @@ class Artifacts:
 
     def history(self, address: Address) -> Sequence[PastVersion]:
         """Every version there is, newest first; also of what was deleted."""
-        key = _one(address, "list the versions of").key(self._remote.prefix)
+        with self._asked("list the versions of", address):
+            return self._versions(address)
+
+    def _versions(self, address: Address) -> Sequence[PastVersion]:
+        key = address.key(self._remote.prefix)
         found: list[PastVersion] = []
         for past in self._archive(address).history(key):
             if past.key != key:
@@ -156,7 +172,7 @@ class Artifacts:
                 )
             )
         if not found:
-            raise ObjectNotFound("list the versions of", str(address), "the store never had such an object")
+            raise ObjectNotFound("find", str(address), "the store never had such an object")
         return found
 
     def restore(self, address: Address, *, version_id: str | None = None) -> Artifact:
@@ -164,17 +180,24 @@ class Artifacts:
 
         Nothing is taken away: what was the newest is a past version afterwards.
         """
-        archive = self._archive(_one(address, "restore"))
-        past = self._before(address) if version_id is None else self._past(address, version_id)
-        if past.deleted or past.version_id is None:
-            cause = "that version is a deletion" if past.deleted else "that version is the newest"
-            raise ObjectNotFound("restore", str(address), cause, "cachesync history lists the versions")
-        if self._local is not None and self._local.stands(address):
-            download = archive.read(address.key(self._remote.prefix), past.version_id)
-            labels, mode = attributes.labels_of(address, download.info), attributes.to_stored(download.info).mode
-            return self._listing.of_entry(self._local.put(address, download.chunks, labels, mode=mode))
-        info = self._remote.revive(archive, address, past.version_id)
-        return self._changed(address, info)
+        with self._asked("restore", address):
+            archive = self._archive(address)
+            past = self._before(address) if version_id is None else self._past(address, version_id)
+            if past.deleted or past.version_id is None:
+                cause = "that version is a deletion" if past.deleted else "that version is the newest"
+                raise ObjectNotFound("restore", str(address), cause, "cachesync history lists the versions")
+            if self._local is not None and self._local.stands(address):
+                download = archive.read(address.key(self._remote.prefix), past.version_id)
+                labels, mode = attributes.labels_of(address, download.info), attributes.to_stored(download.info).mode
+                return self._listing.of_entry(self._local.put(address, download.chunks, labels, mode=mode))
+            info = self._remote.revive(archive, address, past.version_id)
+            return self._changed(address, info)
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """For a block in which many artifacts are changed, in any thread: what is changed in the store itself is stored
+        as ever, and the manifests of its sessions are written once, at the block's end. A process that is killed before
+        leaves them as they were: ``verify`` then tells what they miss until the next flush, or change of that file."""
+        return self._remote.together()
 
     def _changed(self, address: Address, info: ObjectInfo) -> Artifact:
         """The object was changed in the store itself: an evicted entry is that from now on."""
@@ -185,6 +208,21 @@ class Artifacts:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _asked(self, verb: str, address: Address) -> Iterator[None]:
+        """Check that it is one artifact, and let what fails on the way be told in the words of whoever asked: the verb,
+        not its inner step, and the address, not the object key."""
+        if address.whole:
+            hint = "give SESSION/PATH, projects/P/PATH or templates/PATH"
+            raise UsageError(verb, str(address), "names no single artifact", hint)
+        try:
+            yield
+        except CacheSyncError as error:
+            with contextlib.suppress(Unstorable):
+                if error.path in (str(address), address.path, address.key(self._remote.prefix)):
+                    error.named(verb, str(address))
+            raise
+
     def _archive(self, address: Address) -> Archive:
         archive = self._store.archive
         if archive is None:
@@ -194,7 +232,7 @@ class Artifacts:
 
     def _before(self, address: Address) -> PastVersion:
         """The version to go back to: the last one before the newest, or before the deletion."""
-        newest, *past = self.history(address)
+        newest, *past = self._versions(address)
         for version in past:
             if not version.deleted:
                 return version
@@ -203,15 +241,8 @@ class Artifacts:
         raise UsageError("restore", str(address), "the bucket keeps no versions", _NO_VERSIONS)
 
     def _past(self, address: Address, version_id: str) -> PastVersion:
-        for version in self.history(address):
+        for version in self._versions(address):
             if version.version_id == version_id:
                 return version
         hint = "cachesync history lists the versions"
         raise ObjectNotFound("find", str(address), f"there is no version {version_id}", hint)
-
-
-def _one(address: Address, operation: str) -> Address:
-    if address.whole:
-        hint = "give SESSION/PATH, projects/P/PATH or templates/PATH"
-        raise UsageError(operation, str(address), "names no single artifact", hint)
-    return address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -27,12 +28,12 @@ class Listing:
         self._local = local
         self._url = url
 
-    def list(self, address: Address) -> Iterator[Artifact]:
-        """Everything under an address, in path order. Errors are raised before the first artifact, where they can be.
+    def list(self, address: Address, *, shallow: bool) -> Iterator[Artifact]:
+        """See Artifacts. Errors are raised before the first artifact, where they can be.
 
         Raises NoSuchSession, ObjectNotFound, StoreError, RootHalted.
         """
-        rows = self._rows(address)
+        rows = self._rows(address, shallow=shallow)
         first = next(rows, None)
         if first is not None:
             return itertools.chain((first,), rows)
@@ -47,41 +48,51 @@ class Listing:
         """One file as the store has it. Raises ObjectNotFound, StoreError."""
         return self.of_object(address, self._remote.store.head(address.key(self._remote.prefix)))
 
-    def _rows(self, address: Address) -> Iterator[Artifact]:
+    def _rows(self, address: Address, *, shallow: bool) -> Iterator[Artifact]:
         if address == Address(Space.SESSIONS):
             return self._sessions()
         local = self._local
         if local is not None and local.knows(address.session):
             rows = self._here(local, address)
+            if shallow:
+                rows = one_level(address, rows)
             first = next(rows, None)
             if first is not None:
                 return itertools.chain((first,), rows)
             if not address.path and local.stands(address):
                 return rows
-        return self._there(address)
+        return one_level(address, self._level(address)) if shallow else self._there(address)
 
     def _sessions(self) -> Iterator[Artifact]:
-        """The sessions, as directories. One called like another space has no address."""
+        """The sessions, as directories, and what the journal knows of each. One called like another space has no
+        address."""
         start = Address(Space.SESSIONS).key(self._remote.prefix)
         found = self._remote.store.list(start, shallow=True)
         stored = {info.key.removeprefix(start).rstrip("/") for info in found if info.key.endswith("/")}
         names = stored if self._local is None else stored | self._local.known()
         for name in sorted(names - set(Space)):
-            if is_session_name(name):
-                yield Artifact(name, Kind.DIRECTORY, "stored" if name in stored else "dirty")
+            if not is_session_name(name):
+                continue
+            row = Artifact(name, Kind.DIRECTORY, "stored" if name in stored else "dirty")
+            counts = None if self._local is None else self._local.counts(name)
+            if counts is not None:
+                row = replace(row, files=counts.files, size=counts.bytes, modified=counts.newest)
+            yield row
 
     # -- sessions that the journal knows -------------------------------------------------------------------------------
 
     def _here(self, local: Local, address: Address) -> Iterator[Artifact]:
-        local.look(address)
+        unverified = not local.look(address)
         session, path = address.name, address.path
         entries = local.root.context.journal.entries
         own = [path] if address.whole else [path, path + "/"]
         for name in filter(None, own):
             if (entry := entries.entry(session, name)) is not None and not entry.tombstone:
-                yield self.of_entry(entry)
+                yield replace(self.of_entry(entry), unverified=unverified)
         path = own[-1]
-        yield from (self.of_entry(entry) for entry in entries.under(session, path) if not entry.tombstone)
+        for entry in entries.under(session, path):
+            if not entry.tombstone:
+                yield replace(self.of_entry(entry), unverified=unverified)
 
     # -- everything else -----------------------------------------------------------------------------------------------
 
@@ -99,6 +110,23 @@ class Listing:
         )
         rows = heapq.merge(objects, self._others(address, found), key=lambda row: (row[0].name, row[0].path.encode()))
         yield from (row for _, row in rows)
+
+    def _level(self, address: Address) -> Iterator[Artifact]:
+        """One level of what is there, by a listing that does not go deeper; not in order."""
+        key = address.key(self._remote.prefix)
+        if not address.whole:
+            if (info := self._remote.find(address)) is not None:
+                yield self.of_object(address, info)
+            key += "/"
+        found = self._manifest(address)
+        for info in self._remote.store.list(key, shallow=True):
+            # A folder is known by what may lie in it: a project has no address that could be an artifact's.
+            place = from_key(self._remote.prefix, f"{info.key}x" if info.key.endswith("/") else info.key)
+            if place is not None and info.key.endswith("/"):
+                yield Artifact(str(place).removesuffix("/x"), Kind.DIRECTORY, "stored", key=info.key)
+            elif place is not None:
+                yield self._listed(place, info, found)
+        yield from (row for _, row in self._others(address, found))
 
     def _manifest(self, address: Address) -> FoundManifest | None:
         if address.session is None:
@@ -152,6 +180,25 @@ class Listing:
     def _unstored(self, address: Address, stat: FileStat, state: str) -> Artifact:
         """A link or a directory: the manifest has it, and no object."""
         return Artifact(str(address), stat.kind, state, modified=stat.mtime_ns / 1e9, target=stat.target)
+
+
+def one_level(address: Address, rows: Iterable[Artifact]) -> Iterator[Artifact]:
+    """The address itself, if it is a file, and what lies directly in it, in path order; each directory once."""
+    own = str(address)
+    level: dict[tuple[str, bool], Artifact] = {}  # a store may hold a file "x" and files below "x/"
+    for row in rows:
+        if row.address == own:
+            yield row
+            continue
+        name, deeper, rest = row.address.removeprefix(f"{own}/").partition("/")
+        if not deeper and row.kind != Kind.DIRECTORY:
+            level[name, False] = row
+            continue
+        known = level.get((name, True))
+        folder = known or Artifact(f"{own}/{name}", Kind.DIRECTORY, row.state, unverified=row.unverified)
+        key = folder.key or (row.key and row.key.removesuffix(rest))
+        level[name, True] = replace(folder if deeper else row, key=key)
+    yield from (level[place] for place in sorted(level, key=lambda place: (os.fsencode(place[0]), place[1])))
 
 
 def _state(entry: Entry) -> str:

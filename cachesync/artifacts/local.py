@@ -15,28 +15,29 @@ from dataclasses import dataclass
 
 from cachesync import attributes
 from cachesync.address import Address
+from cachesync.awaiting import Awaiter
 from cachesync.context import Context
 from cachesync.errors import (
+    ArtifactExists,
     ObjectNotFound,
     PreconditionFailed,
     StoreError,
-    StorePermanent,
     StoreTransient,
     Unstorable,
     UsageError,
 )
 from cachesync.files import Staging, Temporary
 from cachesync.files.beneath import HOLD, open_beneath
+from cachesync.files.rename import move
 from cachesync.files.staging import make_directories, translated
 from cachesync.learn import Learner
-from cachesync.model import Entry, FileStat, Kind, Labels, Stored
+from cachesync.model import Counts, Entry, FileStat, Kind, Labels, Stored
 from cachesync.removal import Removal
 from cachesync.rivals import with_digest
 from cachesync.scanner import Scanner
 from cachesync.uploader import Uploader
 from cachesync.watcher import Hint
 
-_LOOK = 0.05
 _MODE = 0o644
 _SLOWEST = 1024 * 1024
 """Bytes a second of which an upload is surely faster; a large file is waited for that much longer."""
@@ -85,36 +86,65 @@ class Local:
         """The names of those sessions. Raises RootHalted."""
         return {*self._c.tree.sessions()[0], *self._c.journal.sessions.names()}
 
-    def look(self, address: Address) -> None:
+    def counts(self, session: str) -> Counts | None:
+        """A session in numbers, as far as the journal knows it; None for one of which it has learned nothing."""
+        row = self._c.journal.sessions.get(session)
+        return None if row is None or not row.learned else self._c.journal.sessions.counts(session)
+
+    def look(self, address: Address) -> bool:
         """Let the journal know what there is under an address now: from the disk, and once from the store; of a session
-        that is not here from the store each time. If the store gives no answer, what was known counts."""
+        that is not here from the store each time. If the store gives no answer, what was known counts, and it is False.
+        """
         session, path = address.name, address.path
         scanner, learner = self.root.scanner, self.root.learner
         scanner.notice(session, {} if address.whole else {path: Hint.CHANGED})
         if not self.stands(address):
-            with contextlib.suppress(StoreError):
+            try:
                 learner.again(session)
-            return
+            except StoreError:
+                return False
+            return True
         if not address.whole:
             found = self._c.tree.lstat(session, path)
             path = f"{path}/" if isinstance(found, FileStat) and found.kind is Kind.DIRECTORY else ""
         if path or address.whole:
             scanner.scan(session, path)
-        with contextlib.suppress(StoreError):
-            learner.ensure(session, wait=True)
+        try:
+            return learner.ensure(session, wait=True)
+        except StoreError:
+            return False
 
-    def put(self, address: Address, chunks: Iterable[bytes], labels: Labels, *, mode: int | None = None) -> Entry:
+    def owns(self, address: Address) -> bool:
+        """Whether the store has an object for the address that this host stored: then nobody needs to be asked."""
+        if address.session is None or address.session not in self._c.journal.sessions.names():
+            return False
+        entry = self._c.journal.entries.entry(address.session, address.path)
+        return entry is not None and not entry.tombstone and entry.stored is not None and entry.puts > 0
+
+    def put(
+        self,
+        address: Address,
+        chunks: Iterable[bytes],
+        labels: Labels,
+        *,
+        mode: int | None = None,
+        overwrite: bool = True,
+    ) -> Entry:
         """Write the file, in one atomic step, and return when it is stored. It keeps the permission bits of the one
         that it replaces; ``mode`` are those of a new one.
 
-        Raises Unstorable, FileUnwritable, DiskFull; StoreTransient if it is written here and the store does not have it
-        in time, StorePermanent if the store will not take it.
+        Raises Unstorable, FileUnwritable, DiskFull; ArtifactExists if one is here or in the store and is not to be
+        replaced; StoreTransient if it is written here and the store does not have it in time, StorePermanent if the
+        store will not take it.
         """
         session, path = address.name, address.path
         self._c.key(session, path)
         if reason := self.root.scanner.left_out(session, path):
             raise Unstorable("put", str(address), f"it would not be stored: {reason}")
-        self._settle(address)
+        if overwrite:
+            self._settle(address)
+        else:
+            self._check_free(address)
         started, size, digest = self._c.clock(), 0, hashlib.sha256()
         with contextlib.ExitStack() as stack:
             file = self.root.staging().temporary()
@@ -123,11 +153,12 @@ class Local:
                 file.write(chunk, size)
                 digest.update(chunk)
                 size += len(chunk)
-            self._adopt(address)
+            if overwrite:
+                self._adopt(address)
             found = self._c.tree.lstat(session, path)
             kept = found.mode if isinstance(found, FileStat) and found.kind is Kind.FILE else mode
             file.seal(_MODE if kept is None else kept, time.time_ns())
-            made = self._place(file, address)
+            made = self._place(file, address, overwrite=overwrite)
         hints = {directory.rstrip("/"): Hint.CHANGED for directory in made}
         self.root.scanner.notice(session, hints | {path: Hint.CHANGED | Hint.CLOSED})
         entries = self._c.journal.entries
@@ -148,25 +179,47 @@ class Local:
             raise PreconditionFailed("put", str(address), "it was overwritten here before the store had it", hint)
         return entry
 
+    def _check_free(self, address: Address) -> None:
+        """Raise ArtifactExists if there is something here or in the store, StoreError if the store cannot be asked."""
+        session, path = address.name, address.path
+        if self._c.tree.lstat(session, path) is None:
+            self.root.scanner.notice(session, {path: Hint.GONE})
+            entry = self._c.journal.entries.entry(session, path)
+            if entry is not None and entry.tombstone:
+                return  # the object goes when the new one comes: the journal knows its version
+            try:
+                self._c.store.head(self._c.key(session, path))
+            except ObjectNotFound:
+                self.learn(address, None)
+                return
+        raise ArtifactExists("put", str(address), "it is there already")
+
     def _settle(self, address: Address) -> None:
-        """Let the store have first what the file holds that is to be replaced, so that it is a past version after."""
+        """Let the store have first what the file holds that is to go, so that it is a past version after."""
         session, path = address.name, address.path
         self.root.scanner.notice(session, {path: Hint.CHANGED | Hint.CLOSED})
         entry = self._c.journal.entries.entry(session, path)
         if entry is None or not entry.dirty or entry.tombstone or entry.kind is not Kind.FILE or entry.failed:
             return
         patience = self.root.patience + (entry.stat.size if entry.stat else 0) / _SLOWEST
-        self._await(address, lambda now: now is None or not now.dirty or now.tombstone, self._c.clock(), patience)
+        try:
+            self._await(address, lambda now: now is None or not now.dirty or now.tombstone, self._c.clock(), patience)
+        except StoreTransient as error:
+            error.hint = "nothing was done: what changed in the file would be lost; it is stored as soon as that can be"
+            raise
 
     def remove(self, address: Address) -> bool:
         """Remove the file or link, and return when the store has no object of it that is ours; False if none stands
-        here. Raises UsageError (a directory), FileUnwritable, StoreError."""
+        here. Where the store keeps versions, it first gets what it does not have yet. Raises UsageError (a directory),
+        FileUnwritable, StoreError."""
         session, path = address.name, address.path
         found = self._c.tree.lstat(session, path)
         if not isinstance(found, FileStat) or self.root.scanner.left_out(session, path):
             return False
         if found.kind is Kind.DIRECTORY:
             raise UsageError("remove", str(address), "is a directory", "name a file")
+        if self._c.store.traits.versioned is not False:
+            self._settle(address)
         started = self._c.clock()
         self.root.scanner.notice(session, {path: Hint.CHANGED})  # what the journal never knew cannot be missed
         with translated("remove", str(address)), self._parent(address) as (parent, name):
@@ -174,6 +227,7 @@ class Local:
                 os.unlink(name, dir_fd=parent)
             except FileNotFoundError:
                 return False
+        self._c.tree.changes.note(session, path)
         with self.root.removal.asked(session, path):
             self.root.scanner.notice(session, {path: Hint.GONE})
             if found.kind is Kind.FILE:
@@ -206,7 +260,7 @@ class Local:
             else:
                 self.learn(address, attributes.to_stored(found))
 
-    def _place(self, file: Temporary, address: Address) -> list[str]:
+    def _place(self, file: Temporary, address: Address, *, overwrite: bool) -> list[str]:
         """Put a sealed file in the place of whatever file or link stands there; returns the directories made."""
         with translated("put", str(address)):
             base = open_beneath(self._c.tree.descriptor, address.name, HOLD | os.O_DIRECTORY)
@@ -215,7 +269,14 @@ class Local:
             finally:
                 os.close(base)
             with self._parent(address) as (parent, name):
-                os.rename(file.name, name, src_dir_fd=file.folder, dst_dir_fd=parent)
+                if overwrite:
+                    os.rename(file.name, name, src_dir_fd=file.folder, dst_dir_fd=parent)
+                else:
+                    try:
+                        move(file.folder, file.name, parent, name)
+                    except FileExistsError:
+                        raise ArtifactExists("put", str(address), "it is there already") from None
+        self._c.tree.changes.note(address.name, address.path)
         return made
 
     @contextlib.contextmanager
@@ -230,21 +291,5 @@ class Local:
     def _await(
         self, address: Address, done: Callable[[Entry | None], bool], started: float, patience: float
     ) -> Entry | None:
-        """Wait until the entry is as it should be; it goes before everything else of its session."""
-        session, path = address.name, address.path
-        deadline = time.monotonic() + patience
-        with self.root.uploader.urgent(session, deletes=False):
-            self.root.uploader.resume()
-            while not done(entry := self._c.journal.entries.entry(session, path)):
-                assert entry is not None, "nothing is awaited of an entry that is not there"  # noqa: S101
-                tried = (entry.tried_at or 0.0) >= started
-                if entry.failed and tried:
-                    raise StorePermanent("store", str(address), entry.error or "unknown")
-                if time.monotonic() > deadline:
-                    hint = f"done here, and in the store as soon as that can be; cachesync flush {session} waits for it"
-                    raise StoreTransient("store", str(address), entry.error or "the store has not answered", hint)
-                if not tried and entry.due_at > self._c.clock():
-                    self._c.journal.work.postpone(entry, self._c.clock())
-                    self.root.uploader.wake()
-                self.root.uploader.wait_for_progress(_LOOK)
-        return entry
+        """See awaiting.Awaiter."""
+        return Awaiter(self._c, self.root.uploader).wait(address.name, address.path, done, started, patience)

@@ -12,20 +12,22 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from cachesync import attributes, manifest
-from cachesync.address import Address
+from cachesync.address import Address, Space
 from cachesync.artifacts.spool import filed
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
+from cachesync.errors import ArtifactExists, ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
 from cachesync.keys import manifest_key
-from cachesync.model import Attributes, Labels, ObjectInfo
+from cachesync.model import Attributes, Labels, ObjectInfo, Stored
+from cachesync.parallel import in_parallel
 from cachesync.policy import after_failure
 from cachesync.store.base import Archive, Body, ObjectStore
 
 _TRIES = 8
+_ASKING = 8
 
 T = TypeVar("T")
 
@@ -43,6 +45,10 @@ class Remote:
         self._writer = writer
         self._clock = clock
         self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self._stale: dict[str, set[str]] = {}
+        """Paths by session of which the manifest does not tell yet what the store has."""
+        self._blocks = 0
 
     def find(self, address: Address) -> ObjectInfo | None:
         """The newest version of an object, or None if the store says that there is none."""
@@ -51,18 +57,29 @@ class Remote:
         except ObjectNotFound:
             return None
 
-    def put(self, address: Address, body: Body, labels: Labels) -> ObjectInfo:
-        """Store ``body`` in place of what is there. Raises Unstorable, PreconditionFailed, StoreError."""
+    def put(self, address: Address, body: Body, labels: Labels, *, overwrite: bool) -> ObjectInfo:
+        """Store ``body`` in place of what is there; without ``overwrite`` only where nothing is.
+
+        Raises Unstorable, ArtifactExists, PreconditionFailed, StoreError.
+        """
         key = address.key(self.prefix)
+        lost = False  # an answer: only then is an equal object of this writer surely the one that is stored here
 
         def once(tries: int) -> ObjectInfo:
+            nonlocal lost
             replaced = self.find(address)
-            if tries and replaced is not None and self._is_ours(replaced, body.sha256):
-                return replaced  # the answer to the try before this one was lost
+            if replaced is not None and (lost or (overwrite and tries)) and self._is_ours(replaced, body.sha256):
+                return replaced
+            if replaced is not None and not overwrite:
+                raise ArtifactExists("put", str(address), "it is there already")
             carried = attributes.for_put(
                 address, body.sha256, self._writer, now=self._clock(), replaced=replaced, labels=labels
             )
-            return self.store.put(key, body, carried, expect=None if replaced is None else replaced.version)
+            try:
+                return self.store.put(key, body, carried, expect=None if replaced is None else replaced.version)
+            except StoreTransient:
+                lost = True
+                raise
 
         info = persist(once)
         self._relist(address)
@@ -85,7 +102,12 @@ class Remote:
             return seen
 
         removed = persist(once)
-        return (listed and self._relist(address)) or removed
+        if removed or address.session is None:
+            if listed:
+                self._relist(address)
+            return removed
+        with self._lock(address.session):
+            return listed and self._amend(address.session, {address.path})
 
     def revive(self, archive: Archive, address: Address, version_id: str) -> ObjectInfo:
         """Make a past version the newest. Raises ObjectNotFound, StoreError."""
@@ -99,29 +121,72 @@ class Remote:
         self._relist(address)
         return info
 
-    def _relist(self, address: Address) -> bool:
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write each manifest once, at the end of the block, instead of after each change. Raises StoreError there."""
+        with self._guard:
+            self._blocks += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._blocks -= 1
+                sessions = [] if self._blocks else list(self._stale)
+            for session in sessions:
+                self._catch_up(session)
+
+    def _relist(self, address: Address) -> None:
         """Let the session's manifest, if there is one, list what the store has at an address now, so that ``open`` and
-        ``verify`` on any host find it so. Whether that changed it."""
-        session, changed = address.session, False
-        if session is None:
-            return False
-        key = manifest_key(self.prefix, session)
+        ``verify`` on any host find it so."""
+        if address.session is None:
+            return
+        with self._guard:
+            self._stale.setdefault(address.session, set()).add(address.path)
+            waits = self._blocks > 0
+        if not waits:
+            self._catch_up(address.session)
+
+    def _catch_up(self, session: str) -> None:
+        """Write what is stale: of threads that wait here for each other, one does it for all."""
+        with self._lock(session):
+            with self._guard:
+                paths = self._stale.pop(session, set())
+            try:
+                if paths:
+                    self._amend(session, paths)
+            except BaseException:
+                with self._guard:
+                    self._stale.setdefault(session, set()).update(paths)
+                raise
+
+    def _lock(self, session: str) -> threading.Lock:
+        """Threads of ours need not meet in the store."""
+        return self._locks.setdefault(session, threading.Lock())
+
+    def _amend(self, session: str, paths: set[str]) -> bool:
+        """Whether the manifest told something else."""
+        key, changed = manifest_key(self.prefix, session), False
 
         def once(_: int) -> None:
             nonlocal changed
             with contextlib.suppress(ObjectNotFound), tempfile.TemporaryFile(dir=self.scratch) as out:
                 listed = self.store.get(key)
-                found = self.find(address)  # after that: of two who are at it, the later one lists the later version
-                stored = None if found is None else attributes.to_stored(found)
-                if manifest.amend(listed.chunks, out, address.path, stored):
+                changes: dict[str, Stored | None] = {}
+
+                def ask(path: str, _: threading.Event) -> None:
+                    found = self.find(Address(Space.SESSIONS, session, path))
+                    changes[path] = None if found is None else attributes.to_stored(found)
+
+                # After that: of two who are at it, the later one lists the later version.
+                in_parallel(iter(sorted(paths)), ask, min(_ASKING, len(paths)))
+                if manifest.amend(listed.chunks, out, changes):
                     changed = True
                     with filed(out) as body:
                         metadata = {"sha256": body.sha256, "writer": self._writer}
                         carried = Attributes("application/json", metadata)
                         self.store.put(key, body, carried, expect=listed.info.version)
 
-        with self._locks.setdefault(session, threading.Lock()):  # threads of ours need not meet in the store
-            persist(once)
+        persist(once)
         return changed
 
     def _is_ours(self, info: ObjectInfo, sha256: str) -> bool:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from cachesync import __version__
 from cachesync.config import SETTINGS
-from cachesync.control.wire import DEFAULT_EXPIRES, DEFAULT_FLUSH_TIMEOUT, MAX_EXPIRES, MAX_FLUSH_TIMEOUT
+from cachesync.control.wire import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.errors import UsageError
+from cachesync.verbs import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
 
 SETTING = "setting_"
 """What the parsed name of a setting's flag starts with, so that no option of a command can be taken for one."""
@@ -86,6 +87,33 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _mount(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="an empty directory beside the root")
+    parser.add_argument(
+        "--write-through",
+        choices=("off", "fsync", "close"),
+        default="off",
+        help="when a program waits until its bytes are stored: never, at fsync, at close too (%(default)s)",
+    )
+    parser.add_argument("--read-only", action="store_true", help="nobody changes anything through it")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=DEFAULT_FLUSH_TIMEOUT,
+        help="seconds that an fsync or close waits for the store (%(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dev-server", metavar="DIR", type=Path, help="also run an S3 server on this machine, with its data in DIR"
+    )
+
+
+def _umount(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument("--lazy", action="store_true", help="even if programs use it: they finish, nobody new gets in")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=DEFAULT_FLUSH_TIMEOUT, help="seconds to wait (%(default)g)"
+    )
+    _json(parser)
+
+
 def _flush(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sessions", nargs="*", metavar="SESSION")
     parser.add_argument("--all", action="store_true", help="every session; JSON is a list then")
@@ -127,6 +155,9 @@ def _open(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("session", metavar="SESSION")
     parser.add_argument("--lazy", action="store_true", help="only learn what there is; fetch nothing")
     parser.add_argument("--into", metavar="DIR", help="into another directory, which is not watched")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, help="seconds to wait (default: as long as the store answers)"
+    )
     _json(parser)
 
 
@@ -150,7 +181,8 @@ def _session(parser: argparse.ArgumentParser) -> None:
 def _ls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", nargs="?", default="", metavar="ADDRESS", help="default: the sessions there are")
     parser.add_argument("-l", "--long", action="store_true", help="size, time (UTC) and state too")
-    parser.add_argument("--tree", action="store_true", help="names below their directories")
+    parser.add_argument("-R", "--recursive", action="store_true", help="also what lies in its directories")
+    parser.add_argument("--tree", action="store_true", help="all of it, names below their directories")
     _json(parser)
 
 
@@ -178,6 +210,7 @@ def _put(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", metavar="ARTIFACTTYPE", help="terraform, dashboard, foundation, template...")
     parser.add_argument("--meta", metavar="K=V", type=_pair, action="append", default=[], help="metadata; several")
     parser.add_argument("--content-type", metavar="T", help="default: by the name")
+    parser.add_argument("--no-overwrite", action="store_true", help="only where there is nothing yet")
     _json(parser)
 
 
@@ -222,21 +255,26 @@ def _migrate(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dev-server", metavar="DIR", type=Path, help="the one that the daemon was started with")
+    _json(parser)
+
+
 def _seconds(text: str) -> float:
     return _number(text, MAX_FLUSH_TIMEOUT)
 
 
 def _lifetime(text: str) -> float:
-    return _number(text, MAX_EXPIRES)
+    return _number(text, MAX_EXPIRES, MIN_EXPIRES)
 
 
-def _number(text: str, most: float) -> float:
+def _number(text: str, most: float, least: float = 0.0) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: 0 to {most:.0f} seconds")
+    if not least <= seconds <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: {least:.0f} to {most:.0f} seconds")
     return seconds
 
 
@@ -249,6 +287,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 COMMANDS = {
     "run": Command("the daemon, in the foreground: watches, uploads, serves the control socket", "run", _run),
+    "mount": Command("the daemon, with every session as ordinary files at a directory", "mount", _mount),
+    "umount": Command("stores everything, then takes a mount away", "umount", _umount),
     "flush": Command("waits until everything in a session is stored, and says whether it is", "flush", _flush),
     "status": Command("what is stored, what is not yet, what failed", "status", _status),
     "explain": Command("the story of one file", "explain", _explain),
@@ -268,6 +308,7 @@ COMMANDS = {
     "restore": Command("makes a past version of an artifact the newest again", "restore", _restore),
     "mcp": Command("the MCP server, for agents: on stdio, or with --http HOST:PORT", "mcp", _mcp),
     "migrate": Command("stores a sessions directory that exists already; run again, it goes on", "migrate", _migrate),
+    "doctor": Command("looks at everything that is needed, and says what mends what it finds", "doctor", _doctor),
     "config": Command("every setting, its value and where it comes from", "config", _json),
     "version": Command("prints the version", "version", _json),
 }

@@ -14,6 +14,9 @@ from cachesync.outcomes import OnProgress, Progress
 
 INTERVAL = 0.2
 WIDTH = 24
+TELLING = 3.0
+"""Seconds before the rate so far says anything of the time left."""
+
 _FILE = 4096
 """Bytes that a file counts besides its own: a thousand empty files are work too."""
 
@@ -44,7 +47,7 @@ class Bar:
         done = progress.bytes + _FILE * progress.files
         share = min(1.0, done / whole) if whole else 0.0
         bar = ("#" * int(share * WIDTH)).ljust(WIDTH, ".")
-        left = f"  {duration(seconds * (1 - share) / share)} left" if 0 < share < 1 else ""
+        left = f"  {duration(seconds * (1 - share) / share)} left" if 0 < share < 1 and seconds >= TELLING else ""
         files = f"{progress.files:,}/{progress.files_total:,} files"
         amount = f"{size(progress.bytes)}/{size(progress.bytes_total)}  {size(progress.bytes / seconds)}/s"
         return f"{self._title} [{bar}] {share:4.0%}  {files}  {amount}{left}"[: self._columns - 1]

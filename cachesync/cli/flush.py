@@ -50,11 +50,11 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 
         single = len(named) == 1 and not options.all
         with Progress.shown(verbs, named):
-            outcomes: Sequence[Outcome] = [one(named[0])] if single else _side_by_side(named, one)
+            outcomes: Sequence[Outcome] = [one(named[0])] if single else side_by_side(named, one)
 
     if options.json:
-        told = [_told(session, outcome) for session, outcome in zip(named, outcomes, strict=True)]
-        print(json.dumps(told[0] if single else told))
+        rows = [told(session, outcome) for session, outcome in zip(named, outcomes, strict=True)]
+        print(json.dumps(rows[0] if single else rows))
     else:
         for session, outcome in zip(named, outcomes, strict=True):
             for line in lines(session, outcome, options.timeout):
@@ -70,7 +70,8 @@ def worst(codes: Iterable[ExitCode]) -> ExitCode:
     return next(code for code in WORST if code in found)
 
 
-def _side_by_side(sessions: Sequence[str], one: Callable[[str], FlushReport]) -> list[Outcome]:
+def side_by_side(sessions: Sequence[str], one: Callable[[str], FlushReport]) -> list[Outcome]:
+    """Flush several sessions, AT_ONCE at a time."""
     # Daemon threads: Ctrl-C must not wait for a flush that may take minutes.
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, FlushReport | BaseException]] = queue.SimpleQueue()
@@ -99,7 +100,8 @@ def _side_by_side(sessions: Sequence[str], one: Callable[[str], FlushReport]) ->
     return [outcomes[number] for number in range(len(sessions))]
 
 
-def _told(session: str, outcome: Outcome) -> Json:
+def told(session: str, outcome: Outcome) -> Json:
+    """An outcome as JSON."""
     return outcome.json() if isinstance(outcome, FlushReport) else {"session": session, **error_json(outcome)}
 
 

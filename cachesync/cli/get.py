@@ -19,10 +19,10 @@ from cachesync.address import Address, parse, parse_whole
 from cachesync.cli.bar import on_terminal
 from cachesync.cli.cat import warn
 from cachesync.cli.flush import worst
-from cachesync.cli.ls import inside, relative
+from cachesync.cli.ls import inside, relative, told_of
 from cachesync.cli.phrases import count, failures, one_line, size
 from cachesync.cli.reach import Connect
-from cachesync.errors import CacheSyncError, FileUnwritable, ObjectNotFound, UsageError
+from cachesync.errors import CacheSyncError, FileUnwritable, NoSuchSession, ObjectNotFound, StoreSilent, UsageError
 from cachesync.files.beneath import HOLD, open_beneath
 from cachesync.files.rename import move
 from cachesync.files.staging import make_directories, translated
@@ -31,6 +31,9 @@ from cachesync.model import Kind
 from cachesync.outcomes import Artifact, OnProgress, Progress, no_progress
 from cachesync.reports import Failure
 from cachesync.verbs import Artifacts, Reading
+
+_ELSEWHERE = frozenset({"evicted", "stored"})
+"""States of what is not here."""
 
 
 class _Got(NamedTuple):
@@ -92,7 +95,10 @@ def _one(artifacts: Artifacts, address: Address, options: argparse.Namespace, pr
 def _tree(artifacts: Artifacts, address: Address, options: argparse.Namespace, progress: OnProgress) -> _Got:
     if not str(address):
         raise UsageError("get", cause="all sessions at once are too much", hint="name one")
-    found = list(inside(address, artifacts.list(address)))
+    try:
+        found = list(told_of(inside(address, artifacts.list(address))))
+    except (ObjectNotFound, NoSuchSession) as error:
+        raise error.named("get", str(address)) from None
     target = options.target or str(address).rpartition("/")[2]
     with translated("make the directory", target):
         os.makedirs(target, exist_ok=True)
@@ -102,9 +108,13 @@ def _tree(artifacts: Artifacts, address: Address, options: argparse.Namespace, p
     whole = sum(artifact.size for artifact in found)
     number = amount = 0
     failed: list[tuple[str, CacheSyncError]] = []
+    silence: StoreSilent | None = None
     with _directory(target) as top:
         for artifact in found:
             path = relative(address, artifact.address).rstrip("/")
+            if silence is not None and artifact.state in _ELSEWHERE:  # each would wait as long again
+                failed.append((path, silence))
+                continue
             done, before = number, amount
 
             def step(part: int, done: int = done, before: int = before) -> None:
@@ -115,6 +125,7 @@ def _tree(artifacts: Artifacts, address: Address, options: argparse.Namespace, p
                 written = _place(artifacts, top, path, artifact, step, force=options.force)
             except CacheSyncError as error:
                 failed.append((path, error))
+                silence = error if isinstance(error, StoreSilent) else silence
                 continue
             number += artifact.kind == Kind.FILE
             amount += written

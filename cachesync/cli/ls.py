@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 
 from cachesync.address import Address, parse_whole
-from cachesync.cli.phrases import one_line, size, stamp
+from cachesync.cli.phrases import count, one_line, size, stamp
 from cachesync.cli.reach import Connect
 from cachesync.errors import ExitCode
 from cachesync.model import Kind
@@ -18,7 +19,8 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     """List them, as they come; JSON and the tree once all are there."""
     address = parse_whole(options.address)
     with connect() as verbs:
-        found = inside(address, verbs.artifacts.list(address))
+        shallow = not (options.recursive or options.tree)
+        found = told_of(inside(address, verbs.artifacts.list(address, shallow=shallow)))
         if options.json:
             print(f"[{', '.join([json.dumps(artifact.json()) for artifact in found])}]")
         elif options.tree:
@@ -37,6 +39,16 @@ def inside(address: Address, found: Iterable[Artifact]) -> Iterator[Artifact]:
     return (artifact for artifact in found if artifact.kind != Kind.DIRECTORY or artifact.address.rstrip("/") != base)
 
 
+def told_of(found: Iterable[Artifact]) -> Iterator[Artifact]:
+    """What was found; stderr says so, once, if that is only what was known before."""
+    told = False
+    for artifact in found:
+        if artifact.unverified and not told:
+            told = True
+            print("cachesync: the store cannot be asked; this is what was known before", file=sys.stderr)
+        yield artifact
+
+
 def relative(address: Address, found: str) -> str:
     """The address of something found, without what was asked for; the name alone if it is just that."""
     base = str(address)
@@ -52,10 +64,12 @@ def shown(address: Address, artifact: Artifact) -> str:
 
 
 def long(artifact: Artifact, name: str) -> str:
-    """Size, time, state and name."""
-    amount = "-" if artifact.kind == Kind.DIRECTORY else size(artifact.size)
+    """Size, time, state and name; of a session also how many files, where that is known."""
+    known = artifact.kind != Kind.DIRECTORY or artifact.files is not None
+    amount = size(artifact.size) if known else "-"
     target = "" if artifact.target is None else f" -> {one_line(artifact.target)}"
-    return f"{amount:>9}  {stamp(artifact.modified):20}  {artifact.state:7}  {name}{target}"
+    files = "" if artifact.files is None else f"  {count(artifact.files, 'file')}"
+    return f"{amount:>9}  {stamp(artifact.modified):20}  {artifact.state:7}  {name}{target}{files}"
 
 
 def tree(address: Address, found: Iterable[Artifact]) -> Iterator[str]:

@@ -58,6 +58,9 @@ def lines(report: MigrateReport, store: str) -> Iterator[str]:
     sent = "to send" if report.dry_run else "sent"
     yield f"  {sent}: {count(report.sent, 'file')}, {size(report.sent_bytes)}"
     yield f"  there already, with the same checksum: {count(report.present, 'file')}, {size(report.present_bytes)}"
+    if left or report.skipped:
+        skipped = f"{count(len(report.skipped), 'name')} skipped, a directory with all that is in it"
+        yield f"  not stored: {len(report.failed):,} failed, {len(report.pending):,} pending; {skipped}"
     cost = f"${report.dollars:.2f} once, and ${report.dollars_a_month:.2f} a month to keep what is sent"
     yield f"  {count(report.requests, 'PUT request')}: {cost} ({PRICES})"
     for word, rows in (

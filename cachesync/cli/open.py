@@ -9,26 +9,46 @@ import sys
 from collections.abc import Iterator
 
 from cachesync.cli.bar import on_terminal
-from cachesync.cli.phrases import count, duration, failures, one_line, reasons, size
+from cachesync.cli.phrases import count, duration, failures, listed, one_line, reasons, size
 from cachesync.cli.reach import Connect
 from cachesync.errors import ExitCode
 from cachesync.keys import check_session
-from cachesync.outcomes import OpenReport, no_progress
+from cachesync.outcomes import OpenReport, Progress, no_progress
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:
-    """Open it, and say what is here now; what is missing goes to stderr."""
+    """Open it, and say what is here now; what is missing goes to stderr. Ctrl-C says how far it was."""
     session = check_session(options.session)
     into = None if options.into is None else os.path.abspath(options.into)
-    with connect() as verbs, on_terminal(session) as bar:
-        report = verbs.lifecycle.open(session, lazy=options.lazy, into=into, progress=bar or no_progress)
+    latest: Progress | None = None
+    try:
+        with connect() as verbs, on_terminal(session) as bar:
+            draw = bar or no_progress
+
+            def tell(progress: Progress) -> None:
+                nonlocal latest
+                latest = progress
+                draw(progress)
+
+            report = verbs.lifecycle.open(session, lazy=options.lazy, into=into, timeout=options.timeout, progress=tell)
+    except KeyboardInterrupt:
+        print(_interrupted(session, latest, again=into is None), file=sys.stderr)
+        raise
     if options.json:
         print(json.dumps(report.json()))
         return report.exit_code
     print(_summary(report))
-    for line in _missing(report):
+    for line in _missing(report, again=into is None):
         print(line, file=sys.stderr)
     return report.exit_code
+
+
+def _interrupted(session: str, latest: Progress | None, *, again: bool) -> str:
+    brought = "nothing was brought yet"
+    if latest is not None and latest.files_total:
+        brought = f"{latest.files:,} of {count(latest.files_total, 'file')} here, {size(latest.bytes)}"
+    goes_on = f"; cachesync open {session} goes on from there" if again else ""
+    return f"{session}: interrupted, {brought}{goes_on}"
 
 
 def _summary(report: OpenReport) -> str:
@@ -40,7 +60,12 @@ def _summary(report: OpenReport) -> str:
     return one_line(f"{report.session}: {state} in {report.directory}: {', '.join(parts)}, {duration(report.seconds)}")
 
 
-def _missing(report: OpenReport) -> Iterator[str]:
+def _missing(report: OpenReport, *, again: bool) -> Iterator[str]:
     yield from failures(report.failed)
     yield from reasons("pending", report.pending)
     yield from reasons("skipped", report.skipped)
+    if report.pending and again:
+        yield f"  go on from there: cachesync open {report.session}"
+    if report.flaws:
+        yield "  the manifest in the store is damaged: what it does not tell is as the store lists it"
+    yield from listed((f"damaged  {one_line(flaw)}" for flaw in report.flaws), len(report.flaws))

@@ -29,6 +29,10 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     if options.type is not None:
         metadata["artifacttype"] = options.type
     labels: dict[str, Any] = {"content_type": options.content_type, "metadata": metadata}
+    if options.no_overwrite:
+        labels["overwrite"] = False
+    if options.file != "-" and not os.path.exists(options.file):
+        raise UsageError("put", options.file, "there is no such file", "give a file, a directory or - for stdin")
     with connect() as verbs:
         if options.file != "-" and os.path.isdir(options.file):
             return _put_tree(options, verbs.artifacts, labels)

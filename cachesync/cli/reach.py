@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cachesync.cli.arguments import SETTING
+from cachesync.cli.waiting import told_of_silence
 from cachesync.control.client import ControlClient
 from cachesync.errors import ConfigError, DaemonUnavailable, RootLocked
 from cachesync.verbs import Verbs
@@ -21,14 +24,23 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 """Seconds to wait for a root whose owner does not answer: a daemon that starts, or another command."""
 
-LOOKING = frozenset({"status", "explain", "ls", "cat", "get", "url", "history", "verify"})
+READING = frozenset({"ls", "cat", "get", "url", "history", "verify"})
+"""Commands about what the store has: where there is no root yet, they ask the store alone."""
+
+LOOKING = READING | {"status", "explain"}
 """Commands that change nothing: without a daemon, the root's files are looked at and not worked on."""
+
+UNBOTHERED = frozenset({"status", "explain", "retry", "mcp"})
+"""Commands that do not wait for the store, or wait for ever: nobody is told that it does not answer."""
 
 BEGINNING = frozenset({"new", "open"})
 """Commands that a host may begin with: they make the root if there is none."""
 
 DEV_STORE = "s3://cachesync"
 """Where ``run --dev-server`` stores unless a store is configured."""
+
+_PASSING_CACHE = 64 * 2**20
+"""Bytes: enough for the blocks that a reader fetches ahead, and little for a folder of temporary files."""
 
 Connect = Callable[[], AbstractContextManager[Verbs]]
 
@@ -59,6 +71,7 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
     config = load_config(options)
     client = ControlClient(config.socket)
     until = time.monotonic() + PATIENCE
+    command = getattr(options, "command", None)
     with ExitStack() as stack:
         verbs: Verbs | None = None
         while verbs is None:
@@ -69,12 +82,29 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
                 break
             from cachesync.daemon import open_service
 
+            rootless = command in READING and not _has_root(config)
+            if rootless:
+                config = stack.enter_context(_passing_root(config))
             try:
-                command = getattr(options, "command", None)
-                own = open_service(config, work=command not in LOOKING, create_root=command in BEGINNING)
+                own = open_service(config, work=command not in LOOKING, create_root=rootless or command in BEGINNING)
                 verbs = stack.enter_context(own)
             except RootLocked as locked:
                 if time.monotonic() > until:
                     raise DaemonUnavailable("ask the daemon at", str(config.socket), locked.reason) from None
                 time.sleep(0.1)
+        if command not in UNBOTHERED:
+            stack.enter_context(told_of_silence(verbs))
         yield verbs
+
+
+def _has_root(config: Config) -> bool:
+    """Whether there is a root, or was: a journal elsewhere means that it is missing, which is another matter."""
+    return os.path.lexists(config.root) or (config.state / "journal.db").exists()
+
+
+@contextmanager
+def _passing_root(config: Config) -> Iterator[Config]:
+    """The same with an empty root and state that are gone after the command: it is answered by the store."""
+    with tempfile.TemporaryDirectory(prefix="cachesync-") as folder:
+        own = Path(folder)
+        yield replace(config, root=own / "root", state=own / "state", cache_size=min(config.cache_size, _PASSING_CACHE))

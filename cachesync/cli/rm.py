@@ -13,6 +13,11 @@ from cachesync.cli.reach import Connect
 from cachesync.errors import CacheSyncError
 from cachesync.reports import Failure
 
+INTERRUPTED = (
+    "may be removed, or be removed later by the daemon or the next flush; cachesync restore brings it back where the"
+    " store keeps versions"
+)
+
 
 def run(options: argparse.Namespace, connect: Connect) -> int:
     """Delete each; what could not be goes to stderr. Raises what a single one raises."""
@@ -23,6 +28,9 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         for address in addresses:
             try:
                 verbs.artifacts.remove(address)
+            except KeyboardInterrupt:
+                print(f"cachesync: interrupted: {one_line(str(address))} {INTERRUPTED}", file=sys.stderr)
+                raise
             except CacheSyncError as error:
                 if len(addresses) == 1:
                     raise

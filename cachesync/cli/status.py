@@ -94,10 +94,9 @@ def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
 
 def _left(report: StatusReport) -> Iterator[str]:
     left = sum(status.dirty_bytes for status in report.sessions)
-    if report.rate:
-        yield f"{size(report.rate)}/s" + (
-            f", {size(left)} to send, about {duration(left / report.rate)}" if left else ""
-        )
+    if report.rate and report.store_silent_for is None:
+        to_go = f", {size(left)} to send, about {duration(left / report.rate)}" if left else ""
+        yield f"{size(report.rate)}/s{to_go}"
 
 
 def _table(shown: Sequence[SessionStatus]) -> Iterator[str]:

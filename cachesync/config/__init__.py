@@ -93,7 +93,7 @@ class Config:
         kinds.duration(0), "2s", say="how long after a session's last delete it is believed"
     )
     delete_guard: int = _setting(kinds.number(0, 10**9), "100", say="more deletes at once wait for a confirmation")
-    transfer_timeout: float = _setting(kinds.duration(1), "120s", say="longest time for one request")
+    transfer_timeout: float = _setting(kinds.duration(1), "120s", say="longest time for a request that carries bytes")
     socket: Path = _setting(kinds.PATH, None, say="the control socket; default: STATE/control.sock")
     socket_group: str | None = _setting(kinds.WORD, None, say="a group that may use the control socket")
     http: Address | None = _setting(kinds.LISTEN, "off", say="serve the control API on TCP as well")

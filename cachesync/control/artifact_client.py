@@ -13,6 +13,7 @@ from cachesync.control import wire
 from cachesync.control.asking import STORE_TIMEOUT, Asker, Options, with_options
 from cachesync.errors import DaemonUnavailable, IntegrityError
 from cachesync.outcomes import Artifact, PastVersion
+from cachesync.verbs import DEFAULT_EXPIRES
 
 
 class RemoteReading:
@@ -70,9 +71,10 @@ class ArtifactClient:
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
 
-    def list(self, address: Address) -> Iterator[Artifact]:
+    def list(self, address: Address, *, shallow: bool = False) -> Iterator[Artifact]:
         """See Artifacts."""
-        for told in self._asker.lines("GET", _target("list", address), STORE_TIMEOUT):
+        target = _target("list", address, [("shallow", 1 if shallow else None)])
+        for told in self._asker.lines("GET", target, STORE_TIMEOUT):
             yield self._asker.built(wire.to_artifact, told)
 
     def read(self, address: Address, *, version_id: str | None = None) -> RemoteReading:
@@ -89,9 +91,12 @@ class ArtifactClient:
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
     ) -> Artifact:
         """See Artifacts."""
         headers = {} if content_type is None else {"Content-Type": content_type}
+        if not overwrite:
+            headers["If-None-Match"] = "*"
         target = _target("artifacts", address, [(f"meta-{name}", value) for name, value in (metadata or {}).items()])
         return self._asker.send(target, source, headers, wire.to_artifact)
 
@@ -99,7 +104,7 @@ class ArtifactClient:
         """See Artifacts."""
         self._asker.ask("DELETE", _target("artifacts", address), lambda told: told["removed"], STORE_TIMEOUT)
 
-    def url(self, address: Address, *, expires: float = wire.DEFAULT_EXPIRES, version_id: str | None = None) -> str:
+    def url(self, address: Address, *, expires: float = DEFAULT_EXPIRES, version_id: str | None = None) -> str:
         """See Artifacts."""
         target = _target("url", address, [("expires", repr(float(expires))), ("version_id", version_id)])
         return self._asker.ask("POST", target, lambda told: str(told["url"]), STORE_TIMEOUT)

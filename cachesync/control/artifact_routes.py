@@ -20,7 +20,7 @@ from cachesync.control.lanes import Lane
 from cachesync.control.streams import BodySource, Outlet
 from cachesync.errors import CacheSyncError, PreconditionFailed, UsageError
 from cachesync.reports import Json
-from cachesync.verbs import Reading, Verbs
+from cachesync.verbs import DEFAULT_EXPIRES, MAX_EXPIRES, Reading, Verbs
 
 READS = 64
 LISTS = 16
@@ -33,7 +33,7 @@ BODY_BUFFER = 1024 * 1024
 _META = "meta-"
 _META_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
-_NOT_ON_PUT = ("Content-Range", "Content-Encoding", "If-Match", "If-None-Match")
+_NOT_ON_PUT = ("Content-Range", "Content-Encoding", "If-Match")
 
 
 class ArtifactRoutes:
@@ -54,7 +54,7 @@ class ArtifactRoutes:
             web.get("/v1/artifacts/{address:(?s:.+)}", self.read, allow_head=False),
             web.put("/v1/artifacts/{address:(?s:.+)}", self.put),  # ?meta-NAME=
             web.delete("/v1/artifacts/{address:(?s:.+)}", self.remove),
-            web.get("/v1/list{address:(?s:/.*)?}", self.list, allow_head=False),
+            web.get("/v1/list{address:(?s:/.*)?}", self.list, allow_head=False),  # ?shallow=1
             web.post("/v1/url/{address:(?s:.+)}", self.url),  # ?expires=S &version_id=
             web.get("/v1/history/{address:(?s:.+)}", self.history),
             web.post("/v1/restore/{address:(?s:.+)}", self.restore),  # ?version_id=
@@ -87,18 +87,19 @@ class ArtifactRoutes:
             return response
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        """One artifact a line."""
-        query(request)
+        """One artifact a line; with ``shallow`` of one level."""
+        shallow = flag("shallow", query(request, "shallow"))
         address = parse_whole(_address(request))
         outlet = Outlet(request)
 
         def work() -> None:
-            outlet.send_lines(wire.artifact_json(artifact) for artifact in self._verbs.artifacts.list(address))
+            found = self._verbs.artifacts.list(address, shallow=shallow)
+            outlet.send_lines(wire.artifact_json(artifact) for artifact in found)
 
         return await outlet.run(self._lists, work)
 
     async def put(self, request: web.Request) -> web.Response:
-        """Store the body; 201 with the artifact once the store has it."""
+        """Store the body; 201 with the artifact once the store has it. ``If-None-Match: *`` overwrites nothing."""
         names = [name for name in request.query if name.startswith(_META)]
         metadata = {name[len(_META) :].lower(): value for name, value in query(request, *names).items()}
         for name in metadata:
@@ -107,13 +108,18 @@ class ArtifactRoutes:
         for name in _NOT_ON_PUT:
             if name in request.headers:
                 raise UsageError("put", request.path, f"{name} is not known here")
+        create = request.headers.get("If-None-Match")
+        if create not in (None, "*"):
+            raise UsageError("put", request.path, f"If-None-Match: {create} is not known here", "allowed: *")
         address = parse(_address(request))
         content_type = request.headers.get("Content-Type")
         source = BufferedReader(BodySource(request), BODY_BUFFER)
 
         def work() -> Json:
             with closing(source):
-                stored = self._verbs.artifacts.put(address, source, content_type=content_type, metadata=metadata)
+                stored = self._verbs.artifacts.put(
+                    address, source, content_type=content_type, metadata=metadata, overwrite=create is None
+                )
             return wire.artifact_json(stored)
 
         return answer(await self._writes.run(work), web.HTTPCreated.status_code)
@@ -129,7 +135,7 @@ class ArtifactRoutes:
         """``{"url": ...}``."""
         asked = query(request, "expires", "version_id")
         address, version_id = parse(_address(request)), asked.get("version_id") or None
-        expires = seconds("expires", asked.get("expires"), wire.DEFAULT_EXPIRES, wire.MAX_EXPIRES)
+        expires = seconds("expires", asked.get("expires"), DEFAULT_EXPIRES, MAX_EXPIRES)
         artifacts = self._verbs.artifacts
         link = await self._questions.run(lambda: artifacts.url(address, expires=expires, version_id=version_id))
         return answer({"url": link})

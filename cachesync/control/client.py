@@ -14,6 +14,7 @@ from cachesync.reports import FlushReport, StatusReport, Story
 if TYPE_CHECKING:
     from cachesync.control.artifact_client import ArtifactClient
     from cachesync.control.lifecycle_client import LifecycleClient
+    from cachesync.control.ondemand_client import OnDemandClient
 
 
 class ControlClient:
@@ -42,6 +43,13 @@ class ControlClient:
         from cachesync.control.lifecycle_client import LifecycleClient
 
         return LifecycleClient(self._asker)
+
+    @property
+    def ondemand(self) -> OnDemandClient:
+        """See Verbs."""
+        from cachesync.control.ondemand_client import OnDemandClient
+
+        return OnDemandClient(self._asker)
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False

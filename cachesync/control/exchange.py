@@ -27,6 +27,7 @@ _HTTP_STATUS: list[tuple[type[CacheSyncError], int]] = [
     (errors.Unstorable, 409),
     (errors.FileChanging, 409),
     (errors.FileUnreadable, 409),
+    (errors.ArtifactExists, 412),
     (errors.PreconditionFailed, 409),
     (errors.RootHalted, 503),
     (errors.JournalUnavailable, 503),

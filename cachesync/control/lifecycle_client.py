@@ -34,11 +34,18 @@ class LifecycleClient:
         return self._asker.ask("POST", target, lambda told: str(told["session"]), STORE_TIMEOUT)
 
     def open(
-        self, session: str, *, lazy: bool = False, into: str | None = None, progress: OnProgress = no_progress
+        self,
+        session: str,
+        *,
+        lazy: bool = False,
+        into: str | None = None,
+        timeout: float | None = None,
+        progress: OnProgress = no_progress,
     ) -> OpenReport:
         """See Lifecycle. It goes on in the daemon when this client goes away."""
         place = None if into is None else os.path.abspath(into)
-        target = _target(session, "open", [("lazy", int(lazy)), ("into", place)])
+        limit = None if timeout is None else repr(float(timeout))
+        target = _target(session, "open", [("lazy", int(lazy)), ("into", place), ("timeout", limit)])
         return self._watch(target, progress, wire.to_open_report)
 
     def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:

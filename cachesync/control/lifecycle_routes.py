@@ -17,10 +17,10 @@ from aiohttp import web
 from cachesync.control import wire
 from cachesync.control.exchange import REPORT_STATUS, answer, flag, query, seconds, segments, told_as
 from cachesync.control.lanes import Lane
-from cachesync.control.streams import ClientGone, write
+from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import ExitCode, UsageError
 from cachesync.keys import check_session
-from cachesync.outcomes import OnProgress, Progress
+from cachesync.outcomes import OnProgress, OpenReport, Progress
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
 
@@ -57,7 +57,7 @@ class LifecycleRoutes:
         """Every route there is."""
         return [
             web.post("/v1/sessions", self.new),  # ?session= &project= &workspace= &template= (several)
-            web.post("/v1/sessions/{session}/open", self.open),  # ?lazy=1 &into=DIR
+            web.post("/v1/sessions/{session}/open", self.open),  # ?lazy=1 &into=DIR &timeout=S
             web.post("/v1/sessions/{session}/close", self.close),  # ?keep=1 &timeout=S &confirm_deletes=1
             web.post("/v1/sessions/{session}/evict", self.evict),
             web.post("/v1/sessions/{session}/verify", self.verify),
@@ -84,14 +84,18 @@ class LifecycleRoutes:
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """Bring a session here."""
-        asked = query(request, "lazy", "into")
+        asked = query(request, "lazy", "into", "timeout")
         session, lazy, into = _session(request), flag("lazy", asked), asked.get("into")
         if into is not None and not into.startswith("/"):
             raise UsageError("into", into, "is not absolute", "the daemon has another working directory than you")
+        given = asked.get("timeout")
+        timeout = seconds("timeout", given, 0.0, wire.MAX_FLUSH_TIMEOUT) if given else None
         lifecycle = self._verbs.lifecycle
-        return await _stream(
-            request, self._opens, lambda progress: lifecycle.open(session, lazy=lazy, into=into, progress=progress)
-        )
+
+        def work(progress: OnProgress) -> OpenReport:
+            return lifecycle.open(session, lazy=lazy, into=into, timeout=timeout, progress=progress)
+
+        return await _stream(request, self._opens, work)
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         """Read a session again."""
@@ -140,20 +144,19 @@ async def _stream(request: web.Request, lane: Lane, work: Callable[[OnProgress],
     said_at = 0.0
     try:
         while not (await asyncio.wait({running}, timeout=INTERVAL))[0]:
-            if not response.prepared:
-                await response.prepare(request)
+            await begin(response, request)
             if latest is not said or time.monotonic() - said_at > HEARTBEAT:
                 said, said_at = latest, time.monotonic()
                 await write(response, wire.dumps({"progress": said.json()}) + b"\n")
         error = running.exception()
         if error is not None and not response.prepared:
             raise error
-        if not response.prepared:
-            await response.prepare(request)
+        await begin(response, request)
         last = running.result() if error is None else wire.dumps(wire.error_json(told_as(error, request)[0]))
         await write(response, last + b"\n")
     except ClientGone:
         await asyncio.wait({running})
         if (error := running.exception()) is not None:
-            _log.warning("%s %s, which nobody waits for any more: %s", request.method, request.path, error)
+            told, _ = told_as(error, request)
+            _log.info("%s %s, which nobody waits for any more: %s", request.method, request.path, told)
     return response

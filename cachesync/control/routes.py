@@ -15,6 +15,7 @@ from cachesync.control.artifact_routes import ArtifactRoutes
 from cachesync.control.exchange import REPORT_STATUS, answer, flag, query, seconds, segments
 from cachesync.control.lanes import Lane
 from cachesync.control.lifecycle_routes import LifecycleRoutes
+from cachesync.control.ondemand_routes import OnDemandRoutes
 from cachesync.errors import NoSuchSession
 from cachesync.keys import check_path, check_session
 from cachesync.reports import Json
@@ -44,7 +45,9 @@ class Routes:
         self._queries = Lane("ask the daemon", QUERIES, wait=QUERY_WAIT)
         self._artifacts = ArtifactRoutes(verbs)
         self._lifecycle = LifecycleRoutes(verbs)
-        self.lanes = (self._flushes, self._queries, *self._artifacts.lanes, *self._lifecycle.lanes)
+        self._ondemand = OnDemandRoutes(verbs)
+        parts = (self._artifacts, self._lifecycle, self._ondemand)
+        self.lanes = (self._flushes, self._queries, *(lane for part in parts for lane in part.lanes))
 
     def table(self) -> list[web.RouteDef]:
         """Every route there is."""
@@ -59,6 +62,7 @@ class Routes:
             web.get("/readyz", self.readyz),
             *self._artifacts.table(),
             *self._lifecycle.table(),
+            *self._ondemand.table(),
         ]
 
     async def flush(self, request: web.Request) -> web.Response:

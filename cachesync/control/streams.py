@@ -109,8 +109,7 @@ class Outlet:
     async def _write(self, piece: Piece) -> None:
         if self._closed:
             raise ClientGone
-        if not self._response.prepared:
-            await self._response.prepare(self._request)
+        await begin(self._response, self._request)
         await write(self._response, piece)
 
     async def _last_words(self, told: Json) -> None:
@@ -130,6 +129,15 @@ class Outlet:
             transport.abort()
         else:
             self._loop.call_later(IDLE, transport.abort)
+
+
+async def begin(response: web.StreamResponse, request: web.Request) -> None:
+    """Send the head of the answer, unless that was done. Raises ClientGone."""
+    if not response.prepared:
+        try:
+            await response.prepare(request)
+        except OSError as error:
+            raise ClientGone from error
 
 
 async def write(response: web.StreamResponse, piece: Piece) -> None:

@@ -32,10 +32,6 @@ MAX_FLUSH_TIMEOUT = 86_400.0
 
 DEFAULT_FLUSH_TIMEOUT = 300.0
 
-DEFAULT_EXPIRES = 3600.0
-MAX_EXPIRES = 7 * 86_400.0
-"""Seconds that a link lives, and how long S3 lets one live (Signature Version 4)."""
-
 T = TypeVar("T")
 
 

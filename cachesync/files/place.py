@@ -12,7 +12,7 @@ import errno
 import os
 import stat as st
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +51,8 @@ class Ground:
             os.close(self._base)
             raise RootHalted("open", str(tree.root / session), "its directory was replaced a moment ago")
         self._way = staging.begin_way()
+        self._shortened: dict[int, tuple[int, int]] = {}
+        """Files that lost one of their names here: inode to the ctime before, and to the one that came of it."""
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +81,7 @@ class Ground:
                 move(file.folder, file.name, parent, name)
             except FileExistsError:
                 return None
+            self._changed(path)
             return file.file.restat()
 
     def swap(self, file: Temporary, path: str, expected: FileStat) -> FileStat | None:
@@ -97,11 +100,12 @@ class Ground:
                 except OSError:
                     os.unlink(outside, dir_fd=out)
                     raise
-                if _refuses(out, outside, expected, moved=True) is None:
+                if _refuses(out, outside, expected) is None:
                     os.unlink(outside, dir_fd=out)
+                    self._changed(path)
                     return file.file.restat()
                 exchange(out, outside, parent, name)
-                if _refuses(out, outside, sealed, moved=True) is None:
+                if _refuses(out, outside, sealed) is None:
                     os.unlink(outside, dir_fd=out)
                     return None
             self._put_back(path)
@@ -118,6 +122,7 @@ class Ground:
             except FileExistsError:
                 os.unlink(made, dir_fd=folder)
                 return None
+            self._changed(path)
             found = self.tree.lstat(self.session, path)
             return found if isinstance(found, FileStat) and found.target == target else None
 
@@ -130,6 +135,7 @@ class Ground:
         ):
             os.fchmod(directory.descriptor, mode & 0o777)
             os.utime(directory.descriptor, ns=(mtime_ns, mtime_ns))
+            self._changed(path)
             return directory.restat()
 
     # -- out -----------------------------------------------------------------------------------------------------------
@@ -138,27 +144,48 @@ class Ground:
         """Why the file or link at ``path`` may not be taken out; None if it is ``expected`` and nobody writes to it."""
         try:
             with self._parent(path) as (parent, name):
-                return _refuses(parent, name, expected)
+                return _refuses(parent, name, expected, self._ctime(expected))
         except OSError as error:
             return _CHANGED if error.errno in _GONE else error.strerror
 
-    def take_out(self, path: str, expected: FileStat) -> str | None:
-        """Remove the file or link at ``path`` if it is exactly ``expected`` and nobody has it open for writing; else it
-        stands there as before, and the answer says why. Raises FileUnwritable."""
+    def take_out(self, path: str, expected: FileStat, still: Callable[[], bool]) -> str | None:
+        """Remove the file or link at ``path`` if it is exactly ``expected``, nobody has it open for writing, and it is
+        ``still`` to go once no path leads to it; else it stands there as before, and the answer says why. Raises
+        FileUnwritable."""
         with translated("remove", path):
             with (
                 self._parent(path) as (parent, name),
                 self._staging.mirror(self._way, self.session, path) as (out, outside),
             ):
-                if (refusal := _refuses(parent, name, expected)) is not None:
+                if (refusal := _refuses(parent, name, expected, self._ctime(expected))) is not None:
                     return refusal
                 move(parent, name, out, outside)
-                refusal = _refuses(out, outside, expected, moved=True)
+                refusal = _refuses(out, outside, expected)
+                if refusal is None and not still():
+                    refusal = _CHANGED
                 if refusal is None:
-                    os.unlink(outside, dir_fd=out)
+                    self._drop(out, outside, expected)
+                    self._changed(path)
                     return None
             self._put_back(path)
             return refusal
+
+    def _drop(self, out: int, outside: str, expected: FileStat) -> None:
+        """Remove a name that nobody finds. If the file has others, they must not look changed by it."""
+        if expected.kind is Kind.LINK or os.stat(outside, dir_fd=out, follow_symlinks=False).st_nlink == 1:
+            os.unlink(outside, dir_fd=out)
+            return
+        held = os.open(outside, HOLD | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=out)
+        try:
+            os.unlink(outside, dir_fd=out)
+            self._shortened[expected.inode] = (expected.ctime_ns, os.fstat(held).st_ctime_ns)
+        finally:
+            os.close(held)
+
+    def _ctime(self, expected: FileStat) -> int:
+        """The ctime that a file has by now if nothing but its names changed, and those by our doing."""
+        before, after = self._shortened.get(expected.inode, (None, 0))
+        return after if before == expected.ctime_ns else expected.ctime_ns
 
     def put_back(self, left: Leftover) -> None:
         """Put back what another life of this process left on its way out. Raises FileUnwritable."""
@@ -210,6 +237,9 @@ class Ground:
                 raise
         return True
 
+    def _changed(self, path: str) -> None:
+        self.tree.changes.note(self.session, path)
+
     def _outside(self, path: str) -> contextlib.AbstractContextManager[tuple[int, str]]:
         return self._staging.mirror(self._way, self.session, path)
 
@@ -227,7 +257,7 @@ def drop_leftover(left: Leftover, expected: FileStat | None) -> bool:
     """Drop what another life left on its way out, whatever it is or if it is ``expected``; whether it is gone. Raises
     FileUnwritable."""
     with translated("drop", left.path):
-        if expected is not None and _refuses(left.directory, left.name, expected, moved=True) is not None:
+        if expected is not None and _refuses(left.directory, left.name, expected) is not None:
             return False
         os.unlink(left.name, dir_fd=left.directory)
     return True
@@ -265,9 +295,9 @@ def make_whole_session(tree: Tree, staging: Staging, session: str, files: Mappin
     return True
 
 
-def _refuses(directory: int, name: str, expected: FileStat, *, moved: bool = False) -> str | None:
-    """Why what ``name`` is in an open directory is not ``expected``, or is in use. ``moved`` says that we have renamed
-    it since, which shows in its ctime. Raises OSError."""
+def _refuses(directory: int, name: str, expected: FileStat, ctime_ns: int | None = None) -> str | None:
+    """Why what ``name`` is in an open directory is not ``expected``, or is in use. None for ``ctime_ns`` says that we
+    have renamed it since, which shows in its ctime. Raises OSError."""
     if expected.kind is Kind.LINK:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         same = st.S_ISLNK(found.st_mode) and (found.st_ino - expected.inode) % 2**64 == 0
@@ -279,7 +309,7 @@ def _refuses(directory: int, name: str, expected: FileStat, *, moved: bool = Fal
         s = file.stat
         if (s.inode, s.size, s.mtime_ns, s.mode) != (expected.inode, expected.size, expected.mtime_ns, expected.mode):
             return _CHANGED
-        if not moved and s.ctime_ns != expected.ctime_ns:
+        if ctime_ns is not None and s.ctime_ns != ctime_ns:
             return _CHANGED
         writer = file.writer()
     if writer is Writer.UNKNOWN and time.time() - expected.ctime_ns / 1e9 < LINGERING:

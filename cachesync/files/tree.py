@@ -15,6 +15,7 @@ from typing import Self
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
 from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular, writer_of
+from cachesync.files.changes import Changes
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Kind, Skipped
 from cachesync.policy import Writer
@@ -99,6 +100,7 @@ class Tree:
     def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
         """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written."""
         self.root = root
+        self.changes = Changes()
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cachesync.address import Address, parse_whole
 from cachesync.errors import (
+    ArtifactExists,
     CacheSyncError,
     ConfigError,
     FileChanging,
@@ -33,6 +34,7 @@ _ERRNO: tuple[tuple[type[CacheSyncError], int], ...] = (
     (StoreDenied, errno.EACCES),
     (StoreCredentials, errno.EACCES),
     (StoreNameTaken, errno.ENOTDIR),
+    (ArtifactExists, errno.EEXIST),
     (PreconditionFailed, errno.ESTALE),
     (FileChanging, errno.ESTALE),
     (ConfigError, errno.EIO),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile
+from fsspec.transaction import Transaction
 
 from cachesync.fsspec_fs.answers import info, os_errors
 
@@ -52,12 +54,21 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc] # fsspec ships no ty
             self._reading.close()
 
 
+class Together(Transaction):  # type: ignore[misc]
+    """Files that are stored at the end of a block, and the manifests of their sessions once after all of them."""
+
+    def complete(self, commit: bool = True) -> None:  # noqa: FBT001, FBT002 - fsspec's own signature
+        """Store them, or not. Raises OSError."""
+        with self.fs.together() if commit else contextlib.nullcontext():
+            super().complete(commit)
+
+
 class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
     """A file being written, kept here until it is closed, or until its transaction ends without an error.
 
-    ``xb`` and ``ab`` look for another writer when the file is opened and again just before it is stored; between that
-    look and the store there is a moment in which one is not seen. As everywhere in fsspec, an error inside ``with``
-    stores what was written so far: use a transaction where that matters.
+    Of many who write one file with ``xb`` one gets through. ``ab`` looks for another writer when the file is opened and
+    again just before it is stored; between that look and the store there is a moment in which one is not seen. As
+    everywhere in fsspec, an error inside ``with`` stores what was written so far: use a transaction where that matters.
     """
 
     def __init__(self, fs: CacheSyncFileSystem, path: str, mode: str, *, autocommit: bool, **kwargs: Any) -> None:
@@ -66,7 +77,8 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         self._before: str | None = None
         try:
             if mode == "xb":
-                self._refuse_existing()
+                if fs.exists(path):  # sooner than the store would say it
+                    raise FileExistsError(errno.EEXIST, "it is there already", path)
             elif mode == "ab" and fs.exists(path):
                 with fs.reading(path) as reading, os_errors(path):
                     self._spool.writelines(reading.chunks())
@@ -86,19 +98,14 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
     def commit(self) -> None:
         """Store it. Raises OSError, FileExistsError (``xb``)."""
         try:
-            if self.mode == "xb":
-                self._refuse_existing()
-            elif self.mode == "ab" and self._before != (self.fs.ukey(self.path) if self.fs.exists(self.path) else None):
+            if self.mode == "ab" and self._before != (self.fs.ukey(self.path) if self.fs.exists(self.path) else None):
                 raise OSError(errno.ESTALE, "it was replaced while it was appended to; nothing is stored", self.path)
             self._spool.seek(0)
-            self.fs.put_stream(self.path, self._spool, self.kwargs.get("content_type"))
+            content_type, overwrite = self.kwargs.get("content_type"), self.mode != "xb"
+            self.fs.put_stream(self.path, self._spool, content_type, overwrite=overwrite)
         finally:
             self._spool.close()
 
     def discard(self) -> None:
         """Store nothing."""
         self._spool.close()
-
-    def _refuse_existing(self) -> None:
-        if self.fs.exists(self.path):
-            raise FileExistsError(errno.EEXIST, "it is there already", self.path)

@@ -9,7 +9,7 @@ import secrets
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -17,7 +17,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.utils import isfilelike
 
 from cachesync.fsspec_fs.answers import file_address, os_errors
-from cachesync.fsspec_fs.files import IN_MEMORY, ReadFile, WriteFile
+from cachesync.fsspec_fs.files import IN_MEMORY, ReadFile, Together, WriteFile
 from cachesync.fsspec_fs.lookups import Lookups
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class CacheSyncFileSystem(Lookups):
     """
 
     protocol = "cachesync"
+    transaction_type = Together
     # One that is cached by its arguments would outlive a change of the environment, and never let its store go.
     cachable = False
 
@@ -80,6 +81,15 @@ class CacheSyncFileSystem(Lookups):
                 self._own = (pid, store)
             return self._own[1].artifacts
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """For a block of many changes: see ArtifactStore. A daemon makes each by itself."""
+        with os_errors(""):
+            artifacts, own = self.artifacts, self._own
+            direct = own is not None and own[1].artifacts is artifacts
+            with own[1].together() if own is not None and direct else contextlib.nullcontext():
+                yield
+
     # -- contents ------------------------------------------------------------------------------------------------------
 
     def _open(
@@ -103,11 +113,15 @@ class CacheSyncFileSystem(Lookups):
         with os_errors(path):
             return self.artifacts.read(file_address(path), version_id=version_id)
 
-    def put_stream(self, path: str, source: IO[bytes], content_type: str | None = None) -> None:
-        """Store what ``source`` holds, to its end, as one file."""
+    def put_stream(
+        self, path: str, source: IO[bytes], content_type: str | None = None, *, overwrite: bool = True
+    ) -> None:
+        """Store what ``source`` holds, to its end, as one file. Raises FileExistsError for one that is there and not to
+        be overwritten."""
         path = self._strip_protocol(path)
         with os_errors(path):
-            self.artifacts.put(file_address(path), cast("Any", source), content_type=content_type)
+            artifacts, body = self.artifacts, cast("Any", source)
+            artifacts.put(file_address(path), body, content_type=content_type, overwrite=overwrite)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """The bytes of a file from ``start`` to ``end``, as of a slice: negative numbers count from its end."""
@@ -151,12 +165,10 @@ class CacheSyncFileSystem(Lookups):
         """Copy one local file; a directory is nothing. Raises FileExistsError with the mode ``create``."""
         if os.path.isdir(lpath):
             return
-        if mode == "create" and self.exists(rpath):
-            raise FileExistsError(errno.EEXIST, "it is there already", rpath)
         with open(lpath, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             callback.set_size(size)
-            self.put_stream(rpath, file, kwargs.get("content_type"))
+            self.put_stream(rpath, file, kwargs.get("content_type"), overwrite=mode != "create")
             callback.absolute_update(size)
 
     def cp_file(self, path1: str, path2: str, **_kwargs: Any) -> None:
@@ -176,9 +188,10 @@ class CacheSyncFileSystem(Lookups):
         if directories and not recursive:
             cause = "a directory; recursive=True deletes what is in it"
             raise IsADirectoryError(errno.EISDIR, cause, min(directories))
-        for name in names:
-            if name not in directories:
-                self.rm_file(name)
+        with self.together():
+            for name in names:
+                if name not in directories:
+                    self.rm_file(name)
 
     def _rm(self, path: str) -> None:
         path = self._strip_protocol(path)

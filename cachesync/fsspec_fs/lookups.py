@@ -153,20 +153,18 @@ class Lookups(AbstractFileSystem):  # type: ignore[misc] # fsspec ships no types
             raise IsADirectoryError(errno.EISDIR, "a directory has neither version nor time", path)
         return found
 
-    def _below(self, path: str) -> Iterator[Artifact]:
-        """The files and links below a path, by one listing; none if there is nothing."""
+    def _below(self, path: str, *, shallow: bool = False) -> Iterator[Artifact]:
+        """The files and links below a path, by one listing; none if there is nothing. ``shallow`` are those that lie
+        directly in it, and the directories with files in them."""
         with os_errors(path), contextlib.suppress(ObjectNotFound, NoSuchSession):
-            for artifact in self.artifacts.list(parse_whole(f"{path}/")):
-                if artifact.kind != Kind.DIRECTORY and artifact.address.startswith(f"{path}/"):
+            for artifact in self.artifacts.list(parse_whole(f"{path}/"), shallow=shallow):
+                empty = artifact.kind == Kind.DIRECTORY and artifact.key is None
+                if not empty and artifact.address.startswith(f"{path}/"):
                     yield artifact
 
     def _children(self, path: str) -> list[Info]:
-        found: dict[tuple[str, bool], Info] = {}  # a store may hold a file "x" and files below "x/"
-        for artifact in self._below(path):
-            name, slash, _ = artifact.address[len(path) + 1 :].partition("/")
-            if (name, bool(slash)) not in found:
-                found[name, bool(slash)] = directory(f"{path}/{name}") if slash else info(artifact)
-        return list(found.values())
+        below = self._below(path, shallow=True)
+        return [directory(one.address) if one.kind == Kind.DIRECTORY else info(one) for one in below]
 
     def _spaces(self) -> list[Info]:
         """The sessions, and projects and templates where something is in them."""

@@ -37,6 +37,8 @@ from cachesync.reports import Failure, Pending
 _MANY = 64
 """Files that wait for their names before whoever has another one waits too."""
 
+_LATE = "not brought in time"
+
 _CLASH = "a directory has the same name in this session; the file stays in the store"
 _REPLACED = "another host replaced it in the store; the file here is in use or changed, and stays"
 
@@ -58,12 +60,21 @@ class Hydrator:
         self._sleep = sleep
 
     def bring(
-        self, session: str, marks: Marks, ground: Ground, staging: Staging, progress: OnProgress = no_progress
+        self,
+        session: str,
+        marks: Marks,
+        ground: Ground,
+        staging: Staging,
+        progress: OnProgress = no_progress,
+        expired: Callable[[], bool] = bool,
     ) -> Brought:
-        """Bring all that ``marks`` want of a session to ``ground``. Raises RootHalted, JournalUnavailable."""
+        """Bring all that ``marks`` want of a session to ``ground``; no file is begun once it is ``expired``.
+
+        Raises RootHalted, JournalUnavailable.
+        """
         fetcher = Fetcher(self._c.store, sleep=self._sleep)
         try:
-            run = _Run(self._c, session, self._standing, marks, ground, staging, fetcher, progress)
+            run = _Run(self._c, session, self._standing, marks, ground, staging, fetcher, progress, expired=expired)
             run.files(self._threads)
             run.links()
             run.directories()
@@ -85,6 +96,8 @@ class _Run:
         staging: Staging,
         fetcher: Fetcher,
         progress: OnProgress,
+        *,
+        expired: Callable[[], bool],
     ) -> None:
         self._c = context
         self._session = session
@@ -93,6 +106,7 @@ class _Run:
         self._ground = ground
         self._staging = staging
         self._fetcher = fetcher
+        self._expired = expired
         plan = self._plan = marks.plan()
         self._tally = Tally(plan, progress)
         self.brought = self._tally.brought
@@ -115,6 +129,7 @@ class _Run:
             del plan.files[path]
             self._tally.note(Failure(path, _CLASH))
         self._todo = iter(plan.files)
+        self._tally.tell()
         workers = [
             threading.Thread(target=self._work, name=f"hydrate-{number}", daemon=True)
             for number in range(min(threads, len(plan.files)) - 1)
@@ -131,11 +146,13 @@ class _Run:
         while self._ready:
             with self._standing:
                 self._place_ready()
-        self._tally.tell(now=True)
+        self._tally.tell()
 
     def _work(self) -> None:
         try:
             while not self._raised and (path := self._next()) is not None:
+                if self._ended is None and self._expired():
+                    self._ended = _LATE
                 if self._ended is not None:
                     self._tally.note(Pending(path, self._ended))
                 else:
@@ -159,7 +176,6 @@ class _Run:
                 else:
                     self._tally.note(Skipped(path, "something that is no file stands there"))
                 return
-            self._make(path.rpartition("/")[0])
             self._fetch(wanted)
         except (RootHalted, JournalUnavailable, JournalDamaged):
             raise
@@ -212,9 +228,13 @@ class _Run:
 
     def _place(self, wanted: Wanted, stored: Stored, file: Temporary, sealed: FileStat) -> Placed | None:
         now = self._marks.recall(wanted.path)
-        if now is None or now.stored.version.etag != wanted.stored.version.etag:
+        if now is None:  # somebody else has brought it
+            self._note_present(wanted.path)
+            return None
+        if now.stored.version.etag != wanted.stored.version.etag:
             self._tally.note(Pending(wanted.path, "it changed while it was fetched"))
             return None
+        self._make(wanted.path.rpartition("/")[0])  # now that it is sure: its directory may have another name by now
         if wanted.replaces is None:
             stat = self._ground.place(file, wanted.path)
             if stat is None:
@@ -246,8 +266,11 @@ class _Run:
                 )
                 continue
             try:
-                self._make(path.rpartition("/")[0])
-                stat = self._ground.place_link(path, target, told.mtime_ns)
+                with self._standing:
+                    if not self._marks.still(path):
+                        continue
+                    self._make(path.rpartition("/")[0])
+                    stat = self._ground.place_link(path, target, told.mtime_ns)
             except FileUnwritable as error:
                 self._tally.note(self._judge(path, error))
                 continue
@@ -262,7 +285,9 @@ class _Run:
         plan = self._plan
         for path in plan.directories:
             try:
-                self._make(path)
+                with self._standing:
+                    if self._marks.still(path):
+                        self._make(path)
             except FileUnwritable as error:
                 self._tally.note(self._judge(path, error))
         if not self.brought.complete:
@@ -273,7 +298,8 @@ class _Run:
             try:
                 done.append((path, self._ground.finish_directory(path, told.mode, told.mtime_ns)))
             except FileUnwritable as error:
-                self._tally.note(Failure(path, error.advice))
+                if self._marks.still(path):
+                    self._tally.note(Failure(path, error.advice))
         self._marks.placed_others(done)
 
     def _make(self, directory: str) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from cachesync import attributes
-from cachesync.errors import CacheSyncError, IntegrityError, StoreCredentials, StoreTransient
+from cachesync.errors import CacheSyncError, IntegrityError, StoreCredentials, StoreSilent, StoreTransient
 from cachesync.files import Temporary
 from cachesync.model import ObjectInfo, Stored
 from cachesync.policy import MIB, after_failure
@@ -120,6 +120,8 @@ def _check_length(key: str, received: int, expected: int) -> None:
 
 def _pause(error: CacheSyncError, attempt: int) -> float | None:
     """How long to wait before the next try, or None if there is none."""
+    if isinstance(error, StoreSilent):
+        return None  # it has been waited for long enough
     if isinstance(error, IntegrityError):
         return 0.0 if attempt == 1 else None  # the first time it may have happened on the way
     verdict = after_failure(error, attempt, 0.0)

@@ -54,6 +54,9 @@ class Marks(Protocol):
     def recall(self, path: str) -> Wanted | None:
         """What is to be fetched for a path now, or None if nothing is any more."""
 
+    def still(self, path: str) -> bool:
+        """Whether a link or directory of the plan is wanted still: it may have been renamed or removed meanwhile."""
+
     def placed(self, files: list[Placed]) -> None:
         """Files have their names."""
 
@@ -124,6 +127,13 @@ class JournalMarks:
             return None
         return Wanted(path, newer, entry)
 
+    def still(self, path: str) -> bool:
+        """See Marks."""
+        entry = self._journal.entries.entry(self._session, path)
+        if entry is None or entry.tombstone:
+            return False
+        return entry.kind is Kind.DIRECTORY or not entry.resident
+
     def placed(self, files: list[Placed]) -> None:
         """See Marks."""
         residence, identity = self._journal.residence, self._ground.identity
@@ -142,7 +152,7 @@ class NoMarks:
     """For a copy of a session elsewhere: all that the store has, and nothing is remembered. Raises StoreError."""
 
     def __init__(self, learner: Learner, session: str) -> None:
-        self._files, self._others = learner.look(session)
+        self._files, self._others, self.flaws = learner.look(session)
 
     @property
     def empty(self) -> bool:
@@ -162,6 +172,10 @@ class NoMarks:
     def recall(self, path: str) -> Wanted | None:
         """See Marks."""
         return Wanted(path, self._files[path])
+
+    def still(self, path: str) -> bool:  # noqa: ARG002 -- nobody else is there
+        """See Marks."""
+        return True
 
     def placed(self, files: list[Placed]) -> None:
         """See Marks."""

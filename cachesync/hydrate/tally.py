@@ -1,17 +1,14 @@
-"""Counting what comes of a bringing, from many threads, and telling of it now and then."""
+"""Counting what comes of a bringing, from many threads, and telling of it."""
 
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field
 
 from cachesync.hydrate.marks import Plan
 from cachesync.model import Skipped
 from cachesync.outcomes import OnProgress, Progress
 from cachesync.reports import Failure, Pending
-
-_TELL = 0.1
 
 
 @dataclass(slots=True)
@@ -33,7 +30,7 @@ class Brought:
 
 
 class Tally:
-    """Counts; at most ten times a second it is told how far it is."""
+    """Counts, and tells ``progress`` how far it is."""
 
     def __init__(self, plan: Plan, progress: OnProgress) -> None:
         self.brought = Brought(present=plan.present, present_bytes=plan.present_bytes, skipped=plan.skipped)
@@ -41,7 +38,6 @@ class Tally:
         self._bytes = plan.present_bytes + sum(plan.files.values())
         self._progress = progress
         self._lock = threading.Lock()
-        self._told_at = 0.0
 
     def note(self, what: Failure | Pending | Skipped) -> None:
         """A path that is not brought."""
@@ -65,12 +61,9 @@ class Tally:
             self.brought.fetched += len(sizes)
             self.brought.fetched_bytes += sum(sizes)
 
-    def tell(self, *, now: bool = False) -> None:
-        """Say how far it is, if that is due."""
+    def tell(self) -> None:
+        """Say how far it is."""
         with self._lock:
-            moment, b = time.monotonic(), self.brought
-            if moment - self._told_at < _TELL and not now:
-                return
-            self._told_at = moment
+            b = self.brought
             done, size = b.fetched + b.present, b.fetched_bytes + b.present_bytes
         self._progress(Progress(done, self._files, size, self._bytes))

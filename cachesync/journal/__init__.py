@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cachesync.errors import ConfigError
-from cachesync.journal.database import set_aside, store_of
+from cachesync.journal.database import check_sound, set_aside, store_of
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.residence import Residence
@@ -18,7 +18,7 @@ from cachesync.journal.sessions import Sessions
 from cachesync.journal.uploads import Uploads
 from cachesync.journal.work import Work
 
-__all__ = ["Journal", "Known", "check_store", "set_aside"]
+__all__ = ["Journal", "Known", "check_sound", "check_store", "set_aside", "store_of"]
 
 
 class Journal:

@@ -58,17 +58,11 @@ class Database:
         return connection
 
     def _check(self) -> None:
-        findings = self._writer.execute("PRAGMA quick_check(1)").fetchone()
-        if findings != ("ok",):
-            raise sqlite3.DatabaseError(str(findings and findings[0]))
+        _check_pages(self._writer)
 
     def _migrate(self) -> None:
         (done,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if done < 0:
-            raise JournalDamaged("open the journal", str(self.path), f"its format is {done}")
-        if done > len(MIGRATIONS):
-            cause = f"a newer cachesync wrote it (format {done})"
-            raise UsageError("open the journal", str(self.path), cause, "update cachesync")
+        _check_format(self.path, done)
         for step in range(done, len(MIGRATIONS)):
             self._writer.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[step]}PRAGMA user_version={step + 1};COMMIT;")
         if not self._writer.execute("SELECT 1 FROM meta").fetchone():
@@ -163,6 +157,30 @@ def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged |
     if closed or (code is not None and code & 0xFF in _SURROUNDINGS):
         return JournalUnavailable(operation, str(path), error)
     return JournalDamaged(operation, str(path), error)
+
+
+def _check_pages(db: sqlite3.Connection) -> None:
+    findings = db.execute("PRAGMA quick_check(1)").fetchone()
+    if findings != ("ok",):
+        raise sqlite3.DatabaseError(str(findings and findings[0]))
+
+
+def _check_format(path: Path, done: int) -> None:
+    if done < 0:
+        raise JournalDamaged("open the journal", str(path), f"its format is {done}")
+    if done > len(MIGRATIONS):
+        cause = f"a newer cachesync wrote it (format {done})"
+        raise UsageError("open the journal", str(path), cause, "update cachesync")
+
+
+def check_sound(path: Path) -> None:
+    """Raise what opening the journal at ``path`` for work would raise, but only read it."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+            _check_pages(db)
+            _check_format(path, db.execute("PRAGMA user_version").fetchone()[0])
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise _translate(error, "read the journal", path) from error
 
 
 def store_of(path: Path) -> str | None:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, KNOWN_COLUMNS, WORK, Known, below, join, labels_text, split, to_entry
+from cachesync.journal.rows import (
+    ENTRY_COLUMNS,
+    KNOWN_COLUMNS,
+    LEAVE,
+    NEVER_SEEN,
+    STORED_TEXT,
+    UNSENT,
+    WORK,
+    Known,
+    below,
+    join,
+    labels_text,
+    split,
+    take,
+    to_entry,
+)
 from cachesync.model import Barrier, Entry, Labels, Mark
 
 _MARK_SEEN = """
@@ -17,9 +32,17 @@ ON CONFLICT DO UPDATE SET
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
     etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file'
                 AND (tried_at IS NOT NULL OR born <= ?15) THEN '' ELSE etag END,
-    hidden = hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL),
+    hidden = CASE WHEN hidden = 2 THEN 0 ELSE hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL
+             AND (older IS NOT NULL OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
+    newer = CASE WHEN kind = 'file' AND ?4 = 'file' THEN newer END, stood_in = NULL,
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
     closed = ?12, due_at = ?13, resident = 1, gone_at = NULL, attempts = 0, error = NULL, failed = 0
+"""
+
+_RETURNED = f"""
+UPDATE entry SET resident = 1, {take("older")}, older = NULL, stood_in = NULL,
+    newer = CASE WHEN older IS NOT NULL AND json_extract(older, '$.etag') IS NOT etag THEN {STORED_TEXT} END
+WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NULL AND resident = 0
 """
 
 _MARK_GONE = """
@@ -29,25 +52,40 @@ WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
 """
 
 
+_IS_EVICTED = "SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0"
+
+
 class Entries:
     """Marks and questions. Each verb is one transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def mark(self, name: str, marks: Sequence[Mark], now: float) -> None:
-        """Make paths dirty, all with one new generation. A missing path counts only if it was expected on disk."""
+    def mark(
+        self, name: str, marks: Sequence[Mark], now: float, *, stands: Callable[[str], bool] | None = None
+    ) -> None:
+        """Make paths dirty, all with one new generation. A missing path counts only if it was expected on disk.
+
+        A look is a moment old: ``stands`` looks once more, while nobody else writes. What was missing and stands was
+        brought here meanwhile; what counts as evicted, was seen and does not stand was on its way out: an eviction
+        drops nothing that is written down to be here.
+        """
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)
             seen, gone = [], []
             for mark in marks:
                 if (s := mark.stat) is None:
+                    if stands is not None and stands(mark.path):
+                        continue
                     gone.append((number, generation, mark.due_at, now, *split(mark.path)))
+                    continue
+                place = (number, *split(mark.path))
+                if stands is not None and db.execute(_IS_EVICTED, place).fetchone() and not stands(mark.path):
                     continue
                 target = None if s.target is None else os.fsencode(s.target)
                 values = (s.kind, generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target, mark.closed)
-                seen.append((number, *split(mark.path), *values, mark.due_at, now, self._ledger.opened_at))
+                seen.append((*place, *values, mark.due_at, now, self._ledger.opened_at))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
             db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
@@ -104,12 +142,9 @@ class Entries:
         if self._ledger.db.one(f"SELECT 1 FROM entry WHERE {condition} LIMIT 1", (number, *values)) is None:
             return
         with self._ledger.db.write() as db:
-            db.execute(f"DELETE FROM entry WHERE {condition} AND etag IS NULL", (number, *values))
-            db.execute(
-                f"UPDATE entry SET resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL"
-                f" WHERE {condition}",
-                (number, *values),
-            )
+            db.execute(f"DELETE FROM entry WHERE {condition} AND (etag IS NULL OR newer = 'null')", (number, *values))
+            db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE {condition} AND {UNSENT}", (number, *values))
+            db.execute(f"UPDATE entry SET {LEAVE} WHERE {condition}", (number, *values))
             self._ledger.revise(db, number)
 
     def any_resident(self, name: str) -> bool:
@@ -119,14 +154,13 @@ class Entries:
         )
         return row is not None
 
-    def returned(self, name: str, paths: Iterable[str]) -> None:
-        """Evicted paths stand on disk again, just as they were when they were last here."""
+    def returned(self, name: str, paths: Iterable[str], *, stands: Callable[[str], bool] | None = None) -> None:
+        """Evicted paths stand on disk again, just as they were when they were last here. If the store has another
+        version by now, they are older. ``stands`` as in ``mark``."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
-            db.executemany(
-                "UPDATE entry SET resident = 1 WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NULL",
-                ((number, *split(path)) for path in paths),
-            )
+            there = (path for path in paths if stands is None or stands(path))
+            db.executemany(_RETURNED, ((number, *split(path)) for path in there))
 
     def entry(self, name: str, path: str) -> Entry | None:
         """One entry, or None."""

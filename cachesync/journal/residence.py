@@ -7,11 +7,11 @@ deleted, and one that stands is looked at.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import join, split, to_columns
-from cachesync.model import Entry, FileStat, Stored
+from cachesync.journal.rows import join, split, superseded_text, to_columns
+from cachesync.model import Entry, FileStat, Kind, Stored, Superseded
 
 _STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
 _AS_SEEN = "size IS ?6 AND mtime_ns IS ?7 AND ctime_ns IS ?8 AND inode IS ?9 AND mode IS ?10"
@@ -19,14 +19,20 @@ _CLEAN = "gone_at = NULL, synced = generation, unsettled = 0, closed = 0, attemp
 _DISK = "size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10"
 
 _PLACED = f"""
-UPDATE entry SET resident = 1, target = NULL, {_CLEAN}, {_DISK},
+UPDATE entry SET resident = 1, target = NULL, {_CLEAN}, {_DISK}, newer = NULL, older = NULL, stood_in = NULL,
     stored_mtime_ns = ?12, stored_mode = ?13, sha256 = ?14
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND gone_at IS NULL AND etag = ?5
 AND (resident = 0 OR ({_AS_SEEN} AND labels IS stored_labels)) AND {_STANDS} AND ?11 IS NULL
 """
 
+_SHOWN = """
+UPDATE entry SET hidden = 0, sha256 = ? WHERE session = ? AND dir = ? AND name = ? AND kind = 'file' AND etag = ?
+AND hidden = 1
+"""
+"""It was seen, perhaps changed, before it was written down that it is here: by somebody who saw what it held."""
+
 _PLACED_OTHER = f"""
-UPDATE entry SET resident = 1, {_CLEAN}, {_DISK}
+UPDATE entry SET resident = 1, {_CLEAN}, {_DISK}, newer = CASE WHEN resident THEN newer END
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = ?5 AND gone_at IS NULL
 AND (resident = 0 OR kind = 'dir' OR ({_AS_SEEN})) AND target IS ?11 AND {_STANDS}
 """
@@ -34,20 +40,32 @@ AND (resident = 0 OR kind = 'dir' OR ({_AS_SEEN})) AND target IS ?11 AND {_STAND
 _RENEWED = f"""
 UPDATE entry SET {_DISK}, target = ?11, unsettled = 0, etag = ?12, version_id = ?13, stored_size = ?14,
     stored_mtime_ns = ?15, stored_mode = ?16, sha256 = ?17, stored_at = ?18, synced = generation, labels = NULL,
-    stored_labels = NULL
+    stored_labels = NULL, newer = CASE WHEN json_extract(newer, '$.etag') IS NOT ?12 THEN newer END
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND gone_at IS NULL AND resident = 1
 AND (generation = ?5 OR ({_AS_SEEN})) AND labels IS stored_labels AND {_STANDS}
 """
 
 _EVICTED = """
-UPDATE entry SET resident = 0 WHERE session = ? AND dir = ? AND name = ? AND generation = ? AND synced = generation
+UPDATE entry SET resident = 0, newer = NULL, older = NULL
+WHERE session = ? AND dir = ? AND name = ? AND generation = ? AND synced = generation
 AND resident = 1 AND gone_at IS NULL AND unsettled = 0
 """
 
+_NOT_EVICTED = """
+UPDATE entry SET resident = 1, hidden = 0
+WHERE session = ? AND dir = ? AND name = ? AND (generation = ? OR hidden = 1) AND etag IS ?
+"""
+
 _EVICTED_DIRECTORY = """
-UPDATE entry SET resident = 0, synced = generation, mtime_ns = ?, mode = ?
+UPDATE entry SET resident = 0, synced = generation, mtime_ns = ?, mode = ?, newer = NULL
 WHERE session = ? AND dir = ? AND name = ? AND kind = 'dir' AND inode = ? AND mode = ? AND resident = 1
 AND gone_at IS NULL
+"""
+
+REMOVED = """
+UPDATE entry SET resident = 1, generation = ?4, absent = ?4, due_at = ?5, gone_at = ?6, dirty_since = ?6, attempts = 0,
+    failed = 0, error = NULL, labels = NULL, newer = NULL, older = NULL, stood_in = NULL
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND resident = 0
 """
 
 
@@ -70,6 +88,7 @@ class Residence:
                     for path, stat, s in files
                 ],
             )
+            db.executemany(_SHOWN, [(s.sha256, number, *split(path), s.version.etag) for path, _, s in files])
             self._ledger.revise(db, number)
 
     def placed_others(self, name: str, directory: str, others: Iterable[tuple[str, FileStat]]) -> None:
@@ -100,6 +119,15 @@ class Residence:
                 if db.execute(_EVICTED, (number, *split(entry.path), entry.generation)).rowcount
             ]
 
+    def not_evicted(self, name: str, entries: Sequence[Entry]) -> None:
+        """Files and links that were to be dropped, and were not: they are expected on disk, and what was made of them
+        meanwhile was made by somebody who saw them."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            for entry in entries:
+                etag = entry.stored and entry.stored.version.etag
+                db.execute(_NOT_EVICTED, (number, *split(entry.path), entry.generation, etag))
+
     def evicted_directories(self, name: str, directories: Sequence[Entry]) -> list[Entry]:
         """Directories that are to be removed, now that they are empty: as they were before they were emptied. Returns
         those that nobody changed. Durable when it returns."""
@@ -109,9 +137,28 @@ class Residence:
             for entry in directories:
                 if (s := entry.stat) is None:
                     continue
-                values = (s.mtime_ns, s.mode, number, *split(entry.path), s.inode, s.mode)
+                told = s if entry.superseded is None or entry.superseded.other is None else entry.superseded.other
+                values = (told.mtime_ns, told.mode, number, *split(entry.path), s.inode, s.mode)
                 if db.execute(_EVICTED_DIRECTORY, values).rowcount:
                     gone.append(entry)
+        return gone
+
+    def foresee(self, name: str, path: str) -> None:
+        """Whoever makes a file of an evicted one's name next has seen that there is one."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET hidden = 2 WHERE session = ? AND dir = ? AND name = ? AND resident = 0",
+                (self._ledger.id(name), *split(path)),
+            )
+
+    def removed(self, name: str, path: str, due_at: float, now: float) -> bool:
+        """Something that is only in the store is removed here: a tombstone, as if it had stood. Whether it was so."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            values = (number, *split(path), self._ledger.next_generation(db), due_at, now)
+            gone = bool(db.execute(REMOVED, values).rowcount)
+            if gone:
+                self._ledger.revise(db, number)
         return gone
 
     def here(self, name: str) -> set[str]:
@@ -136,6 +183,59 @@ class Residence:
                 replaced[path] = stored
         return replaced
 
+    def standing(self, name: str) -> dict[str, tuple[str, bool]]:
+        """The version that each file was stored as that is expected on disk, and whether another host's is known."""
+        rows = self._ledger.db.long(
+            "SELECT dir, name, etag, newer IS NOT NULL FROM entry WHERE session = ? AND resident = 1 AND kind = 'file'"
+            " AND etag IS NOT NULL AND gone_at IS NULL",
+            (self._ledger.id(name),),
+        )
+        return {join(row[0], row[1]): (row[2], bool(row[3])) for row in rows}
+
+    def supersede(self, name: str, found: Iterable[tuple[str, str, Stored | None]]) -> None:
+        """What the store was seen to have of files that stand here (None: nothing). Each comes with the version that it
+        was stored as before the store was asked: what this host has stored since is not overruled."""
+        number = self._ledger.id(name)
+        rows = [
+            (None if stored and stored.version.etag == etag else superseded_text(Superseded(stored)), path, etag)
+            for path, etag, stored in found
+        ]
+        if not rows:
+            return
+        with self._ledger.db.write() as db:
+            db.executemany(
+                "UPDATE entry SET newer = ? WHERE session = ? AND dir = ? AND name = ? AND kind = 'file'"
+                " AND resident = 1 AND etag = ?",
+                [(text, number, *split(path), etag) for text, path, etag in rows],
+            )
+            self._ledger.revise(db, number)
+
+    def supersede_others(self, name: str, listed: Mapping[str, FileStat], *, whole: bool) -> None:
+        """How a manifest that this host did not write lists the links and directories that stand here. What changed
+        here since this host wrote one stays as it is; what a manifest that is not ``whole`` leaves out does, too."""
+        number, changed = self._ledger.id(name), []
+        rows = self._ledger.db.long(
+            "SELECT dir, name, generation, kind, mtime_ns, mode, target, newer FROM entry WHERE session = ?"
+            " AND kind <> 'file' AND resident = 1 AND synced = generation AND gone_at IS NULL AND etag IS NULL",
+            (number,),
+        )
+        for above, base, generation, kind, mtime_ns, mode, target, newer in rows:
+            told = listed.get(join(above, base))
+            if told is None and not whole:
+                continue
+            as_told = told and (told.mtime_ns, told.mode if kind == Kind.DIRECTORY else mode, _target(told))
+            text = None if as_told == (mtime_ns, mode, target) else superseded_text(Superseded(other=told))
+            if text != newer:
+                changed.append((text, number, above, base, generation))
+        if changed:
+            with self._ledger.db.write() as db:
+                db.executemany(
+                    "UPDATE entry SET newer = ? WHERE session = ? AND dir = ? AND name = ? AND kind <> 'file'"
+                    " AND resident = 1 AND generation = ? AND synced = generation",
+                    changed,
+                )
+                self._ledger.revise(db, number)
+
     def opening(self, name: str) -> bool:
         """Note that the session is being brought here; whether that was so before: it was not brought to its end."""
         number = self._ledger.id(name)
@@ -151,4 +251,8 @@ class Residence:
 
 
 def _disk(s: FileStat) -> tuple[object, ...]:
-    return (s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, None if s.target is None else os.fsencode(s.target))
+    return (s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, _target(s))
+
+
+def _target(s: FileStat) -> bytes | None:
+    return None if s.target is None else os.fsencode(s.target)

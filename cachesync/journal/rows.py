@@ -4,15 +4,53 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cachesync.journal.database import Row
-from cachesync.model import Entry, FileStat, Kind, Labels, Stored, Version
+from cachesync.model import Entry, FileStat, Kind, Labels, Stored, Superseded, Version
 
 ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
     target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,
     puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels,
-    hidden"""
+    hidden, newer, older"""
+
+_STORED = {
+    "etag": "etag",
+    "version_id": "version_id",
+    "stored_size": "size",
+    "stored_mtime_ns": "mtime_ns",
+    "stored_mode": "mode",
+    "sha256": "sha256",
+    "stored_at": "stored_at",
+}
+STORED_TEXT = "json_object(" + ", ".join(f"'{key}', {column}" for column, key in _STORED.items()) + ")"
+"""The store's columns as the text that ``newer`` and ``older`` hold."""
+
+
+def take(source: str) -> str:
+    """Assignments that fill the store's columns from the text in the column ``source`` of a file, if there is any."""
+    return ", ".join(
+        f"{column} = CASE WHEN {source} IS NULL OR kind <> 'file' THEN {column}"
+        f" ELSE json_extract({source}, '$.{key}') END"
+        for column, key in _STORED.items()
+    )
+
+
+LEAVE = f"""
+    resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL, {take("newer")},
+    older = CASE WHEN newer IS NULL OR kind <> 'file' THEN older ELSE {STORED_TEXT} END,
+    mtime_ns = CASE WHEN newer IS NULL OR kind = 'file' THEN mtime_ns ELSE json_extract(newer, '$.mtime_ns') END,
+    mode = CASE WHEN newer IS NULL OR kind = 'file' THEN mode ELSE json_extract(newer, '$.mode') END,
+    target = CASE WHEN newer IS NULL OR kind = 'file' THEN target
+             ELSE CAST(json_extract(newer, '$.target') AS BLOB) END,
+    newer = NULL, stood_in = (SELECT directory FROM session WHERE session.id = entry.session)
+"""
+"""Assignments for what goes with its directory, or is ignored from now on: it is what the store or the manifest has."""
+
+UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
+"""A change that the store does not have: should its file come back, it must not be taken for clean."""
+
+NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
     synced < generation, dirty_since, stored_at"""
@@ -63,7 +101,7 @@ def to_entry(session: str, row: Row) -> Entry:
     parent, name, kind, born, generation, absent, synced, resident = row[:8]
     size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[8:17]
     etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[17:26]
-    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled, hidden = row[26:]
+    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled, hidden, newer, older = row[26:]
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
@@ -101,7 +139,9 @@ def to_entry(session: str, row: Row) -> Entry:
         failed=bool(failed),
         labels=None if labels is None else _to_labels(labels),
         relabelled=bool(relabelled),
-        hidden=bool(hidden),
+        hidden=hidden == 1,
+        superseded=None if newer is None else _to_superseded(newer),
+        older=None if older is None else _to_stored(json.loads(older)),
     )
 
 
@@ -109,6 +149,30 @@ def to_columns(stored: Stored) -> Row:
     """A Stored as the columns etag to stored_at."""
     v = stored.version
     return (v.etag, v.version_id, stored.size, stored.mtime_ns, stored.mode, stored.sha256, stored.stored_at)
+
+
+def superseded_text(superseded: Superseded) -> str:
+    """What another host did, as the journal keeps it."""
+    if (s := superseded.stored) is not None:
+        return json.dumps(dict(zip(_STORED.values(), to_columns(s), strict=True)))
+    if (other := superseded.other) is not None:
+        return json.dumps({"mtime_ns": other.mtime_ns, "mode": other.mode, "target": other.target, "kind": other.kind})
+    return "null"
+
+
+def _to_superseded(text: str) -> Superseded:
+    found = json.loads(text)
+    if found is None:
+        return Superseded()
+    if "kind" not in found:
+        return Superseded(_to_stored(found))
+    stat = FileStat(Kind(found["kind"]), 0, found["mtime_ns"], 0, 0, found["mode"], found["target"])
+    return Superseded(other=stat)
+
+
+def _to_stored(found: dict[str, Any]) -> Stored:
+    version = Version(found.pop("etag"), found.pop("version_id"))
+    return Stored(version, **found)
 
 
 def labels_text(labels: Labels | None) -> str | None:

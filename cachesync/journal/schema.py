@@ -53,8 +53,9 @@ CREATE TABLE entry (
     target          BLOB,                        -- of a link
     gone_at         REAL,                        -- when a resident path was first seen missing
     closed          INTEGER NOT NULL DEFAULT 0,  -- the last hint was a writer's close
-    hidden          INTEGER NOT NULL DEFAULT 0,  -- a file was made here of whose name only the store had bytes: whoever
-                                                 -- made it saw nothing of them
+    hidden          INTEGER NOT NULL DEFAULT 0,  -- 1: a file was made here of whose name only the store had bytes, and
+                                                 -- whoever made it saw nothing of them; 2: whoever makes one next has
+                                                 -- seen them (through the mount)
     unsettled       INTEGER NOT NULL DEFAULT 0,  -- the bytes may have changed since without a trace in the stat
     -- the store, as last confirmed (NULL: never stored)
     etag            TEXT,                        -- '': an answer was lost, there may be an object
@@ -64,6 +65,12 @@ CREATE TABLE entry (
     stored_mode     INTEGER,
     sha256          TEXT,                        -- of the stored bytes; NULL if learned from a listing
     stored_at       REAL,
+    -- other versions (JSON, see rows.py)
+    newer           TEXT,                        -- of what is resident: what another host has put in its place, in the
+                                                 -- store or in the manifest; 'null': it removed it
+    older           TEXT,                        -- of a file that went with the session's directory, or is ignored: the
+                                                 -- version that it was, if the store has another one by now
+    stood_in        TEXT,                        -- that directory
     puts            INTEGER NOT NULL DEFAULT 0,  -- how often the path was stored
     created_at      REAL NOT NULL,               -- when the path was first seen
     -- what a put gave along with the bytes (JSON, see rows.py), until the path is deleted; and what of it is stored
@@ -82,6 +89,8 @@ CREATE TABLE entry (
 -- What the uploader has to do: a file to store, or an object that stands where no file is any more.
 CREATE INDEX work ON entry(due_at) WHERE synced < generation AND (kind = 'file' OR etag IS NOT NULL);
 CREATE INDEX dirty ON entry(session) WHERE synced < generation;
+-- Names that are only in the store: the mount asks for them where the disk has nothing.
+CREATE INDEX evicted ON entry(session, dir) WHERE resident = 0;
 -- Where a renamed file may have come from, and gone to.
 CREATE INDEX inode ON entry(inode) WHERE inode IS NOT NULL;
 

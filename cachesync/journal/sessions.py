@@ -7,27 +7,30 @@ from collections.abc import Sequence
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import join, split, to_columns
-from cachesync.model import Conflict, Counts, FileStat, Session, Stored, Version
+from cachesync.journal.residence import REMOVED
+from cachesync.journal.rows import LEAVE, NEVER_SEEN, STORED_TEXT, UNSENT, join, split, to_columns
+from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
-_LEARN = """
+_KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
+"""Of a file that is not here: the version that it was when it went with its directory is known."""
+
+_LEARN = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
                    stored_mtime_ns, stored_mode, sha256, stored_at, created_at, dirty_since, due_at)
 VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11, ?11)
 ON CONFLICT DO UPDATE SET
+    kind = CASE WHEN resident THEN kind ELSE 'file' END, target = CASE WHEN resident THEN target END,
+    stood_in = CASE WHEN resident OR (kind = 'file' AND (etag = ?5 OR {_KEPT})) THEN stood_in END,
     etag = ?5, version_id = ?6, stored_size = ?7,
     stored_mtime_ns = CASE WHEN resident = 0 AND etag = ?5 AND ?10 IS NULL THEN stored_mtime_ns ELSE ?8 END,
     stored_mode = CASE WHEN resident = 0 AND etag = ?5 AND ?10 IS NULL THEN stored_mode ELSE ?9 END,
     sha256 = CASE WHEN resident THEN NULL WHEN etag = ?5 THEN coalesce(?10, sha256) ELSE ?10 END, stored_at = ?11,
-    mtime_ns = CASE WHEN resident OR etag = ?5 THEN mtime_ns END,
+    mtime_ns = CASE WHEN resident OR etag = ?5 OR {_KEPT} THEN mtime_ns END,
+    older = CASE WHEN resident OR etag = ?5 OR older IS NOT NULL OR NOT {_KEPT} THEN older ELSE {STORED_TEXT} END,
     labels = CASE WHEN resident OR etag = ?5 THEN labels END,
     stored_labels = CASE WHEN resident OR etag = ?5 THEN stored_labels END
 WHERE etag IS NULL OR resident = 0
 """
-
-_NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
-_UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
-"""A change that the store does not have: should its file come back, it must not be taken for clean."""
 
 _LEARN_UNSTORED = """
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
@@ -36,6 +39,13 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, 0, 0, ?6, 0, 0, ?7, ?8, ?9, ?9, ?9)
 ON CONFLICT DO UPDATE SET kind = ?4, size = 0, mtime_ns = ?6, ctime_ns = 0, inode = 0, mode = ?7, target = ?8
 WHERE resident = 0 AND etag IS NULL AND kind <> 'file' AND (kind, mtime_ns, mode, target) IS NOT (?4, ?6, ?7, ?8)
 """
+
+
+_ONE = "session = ? AND dir = ? AND name = ?"
+
+
+class _Otherwise(Exception):
+    """What was to be written is not so."""
 
 
 class Sessions:
@@ -81,14 +91,11 @@ class Sessions:
             forgotten = db.execute(
                 "DELETE FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NULL", (number,)
             ).rowcount
-            changed = f"SELECT count(*) FROM entry WHERE session = ? AND {_UNSENT} AND gone_at IS NULL"
+            changed = f"SELECT count(*) FROM entry WHERE session = ? AND {UNSENT} AND gone_at IS NULL"
             lost = forgotten + db.execute(changed, (number,)).fetchone()[0]
-            db.execute(f"UPDATE entry SET {_NEVER_SEEN} WHERE session = ? AND {_UNSENT}", (number,))
-            evicted = db.execute(
-                "UPDATE entry SET resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL"
-                " WHERE session = ? AND resident = 1",
-                (number,),
-            ).rowcount
+            db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE session = ? AND {UNSENT}", (number,))
+            db.execute("DELETE FROM entry WHERE session = ? AND resident = 1 AND newer = 'null'", (number,))
+            evicted = db.execute(f"UPDATE entry SET {LEAVE} WHERE session = ? AND resident = 1", (number,)).rowcount
             self._ledger.revise(db, number)
             if forgotten:  # an answer may have been lost: the next use asks the store again what it has
                 db.execute("UPDATE session SET learned = 0 WHERE id = ?", (number,))
@@ -115,12 +122,36 @@ class Sessions:
             db.executemany(_LEARN, [_learned(number, path, generation, stored) for path, stored in objects])
             db.executemany(
                 _LEARN_UNSTORED,
-                [
-                    (number, *split(path), s.kind, generation, s.mtime_ns, s.mode, _bytes(s.target), s.mtime_ns / 1e9)
-                    for path, s in others
-                ],
+                [_told(number, path, generation, s) for path, s in others],
             )
             self._ledger.revise(db, number)
+
+    def renamed(self, entry: Entry, name: str, path: str, stored: Stored | None, now: float) -> bool:
+        """An evicted entry has another path, in the session ``name``: a file is ``stored`` there too by now, and its
+        old path is a tombstone. False, and nothing is written, if it is not as it was, or if the new path is another's;
+        one that was deleted there gives way. Of a directory that stands there nothing is changed."""
+        old, new = (self._ledger.id(entry.session), *split(entry.path)), (self._ledger.id(name), *split(path))
+        try:
+            with self._ledger.db.write() as db:
+                generation = self._ledger.next_generation(db)
+                if entry.stored is None or stored is None:
+                    went = db.execute(f"DELETE FROM entry WHERE {_ONE} AND resident = 0 AND etag IS NULL", old)
+                    db.execute(f"DELETE FROM entry WHERE {_ONE} AND gone_at IS NOT NULL AND etag IS NULL", new)
+                    if (s := entry.stat) is not None:
+                        db.execute(_LEARN_UNSTORED, _told(new[0], path, generation, s))
+                else:
+                    values = (*old, generation, now, now, entry.stored.version.etag)
+                    went = db.execute(f"{REMOVED} AND etag = ?7", values)
+                    db.execute(f"DELETE FROM entry WHERE {_ONE} AND gone_at IS NOT NULL", new)
+                    db.execute(_LEARN, _learned(new[0], path, generation, stored))
+                came = db.execute(f"SELECT resident, kind FROM entry WHERE {_ONE}", new).fetchall()
+                if not went.rowcount or (came != [(0, entry.kind)] and entry.kind is not Kind.DIRECTORY):
+                    raise _Otherwise
+                self._ledger.revise(db, old[0])
+                self._ledger.revise(db, new[0])
+        except _Otherwise:
+            return False
+        return True
 
     def forget_others(self, name: str, listed: Sequence[str]) -> None:
         """Links and directories that are not here, and that the manifest in the store does not list: another host
@@ -171,7 +202,8 @@ class Sessions:
         with self._ledger.db.write() as db:
             db.execute(f"DELETE FROM entry WHERE {listed} AND gone_at IS NOT NULL", (number, generation))
             db.execute(
-                f"UPDATE entry SET synced = generation WHERE {listed} AND synced < generation", (number, generation)
+                f"UPDATE entry SET synced = generation, newer = NULL WHERE {listed} AND synced < generation",
+                (number, generation),
             )
             db.execute(
                 "UPDATE session SET state = ?, manifest_revision = ?, manifest_etag = ?, manifest_version_id = ?"
@@ -184,7 +216,8 @@ class Sessions:
         """A session in numbers."""
         number = self._ledger.id(name)
         files = self._ledger.db.long(
-            "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(failed)"
+            "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(failed),"
+            " max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END)"
             " FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
             (number,),
         )[0]
@@ -193,7 +226,8 @@ class Sessions:
             " WHERE session = ? AND synced < generation AND kind <> 'dir'",
             (number,),
         )[0]
-        return Counts(files[0], files[1] or 0, dirty[0], dirty[1] or 0, dirty[3] or 0, files[2] or 0, dirty[2])
+        newest = None if files[4] is None else files[4] / 1e9
+        return Counts(files[0], files[1] or 0, dirty[0], dirty[1] or 0, dirty[3] or 0, files[2] or 0, dirty[2], newest)
 
     def add_conflict(self, name: str, conflict: Conflict, kept: Stored | None, now: float) -> None:
         """Remember another writer's bytes, and the evicted entry that names them (None: they kept their own name)."""
@@ -228,6 +262,10 @@ class Sessions:
 
 def _learned(number: int, path: str, generation: int, stored: Stored) -> Row:
     return (number, *split(path), generation, *to_columns(stored))
+
+
+def _told(number: int, path: str, generation: int, s: FileStat) -> Row:
+    return (number, *split(path), s.kind, generation, s.mtime_ns, s.mode, _bytes(s.target), s.mtime_ns / 1e9)
 
 
 def _bytes(target: str | None) -> bytes | None:

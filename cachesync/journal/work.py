@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, labels_text, split, to_columns, to_entry
+from cachesync.journal.rows import ENTRY_COLUMNS, STORED_TEXT, WORK, join, labels_text, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
 from cachesync.policy import FARTHEST, SPACING, is_same_file
 
-_CONFIRM = """
+_CONFIRM = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
                    stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at, dirty_since, due_at)
 VALUES (?1, ?2, ?3, 'file', ?4, ?4, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?11, ?11, ?11)
@@ -20,7 +20,9 @@ ON CONFLICT DO UPDATE SET
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
     stored_labels = CASE WHEN ?12 THEN ?15 ELSE stored_labels END,
     puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0,
-    hidden = hidden AND NOT ?13
+    hidden = hidden AND NOT ?13, older = NULL, stood_in = NULL,
+    newer = CASE WHEN ?12 OR json_extract(newer, '$.etag') IS ?5 THEN NULL
+            WHEN etag <> ?5 AND json_extract(older, '$.etag') IS ?5 THEN {STORED_TEXT} ELSE newer END
 """
 
 _CONFIRM_DISK = """
@@ -125,7 +127,7 @@ class Work:
             )
             db.execute(
                 "UPDATE entry SET etag = NULL, version_id = NULL, stored_size = NULL, sha256 = NULL, stored_at = NULL,"
-                " stored_labels = NULL, synced = max(synced, ?)"
+                " stored_labels = NULL, newer = NULL, older = NULL, synced = max(synced, ?)"
                 " WHERE session = ? AND dir = ? AND name = ? AND resident = 1",
                 (entry.generation if entry.tombstone else 0, *where),
             )
@@ -138,8 +140,9 @@ class Work:
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET kind = 'file', resident = 0, gone_at = NULL, synced = generation, error = NULL,"
-                " failed = 0, stored_labels = NULL, etag = ?, version_id = ?, stored_size = ?, stored_mtime_ns = ?,"
-                " stored_mode = ?, sha256 = ?, stored_at = ?"
+                " failed = 0, stored_labels = NULL, newer = NULL, older = NULL,"
+                " etag = ?, version_id = ?, stored_size = ?, stored_mtime_ns = ?, stored_mode = ?, sha256 = ?,"
+                " stored_at = ?"
                 " WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",
                 (*values, number, *split(entry.path)),
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
@@ -41,7 +43,7 @@ def build_server(
     token_verifier: TokenVerifier | None = None,
 ) -> MCPServer[Any]:
     """The server over the verbs that ``connect`` finds at each call."""
-    server: MCPServer[Any] = MCPServer(
+    server = _Server(
         "cachesync", version=__version__, instructions=INSTRUCTIONS, auth=auth, token_verifier=token_verifier
     )
     tools = Tools(Shared(connect), scope)
@@ -59,7 +61,27 @@ def build_server(
         (tools.restore_artifact, adds),
     ):
         server.tool(annotations=hints, structured_output=True)(_telling(tool))
+        server.known[tool.__name__] = list(inspect.signature(tool).parameters)
     return server
+
+
+class _Server(MCPServer[Any]):
+    """Refuses arguments that a tool does not have: the SDK drops them, and a mistyped ``session`` would go unnoticed.
+
+    ``known`` are the arguments of each tool.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.known: dict[str, list[str]] = {}
+        super().__init__(*args, **kwargs)
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> Any:
+        """See MCPServer. Raises ToolError for an unknown argument too."""
+        known = self.known.get(name, list(arguments))
+        if unknown := [argument for argument in arguments if argument not in known]:
+            told = f"{name} has no argument {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
+            raise ToolError(fit(f"Error executing tool {name}: {told}"))
+        return await super().call_tool(name, arguments, context)
 
 
 def _telling(tool: Callable[..., Any]) -> Callable[..., Any]:

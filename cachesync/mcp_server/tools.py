@@ -34,6 +34,7 @@ from cachesync.mcp_server.shared import AgentVerbs, Shared
 from cachesync.model import Kind
 from cachesync.outcomes import Artifact
 from cachesync.reports import FlushReport, SessionStatus
+from cachesync.verbs import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
 
 FLUSH_TIMEOUT = 50.0
 """Seconds. Most clients give up a call after 60, and an answer that says what is left is worth more than none."""
@@ -133,8 +134,8 @@ class Tools:
         self,
         path: Path,
         expiresIn: Annotated[  # noqa: N803 - the design note's name
-            float, Field(gt=0, le=604800, description="Seconds for which the link works")
-        ] = 3600,
+            float, Field(ge=MIN_EXPIRES, le=MAX_EXPIRES, description="Seconds for which the link works")
+        ] = DEFAULT_EXPIRES,
         session: Session = None,
     ) -> Link:
         """A link by which anybody can download the artifact, for a limited time."""

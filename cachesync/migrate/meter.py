@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from cachesync.migrate.tally import put_requests
 from cachesync.model import Attributes, ObjectInfo, Version
 from cachesync.store.base import Archive, Body, ObjectStore, Resume, Traits
+from cachesync.store.observed import ObservedBody
 
 
 class Meter:
@@ -36,6 +36,11 @@ class Meter:
         return self._store.traits
 
     @property
+    def silent_for(self) -> float | None:
+        """As the store below."""
+        return self._store.silent_for
+
+    @property
     def archive(self) -> Archive | None:
         """That of the store below."""
         return self._store.archive
@@ -49,7 +54,7 @@ class Meter:
     ) -> ObjectInfo:
         """Store ``body``."""
         noted = None if resume is None else _Noted(resume, self)
-        info = self._store.put(key, _Metered(body, self), attributes, expect=expect, resume=noted)
+        info = self._store.put(key, ObservedBody(body, self.read), attributes, expect=expect, resume=noted)
         self._note(key, put_requests(body.size))
         return info
 
@@ -74,39 +79,15 @@ class Meter:
             self.files += hash(key) not in self._sent
             self._sent.add(hash(key))  # a number instead of the key: there may be millions
 
-    def note(self, *, read: int = 0, confirmed: int = 0) -> None:
-        """Bytes are on their way; parts are there."""
+    def read(self, count: int) -> None:
+        """Bytes are on their way."""
         with self._lock:
-            self.bytes += read
-            self.moved += confirmed
+            self.bytes += count
 
-
-class _Metered:
-    """A body that tells how far it was read."""
-
-    def __init__(self, body: Body, meter: Meter) -> None:
-        self._body = body
-        self._meter = meter
-
-    @property
-    def size(self) -> int:
-        return self._body.size
-
-    @property
-    def sha256(self) -> str:
-        return self._body.sha256
-
-    @property
-    def part_size(self) -> int:
-        return self._body.part_size
-
-    @property
-    def part_sha256(self) -> Sequence[str]:
-        return self._body.part_sha256
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._meter.note(read=length)
-        return self._body.read(offset, length)
+    def confirmed(self) -> None:
+        """A part is there."""
+        with self._lock:
+            self.moved += 1
 
 
 class _Noted:
@@ -121,4 +102,4 @@ class _Noted:
 
     def part(self, number: int, etag: str) -> None:
         self._resume.part(number, etag)
-        self._meter.note(confirmed=1)
+        self._meter.confirmed()

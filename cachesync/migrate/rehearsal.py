@@ -17,7 +17,7 @@ from cachesync.keys import from_key, manifest_key, session_prefix, to_key
 from cachesync.manifest import FoundManifest, ManifestFile
 from cachesync.migrate.survey import Survey
 from cachesync.migrate.tally import Tally, put_requests
-from cachesync.model import FileStat, ObjectInfo
+from cachesync.model import FileStat, Kind, ObjectInfo
 from cachesync.outcomes import MigrateReport, OnProgress, Progress, no_progress
 from cachesync.parallel import in_parallel
 
@@ -72,9 +72,14 @@ class _Rehearsal:
             str(self._config.root),
             dry_run=True,
             sessions=len(names),
-            requests=self._requests + len(self._to_commit),
+            requests=self._requests + len(self._to_commit - self._incomplete()),
             seconds=time.monotonic() - begun,
         )
+
+    def _incomplete(self) -> set[str]:
+        """Sessions of which not everything can be stored: their manifest has to wait."""
+        paths = [*(row.path for row in self._tally.failed), *(row.path for row in self._tally.pending)]
+        return {path.partition("/")[0] for path in paths}
 
     def _candidates(self, names: list[str]) -> Iterator[_Candidate]:
         for name in names:
@@ -88,8 +93,15 @@ class _Rehearsal:
                 for info in self._store.list(prefix)
                 if (path := from_key(self._config.prefix, name, info.key)) is not None
             }
-            for path, stat in self._survey.files(name):
-                yield _Candidate(name, path, stat, objects.get(path), rows.get(path))
+            others = dict[str, FileStat]()
+            for path, stat in self._survey.entries(name):
+                if stat.kind is Kind.FILE:
+                    yield _Candidate(name, path, stat, objects.get(path), rows.get(path))
+                else:
+                    others[path] = stat
+            if found is not None and _listed(others) != _listed(dict(found.others)):
+                with self._lock:
+                    self._to_commit.add(name)
 
     def _manifest(self, session: str) -> FoundManifest | None:
         try:
@@ -117,7 +129,8 @@ class _Rehearsal:
             if (now := time.monotonic()) - self._told_at < _TELL:
                 return
             self._told_at = now
-        self._progress(Progress(self._tally.files, self._tally.files, self._tally.bytes, self._tally.bytes))
+        files, size = self._tally.counts["files"], self._tally.counts["bytes"]
+        self._progress(Progress(files, files, size, size))
 
     def _is_present(self, candidate: _Candidate) -> bool | None:
         """Whether the store has the file's bytes and mode; None if there is no such file any more."""
@@ -137,3 +150,11 @@ class _Rehearsal:
                     return False
                 sha256, mode = stored.sha256, stored.mode
             return mode == file.stat.mode and take(file).body.sha256 == sha256
+
+
+def _listed(others: dict[str, FileStat]) -> dict[str, tuple[object, ...]]:
+    """What a manifest shows of links and directories."""
+    return {
+        path: (stat.kind, stat.mtime_ns, stat.target if stat.kind is Kind.LINK else stat.mode)
+        for path, stat in others.items()
+    }

@@ -113,8 +113,8 @@ class _Run:
 
     def progress(self, total_files: int, total_bytes: int) -> Progress:
         """How far it is."""
-        files = self._meter.files + self.tally.present + len(self.tally.failed)
-        sent = self._meter.bytes + self.tally.present_bytes
+        files = self._meter.files + self.tally.counts["present"] + len(self.tally.failed)
+        sent = self._meter.bytes + self.tally.counts["present_bytes"]
         return Progress(min(files, total_files), total_files, min(sent, total_bytes), total_bytes)
 
     def _count(self, session: str, report: FlushReport) -> None:

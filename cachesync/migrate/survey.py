@@ -23,6 +23,10 @@ class Survey:
 
     def files(self, session: str) -> Iterator[tuple[str, FileStat]]:
         """The regular files of a session that are to be stored."""
+        return ((path, stat) for path, stat in self.entries(session) if stat.kind is Kind.FILE)
+
+    def entries(self, session: str) -> Iterator[tuple[str, FileStat]]:
+        """The same, and the links and directories, which the manifest lists; a directory's path ends in "/"."""
         rules = IgnoreRules(session, self.tree.ignore_text(None), self.tree.ignore_text(session))
         directories = [""]
         while directories:
@@ -43,5 +47,6 @@ class Survey:
                     self.skipped.append(Skipped(f"{session}/{path}", reason))
                 elif is_dir:
                     directories.append(path + "/")
-                elif stat.kind is Kind.FILE:
+                    yield path + "/", stat
+                else:
                     yield path, stat

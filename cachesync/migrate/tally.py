@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from collections import Counter
 
 from cachesync.model import Conflict, Skipped
 from cachesync.outcomes import MigrateReport
@@ -22,46 +22,33 @@ def put_requests(size: int) -> int:
     return 1 if length is None else -(-size // length) + 2  # begin, the parts, complete
 
 
-@dataclass(slots=True)
 class Tally:
-    """What is known so far. Safe to use from many threads."""
+    """What is known so far. Safe to use from many threads. ``counts`` has MigrateReport's names."""
 
-    files: int = 0
-    bytes: int = 0
-    sent: int = 0
-    sent_bytes: int = 0
-    present: int = 0
-    present_bytes: int = 0
-    failed: list[Failure] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failed: list[Failure] = []
+        self.pending: list[Pending] = []
+        self.skipped: list[Skipped] = []
+        self.conflicts: list[Conflict] = []
+        self._lock = threading.Lock()
 
     def stored(self, size: int, *, sent: bool) -> None:
         """A file that the store has now, or would have; ``sent`` says that it had not before."""
+        place = "sent" if sent else "present"
         with self._lock:
-            self.files += 1
-            self.bytes += size
-            if sent:
-                self.sent += 1
-                self.sent_bytes += size
-            else:
-                self.present += 1
-                self.present_bytes += size
+            self.counts.update({"files": 1, "bytes": size, place: 1, f"{place}_bytes": size})
 
     def fail(self, path: str, error: str, size: int = 0) -> None:
         """A file that cannot be stored."""
         with self._lock:
-            self.files += 1
-            self.bytes += size
+            self.counts.update(files=1, bytes=size)
             self.failed.append(Failure(path, error))
 
     def wait(self, path: str, reason: str, size: int = 0) -> None:
         """A file that is not stored yet."""
         with self._lock:
-            self.files += 1
-            self.bytes += size
+            self.counts.update(files=1, bytes=size)
             self.pending.append(Pending(path, reason))
 
     def report(self, source: str, *, dry_run: bool, sessions: int, requests: int, seconds: float) -> MigrateReport:
@@ -70,18 +57,13 @@ class Tally:
             source=source,
             dry_run=dry_run,
             sessions=sessions,
-            files=self.files,
-            bytes=self.bytes,
-            sent=self.sent,
-            sent_bytes=self.sent_bytes,
-            present=self.present,
-            present_bytes=self.present_bytes,
+            **self.counts,
             failed=sorted(self.failed, key=lambda failure: failure.path),
             pending=sorted(self.pending, key=lambda pending: pending.path),
             skipped=sorted(self.skipped, key=lambda skipped: skipped.path),
             conflicts=sorted(self.conflicts, key=lambda conflict: conflict.path),
             requests=requests,
             dollars=requests * PUT_DOLLARS,
-            dollars_a_month=self.sent_bytes * MONTH_DOLLARS,
+            dollars_a_month=self.counts["sent_bytes"] * MONTH_DOLLARS,
             seconds=seconds,
         )

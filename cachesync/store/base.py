@@ -95,6 +95,10 @@ class ObjectStore(Protocol):
     def traits(self) -> Traits: ...
 
     @property
+    def silent_for(self) -> float | None:
+        """Seconds that the store has left unanswered what it was asked; None if it answers. Asks nothing itself."""
+
+    @property
     def archive(self) -> Archive | None:
         """What it can do with past versions and links; None for a store that has neither."""
 

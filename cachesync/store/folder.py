@@ -39,6 +39,11 @@ _RACES = 5
 """Times that a folder may vanish under a write because a delete removed it as empty."""
 
 
+def is_store(base: str) -> bool:
+    """Whether a folder has been opened as a store before."""
+    return os.path.exists(os.path.join(base, FOLDER, MARK))
+
+
 class Folder:
     """A base folder and the files in it, by key. Raises classified errors; a missing file is FileNotFoundError."""
 

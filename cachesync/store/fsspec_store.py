@@ -35,6 +35,11 @@ class FsspecStore:
         return Traits(url=self._tree.url, conditional=True, versioned=False)
 
     @property
+    def silent_for(self) -> None:
+        """Not known: what is asked goes to somebody else's code."""
+        return
+
+    @property
     def archive(self) -> None:
         """There are neither old versions nor links."""
         return

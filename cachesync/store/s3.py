@@ -69,6 +69,11 @@ class S3Store:
         return Traits(url=self._url, conditional=self._probe.answer, versioned=self._versioned)
 
     @property
+    def silent_for(self) -> float | None:
+        """See ObjectStore."""
+        return self._client.silent_for
+
+    @property
     def archive(self) -> S3Archive:
         """Past versions, where the bucket keeps them, and links."""
         return self._archive

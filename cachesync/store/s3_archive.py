@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent, StoreTransient, UsageError
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent, StoreTransient
 from cachesync.model import ObjectInfo, PastObject, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Download
 from cachesync.store.s3_client import PATIENCE, S3Client
 from cachesync.store.s3_download import Pieces, download
 from cachesync.store.s3_multipart import Uploads
+from cachesync.verbs import check_expires
 
-LONGEST = 604_800
 """Seconds that a link may work: seven days, S3's own limit. Temporary credentials end sooner, and the link with them.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
 
@@ -85,8 +85,7 @@ class S3Archive:
 
     def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
         """A signed GET. Works no longer than the credentials that sign it."""
-        if not 1 <= expires <= LONGEST:
-            raise UsageError("link to", key, f"{expires:g} s is no time that a link can last", f"1 to {LONGEST} s")
+        check_expires(expires)
         asked = {"Bucket": self._client.settings.bucket, "Key": key}
         if version_id is not None:
             asked["VersionId"] = version_id

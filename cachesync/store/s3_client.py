@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,8 +22,10 @@ import fsspec.asyn
 import s3fs
 from aiobotocore.session import AioSession
 
-from cachesync.errors import StoreCredentials, StoreError
-from cachesync.store.s3_errors import classified
+from cachesync.errors import StoreCredentials, StoreError, StoreSilent, StoreTransient, StoreUnreachable
+from cachesync.store.s3_errors import classified, classify, has_answer, is_silence
+from cachesync.store.s3_shortcut import Shortcut
+from cachesync.store.silence import Silence
 
 T = TypeVar("T")
 
@@ -29,7 +33,10 @@ SLOWEST = 64 * 1024
 """Bytes a second: a request may take this much longer than the timeout for each byte that it carries."""
 
 PATIENCE = 10
-"""Times the timeout that the store gets for work of its own: completing and copying can take minutes on AWS."""
+"""Times as long that the store gets for work of its own: completing and copying can take minutes on AWS."""
+
+ANSWER = 30.0
+"""Seconds for the answer to a request that carries no bytes, and between two pieces of what is read, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,8 @@ class S3Settings:
 
     ``key``, ``secret`` and ``token`` replace the AWS chain when given, and stay out of the repr. ``connections`` is
     how many requests may be in flight, ``part_concurrency`` how many parts of big objects (over all of them: this
-    bounds memory). ``timeout`` is seconds for a small request. ``copy_limit`` is the largest object, in bytes, that the
-    store copies in one request.
+    bounds memory). ``timeout`` is seconds for a request that carries bytes, besides what those take; others get no more
+    than ANSWER. ``copy_limit`` is the largest object, in bytes, that the store copies in one request.
     """
 
     bucket: str
@@ -55,6 +62,11 @@ class S3Settings:
     secret: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     copy_limit: int = 5 * 1024**3
+
+    @property
+    def answer(self) -> float:
+        """Seconds for the answer to a request that carries no bytes."""
+        return min(ANSWER, self.timeout)
 
     @property
     def encryption(self) -> dict[str, Any]:
@@ -81,14 +93,13 @@ class S3Client:
         self._live: _Live | None = None
         self._opening = asyncio.Lock()
         self._closed = False
-        # The parsed service descriptions, 0.2 s of work, outlive the credentials.
-        self._loader: Any = AioSession().get_component("data_loader")
+        self._silence = Silence()
+        self.shortcut = Shortcut()
 
     def call(self, operation: str, path: str, method: str, *, size: int = 0, patience: float = 1, **args: Any) -> Any:
         """Do one request and return botocore's answer.
 
-        ``operation`` and ``path`` are for the error; ``size`` is how many bytes the request carries; ``patience``
-        stretches the timeout for requests that make the store work.
+        ``operation`` and ``path`` are for the error; for ``size`` and ``patience`` see ``question``.
         """
         return self.run(self.request(operation, path, method, size=size, patience=patience, **args))
 
@@ -96,8 +107,7 @@ class S3Client:
         self, operation: str, path: str, method: str, *, size: int = 0, patience: float = 1, **args: Any
     ) -> Any:
         """``call`` for code that is on the loop already."""
-        limit = self.settings.timeout * patience + size / SLOWEST
-        async with self.using(operation, path) as fs, asyncio.timeout(limit):
+        async with self.using(operation, path) as fs, self.question(operation, path, size=size, patience=patience):
             return await fs._call_s3(method, Bucket=self.settings.bucket, **args)  # noqa: SLF001
 
     @contextlib.asynccontextmanager
@@ -115,6 +125,42 @@ class S3Client:
         finally:
             if live is not None:
                 await self._release(live)
+
+    @contextlib.asynccontextmanager
+    async def question(self, operation: str, path: str, *, size: int = 0, patience: float = 1) -> AsyncIterator[None]:
+        """Something that the store is to answer, inside: bounded in time, and kept note of; on the loop only.
+
+        ``size`` is how many bytes go along; ``patience`` stretches the time for what makes the store work. Raises
+        StoreSilent when a question without bytes has no answer in time, StoreTransient for one with them.
+        """
+        sending = size / SLOWEST
+        limit = (self.settings.timeout if size else self.settings.answer) * patience + sending
+        question = object()
+        self._silence.asked(question, time.monotonic(), sending + (limit if patience > 1 else 0))
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError as error:
+            self._silence.unanswered(question)
+            kind = StoreTransient if size else StoreSilent
+            raise kind(operation, path, f"no answer within {limit:.0f} s") from error
+        except Exception as error:
+            if has_answer(error):
+                self._silence.answered(question, time.monotonic())
+            elif is_silence(error) or isinstance(classify(error, operation, path), StoreUnreachable):
+                self._silence.unanswered(question)
+            raise
+        else:
+            self._silence.answered(question, time.monotonic())
+        finally:
+            self._silence.withdrawn(question)
+
+    @property
+    def silent_for(self) -> float | None:
+        """See ObjectStore."""
+        now = time.monotonic()
+        since = self._silence.since(now)
+        return None if since is None else now - since
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` on the loop and wait for it. It must bound itself in time."""
@@ -159,7 +205,7 @@ class S3Client:
             if old is not None and old.users == 0:
                 await _disconnect(old.fs)
             async with asyncio.timeout(self.settings.timeout):
-                self._live = _Live(await _connect(self.settings, self._loader))
+                self._live = _Live(await _connect(self.settings))
             return self._live
 
     async def _release(self, live: _Live) -> None:
@@ -176,10 +222,16 @@ class S3Client:
                 await _disconnect(live.fs)
 
 
-async def _connect(settings: S3Settings, loader: Any) -> s3fs.S3FileSystem:
+@functools.cache
+def descriptions() -> Any:
+    """The loader of the service descriptions. Parsing them is 0.1 s of work, done once in a process."""
+    return AioSession().get_component("data_loader")
+
+
+async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
     """A file system with a session of its own. ``asynchronous``: its life is ours, no finalizer closes it for us."""
     session = AioSession()
-    session.register_component("data_loader", loader)
+    session.register_component("data_loader", descriptions())
     fs = s3fs.S3FileSystem(
         session=session,
         asynchronous=True,

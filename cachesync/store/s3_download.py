@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, Self
+
+import aiohttp
 
 from cachesync.errors import IntegrityError, StoreTransient
 from cachesync.model import ObjectInfo, Version
@@ -28,54 +29,52 @@ class Answer:
         self._client = client
         self._key = key
         self._stack = contextlib.AsyncExitStack()
-        self._body: Any = None
+        self._body: aiohttp.ClientResponse | None = None
         self.head: dict[str, Any] = {}
         self.ended = False
 
     async def open(self, **args: Any) -> bytes:
         """Send the request; return the first piece. Classified errors leave nothing open."""
-        settings = self._client.settings
         try:
             fs = await self._stack.enter_async_context(self._client.using(OPERATION, self._key))
-            async with self._client.using(OPERATION, self._key), asyncio.timeout(settings.timeout):
-                self.head = await fs._call_s3("get_object", Bucket=settings.bucket, Key=self._key, **args)  # noqa: SLF001
-            self._body = self.head["Body"]
+            async with self._client.using(OPERATION, self._key), self._client.question(OPERATION, self._key):
+                self.head, self._body = await self._ask(fs, args)
             return await self.piece()
         except BaseException:
             await self.close()
             raise
 
+    async def _ask(self, fs: Any, args: dict[str, Any]) -> tuple[dict[str, Any], aiohttp.ClientResponse]:
+        shortcut, client = self._client.shortcut, await fs.get_s3(self._client.settings.bucket)
+        if (head := await shortcut.get(client, self._key, args)) is not None:
+            return head, head["Body"]
+        head = await fs._call_s3("get_object", Bucket=self._client.settings.bucket, Key=self._key, **args)  # noqa: SLF001
+        body: aiohttp.ClientResponse = head["Body"].raw_stream
+        shortcut.learn(client, self._key, body)
+        return head, body
+
     async def piece(self) -> bytes:
         """The next piece: full, or the last; empty after that."""
-        gathered = bytearray()
-        with classified(OPERATION, self._key):
-            while len(gathered) < PIECE:
-                async with asyncio.timeout(self._client.settings.timeout):
-                    data = await self._body.read(PIECE - len(gathered))
-                if not data:
-                    break
-                gathered += data
-        if len(gathered) < PIECE:
+        gathered, came = [], 0
+        if self._body is not None:
+            stream = self._body.content
+            with classified(OPERATION, self._key):
+                while came < PIECE and not stream.at_eof():
+                    async with self._client.question(OPERATION, self._key):
+                        data = await stream.read(PIECE - came)
+                    gathered.append(data)
+                    came += len(data)
+        if came < PIECE:
             await self.close()
-        return bytes(gathered)
+        return gathered[0] if len(gathered) == 1 else b"".join(gathered)
 
     async def close(self) -> None:
         """Give the connection back; one with unread bytes is closed."""
         self.ended = True
-        body, self._body = self._body, _Ended()
+        body, self._body = self._body, None
         if body is not None:
             body.close()
         await self._stack.aclose()
-
-
-class _Ended:
-    """The body of an answer that was read to its end."""
-
-    async def read(self, _: int) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class Pieces(Iterator[bytes]):

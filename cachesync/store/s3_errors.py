@@ -201,6 +201,16 @@ def from_response(response: Mapping[str, Any], operation: str, path: str) -> Cac
     return kind(operation, path, _shorten(cause), _HINTS.get(code, ""))
 
 
+def has_answer(error: BaseException) -> bool:
+    """Whether the server said something, and it was this error."""
+    return _response(error) is not None
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether the server took the request, and then said nothing for too long."""
+    return isinstance(error, boto.ReadTimeoutError)
+
+
 def _response(error: BaseException) -> Mapping[str, Any] | None:
     """The error answer of the server, if there was one."""
     for link in (error, error.__cause__):

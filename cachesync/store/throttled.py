@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Self
 
 from cachesync.model import Attributes, Multipart, ObjectInfo, Version
 from cachesync.store.base import Archive, Body, Download, ObjectStore, Resume, Traits
+from cachesync.store.observed import ObservedBody
 
 BURST = 0.25
 """Seconds of the rate that may pass at once after a pause."""
@@ -25,7 +26,14 @@ class Bucket:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
-        """Take ``count`` bytes and wait until they are paid for."""
+        """Take ``count`` bytes and wait until they are paid for. Many are taken bit by bit: who wants few does not
+        wait for all of them."""
+        bit = max(1, int(self._rate * BURST))
+        while count > 0:
+            self._take(min(count, bit))
+            count -= bit
+
+    def _take(self, count: int) -> None:
         with self._lock:
             now = time.monotonic()
             self._level = min(self._rate * BURST, self._level + (now - self._at) * self._rate) - count
@@ -52,6 +60,11 @@ class ThrottledStore:
         return self._store.traits
 
     @property
+    def silent_for(self) -> float | None:
+        """As the store below."""
+        return self._store.silent_for
+
+    @property
     def archive(self) -> Archive | None:
         """That of the store below, at the rate."""
         archive = self._store.archive
@@ -70,7 +83,7 @@ class ThrottledStore:
         self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
     ) -> ObjectInfo:
         """Store ``body``, at the rate."""
-        return self._store.put(key, _PaidBody(body, self._bucket), attributes, expect=expect, resume=resume)
+        return self._store.put(key, ObservedBody(body, self._bucket.take), attributes, expect=expect, resume=resume)
 
     def copy(
         self,
@@ -114,34 +127,6 @@ class _PaidArchive:
     def read(self, key: str, version_id: str) -> Download:
         download = self._read(key, version_id)
         return Download(download.info, _Paid(download.chunks, self._bucket))
-
-
-class _PaidBody:
-    """A body whose reads are paid for."""
-
-    def __init__(self, body: Body, bucket: Bucket) -> None:
-        self._body = body
-        self._bucket = bucket
-
-    @property
-    def size(self) -> int:
-        return self._body.size
-
-    @property
-    def sha256(self) -> str:
-        return self._body.sha256
-
-    @property
-    def part_size(self) -> int:
-        return self._body.part_size
-
-    @property
-    def part_sha256(self) -> Sequence[str]:
-        return self._body.part_sha256
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._bucket.take(length)
-        return self._body.read(offset, length)
 
 
 class _Paid(Iterator[bytes]):

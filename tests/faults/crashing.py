@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.warm import warm
+
 STORE = ("put", "copy", "delete", "list")
 """Verbs of the store; "before" is before the request, "after" when the store has done it and nobody was told."""
 
@@ -175,7 +177,7 @@ def arm_multipart(crash: Crash) -> None:
         setattr(Uploads, name, wrapped)
 
 
-def daemon(order: dict[str, Any], loader: Any) -> int:
+def daemon(order: dict[str, Any]) -> int:
     """Be the daemon that ``order`` asks for; returns its exit code."""
     from cachesync.config import load
     from cachesync.daemon import Daemon
@@ -194,7 +196,6 @@ def daemon(order: dict[str, Any], loader: Any) -> int:
     arm_multipart(crash)
     break_watcher_on_signals()
     store = open_store(config)
-    store._client._loader = loader  # type: ignore[attr-defined]
     return Daemon(config, CrashingStore(store, crash, order.get("fail_every", 0))).run()
 
 
@@ -220,27 +221,6 @@ def break_watcher_on_signals() -> None:
     signal.signal(signal.SIGUSR2, deafen)
 
 
-def warm() -> Any:
-    """Import and parse all that a daemon needs, without starting a thread."""
-    import aiohttp.web  # noqa: F401
-    from aiobotocore.session import AioSession
-
-    import cachesync.control.server
-    import cachesync.daemon
-    import cachesync.engine
-    import cachesync.store.s3  # noqa: F401
-
-    loader = AioSession().get_component("data_loader")
-    for name, kind in (("s3", "service-2"), ("s3", "paginators-1"), ("s3", "waiters-2"), ("s3", "endpoint-rule-set-1")):
-        with contextlib.suppress(Exception):
-            loader.load_service_model(name, kind)
-    for data in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
-        with contextlib.suppress(Exception):
-            loader.load_data(data)
-    assert threading.active_count() == 1, "a fork copies one thread only"
-    return loader
-
-
 def say(line: str) -> None:
     """Tell whoever gave the orders."""
     sys.stdout.write(line + "\n")
@@ -249,7 +229,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Fork a daemon for each order, one at a time."""
-    loader = warm()
+    warm()
     say(json.dumps({"ready": True}))
     parent = os.getpid()
     for line in sys.stdin:
@@ -260,7 +240,7 @@ def main() -> None:
             try:
                 _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() == parent:
-                    code = daemon(order, loader)
+                    code = daemon(order)
             except BaseException:  # noqa: BLE001 -- the child must not go back into the loop
                 sys.excepthook(*sys.exc_info())
             finally:

@@ -240,6 +240,14 @@ class Bench:
             env=os.environ | self.environ, cwd=self.base, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command, while it runs."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cachesync", *arguments],
+            env=os.environ | self.environ, cwd=self.base, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
     def tail(self, lines: int = 15) -> str:
         with contextlib.suppress(FileNotFoundError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

@@ -7,10 +7,12 @@ import hashlib
 import io
 import json
 import os
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -20,6 +22,7 @@ from cachesync.artifacts import Artifacts, LocalRoot
 from cachesync.config import load
 from cachesync.engine import Engine
 from cachesync.errors import (
+    ArtifactExists,
     FileUnwritable,
     NoSuchSession,
     ObjectNotFound,
@@ -448,8 +451,8 @@ def test_a_put_that_is_overwritten_before_it_is_stored_says_so(host, store, monk
     local = host.verbs._local
     place = local._place
 
-    def overwritten(file, address):
-        made = place(file, address)
+    def overwritten(file, address, **given):
+        made = place(file, address, **given)
         (host.session / "a.md").write_bytes(b"the agent's")
         return made
 
@@ -570,6 +573,236 @@ def test_a_file_that_is_made_again_while_it_is_removed_keeps_its_object(flat_hos
     assert states(host.verbs, "s") == {"s/a": "clean"}
 
 
+def test_what_is_removed_is_stored_before(flat_host):
+    host, store = flat_host, flat_host.engine.store
+    put(host.verbs, "s/a", b"stored")
+    (host.session / "a").write_bytes(b"changed, not stored yet")
+    host.verbs.remove(parse("s/a"))
+    assert "sessions/s/a" not in store.objects
+    host.verbs.restore(parse("s/a"))
+    assert (host.session / "a").read_bytes() == b"changed, not stored yet"
+
+
+def test_what_cannot_be_stored_now_is_not_removed(flat_host):
+    (flat_host.session / "a").write_bytes(b"not stored yet")
+    flat_host.engine.store.down = True
+    with pytest.raises(StoreTransient, match="nothing was done"):
+        flat_host.impatient().remove(parse("s/a"))
+    assert (flat_host.session / "a").read_bytes() == b"not stored yet"
+
+
+# -- one level --------------------------------------------------------------------------------------------------------
+
+
+def level(artifacts, address):
+    found = artifacts.list(parse_whole(address), shallow=True)
+    return [(one.address, str(one.kind), one.key) for one in found if one.address != address.rstrip("/")]
+
+
+def test_one_level_of_what_is_only_in_the_store(host, store):
+    for name in ("a", "d/a", "d/e/f/a", "d-e"):
+        (host.session / name).parent.mkdir(parents=True, exist_ok=True)
+        (host.session / name).write_bytes(b"1")
+    (host.session / "d/empty/er").mkdir(parents=True)
+    (host.session / "d/link").symlink_to("a")
+    host.flush()
+    verbs = direct(store)
+    put(verbs, "projects/p/x/y", b"1")
+    top = [
+        ("s/a", "file", "sessions/s/a"),
+        ("s/d", "dir", "sessions/s/d/"),
+        ("s/d-e", "file", "sessions/s/d-e"),
+    ]
+    inside = [
+        ("s/d/a", "file", "sessions/s/d/a"),
+        ("s/d/e", "dir", "sessions/s/d/e/"),
+        ("s/d/empty", "dir", None),
+        ("s/d/link", "link", None),
+    ]
+    for artifacts in (verbs, host.verbs):
+        assert level(artifacts, "s") == top
+        assert level(artifacts, "s/d") == level(artifacts, "s/d/") == inside
+        assert names(artifacts, "s/a") == [one.address for one in artifacts.list(parse("s/a"), shallow=True)] == ["s/a"]
+        with pytest.raises(ObjectNotFound):
+            level(artifacts, "s/none")
+    assert level(verbs, "projects") == [("projects/p", "dir", "projects/p/")]
+    assert level(verbs, "projects/p") == [("projects/p/x", "dir", "projects/p/x/")]
+
+
+def test_the_sessions_with_what_the_journal_knows(host, store):
+    (host.session / "a").write_bytes(b"12345")
+    os.utime(host.session / "a", (1000, 1000))
+    host.flush()
+    put(direct(store), "other/a", b"1")
+    found = [(one.address, one.files, one.size, one.modified) for one in host.verbs.list(parse_whole(""))]
+    assert found == [("other", None, 0, None), ("s", 1, 5, 1000.0)]
+
+
+# -- many changes at once ---------------------------------------------------------------------------------------------
+
+
+def versions_listed(store):
+    return {row["path"]: row["version"] for row in json.loads(read(store, MANIFEST))["entries"]}
+
+
+def flushed(host, *names_):
+    for name in names_:
+        (host.session / name).write_bytes(b"before")
+    host.flush()
+
+
+def test_changes_together_write_the_manifest_once(flat_host):
+    store, paths = flat_host.engine.store, [f"{number:02}" for number in range(20)]
+    flushed(flat_host, *paths, "stays")
+    before, states_ = versions_listed(store), len(store.past[MANIFEST])
+    verbs = direct(store)
+    with verbs.together():
+        for path in paths[:-1]:
+            put(verbs, f"s/{path}", b"after")
+        verbs.remove(parse(f"s/{paths[-1]}"))
+        assert versions_listed(store) == before
+        assert read(store, "sessions/s/00") == b"after", "each is stored when it returns"
+    assert len(store.past[MANIFEST]) == states_ + 1
+    kept = {path: store.head(f"sessions/s/{path}").version.etag for path in [*paths[:-1], "stays"]}
+    assert versions_listed(store) == kept
+    put(verbs, "s/00", b"alone")
+    assert len(store.past[MANIFEST]) == states_ + 2
+
+
+def test_what_a_manifest_misses_is_made_up_for_by_the_next_change(flat_host):
+    store = flat_host.engine.store
+    flushed(flat_host, "a", "b")
+    verbs = direct(store)
+
+    def broken():
+        with verbs.together():
+            put(verbs, "s/a", b"after")
+            store.down = True
+
+    with pytest.raises(StoreUnreachable):
+        broken()
+    store.down = False
+    assert versions_listed(store)["a"] != store.head("sessions/s/a").version.etag
+    put(verbs, "s/b", b"after")
+    assert versions_listed(store) == {path: store.head(f"sessions/s/{path}").version.etag for path in "ab"}
+
+
+def test_threads_that_wait_for_one_manifest_write_it_together(flat_host, monkeypatch):
+    store = flat_host.engine.store
+    flushed(flat_host, "a")
+    verbs, states_ = direct(store), len(store.past[MANIFEST])
+    get, began, stored = store.get, threading.Event(), threading.Event()
+
+    def slow(key, **given):
+        if key == MANIFEST and not began.is_set():
+            began.set()
+            assert stored.wait(10)
+        return get(key, **given)
+
+    monkeypatch.setattr(store, "get", slow)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(put, verbs, "s/a", b"0")
+        assert began.wait(10)
+        rest = [pool.submit(put, verbs, f"s/{number}", b"1") for number in range(8)]
+        deadline = time.monotonic() + 10
+        while len(verbs._remote._stale.get("s", ())) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stored.set()
+        for future in (first, *rest):
+            future.result(10)
+    assert len(store.past[MANIFEST]) == states_ + 2
+    assert set(versions_listed(store)) == {"a", *map(str, range(8))}
+
+
+# -- what is told of errors -------------------------------------------------------------------------------------------
+
+
+def test_an_error_names_the_verb_and_the_artifact_as_they_were_asked_for(store, kind):
+    verbs = direct(store)
+    asked = {"read": verbs.read, "remove": verbs.remove, "link to": verbs.url, "describe": verbs.describe}
+    if kind != "file":
+        asked |= {"list the versions of": verbs.history, "restore": verbs.restore}
+    for verb, call in asked.items():
+        with pytest.raises(ObjectNotFound) as caught:
+            call(parse("s/none"))
+        assert (caught.value.operation, caught.value.path) == (verb, "s/none")
+
+
+def test_a_link_lives_from_a_second_to_a_week(store):
+    verbs = direct(store)
+    put(verbs, "s/a", b"1")
+    for seconds in (0, 0.9, 604_801, float("nan")):
+        with pytest.raises(UsageError, match="604800"):
+            verbs.url(parse("s/a"), expires=seconds)
+    for seconds in (1, 604_800):
+        assert verbs.url(parse("s/a"), expires=seconds)
+
+
+# -- what is only to be made ------------------------------------------------------------------------------------------
+
+
+def test_of_many_who_make_an_artifact_one_gets_through(store):
+    def make(number):
+        try:
+            return put(direct(store, f"writer{number % 2}"), "s/a", b"%d" % number, overwrite=False)
+        except ArtifactExists:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [number for number, artifact in enumerate(pool.map(make, range(8))) if artifact is not None]
+    assert len(made) == 1
+    assert read(store, "sessions/s/a") == b"%d" % made[0]
+
+
+def test_who_was_there_first_between_look_and_put_is_not_overwritten():
+    store = FlatStore()
+
+    def late(key):
+        looking.stop()
+        store.foreign_put(key, b"the same bytes")
+        raise ObjectNotFound("ask for", key)
+
+    looking = mock.patch.object(store, "head", late)
+    looking.start()
+    with pytest.raises(ArtifactExists, match="s/a"):
+        put(direct(store), "s/a", b"the same bytes", overwrite=False)
+
+
+def test_what_was_made_and_whose_answer_was_lost_is_made():
+    store = FlatStore()
+    store.faults["put"] = Fault.LOST_REPLY
+    assert put(direct(store), "s/a", b"1", overwrite=False).size == 1
+    assert len(store.past["sessions/s/a"]) == 1
+
+
+def test_an_artifact_that_is_here_or_only_in_the_store_is_not_made(host, store):
+    (host.session / "here").write_bytes(b"the agent's")
+    put(direct(store), "s/there", b"theirs")
+    for name in ("s/here", "s/there"):
+        with pytest.raises(ArtifactExists, match=name):
+            put(host.verbs, name, b"mine", overwrite=False)
+    assert put(host.verbs, "s/dir/new", b"mine", overwrite=False).state == "clean"
+    assert read(store, "sessions/s/dir/new") == (host.session / "dir/new").read_bytes() == b"mine"
+    host.verbs.remove(parse("s/there"))
+    put(host.verbs, "s/there", b"mine", overwrite=False)
+    (host.session / "here").unlink()
+    put(host.verbs, "s/here", b"mine", overwrite=False)
+    assert not host.flush().conflicts
+
+
+def test_a_file_that_an_agent_makes_first_is_not_overwritten(host, monkeypatch):
+    check = host.verbs._local._check_free
+
+    def late(address):
+        check(address)
+        (host.session / "a").write_bytes(b"the agent's")
+
+    monkeypatch.setattr(host.verbs._local, "_check_free", late)
+    with pytest.raises(ArtifactExists):
+        put(host.verbs, "s/a", b"mine", overwrite=False)
+    assert (host.session / "a").read_bytes() == b"the agent's"
+
+
 def test_removing_what_was_never_stored(flat_host):
     (flat_host.session / "new").write_bytes(b"x")
     flat_host.verbs.remove(parse("s/new"))
@@ -627,6 +860,32 @@ def test_in_an_outage_the_local_answer_counts_all_the_same(flat_host):
     host.engine.journal.sessions.add("emptied", time.time())  # known, but nothing of it: that is no answer either
     with pytest.raises(StoreUnreachable):
         host.verbs.list(parse_whole("emptied"))
+
+
+def test_what_is_listed_in_an_outage_is_flagged_until_the_store_answers(flat_host):
+    host, store = flat_host, flat_host.engine.store
+    put(host.verbs, "s/a", b"1")
+    assert host.engine.lifecycle.close("s", timeout=10).closed
+    assert [one.unverified for one in host.verbs.list(parse_whole("s"))] == [False]
+    store.down = True
+    assert [(one.address, one.unverified) for one in host.verbs.list(parse_whole("s"))] == [("s/a", True)]
+    store.down = False
+    assert [one.unverified for one in host.verbs.list(parse_whole("s"))] == [False]
+
+
+def test_a_link_to_what_this_host_stored_needs_no_answer(flat_host):
+    host, store = flat_host, flat_host.engine.store
+    put(host.verbs, "s/a", b"1")
+    store.foreign_put("sessions/s/theirs", b"2")
+    store.down = True
+    assert host.verbs.url(parse("s/a"))
+    for other in ("s/theirs", "s/never", "projects/p/x"):
+        with pytest.raises(StoreUnreachable):
+            host.verbs.url(parse(other))
+    store.down = False
+    host.verbs.remove(parse("s/a"))
+    with pytest.raises(ObjectNotFound):
+        host.verbs.url(parse("s/a"))
 
 
 def test_a_put_in_an_outage_is_written_and_says_that_it_is_not_stored(tmp_path):

@@ -44,7 +44,7 @@ from cachesync.reports import (
     StatusReport,
     Story,
 )
-from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle
+from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
 
 STORED = FlushReport(
     "demo",
@@ -75,6 +75,7 @@ class FakeVerbs:
         self.error: Exception | None = None
         self.artifacts = MemoryArtifacts()
         self.lifecycle = MemoryLifecycle()
+        self.ondemand = MemoryOnDemand()
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False

@@ -1,8 +1,10 @@
 """The routes and the client of artifacts and of a session's life, over a real socket; the verbs behind are made up."""
 
+import gc
 import hashlib
 import io
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -21,9 +23,11 @@ import pytest
 from cachesync.address import Address, Space, parse, parse_whole
 from cachesync.client import Client
 from cachesync.control import artifact_routes, asking, lifecycle_routes, streams
+from cachesync.control.address import connect
 from cachesync.control.client import ControlClient
 from cachesync.control.server import ControlServer
 from cachesync.errors import (
+    ArtifactExists,
     CacheSyncError,
     DaemonUnavailable,
     FileChanging,
@@ -37,7 +41,7 @@ from cachesync.errors import (
 )
 from cachesync.outcomes import Artifact, CloseReport, EvictReport, OpenReport, PastVersion, Progress, VerifyReport
 from cachesync.reports import FlushReport, StatusReport
-from tests.memory_artifacts import BAD, LEFT, PIECE, MemoryArtifacts, MemoryLifecycle
+from tests.memory_artifacts import BAD, LEFT, PIECE, MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
 
 MIB = 1024 * 1024
 BIG = 64 * MIB
@@ -49,6 +53,7 @@ class FakeVerbs:
     def __init__(self) -> None:
         self.artifacts = MemoryArtifacts()
         self.lifecycle = MemoryLifecycle()
+        self.ondemand = MemoryOnDemand()
 
     def status(self, session: str | None = None) -> StatusReport:
         return StatusReport("/r", "s3://b", None)
@@ -567,6 +572,20 @@ def test_put_hands_everything_on(client: ControlClient, verbs: FakeVerbs, path: 
     assert list(verbs.artifacts.calls[-1][2:]) == [None, {}]
 
 
+def test_put_of_what_is_there_already(client: ControlClient, verbs: FakeVerbs, path: Path):
+    client.artifacts.put(parse("s1/a"), io.BytesIO(b"1"), overwrite=False)
+    with pytest.raises(ArtifactExists, match="s1/a"):
+        client.artifacts.put(parse("s1/a"), io.BytesIO(b"2"), overwrite=False)
+    assert ask(path, "PUT", "/v1/artifacts/s1/a", "If-None-Match: *\r\n", body=b"2").status == 412
+    assert verbs.artifacts.contents["s1/a"] == b"1"
+
+
+def test_a_list_of_one_level(client: ControlClient, verbs: FakeVerbs):
+    verbs.artifacts.contents |= {"s1/a": b"1", "s1/d/a": b"2"}
+    found = [(one.address, one.kind) for one in client.artifacts.list(parse_whole("s1"), shallow=True)]
+    assert found == [("s1/a", "file"), ("s1/d", "dir")]
+
+
 def test_put_of_no_known_length_is_taken_too(server: ControlServer, verbs: FakeVerbs, path: Path):
     request = b"PUT /v1/artifacts/s1/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as connection:
@@ -656,6 +675,7 @@ def test_a_sender_that_stalls_is_let_go(
         ("/v1/artifacts/s1/a", "Content-Range: bytes 0-1/5\r\n"),
         ("/v1/artifacts/s1/a", "Content-Encoding: gzip\r\n"),
         ("/v1/artifacts/s1/a", 'If-Match: "x"\r\n'),
+        ("/v1/artifacts/s1/a", 'If-None-Match: "x"\r\n'),
         ("/v1/artifacts/s1/", ""),
         ("/v1/artifacts/s1", ""),
     ],
@@ -715,6 +735,45 @@ def test_an_error_in_the_middle_of_a_list_is_an_error(client: ControlClient, ver
     answer = ask(path, "GET", "/v1/list/s1")
     assert b'"error":{"kind":"StoreUnreachable"' in answer.body
     assert not answer.body.endswith(b"0\r\n\r\n"), "curl must not take it for a whole answer"
+
+
+@pytest.mark.parametrize("target", ["GET /v1/list/s1", "GET /v1/artifacts/s1/a", "POST /v1/sessions/demo/open"])
+def test_a_client_that_goes_away_before_the_answer_is_no_error(
+    server: ControlServer, verbs: FakeVerbs, path: Path, target: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    asked, gone, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*_: object) -> Iterator[Any]:
+        asked.set()
+        assert gone.wait(10)
+        try:
+            yield from many(5_000) if "list" in target else [b"x" * 100_000] * 3
+        finally:
+            ended.set()
+
+    verbs.artifacts.lists = slow
+    verbs.artifacts.pieces["s1/a"] = (300_000, slow)
+    verbs.lifecycle.steps = threading.Semaphore(0)
+    connection = connect(path, 5)
+    connection.sendall(f"{target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    if "open" in target:
+        wait_for(lambda: verbs.lifecycle.calls)
+    else:
+        assert asked.wait(10)
+    connection.close()
+    time.sleep(0.3)  # the server has to hear of it; nothing tells when it has
+    gone.set()
+    verbs.lifecycle.steps.release(100)
+    end = verbs.lifecycle.finished if "open" in target else ended
+
+    def over() -> bool:
+        gc.collect()  # what a thread was sending is dropped, not closed
+        return end.is_set()
+
+    wait_for(over)
+    ControlClient(path).status()
+    assert [record for record in caplog.records if record.levelno > logging.INFO or record.exc_info] == []
 
 
 @pytest.mark.parametrize("body", [b"", b'1a\r\n{"address":"s1/a","kind":"f'])
@@ -790,6 +849,7 @@ def test_hostile_addresses_reach_nothing(server: ControlServer, verbs: FakeVerbs
         ("GET", "/v1/list/s1?recursive=1", 400),
         ("POST", "/v1/url/s1/a?expires=604801", 400),
         ("POST", "/v1/url/s1/a?expires=-1", 400),
+        ("GET", "/v1/list/s1?shallow=perhaps", 400),
         ("POST", "/v1/url/s1/a?expires=nan", 400),
         ("GET", "/v1/history/s1/a?x=1", 400),
         ("POST", "/v1/restore/s1/a?version=1", 400),
@@ -846,7 +906,7 @@ def test_the_verbs_of_a_sessions_life(client: ControlClient, verbs: FakeVerbs, t
     assert client.lifecycle.new("a", project="p", workspace="w", templates=["t/1", "t 2"]) == "a"
     with pytest.raises(UsageError):
         client.lifecycle.new("demo")
-    opened = client.lifecycle.open("demo", lazy=True, into=str(tmp_path))
+    opened = client.lifecycle.open("demo", lazy=True, into=str(tmp_path), timeout=2.5)
     assert (opened.json(), opened.exit_code) == (lifecycle.opened.json(), 1)
     assert client.lifecycle.evict("demo") == lifecycle.evicted
     verified = client.lifecycle.verify("demo")
@@ -858,7 +918,7 @@ def test_the_verbs_of_a_sessions_life(client: ControlClient, verbs: FakeVerbs, t
         ("new", None, None, None, []),
         ("new", "a", "p", "w", ["t/1", "t 2"]),
         ("new", "demo", None, None, []),
-        ("open", "demo", True, str(tmp_path)),
+        ("open", "demo", True, str(tmp_path), 2.5),
         ("evict", "demo"),
         ("verify", "demo"),
         ("close", "demo", True, 7.5, True),

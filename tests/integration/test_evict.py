@@ -44,6 +44,10 @@ def settled(a):
     return set(a.store.objects)
 
 
+def folder_times(found):
+    return {path: what[2] for path, what in found.items() if what[0] == "dir"}
+
+
 def without_folder_times(found):
     """A process that dies in the middle leaves folders with the time at which they were emptied."""
     return {path: what[:2] if what[0] == "dir" else what for path, what in found.items()}
@@ -313,6 +317,56 @@ def test_killed_on_the_way_out_and_written_to_since(a, monkeypatch):
     assert (a.session / path).read_bytes() == data
     settled(a)
     assert a.store.objects[f"{PREFIX}{path}"].data == data
+
+
+@pytest.mark.parametrize("late", ["late", "d/late", "d/e/late"])
+def test_folders_that_something_stays_in_keep_their_times(a, late):
+    a.write(late, b"x")
+    a.write("d/empty/soon", b"x")
+    os.utime(a.session / "d/e", ns=(7, 7))
+    os.utime(a.session / "d", ns=(8, 8))
+    a.flush()
+    before = folder_times(look(a.session))
+    a.write(late, b"changed")
+    assert set(kept(a.life.evict(S))) == {late}
+    found = look(a.session)
+    assert folder_times(found) == {path: before[path] for path in folder_times(found)}
+    assert a.driven.scan(S).marked == 0
+    a.flush()
+    a.life.open(S)
+    assert folder_times(look(a.session)) == before
+
+
+def test_all_names_of_a_file_go_at_once(a):
+    for name in ("a", "d/b", "z"):
+        os.link(a.session / "f", a.session / name)
+    a.flush()
+    report = a.life.evict(S)
+    assert (report.evicted, report.kept) == (5, [])
+    assert not a.session.exists()
+
+
+def test_a_name_outside_of_the_session_stays(a, tmp_path):
+    os.link(a.session / "f", tmp_path / "elsewhere")
+    a.flush()
+    assert a.life.evict(S).kept == []
+    assert (tmp_path / "elsewhere").read_bytes() == b"1"
+
+
+def test_a_file_that_changes_between_its_names_is_kept(a, monkeypatch):
+    os.link(a.session / "f", a.session / "g")
+    a.flush()
+    dropped = place.Ground._drop
+
+    def and_written_to(ground, out, outside, expected):
+        dropped(ground, out, outside, expected)
+        if outside == "f":
+            a.write("g", b"2", mode=0o640, mtime_ns=99)  # all but the ctime is as before
+
+    monkeypatch.setattr(place.Ground, "_drop", and_written_to)
+    assert kept(a.life.evict(S)) == {"g": "it changed a moment ago"}
+    settled(a)
+    assert a.store.objects[PREFIX + "g"].data == b"2"
 
 
 def test_what_was_a_directory_the_last_time_may_be_a_file(a):

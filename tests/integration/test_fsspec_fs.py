@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import json
 import os
 import pickle
 import queue
@@ -24,6 +25,9 @@ from fsspec.tests.abstract import (
     AbstractPutTests,
 )
 
+from cachesync import manifest
+from cachesync.config import load
+from cachesync.daemon import open_service
 from cachesync.errors import IntegrityError, ObjectNotFound, PreconditionFailed, StoreUnreachable, UsageError
 from cachesync.fsspec_fs import CacheSyncFileSystem
 from tests.promises.host import Host
@@ -253,6 +257,26 @@ def test_a_writer_that_came_between_keeps_its_bytes(fs, mode):
     assert fs.cat_file("s1/a") == b"theirs"
 
 
+def test_one_of_many_makes_a_file(on_s3):
+    fs = CacheSyncFileSystem(**on_s3)
+    files = [fs.open("s1/a", "xb") for _ in range(4)]
+    made = []
+
+    def close(number, file):
+        file.write(b"%d" % number)
+        with contextlib.suppress(FileExistsError):
+            file.close()
+            made.append(number)
+
+    threads = [threading.Thread(target=close, args=each) for each in enumerate(files)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(made) == 1
+    assert fs.cat_file("s1/a") == b"%d" % made[0]
+
+
 def test_a_transaction_stores_all_at_its_end_or_nothing(fs):
     def fail():
         with fs.transaction:
@@ -266,6 +290,30 @@ def test_a_transaction_stores_all_at_its_end_or_nothing(fs):
         fs.pipe_file("s1/a", b"1")
         assert not fs.exists("s1/a")
     assert fs.cat_file("s1/a") == b"1"
+
+
+def test_a_transaction_writes_the_manifest_once(fs, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    (root / "s1").mkdir(parents=True)
+    (root / "s1/a").write_bytes(b"1")
+    with open_service(load(fs._settings, {}, tmp_path)) as verbs:
+        assert verbs.flush("s1", timeout=20).stored
+    amended = []
+    amend = manifest.amend
+
+    def counted(*args):
+        amended.append(args)
+        return amend(*args)
+
+    monkeypatch.setattr(manifest, "amend", counted)
+    with fs.transaction:
+        for name in "bcd":
+            fs.pipe_file(f"s1/{name}", b"1")
+    assert len(amended) == 1
+    fs.rm("s1", recursive=True)
+    assert len(amended) == 2
+    entries = json.loads((tmp_path / "store/sessions/s1/.cachesync/manifest.json").read_text())["entries"]
+    assert entries == []
 
 
 def test_names_that_are_patterns_are_names_where_one_file_is_meant(fs, tmp_path):

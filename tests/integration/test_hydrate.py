@@ -10,7 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from cachesync.errors import NoSuchSession, ObjectNotFound, StoreUnreachable, UsageError
+import cachesync.lifecycle
+from cachesync.errors import (
+    IntegrityError,
+    NoSuchSession,
+    ObjectNotFound,
+    StoreSilent,
+    StoreUnreachable,
+    UsageError,
+)
 from cachesync.hydrate import fetch
 from cachesync.keys import stays_inside
 from cachesync.outcomes import Progress
@@ -247,6 +255,82 @@ def test_a_store_that_goes_away_leaves_the_rest_pending_and_open_resumes(a, b, s
     report = b.life.open(S)
     assert (report.fetched, report.present, report.pending) == (2, 2, [])
     assert look(b.session) == look(a.session)
+
+
+def test_an_open_whose_time_is_up_lists_what_is_missing_and_goes_on(a, b):
+    report = b.life.open(S, timeout=0)
+    assert (report.fetched, report.exit_code) == (0, 4)
+    assert {pending.reason for pending in report.pending} == {"not brought in time"}
+    assert len(report.pending) == 4
+    report = b.life.open(S, timeout=60)
+    assert (report.fetched, report.exit_code) == (4, 0)
+    assert look(b.session) == look(a.session)
+
+
+def test_an_open_that_hangs_in_the_store_ends_all_the_same(a, b, store, monkeypatch):
+    get, left, thawed = store.get, [3], threading.Event()  # the manifest and two files
+
+    def freezing(key, **how):
+        left[0] -= 1
+        if left[0] < 0:
+            assert thawed.wait(20)
+        return get(key, **how)
+
+    monkeypatch.setattr(store, "get", freezing)
+    monkeypatch.setattr(cachesync.lifecycle, "_GRACE", 0.2)
+    report = b.life.open(S, timeout=0.3)
+    assert report.exit_code == 4
+    assert [pending.path for pending in report.pending] == ["."]
+    assert (report.fetched, report.files, report.present) == (2, 2, 0)
+    thawed.set()
+    report = b.life.open(S)
+    assert (report.exit_code, report.files) == (0, 4)
+    assert look(b.session) == look(a.session)
+
+
+def test_a_store_that_is_silent_is_not_asked_for_each_file_six_times(a, b, store, monkeypatch):
+    get, asked = store.get, []
+
+    def silent(key, **how):
+        if key.endswith("manifest.json"):
+            return get(key, **how)
+        asked.append(key)
+        raise StoreSilent("read", key, "no answer within 30 s")
+
+    monkeypatch.setattr(store, "get", silent)
+    report = b.life.open(S)
+    assert (report.exit_code, len(report.pending)) == (4, 4)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_a_damaged_manifest_is_told_of(a, b, store, tmp_path, into):
+    store.foreign_put(MANIFEST, b"{ not JSON")
+    report = b.life.open(S, into=str(tmp_path / "copy") if into else None)
+    assert (report.exit_code, report.fetched) == (0, 4)
+    assert report.flaws == ["it is no manifest of format 1"]
+    assert report.json()["flaws"] == report.flaws
+
+
+def test_a_manifest_with_other_bytes_than_were_stored_is_not_believed(a, b, store, monkeypatch):
+    get = store.get
+
+    def damaged(key, **how):
+        download = get(key, **how)
+        if key != MANIFEST:
+            return download
+
+        def chunks():
+            yield from download.chunks
+            raise IntegrityError("read", key, "its SHA-256 is not the one it was stored with")
+
+        return replace(download, chunks=chunks())
+
+    monkeypatch.setattr(store, "get", damaged)
+    report = b.life.open(S)
+    assert (report.exit_code, report.fetched) == (0, 4)
+    assert report.flaws == ["its SHA-256 is not the one it was stored with"]
+    assert not any(what[0] == "link" for what in look(b.session).values()), "links are the manifest's"
 
 
 def test_a_full_disk_stops_and_says_so(a, b, monkeypatch):

@@ -208,6 +208,12 @@ def test_listing_by_prefix_and_in_pages(agent, tmp_path):
     assert [row["path"] for row in rest["artifacts"]] == [f"many/{number}" for number in range(1000, 1005)]
 
 
+def test_an_argument_that_a_tool_does_not_have_is_refused(agent):
+    told = agent.refused("write_artifact", path="a", content="x", sesion="s2", mode="w")
+    assert "no argument 'sesion', 'mode'; it has path, content, metadata, encoding, session" in told
+    assert agent.ask("list_artifacts") == {"artifacts": []}
+
+
 def test_flush_stores_what_programs_wrote_and_status_says_so(agent, tmp_path):
     session = tmp_path / "root/s1"
     (session / "artifacts").mkdir(parents=True)

@@ -278,6 +278,15 @@ def test_a_rehearsal_says_what_a_migration_does_and_does_nothing(
     assert (changed.sent, changed.requests) == (2, 4), "other bytes of one length, another mode, and two manifests"
 
 
+def test_a_rehearsal_counts_the_manifests_that_are_written(source: Path, store: FlatStore, config: Config) -> None:
+    migrate(config, store)
+    (source / "s1/new link").symlink_to("a.txt")
+    (source / "s3/.cachesync").mkdir()  # cannot be stored: its session's manifest waits
+    (source / "s3/new").write_bytes(b"1")
+    dry, real = adds_up(rehearse(config, store)), migrate(config, store)
+    assert (dry.sent, dry.requests, len(dry.failed)) == (real.sent, real.requests, len(real.failed)) == (1, 2, 1)
+
+
 def test_a_running_daemon_stores_it_already(source: Path, store: FlatStore, config: Config, tmp_path: Path) -> None:
     own = load({"root": str(source), "store": "memory://migrated"}, {}, Path("/"), system_file=Path("/none"))
     with contextlib.closing(Engine(own, FlatStore())), pytest.raises(RootLocked) as refused:

@@ -34,6 +34,10 @@ def ground(tree, staging):
         yield ground
 
 
+def _still() -> bool:
+    return True
+
+
 def sealed(staging, data=b"new", mode=0o640, mtime_ns=5):
     file = staging.temporary()
     file.write(data, 0)
@@ -123,13 +127,13 @@ def test_only_what_is_expected_is_taken_out(tree, ground, staging):
     (tree.root / "s/d/f").write_text("old")
     expected = tree.lstat("s", "d/f")
     (tree.root / "s/d/f").chmod(0o600)
-    assert ground.take_out("d/f", expected) is not None
+    assert ground.take_out("d/f", expected, _still) is not None
     assert (tree.root / "s/d/f").read_text() == "old"
-    assert ground.take_out("d/f", tree.lstat("s", "d/f")) is None
+    assert ground.take_out("d/f", tree.lstat("s", "d/f"), _still) is None
     assert not (tree.root / "s/d/f").exists()
     assert ground.remove_directory("d/")
     os.symlink("x", tree.root / "s/l")
-    assert ground.take_out("l", tree.lstat("s", "l")) is None
+    assert ground.take_out("l", tree.lstat("s", "l"), _still) is None
     assert ground.remove()
     assert not (tree.root / "s").exists()
     assert names(staging) == []

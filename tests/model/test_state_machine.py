@@ -49,7 +49,8 @@ def sha(data: bytes) -> str:
 
 
 class Sessions(RuleBasedStateMachine):
-    """``kept`` are paths whose object may outlive the local file: absence was not deletion there."""
+    """``kept`` are paths whose object may outlive the local file: absence was not deletion there. ``brought`` is what
+    stood here after some opening: whoever replaces that has seen it."""
 
     @initialize(disk=st.sampled_from([*FAST, None]))
     def begin(self, disk: str | None) -> None:
@@ -64,6 +65,8 @@ class Sessions(RuleBasedStateMachine):
         self.kept: set[str] = set()
         self.user_deleted: set[str] = set()
         self.deleted_before: set[str] = set()
+        self.overtaken = False
+        self.brought: set[tuple[str, bytes]] = set()
         self.driven = self.open()
 
     # -- what a user does ----------------------------------------------------------------------------------------------
@@ -205,6 +208,30 @@ class Sessions(RuleBasedStateMachine):
     def foreign_manifest(self) -> None:
         self.store.foreign_put(MANIFEST, b'{"format": 1, "entries": [{"path": "../x", "type": "file"}]}')
 
+    @rule(path=PATHS, data=CONTENTS, edit=st.booleans())
+    def foreign_put_while_away(self, path: str, data: bytes, edit: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        """Another host writes and flushes while the session's directory is away, and this host hears of it."""
+        if not self.session.exists() or self.away.exists():
+            return
+        self.flush_in_calm()
+        before = self.local_files()
+        self.move_session_away()
+        self.scan()
+        self.foreign_put(path, data, digest=True)
+        self.foreign_manifest()
+        self.flush_in_calm()
+        if edit and path in before:
+            (self.away / path).write_bytes(b"edited while it was away")
+        self.move_session_back()
+        self.flush_in_calm()
+        if path in before:
+            theirs = b"theirs " + data
+            held = self.store.objects[PREFIX + path].data
+            assert held == (b"edited while it was away" if edit else theirs)
+            kept = f"{PREFIX}{path}.conflict-"
+            copies = [held.data for key, held in self.store.objects.items() if key.startswith(kept)]
+            assert not edit or theirs in copies, f"{theirs!r} is lost"
+
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
     @rule(fault=st.sampled_from(Fault), after=st.integers(0, 6))
@@ -281,6 +308,7 @@ class Sessions(RuleBasedStateMachine):
         if not self.session.exists() and SESSION not in self.driven.engine.service.sessions():
             return
         certain = not self.store.down and not self.store.faults
+        self.overtaken = self.is_overtaken()
         report = self.daemon(lambda: self.driven.flush(SESSION, timeout=20.0 if certain else 3.0))
         if report is None:
             return  # killed in the middle
@@ -294,6 +322,11 @@ class Sessions(RuleBasedStateMachine):
         if report.stored:
             self.check_stored(report)
 
+    def is_overtaken(self) -> bool:
+        """Whether another host's manifest is in the way of the next one, so that all of the store is learned anew."""
+        held, row = self.store.objects.get(MANIFEST), self.driven.engine.journal.sessions.get(SESSION)
+        return held is not None and held.writer == "another" and (row is None or row.manifest != held.info.version)
+
     # -- a session's life ----------------------------------------------------------------------------------------------
 
     @rule(lazy=st.booleans())
@@ -304,6 +337,7 @@ class Sessions(RuleBasedStateMachine):
             if report is not None and not lazy and not report.failed and not report.pending:
                 self.check_opened({skipped.path for skipped in report.skipped})
         after = self.local_files()
+        self.brought |= set(after.items())
         self.user_deleted -= after.keys()
         assert before.keys() <= after.keys()
         for path, data in before.items():
@@ -393,6 +427,7 @@ class Sessions(RuleBasedStateMachine):
         if old.writer == "another":
             row = self.driven.engine.journal.entries.entry(SESSION, path)
             known = row is not None and row.stored is not None and row.stored.version == old.info.version
+            known = known and (path, old.data) in self.brought
             copies = [held.data for name, held in self.store.objects.items() if name.startswith(f"{key}.conflict-")]
             assert known or old.data in copies, f"another writer's {old.data!r} at {path} is lost"
 
@@ -422,10 +457,18 @@ class Sessions(RuleBasedStateMachine):
         assert len(shown) == len(document["entries"]), "a path stands twice in the manifest"
         files = {path for path, kind in shown if kind == "file"}
         for path, data in local.items():
-            row = shown[path, "file"]
+            row, held = shown.get((path, "file")), self.store.objects.get(PREFIX + path)
+            is_current = held is not None and row is not None and held.info.version.etag == row["version"]
+            if self.foreign_last(PREFIX + path) and self.is_foreign(path, row and row["version"]):
+                continue  # this host has heard of it
+            assert row is not None, path
             assert (row["size"], row["sha256"]) == (len(data), sha(data)), path
-            held = self.store.objects.get(PREFIX + path)
-            assert self.foreign_last(PREFIX + path) or (held and held.info.version.etag == row["version"]), path
+            assert self.foreign_last(PREFIX + path) or is_current, path
+        if self.overtaken:
+            current = {key.removeprefix(PREFIX): held.info.version.etag for key, held in self.store.objects.items()}
+            listed = {path: row["version"] for (path, kind), row in shown.items() if kind == "file"}
+            links = {path for path, kind in shown if kind == "link"}
+            assert listed == {p: etag for p, etag in current.items() if PREFIX + p != MANIFEST and p not in links}
         here = tree_of(self.session)
         for path, what in here.items():
             if what is None:
@@ -474,6 +517,14 @@ class Sessions(RuleBasedStateMachine):
 
     def local_files(self) -> dict[str, bytes]:
         return {path: data for path, data in tree_of(self.session).items() if isinstance(data, bytes)}
+
+    def is_foreign(self, path: str, etag: str | None) -> bool:
+        """Whether another writer ever made this of an object (None: deleted it)."""
+        states = [held for _, held in self.store.past.get(PREFIX + path, [])]
+        return any(
+            held is None if etag is None else held and (held.writer, held.info.version.etag) == ("another", etag)
+            for held in states
+        )
 
     def foreign_last(self, key: str) -> bool:
         held = self.store.objects.get(key)

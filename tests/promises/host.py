@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 from tests.servers import Server
+from tests.warm import Process, launch
 
 T = TypeVar("T")
 
-COMMAND = [sys.executable, "-m", "cachesync"]
 MANIFEST = ".cachesync/manifest.json"
-_prctl = ctypes.CDLL(None).prctl
 
 
 def eventually(check: Callable[[], T], timeout: float = 15.0, what: str = "") -> T:
@@ -65,7 +62,10 @@ class Outcome:
 
 @dataclass
 class Host:
-    """One host: ``root``, and what the environment gives to every command. ``wrap`` is put before each command."""
+    """One host: ``root``, and what the environment gives to every command. ``wrap`` is put before each command.
+
+    ``cold`` commands are executed, the others forked from a process that is warm (tests.warm).
+    """
 
     folder: Path
     server: Server
@@ -73,13 +73,15 @@ class Host:
     env: dict[str, str] = field(default_factory=dict)
     wrap: Sequence[str] = ()
     prefix: str = ""
+    cold: bool = False
 
     def __post_init__(self) -> None:
         self.root = self.folder / "root"
         self.state = self.root / ".cachesync"
         self.log = self.folder / "daemon.log"
         self.root.mkdir(parents=True, exist_ok=True)
-        self.daemon: subprocess.Popen[bytes] | None = None
+        self.daemon: Process | None = None
+        self.serving: Sequence[str] = ("run",)
         self._notices: socket.socket | None = None
         self.notices: list[str] = []
         self.s3 = self.server.client()
@@ -111,15 +113,7 @@ class Host:
         self.notices = []
         given = {f"CACHESYNC_{name.upper()}": value for name, value in settings.items()}
         with open(self.log, "ab") as log:
-            self.daemon = subprocess.Popen(
-                [*self.wrap, *COMMAND, "run"],
-                env=self.env | given | {"NOTIFY_SOCKET": "@" + name},
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=lambda: _prctl(1, signal.SIGKILL),  # noqa: PLW1509 - PR_SET_PDEATHSIG: not to outlive us
-            )
+            self.daemon = self.launch(self.serving, given | {"NOTIFY_SOCKET": "@" + name}, log, log)
         if wait:
             eventually(self._ready, 30, "the daemon is ready")
         return self
@@ -186,18 +180,25 @@ class Host:
     def run(self, *words: str | bytes, timeout: float = 45.0, env: Mapping[str, str] | None = None) -> Outcome:
         """A command to its end. No command may ever show a traceback, whatever is wrong."""
         begun = time.monotonic()
-        done = subprocess.run(
-            [*self.wrap, *COMMAND, *words],
-            env=self.env | dict(env or {}),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+            command = self.launch(words, env or {}, said, complained)
+            try:
+                code = command.wait(timeout)
+            finally:
+                command.kill()
+                command.wait()
+            out, err = (_text(file) for file in (said, complained))
         assert "Traceback" not in err + out, err + out
-        return Outcome(done.returncode, out, err, time.monotonic() - begun)
+        return Outcome(code, out, err, time.monotonic() - begun)
+
+    def launch(
+        self, words: Sequence[str | bytes], env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
+    ) -> Process:
+        """Start a command."""
+        return launch(
+            words, env=self.env | dict(env), cwd=self.folder, stdout=stdout, stderr=stderr,
+            wrap=self.wrap, cold=self.cold,
+        )  # fmt: skip
 
     def flush(self, session: str = "s1", *words: str, timeout: float = 30.0) -> Outcome:
         """``flush --json``: ``code, told = host.flush()``."""
@@ -297,6 +298,11 @@ class Host:
 
     def foreign_delete(self, path: str, session: str = "s1") -> None:
         self.s3.delete_object(Bucket=self.bucket, Key=self.key(path, session))
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def wire(name: str) -> bytes:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises.host import COMMAND, Host, eventually
+from tests.promises.host import Host, eventually
 from tests.promises.line import Line
+from tests.warm import COMMAND
 
 
 @contextmanager

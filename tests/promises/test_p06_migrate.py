@@ -15,8 +15,9 @@ import pytest
 
 from tests.migrating import BYTES, FILES, PUTS, SKIPPED, TREE, make, snapshot
 from tests.promises.conftest import MakeHost
-from tests.promises.host import COMMAND, Host, eventually
+from tests.promises.host import Host, eventually
 from tests.servers import closed_port
+from tests.warm import COMMAND
 
 MANY = 300
 

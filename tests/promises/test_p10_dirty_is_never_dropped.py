@@ -13,6 +13,7 @@ import pytest
 
 from tests.promises.host import Host, eventually
 from tests.promises.line import Line
+from tests.servers import SeaweedServer
 
 
 def test_p10_an_outage_with_restarts_and_file_operations_loses_nothing(wired: Host, line: Line):
@@ -43,11 +44,12 @@ def test_p10_an_outage_with_restarts_and_file_operations_loses_nothing(wired: Ho
 @pytest.mark.timeout(90)
 def test_p10_a_server_that_dies_and_comes_back_loses_nothing(host: Host):
     """Not the line: the real server, in the middle of the work."""
+    assert isinstance(host.server, SeaweedServer)
     host.start()
     for number in range(300):
         host.write(f"f{number}", f"{number}" * 100)
         if number == 150:
-            host.server.stop()
+            host.server.kill()
     try:
         code, told = host.flush(timeout=1)
         assert code == 4

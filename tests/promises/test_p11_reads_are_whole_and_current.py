@@ -94,3 +94,31 @@ def test_p05_wrong_bytes_are_an_error(host: Host):
     done = host.run("verify", S, "--json")
     assert done.code == 1
     assert sorted(row["path"] for row in done.json["differences"]) == ["a", "b"]
+
+
+def test_p11_a_host_without_a_root_reads_what_the_store_has(make_host: MakeHost):
+    one, two = make_host("one"), make_host("two")
+    one.keep_versions()
+    one.write("dir/a", "bytes")
+    assert one.run("flush", S).code == 0
+    two.root.rmdir()
+    assert two.run("ls").out == f"{S}/\n"
+    assert two.run("ls", f"{S}/dir/").out == "a\n"
+    assert two.run("cat", f"{S}/dir/a").out == "bytes"
+    assert two.run("get", f"{S}/dir/a", str(two.folder / "got")).code == 0
+    assert (two.folder / "got").read_text() == "bytes"
+    assert two.run("url", f"{S}/dir/a").out.startswith("http")
+    assert "latest" in two.run("history", f"{S}/dir/a").out
+    assert two.run("verify", S).code == 0
+    assert two.run("cat", f"{S}/none").code == two.run("verify", "ghost").code == 3
+    assert not two.root.exists()
+
+
+def test_p11_a_root_that_is_missing_is_no_empty_one(host: Host):
+    state = host.folder / "state"
+    host.env["CACHESYNC_STATE"] = str(state)
+    host.write("a", "stored")
+    assert host.run("flush", S).code == 0
+    host.root.rename(host.folder / "unmounted")
+    done = host.run("cat", f"{S}/a")
+    assert (done.code, "open the root" in done.err) == (2, True)

@@ -257,6 +257,7 @@ def test_p16_secrets_are_never_told(host: Host):
 
 
 def test_p16_a_command_line_takes_and_shows_no_secret(host: Host):
+    host.cold = True
     host.start()
     assert host.daemon is not None
     line = Path(f"/proc/{host.daemon.pid}/cmdline").read_bytes()

@@ -28,6 +28,7 @@ from cachesync.config import SETTINGS, load
 from cachesync.control.client import ControlClient
 from cachesync.control.routes import Routes
 from cachesync.control.wire import error_json
+from cachesync.doctor.finding import problem
 from cachesync.errors import ExitCode, NoSuchSession
 from cachesync.model import Conflict, Entry, FileStat, Kind, Skipped, Stored, Version
 from cachesync.outcomes import Artifact, EvictReport, MigrateReport, OpenReport, PastVersion, VerifyReport
@@ -316,7 +317,9 @@ REAL: dict[str, Any] = {
     "explain": made(Story, path="p").json(),
     "ls": [made(Artifact, address="a").json()],
     "history": [made(PastVersion, address="a").json()],
-    "open": made(OpenReport, directory="d", failed=_failures, pending=_pending, skipped=_skipped, seconds=0.0).json(),
+    "open": made(
+        OpenReport, directory="d", failed=_failures, pending=_pending, skipped=_skipped, flaws=["x"], seconds=0.0
+    ).json(),
     "evict": made(EvictReport, kept=_pending).json(),
     "verify": made(VerifyReport, differences=_failures, pending=_pending, seconds=0.0).json(),
     "migrate": made(
@@ -328,6 +331,7 @@ REAL: dict[str, Any] = {
         skipped=_skipped,
         seconds=0.0,
     ).json(),
+    "doctor": [problem("c", "s", "m").json()],
     "retry": {"retried": 0},
     "version": {"version": "v"},
     "config": [{"name": "n", "value": "v", "source": "s"}],
@@ -369,7 +373,9 @@ def test_the_manifest_is_as_shown():
 def _entry(path: str, kind: Kind) -> Entry:
     stat = FileStat(kind, 1, 0, 0, 0, 0o644, "t" if kind is Kind.LINK else None)
     stored = Stored(Version("e"), 1, "00", 0, 0o644, 0.0) if kind is Kind.FILE else None
-    return made(Entry, session="s", path=path, kind=kind, resident=True, stat=stat, stored=stored, gone_at=None)
+    return made(
+        Entry, session="s", path=path, kind=kind, resident=True, stat=stat, stored=stored, gone_at=None, superseded=None
+    )
 
 
 # -- the names ---------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from cachesync.reports import (
     Story,
 )
 from cachesync.verbs import Verbs
-from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle
+from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
 
 STORED = FlushReport(
     "demo", stored=True, files=12, bytes=3_400_000, uploaded=2, manifest="sessions/demo/.cachesync/m", seconds=0.2149
@@ -62,6 +62,7 @@ class FakeVerbs:
         self.error: Exception | None = None
         self.artifacts = MemoryArtifacts()
         self.lifecycle = MemoryLifecycle()
+        self.ondemand = MemoryOnDemand()
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
@@ -380,6 +381,7 @@ STATUS_GOLDEN = {
     ],
     "notes": ["no versioning"],
     "rate": 1000.0,
+    "store_silent_for": None,
 }
 
 

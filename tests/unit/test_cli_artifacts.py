@@ -17,7 +17,7 @@ import pytest
 from cachesync.address import Address, Space, parse, parse_whole
 from cachesync.cli import main, reach
 from cachesync.cli.arguments import COMMANDS
-from cachesync.errors import FileChanging, IntegrityError, ObjectNotFound, StoreDenied, StoreUnreachable
+from cachesync.errors import FileChanging, IntegrityError, ObjectNotFound, StoreDenied, StoreSilent, StoreUnreachable
 from cachesync.outcomes import Artifact, CloseReport, EvictReport, OpenReport, VerifyReport
 from cachesync.reports import FlushReport, StatusReport
 from tests.memory_artifacts import BAD, LEFT, MemoryArtifacts, MemoryLifecycle
@@ -91,7 +91,10 @@ def test_open_says_what_is_here(run: Run, verbs: FakeVerbs, tmp_path: Path):
     opened = "demo: open in /r/demo: 3 files, 30 B, 2 fetched (20 B), 1 here before, 1.50 s\n"
     assert run("open", "demo") == (0, opened, "")
     assert run("open", "demo", "--lazy", "--into", "sub").code == 0
-    assert verbs.lifecycle.calls[-1] == ("open", "demo", True, str(tmp_path / "sub"))
+    assert verbs.lifecycle.calls[-1] == ("open", "demo", True, str(tmp_path / "sub"), None)
+    assert run("open", "demo", "--timeout", "7").code == 0
+    assert ("open", "demo", False, None, 7.0) in verbs.lifecycle.calls
+    assert run("open", "demo", "--timeout", "-1").code == 2
     done = run("open", "demo", "--json")
     assert (json.loads(done.out), done.err) == (verbs.lifecycle.opened.json(), "")
     assert run("open", "ghost").code == 3
@@ -104,9 +107,31 @@ def test_open_lists_what_is_missing(run: Run, verbs: FakeVerbs):
     assert done.code == 1
     assert done.out.startswith("demo: NOT complete in /r/demo: 1 file")
     assert "2 only in the store" in done.out
-    assert done.err == "  failed   a\\nb: denied\n  pending  c: is being written\n"
+    missing = "  failed   a\\nb: denied\n  pending  c: is being written\n"
+    assert done.err == missing + "  go on from there: cachesync open demo\n"
+    assert run("open", "demo", "--into", "sub").err == missing
     verbs.lifecycle.opened = OpenReport("demo", "/r/demo", pending=LEFT)
     assert run("open", "demo", "--json").code == 4
+
+
+def test_open_says_that_the_manifest_is_damaged(run: Run, verbs: FakeVerbs):
+    verbs.lifecycle.opened = OpenReport("demo", "/r/demo", 1, 5, flaws=["its end is missing"])
+    done = run("open", "demo")
+    assert done.code == 0
+    assert done.err == (
+        "  the manifest in the store is damaged: what it does not tell is as the store lists it\n"
+        "  damaged  its end is missing\n"
+    )
+    assert json.loads(run("open", "demo", "--json").out)["flaws"] == ["its end is missing"]
+
+
+def test_open_that_is_interrupted_says_how_far_it_was(run: Run, verbs: FakeVerbs):
+    verbs.lifecycle.error = KeyboardInterrupt()
+    done = run("open", "demo")
+    assert done == (130, "", "demo: interrupted, 2 of 3 files here, 20 B; cachesync open demo goes on from there\n")
+    assert run("open", "demo", "--into", "sub").err == "demo: interrupted, 2 of 3 files here, 20 B\n"
+    verbs.lifecycle.progresses = []
+    assert "nothing was brought yet" in run("open", "demo").err
 
 
 def test_close(run: Run, verbs: FakeVerbs):
@@ -152,13 +177,23 @@ def fill(artifacts: MemoryArtifacts) -> None:
 
 def test_ls_is_one_path_a_line(run: Run, artifacts: MemoryArtifacts):
     fill(artifacts)
-    assert run("ls", "s1") == (0, "a/\na-c\na/b.txt\nlink\nz\\x1b[2J\\n\n", "")
+    assert run("ls", "-R", "s1") == (0, "a/\na-c\na/b.txt\nlink\nz\\x1b[2J\\n\n", "")
+    assert run("ls", "s1") == (0, "a/\na-c\nlink\nz\\x1b[2J\\n\n", "")
     assert run("ls", "s1/a/").out == run("ls", "s1/a").out == "b.txt\n"
     assert run("ls", "s1/a/b.txt").out == "b.txt\n"
     assert artifacts.calls[-1] == ("list", parse("s1/a/b.txt"))
     assert run("ls", "s1/none").code == 3
     assert run("ls", "ghost").code == 3
     assert run("ls", "s1/../x").code == 2
+
+
+def test_ls_says_once_that_the_store_could_not_be_asked(run: Run, artifacts: MemoryArtifacts):
+    found = [Artifact(f"s1/{name}", "file", "evicted", unverified=True) for name in "ab"]
+    artifacts.lists = lambda address: iter(found)
+    said = "cachesync: the store cannot be asked; this is what was known before\n"
+    assert run("ls", "s1") == (0, "a\nb\n", said)
+    done = run("ls", "s1", "--json")
+    assert ([row["unverified"] for row in json.loads(done.out)], done.err) == ([True, True], said)
 
 
 def test_ls_without_an_address_asks_for_the_sessions(run: Run, artifacts: MemoryArtifacts):
@@ -170,13 +205,21 @@ def test_ls_without_an_address_asks_for_the_sessions(run: Run, artifacts: Memory
 
 def test_ls_long(run: Run, artifacts: MemoryArtifacts):
     fill(artifacts)
-    assert run("ls", "-l", "s1").out.splitlines() == [
+    assert run("ls", "-l", "-R", "s1").out.splitlines() == [
         "        -  2026-11-24T13:24:16Z  clean    a/",
         "      0 B  2026-11-24T13:24:16Z  stored   a-c",
         "   1.5 kB  2026-11-24T13:24:16Z  stored   a/b.txt",
         "      0 B  -                     dirty    link -> a/\\x1b",
         "      2 B  2026-11-24T13:24:16Z  stored   z\\x1b[2J\\n",
     ]
+    artifacts.lists = lambda address: iter(
+        [Artifact("s1", "dir", "stored", 1500, 1_795_526_656.0, files=2), Artifact("s2", "dir", "stored")]
+    )
+    assert run("ls", "-l").out.splitlines() == [
+        "   1.5 kB  2026-11-24T13:24:16Z  stored   s1/  2 files",
+        "        -  -                     stored   s2/",
+    ]
+    artifacts.lists = None
     artifacts.extra["s1/a-c"] = {"modified": 1e300}
     assert "  -  " in run("ls", "-l", "s1/a-c").out
 
@@ -188,7 +231,7 @@ def test_ls_tree_shows_each_directory_once(run: Run, artifacts: MemoryArtifacts)
 
 def test_ls_json_is_a_list_or_an_error_and_never_half_a_list(run: Run, artifacts: MemoryArtifacts):
     fill(artifacts)
-    told = json.loads(run("ls", "s1", "--json").out)
+    told = json.loads(run("ls", "-R", "s1", "--json").out)
     assert told == [artifact.json() for artifact in artifacts.list(parse_whole("s1"))]
 
     def broken(address: Address) -> Iterator[Artifact]:
@@ -241,7 +284,7 @@ def test_url(run: Run, artifacts: MemoryArtifacts):
     assert json.loads(run("url", "s1/a", "--expires", "60", "--json").out) == {
         "url": "https://bucket/s1/a?X-Amz-Expires=60"
     }
-    assert run("url", "s1/a", "--expires", "604801").code == 2
+    assert run("url", "s1/a", "--expires", "604801").code == run("url", "s1/a", "--expires", "0.5").code == 2
     assert run("url", "s1/a", "--expires", "nan").code == 2
 
 
@@ -267,6 +310,18 @@ def test_rm(run: Run, artifacts: MemoryArtifacts):
     assert json.loads(run("rm", "s1/x", "s1/y", "--json").out)["failed"][0]["path"] == "s1/x"
     assert run("rm", "s1/a", "s1/").code == 2
     assert run("rm", "s1").code == 2
+
+
+def test_an_rm_that_is_interrupted_says_what_may_still_happen(
+    run: Run, artifacts: MemoryArtifacts, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(address: Address) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts, "remove", interrupted)
+    done = run("rm", "s1/a")
+    assert (done.code, done.out) == (130, "")
+    assert "s1/a may be removed, or be removed later" in done.err
 
 
 # -- get ---------------------------------------------------------------------------------------------------------------
@@ -307,6 +362,23 @@ def test_get_through_a_link_replaces_the_link(run: Run, artifacts: MemoryArtifac
     assert run("get", "s1/a", "--force").code == 0
     assert (tmp_path / "precious").read_bytes() == b"mine"
     assert not (tmp_path / "a").is_symlink()
+
+
+def test_get_of_a_folder_waits_for_a_silent_store_once(run: Run, artifacts: MemoryArtifacts, tmp_path: Path):
+    asked: list[int] = []
+
+    def silent(start: int) -> Iterator[bytes]:
+        asked.append(start)
+        raise StoreSilent("read", "s1/a", "no answer within 30 s")
+
+    artifacts.pieces = {"s1/a": (3, silent), "s1/b": (3, silent), "s1/c": (3, lambda start: iter([b"abc"]))}
+    artifacts.lists = lambda address: iter(
+        [Artifact(f"s1/{name}", "file", "clean" if name == "c" else "evicted", 3) for name in "abc"]
+    )
+    done = run("get", "s1", "out")
+    assert (done.code, len(asked)) == (4, 1)
+    assert done.err.count("no answer within 30 s") == 2
+    assert (tmp_path / "out" / "c").read_bytes() == b"abc"
 
 
 def test_get_that_fails_leaves_nothing(run: Run, artifacts: MemoryArtifacts, tmp_path: Path):
@@ -394,6 +466,15 @@ def test_put_a_file(run: Run, artifacts: MemoryArtifacts, tmp_path: Path):
     assert "s1/a/b/d.yaml" in artifacts.contents
 
 
+def test_put_of_what_is_there_already(run: Run, artifacts: MemoryArtifacts, tmp_path: Path):
+    (tmp_path / "f").write_bytes(b"x")
+    artifacts.contents["s1/a"] = b"before"
+    done = run("put", "f", "s1/a", "--no-overwrite")
+    assert (done.code, artifacts.contents["s1/a"]) == (1, b"before")
+    assert done.err.startswith("cachesync: put 's1/a': it is there already")
+    assert run("put", "f", "s1/b", "--no-overwrite").code == run("put", "f", "s1/a").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -402,7 +483,7 @@ def test_put_a_file(run: Run, artifacts: MemoryArtifacts, tmp_path: Path):
         (("f", "s1/a", "--meta", "novalue"), 2),
         (("f", "s1/a", "--meta", "=x"), 2),
         (("-", "s1/"), 2),
-        (("none", "s1/a"), 1),
+        (("none", "s1/a"), 2),
     ],
 )
 def test_what_put_refuses(run: Run, artifacts: MemoryArtifacts, tmp_path: Path, words: tuple[str, ...], code: int):
@@ -509,7 +590,7 @@ def test_every_command_that_answers_has_json(run: Run):
     for name in COMMANDS:
         done = run(name, "--help")
         assert done.code == 0
-        assert name in ("run", "mcp") or "--json" in done.out, name
+        assert name in ("run", "mount", "mcp") or "--json" in done.out, name
 
 
 def test_evicted_counts_are_told_with_their_unit(run: Run, verbs: FakeVerbs):

@@ -8,7 +8,7 @@ import pytest
 
 from cachesync.differences import Found, Known, difference
 from cachesync.manifest import FoundManifest, ManifestFile
-from cachesync.model import Entry, Kind, Session, Stored, Version
+from cachesync.model import Entry, Kind, Session, Stored, Superseded, Version
 
 A, B = "a" * 64, "b" * 64
 ROW = ManifestFile("v1", 5, A, 7, 0o644)
@@ -129,3 +129,22 @@ def test_without_a_manifest_objects_are_compared_with_the_journal_alone():
 
 def test_a_directory_or_link_that_took_the_place_of_a_file():
     assert judged(FOUND, replace(DIRTY, kind=Kind.LINK), ROW, BEHIND) == ""
+
+
+def test_what_another_host_did_and_this_one_heard_of_is_no_difference():
+    newer = replace(STORED, version=Version("v2"), sha256=B)
+    replaced = replace(ENTRY, superseded=Superseded(newer))
+    assert judged(Found("v2", 5, B), replaced, replace(ROW, etag="v2", sha256=B), SETTLED) == ""
+    assert "other bytes" in judged(Found("v2", 5, A), replaced, replace(ROW, etag="v2", sha256=B), SETTLED)
+    assert "no such object" in judged(None, replaced, None, SETTLED)
+    deleted = replace(ENTRY, superseded=Superseded())
+    assert judged(None, deleted, None, SETTLED) == ""
+    assert "the manifest lists it" in judged(None, deleted, ROW, SETTLED)
+
+
+def test_what_another_host_has_deleted_and_listed_no_more_is_no_difference_to_who_only_read_of_it():
+    overtaken = replace(SETTLED, manifest=Version("before"))
+    assert judged(None, LEARNED, None, overtaken) == ""
+    assert "no such object" in judged(None, LEARNED, ROW, overtaken)
+    assert "no such object" in judged(None, LEARNED, None, SETTLED)
+    assert "no such object" in judged(None, ENTRY, None, overtaken), "what stands here may be the last copy"

@@ -53,6 +53,11 @@ def test_every_leaf_has_a_hint(cls):
     assert cls.hint
 
 
+def test_no_error_of_a_store_promises_what_only_a_daemon_does():
+    """A command that has ended tries nothing again; the daemon's log says itself that it does."""
+    assert not [cls for cls in CLASSES if "tried again" in cls.hint and issubclass(cls, errors.StoreError)]
+
+
 def test_a_message_says_operation_path_cause_and_hint():
     error = errors.StoreDenied("store", "a b.txt", "AccessDenied", "ask ada")
     assert str(error) == "store 'a b.txt': AccessDenied (ask ada)"

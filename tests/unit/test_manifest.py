@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cachesync import manifest
 from cachesync.errors import ObjectNotFound
 from cachesync.keys import check_path
-from cachesync.model import FileStat, Kind
+from cachesync.model import FileStat, Kind, Superseded, Version
 from tests.flat_store import FlatStore
 from tests.rows import STAT, STORED, an_entry
 
@@ -103,6 +103,39 @@ def test_a_clean_file_shows_the_disks_time_and_mode_and_a_dirty_or_evicted_one_t
     shown = [(row["path"], row["mtime"], row["mode"]) for row in json.loads(data)["entries"]]
     stored = ("1600000000.000000001", "0640")
     assert shown == [("clean", "0.000000009", "0600"), ("dirty", *stored), ("evicted", *stored)]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Kind.FILE, Kind.LINK, Kind.DIRECTORY]),
+            st.booleans(),
+            st.sampled_from(["nothing", "replaced", "removed"]),
+        ),
+        max_size=12,
+    )
+)
+def test_another_hosts_word_counts_unless_this_host_has_changed_it_since(rows):
+    """Of a file always, since its upload settles that; of what is only in the manifest while it is unchanged here."""
+    theirs, entries, expected = replace(STORED, version=Version("theirs")), [], {}
+    for number, (kind, changed, word) in enumerate(rows):
+        name = str(number)
+        entry = {Kind.FILE: file, Kind.LINK: lambda path: link(path, "ours"), Kind.DIRECTORY: directory}[kind](name)
+        told = replace(entry.stat, mtime_ns=9, target="theirs" if kind is Kind.LINK else None, mode=0o711)
+        superseded = None
+        if word != "nothing":
+            superseded = Superseded(theirs, None) if kind is Kind.FILE else Superseded(None, told)
+            superseded = Superseded() if word == "removed" else superseded
+        entries.append(replace(entry, generation=1 + changed, superseded=superseded))
+        heard = word != "nothing" and (kind is Kind.FILE or not changed)
+        if not heard or word == "replaced":
+            ours = {Kind.FILE: '"etag"', Kind.LINK: "ours", Kind.DIRECTORY: "2755"}
+            expected[name] = ({Kind.FILE: "theirs", Kind.LINK: "theirs", Kind.DIRECTORY: "0711"} if heard else ours)[
+                kind
+            ]
+    _, data = write(*entries)
+    shown = {Kind.FILE: "version", Kind.LINK: "target", Kind.DIRECTORY: "mode"}
+    assert {row["path"]: row[shown[Kind(row["type"])]] for row in json.loads(data)["entries"]} == expected
 
 
 def test_p14_names_that_are_not_utf8_are_reported_and_the_rest_is_written():

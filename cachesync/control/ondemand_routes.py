@@ -1,0 +1,106 @@
+"""The routes of a mount in front of the root (verbs.OnDemand). Each answers ``{"done": true}`` or an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+from cachesync.control import wire
+from cachesync.control.exchange import answer, query, seconds, segments
+from cachesync.control.lanes import Lane
+from cachesync.control.streams import ClientGone, begin, write
+from cachesync.errors import DaemonUnavailable, UsageError
+from cachesync.keys import check_session
+from cachesync.verbs import Verbs
+
+BRINGS = 64
+"""Entries that are brought, renamed or removed at once; as many wait."""
+
+LISTENERS = 16
+STORES = 256
+"""Programs that wait at once for what they wrote; most of the threads are asleep."""
+
+WAIT = 20.0
+_NAMES = {"bring": 2, "empty": 2, "foresee": 2, "remove": 2, "move": 4}
+"""How many names each verb takes: sessions and paths in turn. An empty path is the session's directory."""
+
+
+class OnDemandRoutes:
+    """The handlers. Make it inside the event loop that serves it."""
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
+        self._brings = Lane("bring", BRINGS, WAIT)
+        self._stores = Lane("store", STORES, WAIT)
+        self._listens = Lane("listen", LISTENERS, WAIT)
+        self.lanes = (self._brings, self._stores, self._listens)
+
+    def table(self) -> list[web.RouteDef]:
+        """Every route there is."""
+        return [
+            web.get("/v1/ondemand/sessions", self.sessions),
+            web.get("/v1/ondemand/changes", self.changes, allow_head=False),
+            web.put("/v1/ondemand/notices", self.notice),  # the body: {SESSION: {PATH: HINTS}}
+            web.post("/v1/ondemand/store/{session}/{path}", self.store),  # ?timeout=S
+            web.post("/v1/ondemand/{verb}/{names:(?s:.*)}", self.do),
+        ]
+
+    async def do(self, request: web.Request) -> web.Response:
+        """Bring, empty, foresee, remove, move."""
+        query(request)
+        _, _, verb, *names = segments(request)
+        if _NAMES.get(verb) != len(names):
+            raise UsageError(f"{request.method} {request.path}", cause="no such request")
+        ondemand = self._verbs.ondemand
+        calls: dict[str, Callable[..., None]] = {
+            "bring": ondemand.bring,
+            "empty": ondemand.make_empty,
+            "foresee": ondemand.foresee,
+            "remove": ondemand.remove,
+            "move": ondemand.move,
+        }
+        await self._brings.run(lambda: calls[verb](*names))
+        return answer({"done": True})
+
+    async def store(self, request: web.Request) -> web.Response:
+        """Wait until one file is stored."""
+        asked = query(request, "timeout")
+        session, path = check_session(segments(request)[3]), segments(request)[4]
+        timeout = seconds("timeout", asked.get("timeout"), wire.DEFAULT_FLUSH_TIMEOUT, wire.MAX_FLUSH_TIMEOUT)
+        await self._stores.run(lambda: self._verbs.ondemand.store(session, path, timeout=timeout))
+        return answer({"done": True})
+
+    async def notice(self, request: web.Request) -> web.Response:
+        """Look at paths."""
+        query(request)
+        try:
+            told = {
+                check_session(session): {str(path): int(hint) for path, hint in paths.items()}
+                for session, paths in json.loads(await request.read()).items()
+            }
+        except (ValueError, AttributeError, TypeError):
+            raise UsageError("notices", cause="is not {SESSION: {PATH: HINTS}}") from None
+        await self._brings.run(lambda: self._verbs.ondemand.notice(told))
+        return answer({"done": True})
+
+    async def changes(self, request: web.Request) -> web.StreamResponse:
+        """A line for each handful of changes, ``{SESSION: [PATH]}``, without end; every few seconds an empty one."""
+        query(request)
+        changes = self._verbs.ondemand.changes()
+        response = web.StreamResponse()
+        response.content_type = "application/x-ndjson"
+        with suppress(ClientGone, DaemonUnavailable):  # the client ends it, or we do
+            await begin(response, request)
+            while True:
+                told = await self._listens.run(lambda: next(changes))
+                await write(response, wire.dumps(dict(told)) + b"\n")
+        return response
+
+    async def sessions(self, request: web.Request) -> web.Response:
+        """The names, also of those that are only in the store."""
+        query(request)
+        names = await self._brings.run(self._verbs.ondemand.sessions)
+        return answer({"sessions": names})

@@ -1,0 +1,10 @@
+"""Whether everything is there that cachesync needs, and what mends what is not.
+
+A check looks (``gather``, ``bucket``, ``objects``), and a pure function says what the facts mean (``ground``, ``host``,
+``stored``). It needs no daemon, takes no lock, and leaves nothing behind.
+"""
+
+from cachesync.doctor.finding import Finding, Verdict, exit_code
+from cachesync.doctor.run import examine
+
+__all__ = ["Finding", "Verdict", "examine", "exit_code"]

@@ -1,0 +1,142 @@
+"""Every check, one after the other, each with a limit in time, so that doctor ends whatever hangs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from cachesync.control.client import ControlClient
+from cachesync.doctor import gather, ground, host, stored
+from cachesync.doctor.finding import Finding, Verdict, problem
+from cachesync.errors import CacheSyncError
+from cachesync.files import timestamp_granularity
+from cachesync.journal import check_sound, check_store, store_of
+from cachesync.patience import StillRunning, within
+from cachesync.store.folder import is_store
+from cachesync.stores import open_store, s3_settings
+
+if TYPE_CHECKING:
+    from cachesync.config import Config
+    from cachesync.devserver import DevServer
+    from cachesync.reports import StatusReport
+
+ANSWER = 10.0
+"""Seconds for one answer of the store."""
+
+_LOCAL = 20.0
+_STORE = 30.0
+"""Seconds until the next finding: of this machine, and of the store, which may need a few answers for it."""
+
+_DAEMON = 5.0
+
+
+def examine(config: Config, dev_server: DevServer | None = None) -> Iterator[Finding]:
+    """Every finding, as it comes. ``dev_server`` is the one that the daemon of this root runs."""
+    status, silent = _status(config)
+    yield from _bounded("root", _LOCAL, lambda: _ground(config, status))
+    yield from host.daemon(status, silent)
+    if sys.platform.startswith("linux"):
+        yield from _bounded("watches", _LOCAL, lambda: _host(config, status))
+        yield from _bounded("mounts", _LOCAL, lambda: _mounting(config))
+    yield from _bounded("store", _STORE, lambda: _store(config, dev_server, status))
+
+
+def _bounded(check: str, seconds: float, call: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """The findings of ``call``, each within ``seconds``; one that takes longer is the last."""
+    try:
+        findings = iter(call())
+        while (found := within(seconds, lambda: next(findings, None))) is not None:
+            yield found
+    except StillRunning:
+        yield problem(check, f"no answer within {seconds:.0f} s; what comes after was not checked", "what hangs there?")
+    except OSError as error:
+        yield problem(check, f"{error.filename or 'looking'}: {error.strerror}", "let this user look there")
+
+
+def _status(config: Config) -> tuple[StatusReport | None, CacheSyncError | None]:
+    client = ControlClient(config.socket)
+    try:
+        return (within(_DAEMON, client.status), None) if client.is_serving() else (None, None)
+    except CacheSyncError as error:
+        return None, error
+    except StillRunning:
+        return None, CacheSyncError("ask", str(config.socket), f"no answer within {_DAEMON:.0f} s", "see its log")
+
+
+def _ground(config: Config, status: StatusReport | None) -> Iterator[Finding]:
+    root, state = gather.where_it_leads(config.root), gather.folder(config.state)
+    journal = config.state / "journal.db"
+    there = os.path.lexists(journal)
+    yield from ground.root(root, state=state.real, known=there)
+    if root.error is None:
+        yield from ground.space(gather.space(config.root))
+    device = root.device if root.error is None else None
+    yield from ground.state(state, root_device=device, user=os.geteuid())
+    # Where nothing is configured, the daemon's store is the one that counts (``run --dev-server``).
+    store = status.store if status is not None and config.embedded else config.store.shown
+    yield from ground.journal(str(journal), there=there, fault=_journal_fault(journal, store) if there else None)
+    scratch = config.state / "tmp"
+    tried = state.device == device and scratch.is_dir() and os.access(scratch, os.W_OK)
+    yield from ground.time_stamps(timestamp_granularity(scratch) if tried else None)
+
+
+def _journal_fault(path: Path, store: str) -> CacheSyncError | None:
+    try:
+        check_sound(path)
+        check_store(path, store)
+    except CacheSyncError as error:
+        return error
+    return None
+
+
+def _host(config: Config, status: StatusReport | None) -> Iterator[Finding]:
+    daemon = status.daemon.pid if status is not None and status.daemon is not None else None
+    yield from host.watches(gather.inotify(config.root, daemon))
+    yield from host.open_files(gather.open_files(daemon), config.transfers)
+
+
+def _mounting(config: Config) -> Iterator[Finding]:
+    root = gather.where_it_leads(config.root)
+    found = gather.mounting(root.kind)
+    able = host.mounting(found)
+    yield from able
+    if all(row.verdict is Verdict.OK for row in able):
+        yield from host.passthrough(found)
+        yield from host.polling(gather.polling())
+    yield from host.mounts(gather.mounts(), root.real)
+
+
+def _store(config: Config, dev_server: DevServer | None, status: StatusReport | None) -> Iterator[Finding]:
+    if status is not None and status.store != config.store.shown:
+        yield from stored.another(status.store, config.store.shown, chosen=not config.embedded)
+        if config.embedded:
+            return
+    if config.store.bucket is not None:
+        from cachesync.doctor import bucket
+
+        settings = replace(s3_settings(config, config.store.bucket, dev_server), timeout=ANSWER)
+        yield from bucket.examine(settings, config.prefix)
+        return
+    from cachesync.doctor import objects
+
+    if config.store.scheme == "file":
+        place = Path(unquote(config.store.place))
+        begun = is_store(str(place))  # opening it would make it one, be it the bare place where a disk was mounted
+        known = store_of(config.state / "journal.db") == config.store.shown
+        root = gather.where_it_leads(config.root)
+        yield from ground.store(gather.where_it_leads(place), root, begun=begun, known=known)
+        if not begun:
+            yield from stored.versioning(None, objects.NO_VERSIONS)
+            return
+    try:
+        store = open_store(replace(config, bandwidth=None))
+    except CacheSyncError as error:
+        yield from stored.unreachable(error)
+        return
+    yield from objects.examine(store, config.prefix, config.store.shown)
+    store.close()

@@ -1,0 +1,28 @@
+"""Speaking FUSE: the protocol, the device, the loop. Knows nothing of what is mounted.
+
+No library is used, because each that there is loses something (docs/architecture.md, "Decisions").
+"""
+
+from __future__ import annotations
+
+from cachesync.fuse.device import Device
+from cachesync.fuse.linux import die_with_parent
+from cachesync.fuse.loop import Handler, Later, Loop, Request
+from cachesync.fuse.mounting import KIND, Mounted, confine, kind_at, mount, mounted, mounts, unmount
+
+__all__ = [
+    "KIND",
+    "Device",
+    "Handler",
+    "Later",
+    "Loop",
+    "Mounted",
+    "Request",
+    "confine",
+    "die_with_parent",
+    "kind_at",
+    "mount",
+    "mounted",
+    "mounts",
+    "unmount",
+]

@@ -1,0 +1,241 @@
+"""The request loop: one thread reads and answers; what has to wait does so elsewhere.
+
+A handler is plain code over what is here now. Where something has to be fetched first it raises Later, as a page fault
+would: a thread of a pool does that work, and then the same request is handled again from its beginning. So handlers
+never block, and no two of them run at once: they need no locks of their own. More request threads would only hand the
+interpreter's lock around (measured: two halve the rate).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from cachesync.fuse import wire
+from cachesync.fuse.device import Device
+from cachesync.fuse.wire import Init, Op
+
+logger = logging.getLogger(__name__)
+
+_ROUNDS = 16
+"""How often one request may find that it has to wait, before it is given up: somebody undoes what it waits for."""
+
+_ALWAYS = (
+    Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.READDIRPLUS | Init.READDIRPLUS_AUTO
+    | Init.ASYNC_DIO | Init.PARALLEL_DIROPS | Init.MAX_PAGES | Init.CACHE_SYMLINKS | Init.HANDLE_KILLPRIV_V2
+    | Init.EXTENDED | Init.DIRECT_IO_ALLOW_MMAP
+)  # fmt: skip
+
+
+_ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_HARMLESS = frozenset({Op.LOOKUP, Op.GETATTR, Op.OPEN, Op.READ, Op.READDIR, Op.READDIRPLUS, Op.FSYNC, Op.FLUSH})
+
+
+class Request:
+    """One request. ``buffer`` holds all of it, header included, and is overwritten by the next one: a handler that
+    keeps something copies it."""
+
+    __slots__ = ("buffer", "end", "gid", "node", "op", "uid", "unique")
+
+    def __init__(self, buffer: bytearray | bytes) -> None:
+        self.buffer = buffer
+        self.end = self.op = self.unique = self.node = self.uid = self.gid = 0
+
+    def text(self, start: int = 0) -> bytes:
+        """The bytes from ``start`` of its own part to its end, without the 0 that ends a name."""
+        return bytes(self.buffer[wire.HEADER + start : self.end - 1])
+
+    def kept(self) -> Request:
+        """A copy that stays."""
+        copy = Request(bytes(self.buffer[: self.end]))
+        copy.end, copy.op, copy.unique = self.end, self.op, self.unique
+        copy.node, copy.uid, copy.gid = self.node, self.uid, self.gid
+        return copy
+
+
+Handler = Callable[[Request], bytes]
+"""Answers one request, or raises OSError (its errno is the answer) or Later."""
+
+
+class Later(Exception):
+    """No error: the request has to wait. ``work`` is done first, in another thread; an OSError of it is the answer.
+
+    Then the request is handled again; or, if ``then`` is given, that answers it, as a handler does.
+    """
+
+    def __init__(self, work: Callable[[], None], then: Callable[[], bytes] | None = None) -> None:
+        super().__init__()
+        self.work = work
+        self.then = then
+
+
+class Loop:
+    """Serves one mount until it is unmounted. ``lock`` is held while a handler runs; who changes what handlers see from
+    another thread takes it too."""
+
+    def __init__(self, device: Device, forget: Callable[[int, int], None], *, waiting: int = 32) -> None:
+        self.lock = threading.Lock()
+        self.passthrough = False
+        self._device = device
+        self._handlers: dict[int, Handler] = {}
+        self._forget = forget
+        self._waiting: dict[int, Request] = {}
+        self._interrupted: set[int] = set()
+        self._pool = ThreadPoolExecutor(waiting, thread_name_prefix="later")
+
+    def handle(self, handlers: Mapping[Op, Handler]) -> None:
+        """Set who answers what. What nobody answers, the kernel takes for not implemented."""
+        self._handlers = {int(op): handler for op, handler in handlers.items()}
+
+    def greet(self, *, passthrough: bool, depth: int) -> None:
+        """Take the kernel's INIT, and answer it. ``passthrough`` asks for it; the attribute says what was granted."""
+        buffer = bytearray(wire.MAX_WRITE + 8192)
+        os.readv(self._device.descriptor, [buffer])
+        _, op, unique, *_ = wire.IN.unpack_from(buffer)
+        offered = wire.offer(memoryview(buffer)[wire.HEADER :])
+        if op != Op.INIT or (offered.major, offered.minor) < wire.VERSION:
+            self._device.refuse(unique, errno.EPROTO)
+            raise OSError(errno.EPROTO, f"the kernel speaks FUSE {offered.major}.{offered.minor}")
+        wanted = (_ALWAYS | Init.PASSTHROUGH if passthrough else _ALWAYS) & offered.flags
+        self.passthrough = bool(wanted & Init.PASSTHROUGH)
+        self._device.send(wire.answer(unique, wire.init_out(offered, wanted, depth if self.passthrough else 0)))
+
+    def serve(self) -> None:
+        """Answer until the mount is gone."""
+        buffer = bytearray(wire.MAX_WRITE + 8192)
+        request, views = Request(buffer), [memoryview(buffer)]
+        descriptor, send, readv, unpack = self._device.descriptor, self._device.send, os.readv, wire.IN.unpack_from
+        handlers, lock = self._handlers, self.lock
+        while True:
+            try:
+                request.end = readv(descriptor, views)
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    break
+                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    continue
+                raise
+            if not request.end:
+                break  # the other end is closed
+            _, op, unique, request.node, request.uid, request.gid, _, _, _ = unpack(buffer)
+            request.op, request.unique = op, unique
+            handler = handlers.get(op)
+            if handler is None:
+                self._housekeeping(request)
+                continue
+            with lock:
+                try:
+                    payload = handler(request)
+                except Later as later:
+                    self._put_off(handler, request.kept(), later)
+                    continue
+                except OSError as error:
+                    payload = None
+                    number = error.errno or errno.EIO
+                except Exception:
+                    logger.exception("a request failed: %s", Op(op).name)
+                    payload, number = None, errno.EIO
+            send(wire.refusal(unique, number) if payload is None else wire.answer(unique, payload))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _housekeeping(self, request: Request) -> None:
+        """Requests that no handler of the file system's is for."""
+        buffer, op = request.buffer, request.op
+        if op == Op.FORGET:
+            with self.lock:
+                self._forget(request.node, wire.U64.unpack_from(buffer, wire.HEADER)[0])
+        elif op == Op.BATCH_FORGET:
+            count, _ = wire.TWO_U32.unpack_from(buffer, wire.HEADER)
+            with self.lock:
+                for number in range(count):
+                    self._forget(*wire.TWO_U64.unpack_from(buffer, wire.HEADER + 8 + 16 * number))
+        elif op == Op.INTERRUPT:
+            self._interrupted.add(wire.U64.unpack_from(buffer, wire.HEADER)[0])
+            self.let_go()
+        elif op == Op.DESTROY:
+            self._device.send(wire.answer(request.unique, b""))
+        else:
+            self._device.refuse(request.unique, errno.ENOSYS)
+
+    def let_go(self) -> None:
+        """Answer those that wait, and whose program is to end. To be called from time to time: the kernel tells of a
+        request's first signal only, which may have been one that changes nothing."""
+        with self.lock:
+            self._interrupted &= self._waiting.keys()
+            ending = [unique for unique in self._interrupted if _is_ending(self._waiting[unique])]
+            for unique in ending:
+                del self._waiting[unique]
+        for unique in ending:
+            self._device.refuse(unique, errno.EINTR)
+
+    # -- what has to wait ----------------------------------------------------------------------------------------------
+
+    def _put_off(self, handler: Handler, request: Request, later: Later) -> None:
+        self._waiting[request.unique] = request
+        self._pool.submit(self._finish, handler, request, later)
+
+    def _finish(self, handler: Handler, request: Request, later: Later) -> None:
+        """Do the work and answer, if nobody has interrupted it; in a thread of the pool."""
+        unique = request.unique
+        for _ in range(_ROUNDS):
+            refused = self._tried(later.work, request)
+            with self.lock:
+                if self._waiting.pop(unique, None) is None:
+                    return
+                payload = None
+                if refused is None:
+                    try:
+                        payload = handler(request) if later.then is None else later.then()
+                    except Later as again:
+                        self._waiting[unique] = request
+                        later = again
+                        continue
+                    except OSError as error:
+                        refused = error.errno or errno.EIO
+                    except Exception:
+                        logger.exception("a request failed: %s", Op(request.op).name)
+                        refused = errno.EIO
+            if payload is None:
+                self._device.refuse(unique, refused or errno.EIO)
+            else:
+                self._device.send(wire.answer(unique, payload))
+            return
+        with self.lock:
+            found = self._waiting.pop(unique, None)
+        if found is not None:
+            self._device.refuse(unique, errno.EIO)
+
+    def _tried(self, work: Callable[[], None], request: Request) -> int | None:
+        """Do ``work``; the errno that it ended with, or None."""
+        try:
+            work()
+        except OSError as error:
+            return error.errno or errno.EIO
+        except Exception:
+            logger.exception("waiting failed: %s", Op(request.op).name)
+            return errno.EIO
+        return None
+
+
+def _is_ending(request: Request) -> bool:
+    """Whether the program that asked is being killed, or, where nothing is changed by what it asked, asked to end.
+
+    Any signal interrupts a request, also one that a program does not notice on a disk: of a timer, a child, a window
+    that changes its size. Programs that are told EINTR by open or rename take it for a failure.
+    """
+    pid = wire.IN.unpack_from(request.buffer)[6]
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = [line.split() for line in file if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+    except OSError:
+        return True
+    pending = 0
+    for _, mask in lines:
+        pending |= int(mask, 16)
+    signals = (*_ASKED, signal.SIGKILL) if request.op in _HARMLESS else (signal.SIGKILL,)
+    return any(pending >> (number - 1) & 1 for number in signals)

@@ -1,0 +1,182 @@
+"""What is known of names that are only in the store: the journal as another process reads it (the mount's server).
+
+It only reads, and sees each commit at once. What is dropped here is written down first and then goes, what is brought
+here comes first and is then written down: who finds nothing on the disk, then asks here, and is told that it should
+stand there, has to look at the disk once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from cachesync.errors import JournalUnavailable
+from cachesync.journal.database import Row
+from cachesync.model import FileStat, Kind
+
+_BELOW = "(dir = ?2 OR (dir >= ?3 AND dir < ?4))"
+_GONE = "SELECT {} FROM entry WHERE session = ?1 AND resident = 0 AND (kind <> 'file' OR etag IS NOT NULL)"
+_ANY = "SELECT 1 FROM entry WHERE session = ? AND resident = 0 LIMIT 1"
+"""Asked first: of a session that stands here whole, nothing else has to be."""
+
+_COLUMNS = "name, kind, coalesce(stored_size, 0), coalesce(stored_mtime_ns, mtime_ns, 0), coalesce(stored_mode, mode)"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Something that is not here. ``mode`` are permission bits or None where nobody wrote them down, ``mtime_ns`` is 0
+    there; ``foreseen`` says that a file made in its place replaces it knowingly."""
+
+    kind: Kind
+    size: int
+    mtime_ns: int
+    mode: int | None
+    target: bytes | None
+    foreseen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A path's row: what its file was when it was last seen, and how it stands with the store."""
+
+    stat: FileStat | None
+    resident: bool
+    dirty: bool
+    failed: bool
+    gone: bool
+    etag: str | None
+    version_id: str | None
+
+
+class AbsentNames:
+    """Reads the journal at ``path``, whichever file that is now. Not for more than one thread at once.
+
+    Each verb raises JournalUnavailable where it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+        self._identity = (0, 0)
+        self._numbers: dict[bytes, int] = {}
+
+    def refresh(self) -> None:
+        """Let go of a journal that is not at its path any more; the next question opens the one that is."""
+        with contextlib.suppress(OSError):
+            found = os.stat(self._path)
+            if (found.st_dev, found.st_ino) == self._identity:
+                return
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._db is not None:
+            self._db.close()
+        self._db = None
+        self._numbers.clear()
+
+    def version(self) -> int:
+        """A number that is another one after each change of the journal."""
+        ((number,),) = self._all("PRAGMA data_version", ())
+        return int(number)
+
+    def sessions(self) -> set[bytes]:
+        """The sessions of which something is only in the store."""
+        sql = "SELECT name FROM session WHERE EXISTS (SELECT 1 FROM entry WHERE session = session.id AND resident = 0)"
+        return {os.fsencode(name) for (name,) in self._all(sql, ())}
+
+    def knows(self, session: bytes) -> bool:
+        """Whether the journal has ever met a session."""
+        return self._number(session) is not None
+
+    def find(self, session: bytes, path: bytes) -> Absent | None:
+        """What is only in the store at ``path``, "" being the session's directory; None if nothing is."""
+        number = self._number(session)
+        if number is None or not self._all(_ANY, (number,)):
+            return None
+        if path:
+            parent, _, name = path.rpartition(b"/")
+            sql = f"{_GONE} AND dir = ?2 AND name IN (?3, ?4)".format(f"{_COLUMNS}, target, hidden")
+            for row in self._all(sql, (number, parent, name, name + b"/")):
+                return _absent(row)
+        return Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False) if self._any_below(number, path) else None
+
+    def any_below(self, session: bytes, directory: bytes) -> bool:
+        """Whether anything below a directory, "" being the session's, is only in the store."""
+        number = self._number(session)
+        return number is not None and bool(self._all(_ANY, (number,))) and self._any_below(number, directory)
+
+    def children(self, session: bytes, directory: bytes) -> dict[bytes, Absent]:
+        """What is directly in a directory and only in the store, by name; also directories that only the paths of what
+        is below them tell of."""
+        number = self._number(session)
+        if number is None:
+            return {}
+        sql = f"{_GONE} AND dir = ?2".format(f"{_COLUMNS}, target, hidden")
+        found = {row[0].rstrip(b"/"): _absent(row) for row in self._all(sql, (number, directory))}
+        above = directory + b"/" if directory else b""
+        start, end, seen = above, directory + b"0" if directory else b"\xff", set[bytes]()
+        sql = f"{_GONE} AND dir >= ?2 AND dir < ?3 AND dir <> x'' ORDER BY dir LIMIT 1".format("dir")
+        while rows := self._all(sql, (number, start, end)):
+            name = rows[0][0][len(above) :].partition(b"/")[0]
+            # "x-y" comes between "x" and "x/y": what is below a name is jumped over when it is met the second time.
+            start = above + name + (b"0" if name in seen else b"\0")
+            seen.add(name)
+            found.setdefault(name, Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False))
+        return found
+
+    def known(self, session: bytes, path: bytes) -> Known | None:
+        """The row of a file, or None."""
+        number = self._number(session)
+        if number is None:
+            return None
+        parent, _, name = path.rpartition(b"/")
+        sql = (
+            "SELECT kind, size, mtime_ns, ctime_ns, inode, mode, resident, synced < generation, failed,"
+            " gone_at IS NOT NULL, etag, version_id FROM entry WHERE session = ? AND dir = ? AND name = ?"
+        )
+        for row in self._all(sql, (number, parent, name)):
+            kind, size, mtime_ns, ctime_ns, inode, mode, resident, dirty, failed, gone, etag, version_id = row
+            stat = None if mtime_ns is None else FileStat(Kind(kind), size, mtime_ns, ctime_ns, inode, mode)
+            return Known(stat, bool(resident), bool(dirty), bool(failed), bool(gone), etag or None, version_id)
+        return None
+
+    def _any_below(self, number: int, directory: bytes) -> bool:
+        bounds = (directory, directory + b"/", directory + b"0") if directory else (b"", b"", b"\xff")
+        return bool(self._all(f"{_GONE} AND {_BELOW} LIMIT 1".format("1"), (number, *bounds)))
+
+    def _number(self, session: bytes) -> int | None:
+        number = self._numbers.get(session)
+        if number is None:
+            rows = self._all("SELECT id FROM session WHERE name = ?", (os.fsdecode(session),))
+            if not rows:
+                return None
+            number = self._numbers[session] = rows[0][0]
+        return number
+
+    def _all(self, sql: str, values: Row) -> list[Row]:
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            self.close()
+            raise JournalUnavailable("read the journal", str(self._path), error) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            address = f"{self._path.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(address, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
+            found = os.stat(self._path)
+            self._identity = (found.st_dev, found.st_ino)
+        return self._db
+
+
+def _absent(row: Row) -> Absent:
+    _, kind, size, mtime_ns, mode, target, hidden = row
+    return Absent(Kind(kind), size, mtime_ns, mode, target, foreseen=hidden == FORESEEN)
+
+
+FORESEEN = 2
+"""Of ``entry.hidden``: see schema.py."""

@@ -1,0 +1,1 @@
+"""The mount: every session as ordinary files, in front of the root."""

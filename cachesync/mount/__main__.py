@@ -1,0 +1,46 @@
+"""The server's process: ``python -m cachesync.mount``, started by supervise.py with its plan on stdin."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from cachesync.control.client import ControlClient
+from cachesync.errors import CacheSyncError, ExitCode
+from cachesync.fuse import die_with_parent
+from cachesync.journal.absent import AbsentNames
+from cachesync.logs import configure
+from cachesync.mount.holding import WriteThrough
+from cachesync.mount.keeper import Keeper
+from cachesync.mount.serve import Plan, serve
+
+
+def main() -> int:
+    """Mount and serve; "ready" on stdout says that programs may come, one line of anything else why not."""
+    told = json.loads(sys.stdin.readline())
+    die_with_parent(told["parent"])
+    configure(told["log_format"], told["log_level"])
+    client = ControlClient(Path(told["socket"]))
+    keeper = Keeper(client.artifacts, client.lifecycle, client.ondemand, told["patience"])
+    plan = Plan(
+        told["root"], told["state"], told["directory"], WriteThrough(told["through"]), told["read_only"],
+        told["revalidate"],
+    )  # fmt: skip
+    try:
+        serve(plan, keeper, AbsentNames(Path(told["state"]) / "journal.db"), lambda: _say("ready"))
+    except CacheSyncError as error:
+        _say(str(error))
+        return ExitCode.USAGE
+    return ExitCode.DONE
+
+
+def _say(line: str) -> None:
+    os.write(1, line.replace("\n", " ").encode() + b"\n")
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # threads that wait for the daemon wait no longer

@@ -1,0 +1,258 @@
+"""Requests that change names and attributes. Each is done in the root, where watcher, journal and uploader see it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat as st
+from collections.abc import Callable
+from functools import partial
+
+from cachesync.fuse import Later, Request, linux, wire
+from cachesync.fuse.wire import Set
+from cachesync.keys import RESERVED
+from cachesync.mount.looking import OURS
+from cachesync.mount.nodes import Node
+from cachesync.mount.view import VALID, View, attributes_here, split
+from cachesync.watcher.hints import Hint
+
+_APART = RESERVED.encode()
+
+
+class Changing:
+    """Handlers; see fuse.loop.Handler."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._uid, self._gid = os.getuid(), os.getgid()
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    def mkdir(self, r: Request) -> bytes:
+        """MKDIR."""
+        mode, umask = wire.MKDIR_IN.unpack_from(r.buffer, wire.HEADER)
+        return self._make(r, 8, lambda path: os.mkdir(path, mode & ~umask & 0o7777))
+
+    def mknod(self, r: Request) -> bytes:
+        """MKNOD."""
+        mode, device, umask, _ = wire.MKNOD_IN.unpack_from(r.buffer, wire.HEADER)
+        return self._make(r, 16, lambda path: os.mknod(path, mode & ~umask, device), mode & ~umask & 0o7777)
+
+    def symlink(self, r: Request) -> bytes:
+        """SYMLINK."""
+        name, target = r.text().split(b"\0", 1)
+        return self._make(r, None, lambda path: os.symlink(target, path), name=name)
+
+    def link(self, r: Request) -> bytes:
+        """LINK."""
+        (source,) = wire.U64.unpack_from(r.buffer, wire.HEADER)
+        node = self._view.nodes[source]
+        if node.file >= 0 and not os.fstat(node.file).st_nlink:
+            return self._make(r, 8, lambda path: linux.link_open(node.file, path))
+        self._view.stand(node)
+        return self._make(r, 8, lambda path: os.link(node.place, path, follow_symlinks=False), owned=False)
+
+    def _make(
+        self,
+        r: Request,
+        start: int | None,
+        make: Callable[[bytes], None],
+        mode: int = 0,
+        *,
+        name: bytes | None = None,
+        owned: bool = True,
+    ) -> bytes:
+        view, parent = self._view, self._view.nodes[r.node]
+        name = r.text(start or 0) if name is None else name
+        check_name(view, parent, name)
+        path = self.place_in(parent, name, make)
+        if owned:
+            self.give(path, r, mode)
+        view.hint(parent, name, Hint.CHANGED)
+        found = os.lstat(path)
+        node = view.nodes.local(parent, name, found)
+        return wire.entry_out(node.number, VALID, attributes_here(node, found))
+
+    def place_in(self, parent: Node, name: bytes, make: Callable[[bytes], None]) -> bytes:
+        """Make something of a name; if the directory itself is only in the store, raise Later for it. Returns the path
+        to it."""
+        try:
+            path = parent.below(name)
+            make(path)
+        except FileNotFoundError:
+            self._view.stand(parent)  # or it raises what has to be done about it
+            raise
+        return path
+
+    def give(self, path: bytes | int, r: Request, mode: int = 0) -> None:
+        """What was made belongs to who asked for it; the group to the directory's, where that hands it down."""
+        if (r.uid, r.gid) == (self._uid, self._gid):
+            return
+        if self._uid != 0:
+            return  # only we can come in here
+        above = os.lstat(os.path.dirname(path) or b".") if isinstance(path, bytes) else None
+        handed_down = above is not None and above.st_mode & st.S_ISGID
+        os.chown(path, r.uid, -1 if handed_down else r.gid, follow_symlinks=isinstance(path, int))
+        if mode & 0o6000:  # chown takes them away
+            os.chmod(path, mode)
+
+    # -- removing ------------------------------------------------------------------------------------------------------
+
+    def unlink(self, r: Request) -> bytes:
+        """UNLINK. Of what is only in the store, the journal is told, and nothing is fetched."""
+        view, parent, name = self._view, self._view.nodes[r.node], r.text()
+        node = view.nodes.at(parent, name)
+
+        path = parent.child(name)
+        try:
+            place = parent.below(name)
+            last = node is not None and node.file < 0 and os.lstat(place).st_nlink == 1
+            os.unlink(place)
+        except FileNotFoundError:
+            if view.away(path) is None:
+                raise
+            kept = r.kept()
+
+            def done() -> bytes:
+                if os.path.lexists(parent.below(name)):
+                    return self.unlink(kept)  # it was brought here meanwhile
+                if node is not None:
+                    self.lost(node)
+                return b""
+
+            raise Later(partial(remove, view, path, directory=False), done) from None
+        if node is not None:
+            node.unlinked = node.unlinked or last
+            self.lost(node)
+        view.hint(parent, name, Hint.GONE)
+        if view.evicted(path) is not None:  # the daemon was about to drop it
+            raise Later(partial(remove, view, path, directory=False), bytes)
+        return b""
+
+    def rmdir(self, r: Request) -> bytes:
+        """RMDIR."""
+        view, parent, name = self._view, self._view.nodes[r.node], r.text()
+        path = parent.child(name)
+        if view.any_away_below(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+        def done() -> bytes:
+            if (node := view.nodes.at(parent, name)) is not None:
+                node.let_go()
+                node.unlinked = True
+                view.nodes.left(node)
+            return b""
+
+        try:
+            os.rmdir(parent.below(name))
+        except FileNotFoundError:
+            if view.away(path) is None:
+                raise
+            raise Later(partial(remove, view, path, directory=True), done) from None
+        view.hint(parent, name, Hint.GONE)
+        if view.evicted(path) is not None:
+            raise Later(partial(remove, view, path, directory=True), done)
+        return done()
+
+    def lost(self, node: Node) -> None:
+        """A node's name is gone, or another's now. Its file may have more names."""
+        if node.file >= 0:
+            node.unlinked = not os.fstat(node.file).st_nlink
+        self._view.nodes.left(node)
+
+    # -- attributes ----------------------------------------------------------------------------------------------------
+
+    def setattr(self, r: Request) -> bytes:
+        """SETATTR: mode, owner, size, times."""
+        which, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = (
+            wire.SETATTR_IN.unpack_from(r.buffer, wire.HEADER)
+        )
+        view, node = self._view, self._view.nodes[r.node]
+        where = self._where(node, emptied=bool(which & Set.SIZE and not size))
+        if which & Set.KILL_SUIDGID and not which & Set.MODE:
+            before = view.attributes(node)[9]
+            if (mode := without_suid(before)) != before:
+                which |= Set.MODE
+        if which & (Set.UID | Set.GID):
+            owner = (uid if which & Set.UID else -1, gid if which & Set.GID else -1)
+            os.chown(where, *owner, follow_symlinks=isinstance(where, int))
+        if which & Set.MODE:
+            os.chmod(where, stat_mode(mode))
+        if which & Set.SIZE:
+            os.truncate(b"/proc/self/fd/%d" % where if isinstance(where, int) else where, size)
+        if which & (Set.ATIME | Set.MTIME):
+            linux.set_times(
+                where,
+                _time(which, Set.ATIME, Set.ATIME_NOW, atime, atime_ns),
+                _time(which, Set.MTIME, Set.MTIME_NOW, mtime, mtime_ns),
+            )
+        if node.parent is not None:
+            view.hint(node.parent, node.name, Hint.CHANGED if which & Set.SIZE else Hint.ATTRIBUTES)
+        return wire.attr_out(VALID, view.attributes(node))
+
+    def _where(self, node: Node, *, emptied: bool) -> int | bytes:
+        """An open file's descriptor, or a path at which the node surely stands. Raises OSError, Later."""
+        if node.file >= 0:
+            return node.file
+        if emptied and not os.path.lexists(node.place) and self._view.away(node.path) is not None:
+            raise Later(partial(self._view.keeper.make_empty, *split(node.path)))
+        self._view.stand(node)
+        return node.place
+
+    def setxattr(self, r: Request) -> bytes:
+        """SETXATTR. They stay on this disk: the store does not have them."""
+        size, flags = wire.SETXATTR_IN.unpack_from(r.buffer, wire.HEADER)
+        name, value = bytes(r.buffer[wire.HEADER + 8 : r.end]).split(b"\0", 1)
+        node = self._view.nodes[r.node]
+        check_attribute(name)
+        where = self._where(node, emptied=False)
+        os.setxattr(where, name, value[:size], flags, follow_symlinks=isinstance(where, int))
+        return b""
+
+    def removexattr(self, r: Request) -> bytes:
+        """REMOVEXATTR."""
+        name = r.text()
+        check_attribute(name)
+        where = self._where(self._view.nodes[r.node], emptied=False)
+        os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+        return b""
+
+
+def check_name(view: View, parent: Node, name: bytes) -> None:
+    """Raise OSError (EPERM) for a name that is cachesync's own."""
+    ours = name in view.hidden if parent.parent is None else name == _APART and parent.parent is view.nodes.root
+    if ours:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def remove(view: View, path: bytes, *, directory: bool) -> None:
+    """Remove what is only in the store, if it still is. Waits; raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        view.keeper.remove(*split(path), directory=directory)
+
+
+def check_attribute(name: bytes) -> None:
+    """Raise OSError for an extended attribute that no program sets."""
+    if name.startswith(OURS):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    if name == b"security.capability":
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def without_suid(mode: int) -> int:
+    """A mode without the bits that run a file as somebody else. Pure."""
+    return mode & ~(st.S_ISUID | (st.S_ISGID if mode & st.S_IXGRP else 0))
+
+
+def stat_mode(mode: int) -> int:
+    """The permission bits."""
+    return mode & 0o7777
+
+
+def _time(which: int, bit: Set, now: Set, seconds: int, ns: int) -> tuple[int, int]:
+    if not which & bit:
+        return 0, linux.UTIME_OMIT
+    if which & now:
+        return 0, linux.UTIME_NOW
+    return seconds - (1 << 64) if seconds >> 63 else seconds, ns

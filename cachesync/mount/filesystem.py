@@ -1,0 +1,57 @@
+"""The mount's file system, put together: which handler answers which request."""
+
+from __future__ import annotations
+
+from cachesync.fuse import Device, Loop
+from cachesync.fuse.wire import Op
+from cachesync.mount.changing import Changing
+from cachesync.mount.holding import Holding, WriteThrough
+from cachesync.mount.looking import Looking
+from cachesync.mount.renaming import Renaming
+from cachesync.mount.view import View
+
+
+def build(view: View, device: Device, through: WriteThrough) -> Loop:
+    """A loop that serves ``view`` on ``device``."""
+    loop = Loop(device, view.nodes.forget)
+    looking, changing = Looking(view), Changing(view)
+    renaming = Renaming(view, changing)
+    holding = Holding(view, changing, device, loop, through)
+    loop.handle(
+        {
+            Op.LOOKUP: looking.lookup,
+            Op.GETATTR: looking.getattr,
+            Op.READLINK: looking.readlink,
+            Op.STATFS: looking.statfs,
+            Op.OPENDIR: looking.opendir,
+            Op.READDIR: looking.readdir,
+            Op.READDIRPLUS: looking.readdirplus,
+            Op.RELEASEDIR: looking.releasedir,
+            Op.FSYNCDIR: looking.fsyncdir,
+            Op.GETXATTR: looking.getxattr,
+            Op.LISTXATTR: looking.listxattr,
+            Op.MKDIR: changing.mkdir,
+            Op.MKNOD: changing.mknod,
+            Op.SYMLINK: changing.symlink,
+            Op.LINK: changing.link,
+            Op.UNLINK: changing.unlink,
+            Op.RMDIR: changing.rmdir,
+            Op.RENAME: renaming.rename,
+            Op.RENAME2: renaming.rename2,
+            Op.SETATTR: changing.setattr,
+            Op.SETXATTR: changing.setxattr,
+            Op.REMOVEXATTR: changing.removexattr,
+            Op.OPEN: holding.open,
+            Op.CREATE: holding.create,
+            Op.TMPFILE: holding.tmpfile,
+            Op.RELEASE: holding.release,
+            Op.READ: holding.read,
+            Op.WRITE: holding.write,
+            Op.FALLOCATE: holding.fallocate,
+            Op.LSEEK: holding.lseek,
+            Op.COPY_FILE_RANGE: holding.copy,
+            Op.FSYNC: holding.fsync,
+            Op.FLUSH: holding.flush,
+        }
+    )
+    return loop

@@ -1,0 +1,217 @@
+"""The nodes that the kernel knows: numbers for files, and the paths that lead to them.
+
+A node has a number, which the kernel speaks of it by until it forgets it, and a place: a parent and a name. What stands
+there is asked of the disk each time. Which file a node is, is told by device and inode, so that the names of one file
+are one node; what is only in the store is told by its place. A number is used again for another file once the file is
+gone, which happens behind our back: so it is believed only of a file that is open or still stands where it was seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+
+from cachesync.fuse import wire
+
+_LONG = 2000
+"""Bytes of a path from which on it is begun at an open directory: PATH_MAX is 4,096."""
+
+Key = tuple[int, int]
+
+
+class Node:
+    """One node. ``key`` is None for what is only in the store. ``inode`` is the inode number that was made up for it
+    when it was, and that it keeps: cp takes a file with another one for another file. 0: its file's. ``lost`` says that
+    its place is another's now: the file may have more names, but none is known. Of a file that is open: ``file`` is its
+    descriptor, and ``backing`` its number with the kernel where that reads and writes past us."""
+
+    __slots__ = (
+        "backing", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number", "opens", "parent",
+        "remote", "unlinked", "writable",
+    )  # fmt: skip
+
+    def __init__(self, number: int, parent: Node | None, name: bytes, key: Key | None, kind: int) -> None:
+        self.number = number
+        self.parent = parent
+        self.name = name
+        self.key = key
+        self.kind = kind
+        self.inode = 0
+        self.lookups = 0
+        self.lost = False
+        self.file = -1
+        self.writable = False
+        self.backing = 0
+        self.opens = 0
+        self.unlinked = False
+        self.held = -1
+        self.remote: object = None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is one."""
+        return self.kind == st.S_IFDIR
+
+    @property
+    def path(self) -> bytes:
+        """Its path from the root; of the root itself ".". Raises OSError (ESTALE) if it has none that is known."""
+        if self.lost:
+            raise stale()
+        parts, node = [self.name], self.parent
+        while node is not None and node.parent is not None:
+            if node.lost:
+                raise stale()
+            parts.append(node.name)
+            node = node.parent
+        parts.reverse()
+        return b"/".join(parts)
+
+    @property
+    def place(self) -> bytes:
+        """A path to it that the system takes, however deep it lies, from the root as working directory."""
+        path = self.path
+        return path if len(path) < _LONG or self.parent is None else self.parent.below(self.name)
+
+    def below(self, name: bytes) -> bytes:
+        """A path to a name in it that the system takes."""
+        if self.parent is None:
+            return name
+        path = self.path + b"/" + name
+        if len(path) < _LONG:
+            return path
+        if self.held < 0:
+            self.held = os.open(self.place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return b"/proc/self/fd/%d/%b" % (self.held, name)
+
+    def child(self, name: bytes) -> bytes:
+        """The path of a name in it, from the root."""
+        return name if self.parent is None else self.path + b"/" + name
+
+    def let_go(self) -> None:
+        """Drop the descriptors that long paths to it begin at: other directories may stand there now."""
+        node: Node | None = self
+        while node is not None:
+            if node.held >= 0:
+                os.close(node.held)
+                node.held = -1
+            node = node.parent
+
+
+class Nodes:
+    """All that the kernel knows. Used under the loop's lock."""
+
+    def __init__(self) -> None:
+        found = os.lstat(".")
+        self.root = Node(wire.ROOT, None, b".", (found.st_dev, found.st_ino), st.S_IFDIR)
+        self._nodes = {wire.ROOT: self.root}
+        self._by_key: dict[Key, Node] = {(found.st_dev, found.st_ino): self.root}
+        self._by_place: dict[tuple[int, bytes], Node] = {}
+        self._last = wire.ROOT
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __getitem__(self, number: int) -> Node:
+        """The node of a number. Raises OSError (ESTALE) if there is none."""
+        node = self._nodes.get(number)
+        if node is None:
+            raise stale()
+        return node
+
+    def at(self, parent: Node, name: bytes) -> Node | None:
+        """The node that was last seen at a place, if the kernel knows one."""
+        return self._by_place.get((parent.number, name))
+
+    def local(self, parent: Node, name: bytes, found: os.stat_result) -> Node:
+        """The node of what was found on the disk, counted once more."""
+        key, kind = (found.st_dev, found.st_ino), st.S_IFMT(found.st_mode)
+        node = self._by_key.get(key)
+        if node is not None and node.kind == kind and not node.unlinked and self._is_at(node, parent, name, key):
+            if node.lost or node.parent is not parent or node.name != name:
+                self.moved(node, parent, name)
+        else:
+            node = self.at(parent, name)
+            if node is not None and node.kind == kind and (kind == st.S_IFDIR or node.key is None):
+                self.settle(node, key)  # it was brought here, or made anew: to the kernel it is what it was
+            else:
+                node = self._new(parent, name, key, kind)
+                self._by_key[key] = node
+        node.lookups += 1
+        return node
+
+    def _is_at(self, node: Node, parent: Node, name: bytes, key: Key) -> bool:
+        """Whether a node that had this key has it still, now that it is seen at a place."""
+        if node.parent is parent and node.name == name and not node.lost:
+            return True
+        try:
+            found = os.fstat(node.file) if node.file >= 0 else os.lstat(node.place)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == key
+
+    def absent(self, parent: Node, name: bytes, kind: int) -> Node:
+        """The node of what is only in the store, counted once more."""
+        node = self.at(parent, name)
+        if node is None or node.kind != kind or not (kind == st.S_IFDIR or node.key is None):
+            node = self._new(parent, name, None, kind)
+        node.lookups += 1
+        return node
+
+    def settle(self, node: Node, key: Key) -> None:
+        """A node is this file now."""
+        if node.key is not None and self._by_key.get(node.key) is node:
+            del self._by_key[node.key]
+        node.key = key
+        self._by_key[key] = node
+
+    def moved(self, node: Node, parent: Node, name: bytes) -> None:
+        """A node has another place."""
+        self.left(node)
+        if node.held >= 0:
+            os.close(node.held)
+            node.held = -1
+        node.parent, node.name = parent, name
+        self._put(node)
+
+    def _put(self, node: Node) -> None:
+        """A node stands at its place, and whatever was there does not."""
+        assert node.parent is not None, "the root stays where it is"  # noqa: S101
+        before = self._by_place.get((node.parent.number, node.name))
+        if before is not None:
+            before.lost = True
+        node.lost = False
+        self._by_place[node.parent.number, node.name] = node
+
+    def left(self, node: Node) -> None:
+        """A node has lost its place."""
+        if node.parent is not None and self._by_place.get((node.parent.number, node.name)) is node:
+            del self._by_place[node.parent.number, node.name]
+        node.lost = node.parent is not None
+
+    def _new(self, parent: Node, name: bytes, key: Key | None, kind: int) -> Node:
+        self._last += 1
+        node = self._nodes[self._last] = Node(self._last, parent, name, key, kind)
+        self._put(node)
+        return node
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel drops ``count`` of its references; with the last one the number means nothing any more."""
+        node = self._nodes.get(number)
+        if node is None or number == wire.ROOT:
+            return
+        node.lookups -= count
+        if node.lookups > 0:
+            return
+        del self._nodes[number]
+        self.left(node)
+        if node.key is not None and self._by_key.get(node.key) is node:
+            del self._by_key[node.key]
+        if node.held >= 0:
+            os.close(node.held)
+            node.held = -1
+
+
+def stale() -> OSError:
+    """The node is not what the kernel takes it for: it looks the name up again."""
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))

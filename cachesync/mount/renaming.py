@@ -1,0 +1,180 @@
+"""Renaming through the mount: on the disk what stands there, and in the store, without bringing it, what is only there.
+
+A directory may have both. What is only in the store goes first, while its old directory still leads to the rest; what
+the daemon dropped meanwhile goes after that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cachesync.fuse import Later, Request, linux, wire
+from cachesync.mount.changing import Changing, check_name, remove
+from cachesync.mount.nodes import Node
+from cachesync.mount.view import KINDS, View, split
+from cachesync.watcher.hints import Hint
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Two places, and the flags of renameat2."""
+
+    old_parent: Node
+    old_name: bytes
+    new_parent: Node
+    new_name: bytes
+    flags: int
+
+    @property
+    def old(self) -> bytes:
+        return self.old_parent.child(self.old_name)
+
+    @property
+    def new(self) -> bytes:
+        return self.new_parent.child(self.new_name)
+
+    @property
+    def exchanged(self) -> bool:
+        return bool(self.flags & linux.RENAME_EXCHANGE)
+
+
+class Renaming:
+    """Handlers; see fuse.loop.Handler."""
+
+    def __init__(self, view: View, changing: Changing) -> None:
+        self._view = view
+        self._changing = changing
+
+    def rename(self, r: Request) -> bytes:
+        """RENAME."""
+        (number,) = wire.U64.unpack_from(r.buffer, wire.HEADER)
+        return self._rename(r, number, 0, 8)
+
+    def rename2(self, r: Request) -> bytes:
+        """RENAME2: with flags."""
+        number, flags, _ = wire.RENAME2_IN.unpack_from(r.buffer, wire.HEADER)
+        return self._rename(r, number, flags, 16)
+
+    def _rename(self, r: Request, number: int, flags: int, start: int) -> bytes:
+        view = self._view
+        old_name, new_name = r.text(start).split(b"\0", 1)
+        names = _Names(view.nodes[r.node], old_name, view.nodes[number], new_name, flags)
+        check_name(view, names.new_parent, new_name)
+        source, target = _lstat(names.old_parent, old_name), _lstat(names.new_parent, new_name)
+        if source is None and view.away(names.old) is None:
+            source = _lstat(names.old_parent, old_name)  # it may have been brought here between the two questions
+        kind = self._kind(names.old, source)
+        if names.exchanged:
+            self._whole(names.old, source)
+            self._whole(names.new, target)
+            return self._finish(names, kind)
+        self._make_way(names, kind, target)
+        if source is not None and not (kind == st.S_IFDIR and view.any_away_below(names.old)):
+            return self._finish(names, kind)
+        if b"/" not in names.old or b"/" not in names.new:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # a whole session
+        if kind != st.S_IFDIR and (target is not None or view.away(names.new) is not None):
+            raise view.bring_path(names.old, directory=False)
+        if source is not None:
+            view.stand(names.new_parent)
+        raise self._moving(names, kind, self._finish)
+
+    def _kind(self, path: bytes, found: os.stat_result | None) -> int:
+        """The type bits of what stands at a path, or is only in the store. Raises OSError (ENOENT), Later."""
+        if found is not None:
+            return st.S_IFMT(found.st_mode)
+        away = self._view.away(path)
+        if away is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return KINDS[away.kind]
+
+    def _whole(self, path: bytes, found: os.stat_result | None) -> None:
+        """What is exchanged stands on the disk. Raises OSError (EXDEV: a directory of which not all does), Later."""
+        is_directory = self._kind(path, found) == st.S_IFDIR
+        if is_directory and self._view.any_away_below(path):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        if found is None:
+            raise self._view.bring_path(path, directory=is_directory)
+
+    def _make_way(self, names: _Names, kind: int, target: os.stat_result | None) -> None:
+        """What has the new name may be replaced, and where only the store has it, that is foreseen. Raises OSError,
+        Later.
+
+        The daemon says that it drops a file before it does: one that stands here may count as dropped already.
+        """
+        view = self._view
+        away = view.away(names.new)
+        if away is None and target is None:
+            return
+        if names.flags & linux.RENAME_NOREPLACE:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        there = self._kind(names.new, target)
+        if (there == st.S_IFDIR) != (kind == st.S_IFDIR):
+            number = errno.EISDIR if there == st.S_IFDIR else errno.ENOTDIR
+            raise OSError(number, os.strerror(number))
+        if there == st.S_IFDIR and (
+            view.any_away_below(names.new)
+            or (target is not None and os.listdir(names.new_parent.below(names.new_name)))
+            or (target is None and b"/" not in names.new)
+        ):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        if away is None:
+            return
+        if there == st.S_IFREG:
+            if not away.foreseen:
+                raise Later(partial(view.keeper.foresee, *split(names.new)))
+        elif target is None:
+            raise Later(partial(remove, view, names.new, directory=there == st.S_IFDIR))
+
+    def _moving(self, names: _Names, kind: int, then: Callable[[_Names, int], bytes]) -> Later:
+        """What to raise so that what is only in the store has moved when ``then`` is called."""
+        move = partial(self._view.keeper.move, split(names.old), split(names.new), directory=kind == st.S_IFDIR)
+        return Later(move, partial(then, names, kind))
+
+    def _finish(self, names: _Names, kind: int) -> bytes:
+        """Rename on the disk what stands there. Raises OSError, Later."""
+        view = self._view
+        if _lstat(names.old_parent, names.old_name) is not None or names.exchanged:
+            old = names.old_parent.below(names.old_name)
+            try:
+                self._changing.place_in(
+                    names.new_parent, names.new_name, lambda new: linux.rename(old, new, names.flags)
+                )
+            except FileNotFoundError:
+                if view.evicted(names.old) is None:
+                    raise
+                raise self._moving(names, kind, self._finish) from None  # it was dropped a moment ago
+        self._renamed(names)
+        view.hint(names.old_parent, names.old_name, Hint.GONE | Hint.CHANGED if names.flags else Hint.GONE)
+        view.hint(names.new_parent, names.new_name, Hint.CHANGED | Hint.CLOSED | Hint.TREE)
+        return b"" if names.exchanged else self._rest(names, kind)
+
+    def _rest(self, names: _Names, kind: int) -> bytes:
+        """What the daemon had begun to drop under the old name is not there any more. Raises Later."""
+        if self._view.evicted(names.old) is None:
+            return b""
+        if kind == st.S_IFDIR:
+            raise self._moving(names, kind, self._rest)
+        raise Later(partial(remove, self._view, names.old, directory=False), partial(self._rest, names, kind))
+
+    def _renamed(self, names: _Names) -> None:
+        nodes = self._view.nodes
+        node, other = nodes.at(names.old_parent, names.old_name), nodes.at(names.new_parent, names.new_name)
+        if other is not None and other is not node and not names.exchanged:
+            self._changing.lost(other)
+        if other is not None and names.exchanged:
+            nodes.moved(other, names.old_parent, names.old_name)
+        if node is not None:
+            nodes.moved(node, names.new_parent, names.new_name)
+
+
+def _lstat(parent: Node, name: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(parent.below(name))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,265 @@
+"""What stands where: the root's files, and the names that only the store has, as one tree.
+
+The disk is asked first. What it has not, the journal is asked for; and what the journal says should stand, the disk is
+asked for once more, since a file is brought here first and written down after.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as st
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from cachesync.errors import CacheSyncError
+from cachesync.fuse import Later, wire
+from cachesync.journal.absent import Absent, AbsentNames
+from cachesync.keys import RESERVED, is_session_name
+from cachesync.model import Kind
+from cachesync.mount.keeper import Keeper, meaning
+from cachesync.mount.nodes import Node, Nodes, stale
+
+KINDS = {Kind.FILE: st.S_IFREG, Kind.LINK: st.S_IFLNK, Kind.DIRECTORY: st.S_IFDIR}
+_MODES = {Kind.FILE: 0o644, Kind.LINK: 0o777, Kind.DIRECTORY: 0o755}
+_AWAY = 1 << 62
+"""Added to a node's number it is the inode number of what is not on a disk, and of nothing that is."""
+
+VALID = (1, 0)
+"""Seconds and nanoseconds that the kernel believes a name and attributes. The root may be changed behind the mount, by
+the daemon or by anybody, and is seen that much later."""
+
+
+def _owner() -> tuple[int, int]:
+    found = os.stat(".")
+    return found.st_uid, found.st_gid
+
+
+@dataclass(slots=True)
+class View:
+    """The tree, and what its handlers share. Used under the loop's lock, with the root as working directory."""
+
+    absent: AbsentNames
+    keeper: Keeper
+    hidden: frozenset[bytes]
+    revalidate: float
+    clock: Callable[[], float] = time.monotonic
+    nodes: Nodes = field(default_factory=Nodes)
+    owner: tuple[int, int] = field(default_factory=_owner)
+    _elsewhere: set[bytes] = field(default_factory=set)
+    _listed_at: float = float("-inf")
+    _learned_at: dict[bytes, float] = field(default_factory=dict)
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def away(self, path: bytes) -> Absent | None:
+        """What is only in the store at a path at which the disk has nothing.
+
+        Raises Later where the daemon has to ask the store for it first.
+        """
+        session, _, inside = path.partition(b"/")
+        if path == b"." or not is_session_name(os.fsdecode(session)):
+            return None
+        try:
+            if inside:
+                self.ensure_learned(session)
+                return self.absent.find(session, inside)
+            found = self.absent.find(session, b"")
+            if found is None:
+                self._ensure_listed()
+                if session in self._elsewhere and not self.absent.knows(session):
+                    found = Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False)
+        except CacheSyncError as error:
+            raise OSError(meaning(error), str(error)) from error
+        return found
+
+    def evicted(self, path: bytes) -> Absent | None:
+        """What the journal has, at a path in a session, as only in the store; the store is not asked what it has. The
+        daemon says that it drops a file before it does, so that one may still stand on the disk. Raises OSError."""
+        session, inside = split(path)
+        try:
+            return self.absent.find(session, inside) if inside else None
+        except CacheSyncError as error:
+            raise OSError(meaning(error), str(error)) from error
+
+    def version(self) -> int:
+        """A number that is another one after each change of what is only in the store."""
+        try:
+            return self.absent.version()
+        except CacheSyncError as error:
+            raise OSError(meaning(error), str(error)) from error
+
+    def children_away(self, path: bytes) -> dict[bytes, Absent]:
+        """What is directly in a directory, and only in the store. Raises Later as ``away``."""
+        try:
+            if path == b".":
+                self._ensure_listed()
+                unmet = {name for name in self._elsewhere if not self.absent.knows(name)}
+                names = unmet | self.absent.sessions()
+                return {name: Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False) for name in names}
+            session, _, inside = path.partition(b"/")
+            if not is_session_name(os.fsdecode(session)):
+                return {}
+            self.ensure_learned(session)
+            return self.absent.children(session, inside)
+        except CacheSyncError as error:
+            raise OSError(meaning(error), str(error)) from error
+
+    def any_away_below(self, path: bytes) -> bool:
+        """Whether anything below a directory is only in the store."""
+        session, _, inside = path.partition(b"/")
+        try:
+            return self.absent.any_below(session, inside)
+        except CacheSyncError as error:
+            raise OSError(meaning(error), str(error)) from error
+
+    def ensure_learned(self, session: bytes) -> None:
+        """Let the journal know what the store has of a session that does not stand here, and know it anew every
+        ``revalidate`` seconds: other hosts write to it too. If the store says nothing, what is known counts.
+
+        Raises Later.
+        """
+        now = self.clock()
+        if now - self._learned_at.get(session, float("-inf")) < self.revalidate:
+            return
+        known = self.absent.knows(session)
+        if known and os.path.lexists(session):
+            self._learned_at[session] = now
+            return
+        if not known and session not in self._elsewhere:
+            return
+
+        def learn() -> None:
+            try:
+                self.keeper.learn(session)
+            except OSError:
+                if not known:
+                    raise
+            self._learned_at[session] = self.clock()
+
+        raise Later(learn)
+
+    def _ensure_listed(self) -> None:
+        if self.clock() - self._listed_at < self.revalidate:
+            return
+
+        def ask() -> None:
+            try:
+                self._elsewhere = self.keeper.sessions()
+            except OSError:
+                pass  # the ones that were known are shown, and any other can be made
+            finally:
+                self._listed_at = self.clock()
+
+        raise Later(ask)
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    def lookup(self, parent: Node, name: bytes) -> tuple[Node, wire.Attributes] | None:
+        """The node of a name, counted once more, and its attributes, or None. Raises OSError, Later."""
+        if parent.parent is None and name in self.hidden:
+            return None
+        try:
+            found = os.lstat(parent.below(name))
+        except FileNotFoundError:
+            away = self.away(parent.child(name))
+            if away is None:
+                try:  # it may have been brought here between the two questions
+                    found = os.lstat(parent.below(name))
+                except FileNotFoundError:
+                    return None
+            else:
+                node = self.nodes.absent(parent, name, KINDS[away.kind])
+                return node, self.attributes_away(node, away)
+        node = self.nodes.local(parent, name, found)
+        return node, attributes_here(node, found)
+
+    def attributes(self, node: Node) -> wire.Attributes:
+        """A node's attributes. Raises OSError: ESTALE if it has lost its place."""
+        if node.file >= 0:
+            return attributes_here(node, os.fstat(node.file))
+        try:
+            found = os.lstat(node.place)
+        except FileNotFoundError:
+            away = self.away(node.path)
+            if away is not None and KINDS[away.kind] != node.kind:
+                raise stale() from None
+            if away is not None:
+                return self.attributes_away(node, away)
+            found = self._brought(node)
+        self.recognise(node, found)
+        return attributes_here(node, found)
+
+    def _brought(self, node: Node) -> os.stat_result:
+        """What stands at a place where neither disk nor journal had anything, in this order: it may have been brought
+        here between the two questions. Raises OSError: ESTALE if it was not."""
+        try:
+            return os.lstat(node.place)
+        except FileNotFoundError:
+            raise stale() from None
+
+    def recognise(self, node: Node, found: os.stat_result) -> None:
+        """What stands at a node's place is the node's, or it is another file and the kernel has to look it up again:
+        raises OSError (ESTALE)."""
+        key = (found.st_dev, found.st_ino)
+        if key == node.key:
+            return
+        if st.S_IFMT(found.st_mode) != node.kind or node.unlinked or (node.opens and node.remote is None):
+            raise stale()
+        self.nodes.settle(node, key)
+
+    def attributes_away(self, node: Node, away: Absent) -> wire.Attributes:
+        """The attributes of what is only in the store."""
+        mode = KINDS[away.kind] | (_MODES[away.kind] if away.mode is None else away.mode)
+        size = len(away.target) if away.target is not None else away.size
+        links = 2 if away.kind is Kind.DIRECTORY else 1
+        node.inode = _AWAY | node.number
+        return wire.made_attributes(node.inode, size, away.mtime_ns, mode, links, self.owner)
+
+    # -- bringing ------------------------------------------------------------------------------------------------------
+
+    def bring(self, node: Node) -> Later:
+        """What to raise so that a node stands in the root when the request is handled again."""
+        node.let_go()
+        return self.bring_path(node.path, directory=node.is_directory)
+
+    def bring_path(self, path: bytes, *, directory: bool) -> Later:
+        """The same for what is at a path."""
+        session, _, inside = path.partition(b"/")
+        return Later(partial(self.keeper.bring, session, inside, directory=directory))
+
+    def stand(self, node: Node) -> os.stat_result:
+        """What stands in the root at a node's place, brought there if it has to be. Raises OSError, Later."""
+        try:
+            found = os.lstat(node.place)
+        except FileNotFoundError:
+            if self.away(node.path) is not None:
+                raise self.bring(node) from None
+            found = self._brought(node)
+        self.recognise(node, found)
+        return found
+
+    def hint(self, parent: Node, name: bytes, hint: int) -> None:
+        """Tell the daemon to look at a name."""
+        session, _, inside = parent.child(name).partition(b"/")
+        if inside:
+            self.keeper.hint(session, inside, hint)
+
+
+def attributes_here(node: Node, found: os.stat_result) -> wire.Attributes:
+    """A node's attributes, which stands on the disk as ``found``."""
+    told = wire.attributes(found)
+    return (node.inode, *told[1:]) if node.inode else told
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """A path as session and path in it. Pure."""
+    session, _, inside = path.partition(b"/")
+    return session, inside
+
+
+def hidden_names(root: str, state: str) -> frozenset[bytes]:
+    """The names in the root that the mount does not show: our own."""
+    inside = os.path.relpath(state, root)
+    return frozenset({RESERVED.encode(), os.fsencode(inside.split("/")[0])} - {b"..", b"."})

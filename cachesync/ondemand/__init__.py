@@ -1,0 +1,99 @@
+"""What a mount in front of the root asks (verbs.OnDemand): entries are brought here one by one, as programs ask for
+them, and renamed and removed without being brought."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from cachesync.awaiting import Awaiter
+from cachesync.context import Context
+from cachesync.errors import CacheSyncError
+from cachesync.files import Staging
+from cachesync.keys import check_path, check_session, is_session_name
+from cachesync.learn import Learner
+from cachesync.ondemand.bringing import Bringer
+from cachesync.ondemand.renaming import Renamer
+from cachesync.patience import StillRunning, within
+from cachesync.scanner import Scanner
+from cachesync.uploader import Uploader
+from cachesync.watcher import Hint
+
+__all__ = ["OnDemand"]
+
+_LISTING = 1.0
+"""Seconds that the store gets to say which sessions it has; a directory listing waits for it."""
+
+
+class OnDemand:
+    """Implements verbs.OnDemand. ``staging`` gives the one staging folder of this process."""
+
+    def __init__(
+        self,
+        context: Context,
+        scanner: Scanner,
+        learner: Learner,
+        uploader: Uploader,
+        staging: Callable[[], Staging],
+    ) -> None:
+        self._c = context
+        self._scanner = scanner
+        self._uploader = uploader
+        self._awaiter = Awaiter(context, uploader)
+        self._bringer = Bringer(context, scanner, learner, staging)
+        self._renamer = Renamer(context, scanner, learner, self._bringer, uploader)
+
+    def bring(self, session: str, path: str) -> None:
+        """See verbs.OnDemand."""
+        self._bringer.bring(check_session(session), _checked(path))
+
+    def make_empty(self, session: str, path: str) -> None:
+        """See verbs.OnDemand."""
+        self.foresee(session, path)
+        self._bringer.make_empty(session, check_path(path))
+
+    def foresee(self, session: str, path: str) -> None:
+        """See verbs.OnDemand."""
+        self._c.journal.residence.foresee(check_session(session), check_path(path))
+
+    def remove(self, session: str, path: str) -> None:
+        """See verbs.OnDemand."""
+        self._renamer.remove(check_session(session), _checked(path))
+
+    def move(self, session: str, path: str, to_session: str, to_path: str) -> None:
+        """See verbs.OnDemand."""
+        self._renamer.move(check_session(session), _checked(path), check_session(to_session), _checked(to_path))
+
+    def store(self, session: str, path: str, *, timeout: float) -> None:
+        """See verbs.OnDemand."""
+        self._scanner.notice(check_session(session), {check_path(path): Hint.CHANGED})
+        self._awaiter.stored(session, path, timeout)
+
+    def notice(self, hints: Mapping[str, Mapping[str, int]]) -> None:
+        """See verbs.OnDemand."""
+        for session, paths in hints.items():
+            self._scanner.notice(session, {path: Hint(hint) for path, hint in paths.items()})
+
+    def changes(self) -> Iterator[Mapping[str, Sequence[str]]]:
+        """See verbs.OnDemand."""
+        return self._c.tree.changes.listen()
+
+    def sessions(self) -> list[str]:
+        """See verbs.OnDemand."""
+        known = {*self._c.tree.sessions()[0], *self._c.journal.sessions.names()}
+        start = f"{self._c.prefix}/sessions/" if self._c.prefix else "sessions/"
+
+        def ask() -> set[str]:
+            found = self._c.store.list(start, shallow=True)
+            return {info.key.removeprefix(start).rstrip("/") for info in found if info.key.endswith("/")}
+
+        if self._uploader.store_down_since is None:
+            with contextlib.suppress(StillRunning, CacheSyncError):  # it may have more; what is known is shown
+                known |= within(_LISTING, ask)
+        return sorted(filter(is_session_name, known))
+
+
+def _checked(path: str) -> str:
+    if path:
+        check_path(path.removesuffix("/"))
+    return path

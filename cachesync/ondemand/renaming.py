@@ -1,0 +1,121 @@
+"""Removing and renaming what is only in the store, without bringing it."""
+
+from __future__ import annotations
+
+import stat as st
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+
+from cachesync import attributes
+from cachesync.context import Context
+from cachesync.errors import ObjectNotFound, StoreError
+from cachesync.learn import Learner
+from cachesync.model import Entry, FileStat, Kind, Stored
+from cachesync.ondemand.bringing import Bringer
+from cachesync.parallel import in_parallel
+from cachesync.rivals import with_digest
+from cachesync.scanner import Scanner
+from cachesync.uploader import Uploader
+
+_AT_ONCE = 8
+
+
+class Renamer:
+    """Removes and renames evicted entries."""
+
+    def __init__(
+        self, context: Context, scanner: Scanner, learner: Learner, bringer: Bringer, uploader: Uploader
+    ) -> None:
+        self._c = context
+        self._scanner = scanner
+        self._learner = learner
+        self._bringer = bringer
+        self._uploader = uploader
+
+    def remove(self, session: str, path: str) -> None:
+        """See verbs.OnDemand. The deletion is one as any other: settled first, guarded, conditional."""
+        self._bringer.stand(session)
+        due = self._c.clock() + self._c.pace.delete_settle
+        with self._learner.standing:
+            removed = self._c.journal.residence.removed(session, path, due, self._c.clock())
+        if not removed:
+            raise ObjectNotFound("remove", f"{session}/{path}", "nothing of this name is only in the store")
+        self._uploader.wake()
+
+    def move(self, session: str, path: str, to_session: str, to_path: str) -> None:
+        """See verbs.OnDemand. Each file is copied, then its old name removed: none is ever without a name."""
+        entries = self._c.journal.entries
+        one = entries.entry(session, path)
+        found = [*entries.under(session, path)] if path.endswith("/") else []
+        found = [entry for entry in [*found, *([one] if one is not None else [])] if _is_away(entry)]
+        if not found and not path.endswith("/") and (one is None or one.tombstone):
+            raise ObjectNotFound("rename", f"{session}/{path}", "nothing of this name is only in the store")
+        self._bringer.stand(session)
+        self._bringer.stand(to_session)
+        self._learner.ensure(to_session, wait=True)
+
+        def move(entry: Entry, _stop: threading.Event) -> None:
+            self._move(entry, to_session, to_path + entry.path[len(path) :])
+
+        in_parallel(iter(found), move, _AT_ONCE)
+
+    def _move(self, entry: Entry, to_session: str, to_path: str) -> None:
+        """Move one entry. What was brought here meanwhile is left to whoever renames what stands on the disk; what
+        cannot be moved in the store, because its new name has not left it yet, is brought here for them."""
+        if entry.kind is not Kind.FILE or entry.stored is None:
+            moved = self._renamed(entry, to_session, to_path, None)
+        else:
+            with ExitStack() as apart:
+                for place in sorted({(entry.session, entry.path), (to_session, to_path)}):  # none that cross wait
+                    apart.enter_context(self._uploader.apart(*place))
+                moved = self._move_file(entry, entry.stored, to_session, to_path)
+        if not moved and self._is_away_still(entry):
+            self._bringer.bring(entry.session, entry.path)
+
+    def _move_file(self, entry: Entry, stored: Stored, to_session: str, to_path: str) -> bool:
+        there = self._c.journal.entries.entry(to_session, to_path)
+        if there is not None and there.resident and not there.tombstone:
+            return False
+        copied = self._copy(entry, stored, there, to_session, to_path)
+        if not self._renamed(entry, to_session, to_path, copied):
+            self._c.store.delete(self._c.key(to_session, to_path), expect=copied.version)
+            return False
+        try:
+            self._c.store.delete(self._c.key(entry.session, entry.path), expect=stored.version)
+        except StoreError:
+            self._uploader.wake()  # it goes when the store says yes
+        else:
+            gone = self._c.journal.entries.entry(entry.session, entry.path)
+            if gone is not None and gone.tombstone:
+                self._c.journal.work.confirm_delete(gone)
+        return True
+
+    def _renamed(self, entry: Entry, to_session: str, to_path: str, stored: Stored | None) -> bool:
+        """Write down that an entry has another name; False if it stands here by now, or something else does there."""
+        with self._learner.standing:
+            if entry.kind is not Kind.DIRECTORY and self._c.tree.lstat(entry.session, entry.path) is not None:
+                return False
+            return self._c.journal.sessions.renamed(entry, to_session, to_path, stored, self._c.clock())
+
+    def _is_away_still(self, entry: Entry) -> bool:
+        now = self._c.journal.entries.entry(entry.session, entry.path)
+        if now is None or now.resident:
+            return False
+        return entry.kind is Kind.DIRECTORY or self._c.tree.lstat(entry.session, entry.path) is None
+
+    def _copy(self, entry: Entry, stored: Stored, there: Entry | None, to_session: str, to_path: str) -> Stored:
+        store, now = self._c.store, self._c.clock()
+        source, target = self._c.key(entry.session, entry.path), self._c.key(to_session, to_path)
+        if stored.sha256 is None:
+            stored = replace(stored, sha256=with_digest(store, store.head(source)).sha256)
+        stat = FileStat(Kind.FILE, stored.size, stored.mtime_ns, 0, 0, st.S_IMODE(stored.mode))
+        named = replace(entry, session=to_session, path=to_path)
+        carried = attributes.for_file(named, stat, stored.sha256 or "", self._c.journal.id)
+        expect = None if there is None or there.stored is None else there.stored.version
+        info = store.copy(source, target, carried, source_version=stored.version, expect=expect)
+        return Stored(info.version, stored.size, stored.sha256, stored.mtime_ns, stored.mode, now)
+
+
+def _is_away(entry: Entry) -> bool:
+    return not entry.resident and (entry.kind is not Kind.FILE or entry.stored is not None)

@@ -1,0 +1,97 @@
+"""What a mount asks the daemon, over the real socket."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cachesync.control.client import ControlClient
+from cachesync.control.ondemand_client import OnDemandClient
+from cachesync.control.server import ControlServer
+from cachesync.errors import DaemonUnavailable, ObjectNotFound, StoreTransient, UsageError
+from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
+
+ODD = ["a", "d/", "", "a b/ü", "new\nline", "?versionId=1", "[*]", "%2F", os.fsdecode(b"latin-\xe4"), "x" * 255, "..."]
+
+
+class FakeVerbs:
+    """Only what these routes ask."""
+
+    def __init__(self) -> None:
+        self.artifacts = MemoryArtifacts()
+        self.lifecycle = MemoryLifecycle()
+        self.ondemand = MemoryOnDemand()
+
+
+@pytest.fixture
+def verbs() -> FakeVerbs:
+    return FakeVerbs()
+
+
+@pytest.fixture
+def client(verbs: FakeVerbs, tmp_path: Path) -> Iterator[OnDemandClient]:
+    server = ControlServer(verbs, tmp_path / "c.sock", None, ready=bool, live=bool)  # type: ignore[arg-type]
+    server.start()
+    yield ControlClient(tmp_path / "c.sock").ondemand
+    server.stop(grace=0.1)
+
+
+@pytest.mark.parametrize("path", ODD)
+def test_every_name_arrives_as_it_is(client, verbs, path):
+    for verb in ("bring", "make_empty", "foresee", "remove"):
+        getattr(client, verb)("s1", path)
+    client.move("s1", path, "s2", path)
+    asked = [(verb, "s1", path) for verb in ("bring", "make_empty", "foresee", "remove")]
+    assert verbs.ondemand.asked == [*asked, ("move", "s1", path, "s2", path)]
+
+
+def test_store_brings_its_timeout(client, verbs):
+    client.store("s1", "a/b", timeout=2.5)
+    assert verbs.ondemand.asked == [("store", "s1", "a/b", 2.5)]
+
+
+def test_notices_come_in_one_piece(client, verbs):
+    hints = {"s1": dict.fromkeys(ODD, 3), "s2": {"a": 1}}
+    client.notice(hints)
+    assert verbs.ondemand.asked == [("notice", hints)]
+
+
+def test_sessions_and_changes_are_told(client, verbs):
+    assert client.sessions() == ["away", "here"]
+    assert list(itertools.islice(client.changes(), 2)) == [{"demo": ["a", "d/b"]}, {}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ObjectNotFound("bring", "s1/a", "nothing of this name is in the store"),
+        StoreTransient("bring", "s1/a", "the store has not answered"),
+        UsageError("session", "..", "is not a session name"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_daemon_raises_is_raised_here(client, verbs, error):
+    verbs.ondemand.error = error
+    with pytest.raises(type(error), match=error.reason):
+        client.bring("s1", "a")
+
+
+def test_odd_requests_are_refused(client):
+    for call in (
+        lambda: client._do("burn", "s1", "a"),
+        lambda: client._do("bring", "s1"),
+        lambda: client._do("move", "s1", "a", "s2"),
+        lambda: client.store("..", "a", timeout=1),
+        lambda: client.notice({"..": {"a": 1}}),
+    ):
+        with pytest.raises(UsageError):
+            call()
+
+
+def test_a_daemon_that_is_gone_is_said_to_be(tmp_path):
+    with pytest.raises(DaemonUnavailable):
+        ControlClient(tmp_path / "c.sock").ondemand.bring("s1", "a")

@@ -1,0 +1,296 @@
+"""The FUSE protocol against what a kernel (6.18, protocol 7.45) really sent, and took for an answer."""
+
+import os
+import stat as st
+import struct
+
+import pytest
+
+from cachesync.fuse import wire
+from cachesync.fuse.wire import Init, Opened, Set
+
+# Request and answer as hexadecimal, recorded on a mount: mkdir, a file made, written, linked, renamed and so on.
+# fmt: off
+RECORDED = {
+    "INIT": (
+        ("680000001a0000000200000000000000000000000000000000000000000000000000000000000000070000002d0000000000"
+        "0200fbffff73fd05000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "00000000"),
+        ("50000000000000000200000000000000070000002d0000000000020069e0c450400030000000100001000000000100003000"
+        "000001000000000000000000000000000000000000000000000000000000"),
+    ),
+    "LOOKUP": (
+        "2b00000001000000060000000000000001000000000000000000000000000000ed20000000000000733100",
+        ("9000000000000000060000000000000002000000000000000000000000000000010000000000000001000000000000000000"
+        "000000000000070002000000000000100000000000000800000000000000bf0a066b000000002a0c066b000000002a0c066b"
+        "00000000e53031111806ad191806ad19ed410000040000000000000000000000000000000010000000000000"),
+    ),
+    "CREATE": (
+        ("3a00000023000000120000000000000003000000000000000000000000000000ed2000000000000041820000b68100001200"
+        "0000000000006100"),
+        ("a000000000000000120000000000000004000000000000000000000000000000010000000000000001000000000000000000"
+        "0000000000009201020000000000000000000000000000000000000000009e0c066b000000009e0c066b000000009e0c066b"
+        "00000000e18bad21e18bad21e18bad21a4810000010000000000000000000000000000000010000000000000090000000000"
+        "0000a000000001000000"),
+    ),
+    "SETATTR": (
+        ("80000000040000005e0000000000000004000000000000000000000000000000312100000000000001000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "00000000000000008081000000000000000000000000000000000000"),
+        ("78000000000000005e0000000000000001000000000000000000000000000000920102000000000064000000000000000800"
+        "0000000000009e0c066b000000009e0c066b000000009e0c066b000000008f5a022225c7fc3012875a318081000002000000"
+        "0000000000000000000000000010000000000000"),
+    ),
+    "RENAME2": (
+        ("3c0000002d0000003000000000000000030000000000000000000000000000002f2100000000000003000000000000000100"
+        "00000000000061006400"),
+        "10000000000000003000000000000000",
+    ),
+    "LINK": (
+        "320000000d0000002a00000000000000030000000000000000000000000000002e2100000000000004000000000000006300",
+        ("90000000000000002a0000000000000004000000000000000000000000000000010000000000000001000000000000000000"
+        "0000000000009201020000000000060000000000000008000000000000009e0c066b000000009e0c066b000000009e0c066b"
+        "000000008f5a02222d49d92130abae22a4810000020000000000000000000000000000000010000000000000"),
+    ),
+    "MKNOD": (
+        ("3a000000080000003600000000000000030000000000000000000000000000003021000000000000b6110000000000001200"
+        "0000000000007000"),
+        ("9000000000000000360000000000000006000000000000000000000000000000010000000000000001000000000000000000"
+        "0000000000009401020000000000000000000000000000000000000000009e0c066b000000009e0c066b000000009e0c066b"
+        "0000000030b4eb2230b4eb2230b4eb22a4110000010000000000000000000000000000000010000000000000"),
+    ),
+    "MKDIR": (
+        ("34000000090000000c00000000000000020000000000000000000000000000002a21000000000000ff010000120000007265"
+        "6300"),
+        ("90000000000000000c0000000000000003000000000000000000000000000000010000000000000001000000000000000000"
+        "0000000000009101020000000000001000000000000008000000000000009e0c066b000000009e0c066b000000009e0c066b"
+        "00000000317540213175402131754021ed410000020000000000000000000000000000000010000000000000"),
+    ),
+    "SYMLINK": (
+        "2c000000060000002200000000000000030000000000000000000000000000002c2100000000000062006100",
+        ("9000000000000000220000000000000005000000000000000000000000000000010000000000000001000000000000000000"
+        "0000000000009301020000000000010000000000000000000000000000009e0c066b000000009e0c066b000000009e0c066b"
+        "00000000c2e02b22c2e02b22c2e02b22ffa10000010000000000000000000000000000000010000000000000"),
+    ),
+    "SETXATTR": (
+        ("3800000015000000540000000000000004000000000000000000000000000000312100000000000001000000000000007573"
+        "65722e780079"),
+        "10000000000000005400000000000000",
+    ),
+    "OPEN": (
+        "300000000e0000001a00000000000000040000000000000000000000000000002b210000000000000080000000000000",
+        "20000000000000001a000000000000000800000000000000a000000002000000",
+    ),
+    "STATFS": (
+        "28000000110000006600000000000000030000000000000000000000000000003121000000000000",
+        ("60000000000000006600000000000000b86f0f00000000000a670f00000000003e8a0e000000000000000400000000005efe"
+        "03000000000000100000ff0000000010000000000000000000000000000000000000000000000000000000000000"),
+    ),
+    "READDIRPLUS": (
+        ("500000002c0000008c0000000000000003000000000000000000000000000000312100000000000002000000000000000000"
+        "000000000000008000000000000000000000000000000088010000000000"),
+        ("d0030000000000008c0000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000030000000000"
+        "0000010000000000000001000000040000002e00000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "000000000200000000000000020000000000000002000000040000002e2e0000000000000400000000000000000000000000"
+        "0000010000000000000001000000000000000000000000000000920102000000000003000000000000000800000000000000"
+        "9e0c066b000000009e0c066b000000009e0c066b000000006635cb31b85bb831b85bb8318081000002000000000000000000"
+        "0000000000000010000000000000920102000000000003000000000000000100000008000000630000000000000004000000"
+        "0000000000000000000000000100000000000000010000000000000000000000000000009201020000000000030000000000"
+        "000008000000000000009e0c066b000000009e0c066b000000009e0c066b000000006635cb31b85bb831b85bb83180810000"
+        "0200000000000000000000000000000000100000000000009201020000000000040000000000000001000000080000006400"
+        "0000000000000500000000000000000000000000000001000000000000000100000000000000000000000000000093010200"
+        "00000000010000000000000000000000000000009e0c066b000000009e0c066b000000009e0c066b00000000f5913a22c2e0"
+        "2b22c2e02b22ffa1000001000000000000000000000000000000001000000000000093010200000000000500000000000000"
+        "010000000a000000620000000000000006000000000000000000000000000000010000000000000001000000000000000000"
+        "0000000000009401020000000000000000000000000000000000000000009e0c066b000000009e0c066b000000009e0c066b"
+        "0000000030b4eb2230b4eb2230b4eb22a4110000010000000000000000000000000000000010000000000000940102000000"
+        "0000060000000000000001000000000000007000000000000000"),
+    ),
+    "LSEEK": (
+        ("400000002e000000460000000000000004000000000000000000000000000000312100000000000009000000000000000000"
+        "0000000000000400000000000000"),
+        "180000000000000046000000000000000600000000000000",
+    ),
+    "COPY_FILE_RANGE": (
+        ("600000002f000000720000000000000004000000000000000000000000000000312100000000000008000000000000000000"
+        "00000000000008000000000000001100000000000000000000000000000003000000000000000000000000000000"),
+        "180000000000000072000000000000000300000000000000",
+    ),
+    "FALLOCATE": (
+        ("480000002b0000004a0000000000000004000000000000000000000000000000312100000000000009000000000000000000"
+        "00000000000064000000000000000000000000000000"),
+        "10000000000000004a00000000000000",
+    ),
+    "RELEASE": (
+        ("4000000012000000160000000000000004000000000000000000000000000000000000000000000009000000000000000180"
+        "0000000000000000000000000000"),
+        "10000000000000001600000000000000",
+    ),
+}
+# fmt: on
+
+
+def request(name: str) -> bytes:
+    return bytes.fromhex(RECORDED[name][0])
+
+
+def own_part(name: str) -> bytes:
+    return request(name)[wire.HEADER :]
+
+
+def answered(name: str) -> bytes:
+    return bytes.fromhex(RECORDED[name][1])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_request_tells_its_length_its_kind_and_who_asks(name):
+    length, op, unique, node, uid, gid, pid, _, _ = wire.IN.unpack_from(request(name))
+    assert length == len(request(name))
+    assert wire.Op(op).name == name
+    assert (uid, gid) == (0, 0)
+    assert unique
+    assert node or name == "INIT"
+    assert pid or name in ("INIT", "RELEASE")  # those the kernel sends by itself
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_an_answer_tells_its_length_and_whose_it_is(name):
+    length, number, unique = wire.OUT.unpack_from(answered(name))
+    assert length == len(answered(name))
+    assert number == 0
+    assert unique == wire.IN.unpack_from(request(name))[2]
+    assert wire.answer(unique, answered(name)[wire.OUT.size :]) == answered(name)
+
+
+def test_init_is_understood_and_answered():
+    offered = wire.offer(own_part("INIT"))
+    assert (offered.major, offered.minor) == (7, 45)
+    assert offered.flags & Init.PASSTHROUGH
+    _, _, _, flags, *_, more, depth, _ = wire.INIT_OUT.unpack_from(answered("INIT"), wire.OUT.size)
+    assert flags | more << 32 & Init.PASSTHROUGH
+    assert depth == 1
+    assert answered("INIT")[wire.OUT.size :] == wire.init_out(offered, flags | more << 32, depth)
+
+
+def test_an_old_kernel_has_no_second_flags():
+    offered = wire.offer(wire.INIT_IN.pack(7, 31, 131072, Init.ASYNC_READ, 0xFFFFFFFF))
+    assert offered.flags == Init.ASYNC_READ
+
+
+def test_names_end_in_a_zero():
+    assert own_part("LOOKUP") == b"s1\0"
+    assert own_part("SYMLINK") == b"b\0a\0"  # the name, then what it leads to
+    assert own_part("MKDIR")[wire.MKDIR_IN.size :] == b"rec\0"
+
+
+def test_create_brings_flags_mode_and_umask():
+    flags, mode, umask, _ = wire.CREATE_IN.unpack_from(own_part("CREATE"))
+    assert flags & os.O_ACCMODE == os.O_WRONLY
+    assert flags & os.O_CREAT
+    assert (st.S_IMODE(mode), umask) == (0o666, 0o022)
+    assert own_part("CREATE")[wire.CREATE_IN.size :] == b"a\0"
+
+
+def test_mknod_brings_the_kind():
+    mode, _, umask, _ = wire.MKNOD_IN.unpack_from(own_part("MKNOD"))
+    assert st.S_ISFIFO(mode)
+    assert umask == 0o022
+
+
+def test_chmod_is_a_setattr_of_the_mode_alone():
+    which, *_, mode, _, _, _, _ = wire.SETATTR_IN.unpack_from(own_part("SETATTR"))
+    assert which == Set.MODE
+    assert st.S_IMODE(mode) == 0o600
+
+
+def test_mv_asks_not_to_replace():
+    parent, flags, _ = wire.RENAME2_IN.unpack_from(own_part("RENAME2"))
+    assert parent == wire.IN.unpack_from(request("RENAME2"))[3]
+    assert flags == 1
+    assert own_part("RENAME2")[wire.RENAME2_IN.size :] == b"a\0d\0"
+
+
+def test_an_attributes_value_follows_its_name():
+    size, flags = wire.SETXATTR_IN.unpack_from(own_part("SETXATTR"))
+    assert (size, flags) == (1, 0)
+    assert own_part("SETXATTR")[8:] == b"user.x\0y"
+
+
+def test_numbers_of_open_files():
+    assert wire.LSEEK_IN.unpack_from(own_part("LSEEK"))[1:3] == (0, os.SEEK_HOLE)
+    assert wire.FALLOCATE_IN.unpack_from(own_part("FALLOCATE"))[1:4] == (0, 100, 0)
+    *_, length, flags = wire.COPY_IN.unpack_from(own_part("COPY_FILE_RANGE"))
+    assert (length, flags) == (3, 0)
+    assert wire.RELEASE_IN.unpack_from(own_part("RELEASE"))[1] & os.O_ACCMODE == os.O_WRONLY
+
+
+def test_an_entry_is_laid_out_as_the_kernel_takes_it():
+    told = answered("LOOKUP")[wire.OUT.size :]
+    node = int.from_bytes(told[:8], "little")
+    attr = struct.unpack_from("<3Q3q10I", told, 40)
+    assert wire.entry_out(node, (1, 0), attr) == told
+    assert stat_mode(attr) == "drwxr-xr-x"
+    created = answered("CREATE")[wire.OUT.size :]
+    assert created[:128] == wire.entry_out(4, (1, 0), struct.unpack_from("<3Q3q10I", created, 40))
+    assert created[128:] == wire.open_out(9, Opened.NOFLUSH | Opened.PASSTHROUGH, 1)
+
+
+def stat_mode(attr: wire.Attributes) -> str:
+    return st.filemode(attr[9])
+
+
+def test_nothing_of_a_name_is_an_entry_without_a_node():
+    told = wire.no_entry((1, 0))
+    assert len(told) == 128
+    assert told[:8] == bytes(8)
+    assert told[16:24] == (1).to_bytes(8, "little")  # believed for a second
+
+
+def test_attributes_are_those_of_the_file(tmp_path):
+    (tmp_path / "f").write_bytes(b"12345")
+    os.utime(tmp_path / "f", ns=(1_500_000_000_123_456_789, -1_500_000_001))
+    found = os.stat(tmp_path / "f")
+    attr = wire.attributes(found)
+    assert attr[1] == 5
+    assert (attr[4], attr[7]) == (-2, 499_999_999)  # before 1970: the nanoseconds still count forward
+    assert attr[9:13] == (found.st_mode, 1, found.st_uid, found.st_gid)
+    assert len(wire.attr_out((1, 0), attr)) == 104
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(0, 0), (1, 1), (512, 1), (513, 2)])
+def test_what_is_not_here_has_no_holes(size, blocks):
+    assert wire.made_attributes(7, size, 1_000_000_001, st.S_IFREG | 0o640, 1, (3, 4))[:3] == (7, size, blocks)
+
+
+def test_directory_entries_are_padded_to_eight_bytes():
+    for name in (b"a", b"12345678", b"x" * 255):
+        entry = wire.dirent(5, 2, st.S_IFREG, name)
+        assert len(entry) % 8 == 0
+        assert entry[24 : 24 + len(name)] == name
+        assert wire.direntplus(wire.NO_NODE, 5, 2, st.S_IFREG, name) == bytes(128) + entry
+    plus = answered("READDIRPLUS")[wire.OUT.size :]
+    assert plus[:128] == wire.NO_NODE  # "." and ".." are nobody's node
+    assert plus[128 + 16 : 128 + 20] == (1).to_bytes(4, "little")
+    assert plus[128 + 24 : 128 + 25] == b"."
+
+
+def test_room_on_the_disk_is_the_roots(tmp_path):
+    found = os.statvfs(tmp_path)
+    told = wire.statfs_out(found)
+    assert len(told) == len(answered("STATFS")) - wire.OUT.size
+    assert int.from_bytes(told[:8], "little") == found.f_blocks
+
+
+def test_notices_have_no_request():
+    told = wire.inval_entry(3, b"name")
+    assert wire.OUT.unpack_from(told) == (len(told), wire.NOTIFY_INVAL_ENTRY, 0)
+    assert told.endswith(b"name\0")
+    assert wire.OUT.unpack_from(wire.inval_inode(3)) == (40, wire.NOTIFY_INVAL_INODE, 0)
+
+
+def test_a_refusal_is_a_negative_errno():
+    assert wire.OUT.unpack(wire.refusal(9, 2)) == (16, -2, 9)
