@@ -63,7 +63,7 @@ def sequential(folder: Path, mib: int) -> dict[str, float]:
             os.fsync(file.fileno())
         with open(path, "rb", buffering=0) as file:
             took["read"] = seconds(lambda: [file.readinto(block) for _ in range(mib)])
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
+        with open(path, "rb", buffering=0) as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
             took["mmap"] = seconds(lambda: [pages[at : at + MIB] for at in range(0, mib * MIB, MIB)])
     finally:
         shutil.rmtree(folder)

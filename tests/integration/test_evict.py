@@ -8,6 +8,7 @@ import pytest
 
 from cachesync.errors import NoSuchSession, StoreUnreachable
 from cachesync.files import place, rename
+from cachesync.model import Mark
 from cachesync.policy import Writer
 from tests.flat_store import Crash, FlatStore
 from tests.life import Host, S, look
@@ -416,3 +417,70 @@ def test_the_same_bytes_made_again_are_no_conflict(a):
     a.write("f", b"1")
     assert a.driven.flush(S).conflicts == []
     assert not [key for key in a.store.objects if "conflict" in key]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "when no path leads to it"])
+def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, monkeypatch, after):
+    objects, taken = set(a.store.objects), place.Ground.take_out
+
+    def take_out(ground, path, expected, still):
+        def scanned():
+            if after:
+                a.driven.scan(S)
+            return still()
+
+        if not after:
+            a.driven.scan(S)
+        return taken(ground, path, expected, scanned)
+
+    monkeypatch.setattr(place.Ground, "take_out", take_out)
+    report = a.life.evict(S)
+    monkeypatch.undo()
+    assert ("f" in kept(report)) is not after  # written down as here: it stays; not found any more: it goes
+    assert settled(a) == objects
+    a.life.open(S)
+    assert (a.session / "f").read_bytes() == b"1"
+    assert (a.session / "d/e/g").read_bytes() == b"22"
+
+
+def test_what_is_removed_while_it_is_on_its_way_out_is_removed(a, monkeypatch):
+    taken = place.Ground.take_out
+
+    def take_out(ground, path, expected, still):
+        if path == "f":
+            (a.session / path).unlink()
+        return taken(ground, path, expected, still)
+
+    monkeypatch.setattr(place.Ground, "take_out", take_out)
+    assert "f" in kept(a.life.evict(S))
+    monkeypatch.undo()
+    assert settled(a) == {PREFIX + "d/e/g", PREFIX + ".cachesync/manifest.json"}
+
+
+def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatch):
+    taken = place.Ground.take_out
+
+    def take_out(ground, path, expected, still):
+        if path == "f":
+            (a.session / path).write_bytes(b"more")
+            a.driven.scan(S)
+        return taken(ground, path, expected, still)
+
+    monkeypatch.setattr(place.Ground, "take_out", take_out)
+    assert "f" in kept(a.life.evict(S))
+    monkeypatch.undo()
+    settled(a)
+    assert a.store.objects[PREFIX + "f"].data == b"more"
+    assert not any(".conflict-" in key for key in a.store.objects)
+
+
+def test_a_look_that_is_a_moment_old_changes_nothing(a):
+    """A scan saw a file that was dropped before that was written down, or missed one that was brought before."""
+    entries, stat = a.journal.entries, a.driven.engine.tree.lstat(S, "f")
+    entries.mark(S, [Mark("d/e/g", None, 0.0)], 1.0, stands=lambda _: True)
+    assert not entries.entry(S, "d/e/g").tombstone
+    a.life.evict(S)
+    entries.returned(S, ["f"], stands=lambda _: False)
+    entries.mark(S, [Mark("f", stat, 0.0)], 1.0, stands=lambda _: False)
+    assert not entries.entry(S, "f").resident
+    assert a.dirty() == set()

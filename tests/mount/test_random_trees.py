@@ -18,6 +18,7 @@ import pytest
 from tests.mount import treeworker
 from tests.mount.conftest import MakeMounted
 from tests.mount.mounted import MountedHost
+from tests.promises.host import eventually
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(120)]
 
@@ -38,9 +39,18 @@ STILL = {"calm": (), "flushed": (), "evicted": ("evict", "close"), "hydrated": (
 def stopped(programs: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
     for program in programs:
         program.send_signal(signal.SIGSTOP)
+    for program in programs:  # one that waits for the mount goes on until it has its answer
+        eventually(lambda pid=program.pid: _state(pid) in "TZ", 30, "it holds still")
     yield
     for program in programs:
         program.send_signal(signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "Z"
 
 
 def work(host: MountedHost, seed: int, kind: str, seconds: float) -> dict[str, list[str]]:
@@ -88,7 +98,8 @@ def check(host: MountedHost, model: dict[str, list[str]]) -> None:
     stored = host.objects("s")
     found = {path: (stored.get(path), files.get(path)) for path in stored.keys() | files.keys()}
     assert {path: two for path, two in found.items() if two[0] != two[1]} == {}
-    assert host.run("verify", "s").code == 0
+    verified = host.run("verify", "s")
+    assert verified.code == 0, verified.out + verified.err
     same(host.mnt / "s", model)
     assert host.run("close", "s").code == 0
     same(host.mnt / "s", model)
