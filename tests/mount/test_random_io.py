@@ -130,7 +130,7 @@ class Exerciser:
         fit = [h for h in self.handles if h.writable >= writable and not h.flags & (os.O_APPEND | os.O_DIRECT)]
         return self.random.choice(fit) if fit else None
 
-    def bytes(self, most: int) -> bytes:
+    def some(self, most: int) -> bytes:
         return self.random.randbytes(self.random.randrange(1, most))
 
     def shared(self, content: Content) -> bool:
@@ -180,7 +180,7 @@ class Exerciser:
     def write(self) -> None:
         if (h := self.handle(writable=True)) is None:
             return
-        offset, data = self.random.randrange(self.size), self.bytes(self.size // 3)
+        offset, data = self.random.randrange(self.size), self.some(self.size // 3)
         self.say(offset, len(data))
         assert os.pwrite(h.descriptor, data, offset) == len(data)
         h.content.put(offset, data)
@@ -189,7 +189,7 @@ class Exerciser:
         fit = [h for h in self.handles if h.flags & os.O_APPEND]
         if not fit or len((h := self.random.choice(fit)).content.data) > self.size * 2:
             return
-        data = self.bytes(self.size // 5)
+        data = self.some(self.size // 5)
         self.say(len(data))
         os.write(h.descriptor, data)
         h.content.put(len(h.content.data), data)
@@ -206,7 +206,7 @@ class Exerciser:
             return
         with mmap.mmap(h.descriptor, len(h.content.data)) as mapped:
             offset = self.random.randrange(len(h.content.data))
-            data = self.bytes(self.size // 3)[: len(h.content.data) - offset]
+            data = self.some(self.size // 3)[: len(h.content.data) - offset]
             self.say(offset, len(data))
             mapped[offset : offset + len(data)] = data
             h.content.put(offset, data)
@@ -254,7 +254,7 @@ class Exerciser:
             self.check(name)
 
     def write_whole(self) -> None:
-        name, data = self.random.choice(self.names), self.bytes(self.size)
+        name, data = self.random.choice(self.names), self.some(self.size)
         self.say(name, len(data))
         self.path(name).write_bytes(data)
         content = self.files.setdefault(name, Content())
@@ -263,7 +263,7 @@ class Exerciser:
 
     def replace(self) -> None:
         """As editors and agents save: a new file, renamed over."""
-        name, data = self.random.choice(self.names), self.bytes(self.size)
+        name, data = self.random.choice(self.names), self.some(self.size)
         self.say(name, len(data))
         self.path(name + ".tmp").write_bytes(data)
         os.replace(self.path(name + ".tmp"), self.path(name))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,17 +41,17 @@ def stopped(programs: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
     for program in programs:
         program.send_signal(signal.SIGSTOP)
     for program in programs:  # one that waits for the mount goes on until it has its answer
-        eventually(lambda pid=program.pid: _state(pid) in "TZ", 30, "it holds still")
+        eventually(partial(_holds_still, program.pid), 30, "it holds still")
     yield
     for program in programs:
         program.send_signal(signal.SIGCONT)
 
 
-def _state(pid: int) -> str:
+def _holds_still(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "TZ"
     except FileNotFoundError:
-        return "Z"
+        return True
 
 
 def work(host: MountedHost, seed: int, kind: str, seconds: float) -> dict[str, list[str]]:
