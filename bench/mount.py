@@ -1,4 +1,4 @@
-"""The mount, measured: ``python -m bench.mount [--runs 3] [--modes default pinned polling]``. Needs root.
+"""The mount, measured: ``python -m bench.mount [--runs 3] [--modes pinned] [--work names open]``. Needs root.
 
 On a fresh journaled ext4 image, in turn: plain ext4; the root of a daemon that uploads at once, written to directly;
 the same root through the mount; and libfuse's passthrough_ll, one thread, with the options that the mount has (built if
@@ -34,6 +34,7 @@ from cachesync.devserver import DevServer
 POLL = Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
 EXAMPLE = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 MODES = ("default", "pinned", "polling")
+WORK = ("names", "sequential", "mixed", "small", "open")
 SMALL = {"500 x 50 KiB": (500, 50 * 1024), "1,000 x 4 KiB": (1000, 4096)}
 Figures = dict[tuple[str, str, str], list[float]]
 """By mode, work and who: one figure a run."""
@@ -69,26 +70,33 @@ class Bench:
     def run(self, options: argparse.Namespace) -> None:
         """Everything once, in this mode."""
         with _awake(self.mode, self.servers):
-            if self.meta is not None:
-                for who, folder in self.quiet.items():
-                    forget = 1.1 if who in ("mount", "C") else 0.0
-                    self.note(who, metadata(self.meta, folder / "names", options.files, forget))
-            for who, folder in self.quiet.items():
-                self.note(who, sequential(folder / "sequential", options.mib))
-            for who, folder in self.quiet.items():
-                self.note(who, mixed(folder / "mixed", self.tar), "mixed, quiet: ")
-                shutil.rmtree(folder / "mixed")
-            for who, folder in self.loud.items():
-                self._mixed(who, folder)
-                for name, (count, size) in SMALL.items():
-                    self._write(who, folder, name, count, os.urandom(size))
-            self._open_evicted(options.opens)
+            for work in options.work:
+                getattr(self, f"_{work}")(options)
 
-    def _mixed(self, who: str, folder: Path) -> None:
-        session = self.session()
-        self.note(who, mixed(folder / session, self.tar), "mixed: ")
-        self._stored(who, session)
-        shutil.rmtree(folder / session)
+    def _names(self, options: argparse.Namespace) -> None:
+        if self.meta is not None:
+            for who, folder in self.quiet.items():
+                forget = 1.1 if who in ("mount", "C") else 0.0
+                self.note(who, metadata(self.meta, folder / "names", options.files, forget))
+
+    def _sequential(self, options: argparse.Namespace) -> None:
+        for who, folder in self.quiet.items():
+            self.note(who, sequential(folder / "sequential", options.mib))
+
+    def _mixed(self, _options: argparse.Namespace) -> None:
+        for who, folder in self.quiet.items():
+            self.note(who, mixed(folder / "mixed", self.tar), "mixed, quiet: ")
+            shutil.rmtree(folder / "mixed")
+        for who, folder in self.loud.items():
+            session = self.session()
+            self.note(who, mixed(folder / session, self.tar), "mixed: ")
+            self._stored(who, session)
+            shutil.rmtree(folder / session)
+
+    def _small(self, _options: argparse.Namespace) -> None:
+        for name, (count, size) in SMALL.items():
+            for who, folder in self.loud.items():
+                self._write(who, folder, name, count, os.urandom(size))
 
     def _write(self, who: str, folder: Path, name: str, count: int, body: bytes) -> None:
         session, begun = self.session(), time.perf_counter()
@@ -104,11 +112,15 @@ class Bench:
         elif not (report := self.client.flush(session, timeout=300)).stored:
             raise RuntimeError(f"not everything was stored: {report.json()}")
 
-    def _open_evicted(self, count: int) -> None:
-        session, signer = self.session(), Signer(self.server, "bench")
+    def _open(self, options: argparse.Namespace) -> None:
+        session, signer, count = self.session(), Signer(self.server, "bench"), options.opens
         write(self.loud["mount"] / session, count, os.urandom(50 * 1024))
         self.client.flush(session, timeout=60)
-        self.client.lifecycle.evict(session)
+        deadline = time.monotonic() + 60
+        while (report := self.client.lifecycle.evict(session)) and any((self.loud["no mount"] / session).glob("*.bin")):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not everything was evicted: {report.json()}")
+            time.sleep(0.1)
         targets = [signer.sign("get_object", f"sessions/{session}/{i}.bin") for i in range(count)]
         opened, got = [], []
         with contextlib.closing(Getter(self.server)) as getter:
@@ -268,10 +280,12 @@ def main() -> None:
     parser.add_argument("--opens", type=int, default=50)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
     options = parser.parse_args()
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print("needs root and /dev/fuse: nothing is measured")
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is unmounted then too
     modes = [mode for mode in options.modes if mode != "polling" or os.access(POLL, os.W_OK)]
     with tempfile.TemporaryDirectory(prefix="cachesync-bench-") as name, stage(Path(name)) as bench:
         for _ in range(options.runs):

@@ -205,6 +205,8 @@ class Daemon:
             where += " (nothing is configured, so a folder of this machine; see cachesync config)"
         demo = f"{config.root}/demo"
         command = "cachesync" if shutil.which("cachesync") else sys.argv[0]
+        if command.endswith("__main__.py"):
+            command = f"{sys.executable} -m cachesync"
         flags = "" if config.root == Path.cwd() / "sessions" else f" --root {config.root}"
         return [
             f"watching  {config.root}/SESSION/...",

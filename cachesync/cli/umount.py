@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
         setattr(options, f"{SETTING}root", found.source)
     _flush_all(options, deadline)
     try:
-        fuse.unmount(directory, lazy=options.lazy)
+        fuse.unmount_all(directory, lazy=options.lazy)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise

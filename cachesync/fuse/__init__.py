@@ -8,7 +8,7 @@ from __future__ import annotations
 from cachesync.fuse.device import Device
 from cachesync.fuse.linux import die_with_parent
 from cachesync.fuse.loop import Handler, Later, Loop, Request
-from cachesync.fuse.mounting import KIND, Mounted, confine, kind_at, mount, mounted, mounts, unmount
+from cachesync.fuse.mounting import KIND, Mounted, confine, kind_at, mount, mounted, mounts, unmount, unmount_all
 
 __all__ = [
     "KIND",
@@ -25,4 +25,5 @@ __all__ = [
     "mounted",
     "mounts",
     "unmount",
+    "unmount_all",
 ]

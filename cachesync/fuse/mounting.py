@@ -101,6 +101,13 @@ def unmount(path: str, *, lazy: bool = False) -> None:
         raise OSError(errno.EBUSY if busy else errno.EINVAL, done.stderr.strip() or "fusermount3 failed", path)
 
 
+def unmount_all(path: str, *, lazy: bool = False) -> None:
+    """Unmount ours at ``path``, and what servers that died have left below it. Raises OSError (EBUSY)."""
+    while (found := mounted(path)) is not None and found.kind == KIND:
+        unmount(path, lazy=lazy)
+        lazy = True  # nobody answers there any more, whoever stands in it
+
+
 def mounted(path: str) -> Mounted | None:
     """What is mounted at ``path``, absolute; the uppermost of several. It asks the kernel's list, not the mount: one
     whose server is dead or hangs does not hold this up."""

@@ -180,7 +180,7 @@ class Changing:
         if which & Set.MODE:
             os.chmod(where, stat_mode(mode))
         if which & Set.SIZE:
-            os.truncate(b"/proc/self/fd/%d" % where if isinstance(where, int) else where, size)
+            self.resize(node, where, size)
         if which & (Set.ATIME | Set.MTIME):
             linux.set_times(
                 where,
@@ -190,6 +190,13 @@ class Changing:
         if node.parent is not None:
             view.hint(node.parent, node.name, Hint.CHANGED if which & Set.SIZE else Hint.ATTRIBUTES)
         return wire.attr_out(VALID, view.attributes(node))
+
+    def resize(self, node: Node, where: int | bytes, size: int) -> None:
+        """Cut or grow a file. Who has it open for writing may, whatever its mode says by now."""
+        if isinstance(where, int) and node.writable:
+            os.ftruncate(where, size)
+        else:
+            os.truncate(b"/proc/self/fd/%d" % where if isinstance(where, int) else where, size)
 
     def _where(self, node: Node, *, emptied: bool) -> int | bytes:
         """An open file's descriptor, or a path at which the node surely stands. Raises OSError, Later."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachesync.fuse import Device, Loop
+from cachesync.fuse import Device, Handler, Loop, Request
 from cachesync.fuse.wire import Op
 from cachesync.mount.changing import Changing
 from cachesync.mount.holding import Holding, WriteThrough
@@ -33,14 +33,14 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
             Op.MKDIR: changing.mkdir,
             Op.MKNOD: changing.mknod,
             Op.SYMLINK: changing.symlink,
-            Op.LINK: changing.link,
-            Op.UNLINK: changing.unlink,
-            Op.RMDIR: changing.rmdir,
-            Op.RENAME: renaming.rename,
-            Op.RENAME2: renaming.rename2,
-            Op.SETATTR: changing.setattr,
-            Op.SETXATTR: changing.setxattr,
-            Op.REMOVEXATTR: changing.removexattr,
+            Op.LINK: _twice(changing.link),
+            Op.UNLINK: _twice(changing.unlink),
+            Op.RMDIR: _twice(changing.rmdir),
+            Op.RENAME: _twice(renaming.rename),
+            Op.RENAME2: _twice(renaming.rename2),
+            Op.SETATTR: _twice(changing.setattr),
+            Op.SETXATTR: _twice(changing.setxattr),
+            Op.REMOVEXATTR: _twice(changing.removexattr),
             Op.OPEN: holding.open,
             Op.CREATE: holding.create,
             Op.TMPFILE: holding.tmpfile,
@@ -55,3 +55,16 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
         }
     )
     return loop
+
+
+def _twice(handler: Handler) -> Handler:
+    """What was found neither on the disk nor in the journal may have gone from one to the other between the two looks:
+    a handler that finds nothing has done nothing, and looks again."""
+
+    def handle(r: Request) -> bytes:
+        try:
+            return handler(r)
+        except FileNotFoundError:
+            return handler(r)
+
+    return handle

@@ -66,7 +66,7 @@ class Holding:
         else:
             self._open_first(node, flags, writing=writing)
         if flags & os.O_TRUNC:
-            os.truncate(b"/proc/self/fd/%d" % node.file, 0)
+            self._changing.resize(node, node.file, 0)
         return self._opened(node, writing=writing)
 
     def _open_first(self, node: Node, flags: int, *, writing: bool) -> None:
@@ -225,7 +225,7 @@ class Holding:
     def _begun(self, node: Node, found: os.stat_result, flags: int) -> bytes:
         """The answer to a CREATE or TMPFILE."""
         if flags & os.O_TRUNC and found.st_size:
-            os.truncate(b"/proc/self/fd/%d" % node.file, 0)
+            self._changing.resize(node, node.file, 0)
         return wire.entry_out(node.number, VALID, attributes_here(node, found)) + self._opened(node, writing=True)
 
     def release(self, r: Request) -> bytes:

@@ -109,6 +109,15 @@ class Keeper:
         with _as_errno():
             self._lifecycle.open(os.fsdecode(session), lazy=True)
 
+    def learn_soon(self, session: bytes) -> None:
+        """The same, and nobody waits for it."""
+
+        def work() -> None:
+            with contextlib.suppress(OSError):
+                self.learn(session)
+
+        threading.Thread(target=work, name="learn", daemon=True).start()
+
     def sessions(self) -> set[bytes]:
         """The sessions that there are, here or in the store, as far as the store says so at once."""
         with _as_errno():

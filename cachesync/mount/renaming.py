@@ -66,8 +66,6 @@ class Renaming:
         names = _Names(view.nodes[r.node], old_name, view.nodes[number], new_name, flags)
         check_name(view, names.new_parent, new_name)
         source, target = _lstat(names.old_parent, old_name), _lstat(names.new_parent, new_name)
-        if source is None and view.away(names.old) is None:
-            source = _lstat(names.old_parent, old_name)  # it may have been brought here between the two questions
         kind = self._kind(names.old, source)
         if names.exchanged:
             self._whole(names.old, source)

@@ -57,7 +57,7 @@ def serve(plan: Plan, keeper: Keeper, absent: AbsentNames, ready: Callable[[], N
         logger.warning("links under the root cannot be kept from being followed: no private view of the mounts")
     view = View(absent, keeper, hidden_names(plan.root, plan.state), plan.revalidate)
     loop = build(view, device, plan.through)
-    loop.greet(passthrough=True, depth=2 if fuse.kind_at(plan.root) == "overlay" else 1)
+    loop.greet(passthrough=os.geteuid() == 0, depth=2 if fuse.kind_at(plan.root) == "overlay" else 1)
 
     def tend() -> None:
         while True:

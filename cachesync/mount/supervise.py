@@ -65,10 +65,15 @@ class Child:
         if self.process is None or (code := self.process.poll()) is None:
             return None
         self.process = None
-        now = time.monotonic()
-        self.deaths = 0 if now - self.began > _PAUSES[-1] else self.deaths + 1
-        self.again_at = now + _PAUSES[min(self.deaths, len(_PAUSES) - 1)]
+        if time.monotonic() - self.began > _PAUSES[-1]:
+            self.deaths = 0
+        self.put_off()
         return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+
+    def put_off(self) -> None:
+        """Try again later, each time a little more so."""
+        self.again_at = time.monotonic() + _PAUSES[min(self.deaths, len(_PAUSES) - 1)]
+        self.deaths += 1
 
 
 class Supervisor:
@@ -159,6 +164,7 @@ class Supervisor:
                 self._await_server()
             except CacheSyncError as error:
                 logger.error("%s", error)
+                self._server.put_off()
             else:
                 logger.warning("%s is mounted again", self._plan.directory)
 
@@ -176,12 +182,11 @@ class Supervisor:
         """Unmount, then let the daemon drain: what is written until then is stored too."""
         self._notifier.send("STOPPING=1", "STATUS=draining")
         self._notifier.extend(self._drain_timeout + _GRACE)
-        if (found := fuse.mounted(self._plan.directory)) is not None and found.kind == fuse.KIND:
-            try:
-                fuse.unmount(self._plan.directory)
-            except OSError as error:
-                logger.warning("%s is in use (%s): no new program gets in", self._plan.directory, error.strerror)
-                fuse.unmount(self._plan.directory, lazy=True)
+        try:
+            fuse.unmount_all(self._plan.directory)
+        except OSError as error:
+            logger.warning("%s is in use (%s): no new program gets in", self._plan.directory, error.strerror)
+            fuse.unmount_all(self._plan.directory, lazy=True)
         code = self._end_daemon()
         server = self._server.process
         if server is not None and server.poll() is None:
@@ -204,18 +209,19 @@ class Supervisor:
 
 
 def free(directory: str) -> None:
-    """Let nothing be mounted at ``directory``: what a server that died has left is taken away.
+    """Let ``directory`` be ready to be mounted at. What a server that died has left stays below the new mount, as root:
+    were it taken away first, programs would write into the directory itself meanwhile, and be told that all is well.
 
     Raises UsageError if something alive is there, or something that is not ours, or files.
     """
-    while (found := fuse.mounted(directory)) is not None:
-        if found.kind != fuse.KIND:
-            break
+    while (found := fuse.mounted(directory)) is not None and found.kind == fuse.KIND:
         if (alive := _answers(directory)) is not False:
             cause = f"{found.source} is mounted there" if alive else "a mount is there that does not answer"
             raise UsageError("mount", directory, cause, f"cachesync umount {directory}")
-        logger.warning("taking away the mount of a server that died: %s", directory)
-        fuse.unmount(directory, lazy=True)
+        logger.warning("taking over the mount of a server that died: %s", directory)
+        if os.geteuid() == 0:
+            return
+        fuse.unmount(directory, lazy=True)  # fusermount3 mounts at nothing that does not answer
     try:
         entries = os.listdir(directory)
     except OSError as error:

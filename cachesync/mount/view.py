@@ -47,6 +47,7 @@ class View:
     clock: Callable[[], float] = time.monotonic
     nodes: Nodes = field(default_factory=Nodes)
     owner: tuple[int, int] = field(default_factory=_owner)
+    began_ns: int = field(default_factory=time.time_ns)
     _elsewhere: set[bytes] = field(default_factory=set)
     _listed_at: float = float("-inf")
     _learned_at: dict[bytes, float] = field(default_factory=dict)
@@ -115,8 +116,9 @@ class View:
             raise OSError(meaning(error), str(error)) from error
 
     def ensure_learned(self, session: bytes) -> None:
-        """Let the journal know what the store has of a session that does not stand here, and know it anew every
-        ``revalidate`` seconds: other hosts write to it too. If the store says nothing, what is known counts.
+        """Let the journal know what the store has of a session of which something is not here, and know it anew every
+        ``revalidate`` seconds: other hosts write to it too. If the store says nothing, what is known counts; where the
+        session's directory stands, nobody waits for it.
 
         Raises Later.
         """
@@ -126,6 +128,8 @@ class View:
         known = self.absent.knows(session)
         if known and os.path.lexists(session):
             self._learned_at[session] = now
+            if self.absent.any_below(session, b""):
+                self.keeper.learn_soon(session)
             return
         if not known and session not in self._elsewhere:
             return
@@ -215,7 +219,7 @@ class View:
         size = len(away.target) if away.target is not None else away.size
         links = 2 if away.kind is Kind.DIRECTORY else 1
         node.inode = _AWAY | node.number
-        return wire.made_attributes(node.inode, size, away.mtime_ns, mode, links, self.owner)
+        return wire.made_attributes(node.inode, size, away.mtime_ns or self.began_ns, mode, links, self.owner)
 
     # -- bringing ------------------------------------------------------------------------------------------------------
 
@@ -242,7 +246,10 @@ class View:
 
     def hint(self, parent: Node, name: bytes, hint: int) -> None:
         """Tell the daemon to look at a name."""
-        session, _, inside = parent.child(name).partition(b"/")
+        try:
+            session, inside = split(parent.child(name))
+        except OSError:
+            return  # of a file that is open still, whose directory is gone
         if inside:
             self.keeper.hint(session, inside, hint)
 

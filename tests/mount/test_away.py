@@ -232,16 +232,16 @@ def test_what_the_daemon_changes_is_seen_at_once(mounted):
     path = mounted.mnt / "s" / "a"
     assert path.read_bytes() == b"alpha"
     slow = "import os, sys, time; os.stat(sys.argv[1]); print(flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", slow, path], stdout=subprocess.PIPE)  # the kernel knows it now
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    (mounted.folder / "new").write_bytes(b"longer than before")
-    assert mounted.run("put", str(mounted.folder / "new"), "s/a").code == 0
-    assert (os.stat(path).st_size, path.read_bytes()) == (18, b"longer than before")
-    assert mounted.run("rm", "s/a").code == 0
-    assert not path.exists()
-    holder.kill()
-    holder.wait()
+    # The kernel knows it, and goes on knowing it while somebody uses it.
+    with subprocess.Popen([sys.executable, "-c", slow, path], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        (mounted.folder / "new").write_bytes(b"longer than before")
+        assert mounted.run("put", str(mounted.folder / "new"), "s/a").code == 0
+        assert (os.stat(path).st_size, path.read_bytes()) == (18, b"longer than before")
+        assert mounted.run("rm", "s/a").code == 0
+        assert not path.exists()
+        holder.kill()
 
 
 def test_who_stands_in_a_directory_stays_in_it(mounted):

@@ -190,3 +190,33 @@ def test_where_nothing_can_be_mounted_it_says_so(make_mounted, where):
     assert "mount" in done.err
     if where == "taken":
         assert host.alive()
+
+
+def test_between_a_dead_server_and_the_next_nothing_is_written_beside_the_mount(mounted):
+    (mounted.mnt / "s").mkdir()
+    loop = (
+        "import os, sys\n"
+        "n = 0\n"
+        "while True:\n"
+        "    try:\n"
+        "        os.makedirs(sys.argv[1], exist_ok=True)\n"
+        "        open(f'{sys.argv[1]}/{n}', 'w').write('x')\n"
+        "        print(n, flush=True)\n"
+        "    except OSError: pass\n"
+        "    n += 1\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", loop, mounted.mnt / "s" / "w"], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        for _ in range(3):
+            time.sleep(0.5)
+            mounted.kill_child("server")
+            mounted.again()
+        time.sleep(0.5)
+        writer.terminate()
+        assert writer.stdout is not None
+        told = {line.strip() for line in writer.stdout}
+    assert told <= set(os.listdir(mounted.mnt / "s" / "w"))
+    assert mounted.run("umount", str(mounted.mnt)).code == 0
+    assert os.listdir(mounted.mnt) == []  # and what dead servers left is gone too
+    assert mounted.in_bucket() >= {f"w/{n}" for n in told}

@@ -217,9 +217,13 @@ def test_a_killed_program_does_not_wait(mounted):
     evict(mounted, {"a": "A"})
     os.kill(mounted.children()["daemon"], signal.SIGSTOP)
     try:
-        script = "import signal; signal.signal(signal.SIGALRM, lambda *_: None); open('a').read()"
-        waiting = subprocess.Popen([sys.executable, "-c", script], cwd=mounted.mnt / "s")
-        time.sleep(1.0)
+        script = "import signal; signal.signal(signal.SIGALRM, lambda *_: None); print(flush=True); open('a').read()"
+        command = [sys.executable, "-c", script]
+        waiting = subprocess.Popen(command, cwd=mounted.mnt / "s", stdout=subprocess.PIPE)
+        assert waiting.stdout is not None
+        with waiting.stdout as told:
+            told.readline()
+        time.sleep(0.5)
         waiting.send_signal(signal.SIGALRM)
         time.sleep(0.5)
         assert waiting.poll() is None
@@ -228,3 +232,17 @@ def test_a_killed_program_does_not_wait(mounted):
     finally:
         os.kill(mounted.children()["daemon"], signal.SIGCONT)
     assert eventually((mounted.mnt / "s" / "a").read_text, 30) == "A"
+
+
+def test_an_open_file_outlives_its_directory(mounted):
+    folder = mounted.mnt / "s" / "d"
+    folder.mkdir(parents=True)
+    with (folder / "a").open("w+") as file:
+        file.write("alpha")
+        file.flush()
+        os.unlink(folder / "a")
+        os.rmdir(folder)
+        os.ftruncate(file.fileno(), 3)
+        os.fchmod(file.fileno(), 0o600)
+        file.seek(0)
+        assert file.read() == "alp"

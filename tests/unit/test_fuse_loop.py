@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import threading
@@ -13,6 +14,9 @@ import pytest
 
 from cachesync.fuse import Device, Later, Loop, Request, wire
 from cachesync.fuse.wire import Init, Op
+
+NOBODY = 2**31 - 1
+"""The number of no process: one that has ended."""
 
 
 class Kernel:
@@ -35,8 +39,8 @@ class Kernel:
         with contextlib.suppress(OSError, struct.error):  # a socket ends otherwise than a mount
             self.loop.serve()
 
-    def ask(self, op: int, unique: int, body: bytes = b"", node: int = 1) -> None:
-        self.ours.send(wire.IN.pack(wire.HEADER + len(body), op, unique, node, 5, 6, 7, 0, 0) + body)
+    def ask(self, op: int, unique: int, body: bytes = b"", node: int = 1, pid: int = NOBODY) -> None:
+        self.ours.send(wire.IN.pack(wire.HEADER + len(body), op, unique, node, 5, 6, pid, 0, 0) + body)
 
     def hear(self) -> tuple[int, int, bytes]:
         """Unique, errno and payload of the next answer."""
@@ -140,6 +144,25 @@ def test_what_it_waits_for_may_be_its_answer_or_its_error(kernel):
     assert kernel.hear() == (4, errno.ENOSPC, b"")
     kernel.ask(Op.READ, 6)
     assert kernel.hear() == (6, errno.EIO, b"")
+
+
+def test_a_signal_that_ends_nothing_does_not_interrupt_who_waits(kernel):
+    go = threading.Event()
+    answers = iter([Later(lambda: assert_in_time(go))])
+
+    def rename(_request: Request) -> bytes:
+        if (later := next(answers, None)) is not None:
+            raise later
+        return b"renamed"
+
+    kernel.serve({Op.RENAME: rename, Op.GETATTR: lambda r: b""})
+    kernel.ask(Op.RENAME, 2, pid=os.getpid())
+    kernel.ask(Op.INTERRUPT, 3, wire.U64.pack(2))
+    kernel.ask(Op.GETATTR, 4)
+    assert kernel.hear() == (4, 0, b"")
+    kernel.loop.let_go()
+    go.set()
+    assert kernel.hear() == (2, 0, b"renamed")
 
 
 def test_who_waits_can_be_interrupted_and_is_answered_once(kernel):
