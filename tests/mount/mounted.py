@@ -66,7 +66,7 @@ class MountedHost(Host):
 
     def close(self) -> None:
         if self.daemon is not None:
-            for pid in [*self.children().values(), self.daemon.pid]:
+            for pid in [self.daemon.pid, *self.children().values()]:  # who would start them again goes first
                 os.kill(pid, signal.SIGKILL)
         super().close()
         while fuse.mounted(str(self.mnt)) is not None:

@@ -195,7 +195,7 @@ def test_where_nothing_can_be_mounted_it_says_so(make_mounted, where):
 def test_between_a_dead_server_and_the_next_nothing_is_written_beside_the_mount(mounted):
     (mounted.mnt / "s").mkdir()
     loop = (
-        "import os, sys\n"
+        "import os, sys, time\n"
         "n = 0\n"
         "while True:\n"
         "    try:\n"
@@ -204,16 +204,19 @@ def test_between_a_dead_server_and_the_next_nothing_is_written_beside_the_mount(
         "        print(n, flush=True)\n"
         "    except OSError: pass\n"
         "    n += 1\n"
+        "    time.sleep(0.01)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", loop, mounted.mnt / "s" / "w"], stdout=subprocess.PIPE, text=True
     ) as writer:
-        for _ in range(3):
+        try:
+            for _ in range(3):
+                time.sleep(0.5)
+                mounted.kill_child("server")
+                mounted.again()
             time.sleep(0.5)
-            mounted.kill_child("server")
-            mounted.again()
-        time.sleep(0.5)
-        writer.terminate()
+        finally:
+            writer.kill()
         assert writer.stdout is not None
         told = {line.strip() for line in writer.stdout}
     assert told <= set(os.listdir(mounted.mnt / "s" / "w"))
