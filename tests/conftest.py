@@ -11,6 +11,7 @@ import pytest
 from cachesync.store.base import ObjectStore
 from cachesync.store.fsspec_store import FsspecStore
 from cachesync.store.s3 import S3Store
+from tests.promises.line import Line
 from tests.servers import MotoServer, SeaweedServer, Server
 
 KINDS = ("seaweed", "moto", "file", "memory")
@@ -22,6 +23,14 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def line(seaweed: SeaweedServer) -> Iterator[Line]:
+    """A line to the S3 server that can fail in many ways."""
+    line = Line(seaweed.endpoint)
+    yield line
+    line.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from cachesync.cli.arguments import SETTING
@@ -17,7 +18,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
     config = load_config(options)
     from cachesync.control.client import ControlClient
     from cachesync.logs import configure
-    from cachesync.mount.holding import WriteThrough
+    from cachesync.mount.passing import WriteThrough
     from cachesync.mount.serve import Plan
     from cachesync.mount.supervise import Supervisor
 
@@ -31,13 +32,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
     through = WriteThrough(options.write_through)
     state = os.path.abspath(config.state)
     plan = Plan(str(real), state, str(directory), through, options.read_only, config.revalidate)
-    server: dict[str, object] = {
-        "root": plan.root,
-        "state": plan.state,
-        "directory": plan.directory,
-        "through": str(through),
-        "read_only": plan.read_only,
-        "revalidate": plan.revalidate,
+    server = asdict(plan) | {
         "socket": os.path.abspath(config.socket),
         "patience": options.timeout,
         "log_format": config.log_format,

@@ -110,7 +110,6 @@ class Set(IntFlag):
     KILL_SUIDGID = 1 << 11
 
 
-FLUSHED_RELEASE = 1
 KILL_SUIDGID = 1 << 2
 """Of a WRITE: the bits that run a file as somebody else go, because the writer is not privileged."""
 

@@ -38,6 +38,10 @@ class Absent:
     foreseen: bool
 
 
+UNTOLD = Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False)
+"""A directory that only the paths of what is below it tell of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """A path's row: what its file was when it was last seen, and how it stands with the store."""
@@ -102,7 +106,7 @@ class AbsentNames:
             sql = f"{_GONE} AND dir = ?2 AND name IN (?3, ?4)".format(f"{_COLUMNS}, target, hidden")
             for row in self._all(sql, (number, parent, name, name + b"/")):
                 return _absent(row)
-        return Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False) if self._any_below(number, path) else None
+        return UNTOLD if self._any_below(number, path) else None
 
     def any_below(self, session: bytes, directory: bytes) -> bool:
         """Whether anything below a directory, "" being the session's, is only in the store."""
@@ -125,7 +129,7 @@ class AbsentNames:
             # "x-y" comes between "x" and "x/y": what is below a name is jumped over when it is met the second time.
             start = above + name + (b"0" if name in seen else b"\0")
             seen.add(name)
-            found.setdefault(name, Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False))
+            found.setdefault(name, UNTOLD)
         return found
 
     def known(self, session: bytes, path: bytes) -> Known | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from cachesync.control.client import ControlClient
@@ -12,8 +13,8 @@ from cachesync.errors import CacheSyncError, ExitCode
 from cachesync.fuse import die_with_parent
 from cachesync.journal.absent import AbsentNames
 from cachesync.logs import configure
-from cachesync.mount.holding import WriteThrough
 from cachesync.mount.keeper import Keeper
+from cachesync.mount.passing import WriteThrough
 from cachesync.mount.serve import Plan, serve
 
 
@@ -24,10 +25,8 @@ def main() -> int:
     configure(told["log_format"], told["log_level"])
     client = ControlClient(Path(told["socket"]))
     keeper = Keeper(client.artifacts, client.lifecycle, client.ondemand, told["patience"])
-    plan = Plan(
-        told["root"], told["state"], told["directory"], WriteThrough(told["through"]), told["read_only"],
-        told["revalidate"],
-    )  # fmt: skip
+    told["through"] = WriteThrough(told["through"])
+    plan = Plan(**{field.name: told[field.name] for field in fields(Plan)})
     try:
         serve(plan, keeper, AbsentNames(Path(told["state"]) / "journal.db"), lambda: _say("ready"))
     except CacheSyncError as error:

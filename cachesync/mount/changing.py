@@ -178,7 +178,7 @@ class Changing:
             owner = (uid if which & Set.UID else -1, gid if which & Set.GID else -1)
             os.chown(where, *owner, follow_symlinks=isinstance(where, int))
         if which & Set.MODE:
-            os.chmod(where, stat_mode(mode))
+            os.chmod(where, st.S_IMODE(mode))
         if which & Set.SIZE:
             self.resize(node, where, size)
         if which & (Set.ATIME | Set.MTIME):
@@ -250,11 +250,6 @@ def check_attribute(name: bytes) -> None:
 def without_suid(mode: int) -> int:
     """A mode without the bits that run a file as somebody else. Pure."""
     return mode & ~(st.S_ISUID | (st.S_ISGID if mode & st.S_IXGRP else 0))
-
-
-def stat_mode(mode: int) -> int:
-    """The permission bits."""
-    return mode & 0o7777
 
 
 def _time(which: int, bit: Set, now: Set, seconds: int, ns: int) -> tuple[int, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from cachesync.fuse import Device, Handler, Loop, Request
 from cachesync.fuse.wire import Op
 from cachesync.mount.changing import Changing
-from cachesync.mount.holding import Holding, WriteThrough
+from cachesync.mount.holding import Holding
 from cachesync.mount.looking import Looking
+from cachesync.mount.passing import Passing, WriteThrough
 from cachesync.mount.renaming import Renaming
 from cachesync.mount.view import View
 
@@ -16,7 +17,7 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
     loop = Loop(device, view.nodes.forget)
     looking, changing = Looking(view), Changing(view)
     renaming = Renaming(view, changing)
-    holding = Holding(view, changing, device, loop, through)
+    holding, passing = Holding(view, changing, device, loop, through), Passing(view, loop, through)
     loop.handle(
         {
             Op.LOOKUP: looking.lookup,
@@ -45,13 +46,13 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
             Op.CREATE: holding.create,
             Op.TMPFILE: holding.tmpfile,
             Op.RELEASE: holding.release,
-            Op.READ: holding.read,
-            Op.WRITE: holding.write,
-            Op.FALLOCATE: holding.fallocate,
-            Op.LSEEK: holding.lseek,
-            Op.COPY_FILE_RANGE: holding.copy,
-            Op.FSYNC: holding.fsync,
-            Op.FLUSH: holding.flush,
+            Op.READ: passing.read,
+            Op.WRITE: passing.write,
+            Op.FALLOCATE: passing.fallocate,
+            Op.LSEEK: passing.lseek,
+            Op.COPY_FILE_RANGE: passing.copy,
+            Op.FSYNC: passing.fsync,
+            Op.FLUSH: passing.flush,
         }
     )
     return loop

@@ -68,6 +68,7 @@ class Keeper:
         self._ondemand = ondemand
         self._patience = patience
         self._hints: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._hints_lock = threading.Lock()
         self._hinted = threading.Event()
         threading.Thread(target=self._tell, name="notices", daemon=True).start()
 
@@ -144,9 +145,10 @@ class Keeper:
 
     def hint(self, session: bytes, path: bytes, hint: int) -> None:
         """Let the daemon look at a path soon. It would see the change by itself, unless its watcher is behind."""
-        paths = self._hints[os.fsdecode(session)]
         name = os.fsdecode(path)
-        paths[name] = paths.get(name, 0) | hint
+        with self._hints_lock:
+            paths = self._hints[os.fsdecode(session)]
+            paths[name] = paths.get(name, 0) | hint
         self._hinted.set()
 
     def _tell(self) -> None:
@@ -154,7 +156,8 @@ class Keeper:
             self._hinted.wait()
             time.sleep(_GATHER)
             self._hinted.clear()
-            hints, self._hints = self._hints, defaultdict(dict)
+            with self._hints_lock:
+                hints, self._hints = self._hints, defaultdict(dict)
             try:
                 self._ondemand.notice(hints)
             except CacheSyncError as error:

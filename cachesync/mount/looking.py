@@ -7,10 +7,8 @@ import os
 import stat as st
 from collections.abc import Iterator
 
-from cachesync.errors import CacheSyncError
 from cachesync.fuse import Request, wire
 from cachesync.journal.absent import Known
-from cachesync.mount.keeper import meaning
 from cachesync.mount.nodes import Node, stale
 from cachesync.mount.view import KINDS, VALID, View
 
@@ -165,13 +163,9 @@ class Looking:
         return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), size)
 
     def _ours(self, node: Node, name: bytes) -> bytes:
-        session, _, path = node.path.partition(b"/")
-        try:
-            known = self._view.absent.known(session, path) if path else None
-        except CacheSyncError as error:
-            raise OSError(meaning(error), str(error)) from error
         if node.kind != st.S_IFREG or name not in (STATE, VERSION):
             raise OSError(errno.ENODATA, "none")
+        known = self._view.known(node.path)
         try:
             found: os.stat_result | None = os.fstat(node.file) if node.file >= 0 else os.lstat(node.place)
         except FileNotFoundError:

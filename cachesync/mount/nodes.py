@@ -13,6 +13,7 @@ import os
 import stat as st
 
 from cachesync.fuse import wire
+from cachesync.mount.remote import RemoteFile
 
 _LONG = 2000
 """Bytes of a path from which on it is begun at an open directory: PATH_MAX is 4,096."""
@@ -46,7 +47,7 @@ class Node:
         self.opens = 0
         self.unlinked = False
         self.held = -1
-        self.remote: object = None
+        self.remote: RemoteFile | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -108,9 +109,6 @@ class Nodes:
         self._by_key: dict[Key, Node] = {(found.st_dev, found.st_ino): self.root}
         self._by_place: dict[tuple[int, bytes], Node] = {}
         self._last = wire.ROOT
-
-    def __len__(self) -> int:
-        return len(self._nodes)
 
     def __getitem__(self, number: int) -> Node:
         """The node of a number. Raises OSError (ESTALE) if there is none."""

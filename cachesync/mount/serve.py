@@ -19,8 +19,8 @@ from cachesync import fuse
 from cachesync.journal.absent import AbsentNames
 from cachesync.mount.filesystem import build
 from cachesync.mount.following import follow
-from cachesync.mount.holding import WriteThrough
 from cachesync.mount.keeper import Keeper
+from cachesync.mount.passing import WriteThrough
 from cachesync.mount.view import View, hidden_names
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ REPLACED = 75
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is mounted where. Paths are absolute."""
+    """What is mounted where, as it travels from the supervisor. Paths are absolute."""
 
     root: str
     state: str

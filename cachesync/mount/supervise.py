@@ -1,8 +1,8 @@
 """``cachesync mount``: two processes kept alive, the daemon of ``cachesync run`` and the mount's server.
 
-When the server dies its mount answers every program with ENOTCONN, never with zeros; it is taken away, and a new one
-put in its place. When the daemon dies the mount goes on: what stands in the root is read and written as before, and
-what would have to be fetched is an error until the daemon is back.
+When the server dies its mount answers every program with ENOTCONN, never with zeros, until a new one is mounted over
+it. When the daemon dies the mount goes on: what stands in the root is read and written as before, and what would have
+to be fetched is an error until the daemon is back.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 from cachesync.errors import CacheSyncError
 from cachesync.fuse import Later, wire
-from cachesync.journal.absent import Absent, AbsentNames
+from cachesync.journal.absent import UNTOLD, Absent, AbsentNames, Known
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import Kind
 from cachesync.mount.keeper import Keeper, meaning
@@ -23,6 +24,9 @@ from cachesync.mount.nodes import Node, Nodes, stale
 
 KINDS = {Kind.FILE: st.S_IFREG, Kind.LINK: st.S_IFLNK, Kind.DIRECTORY: st.S_IFDIR}
 _MODES = {Kind.FILE: 0o644, Kind.LINK: 0o777, Kind.DIRECTORY: 0o755}
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _AWAY = 1 << 62
 """Added to a node's number it is the inode number of what is not on a disk, and of nothing that is."""
 
@@ -59,61 +63,49 @@ class View:
 
         Raises Later where the daemon has to ask the store for it first.
         """
-        session, _, inside = path.partition(b"/")
+        session, inside = split(path)
         if path == b"." or not is_session_name(os.fsdecode(session)):
             return None
-        try:
-            if inside:
-                self.ensure_learned(session)
-                return self.absent.find(session, inside)
-            found = self.absent.find(session, b"")
-            if found is None:
-                self._ensure_listed()
-                if session in self._elsewhere and not self.absent.knows(session):
-                    found = Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False)
-        except CacheSyncError as error:
-            raise OSError(meaning(error), str(error)) from error
+        if inside:
+            self.ensure_learned(session)
+            return _asked(self.absent.find, session, inside)
+        found = _asked(self.absent.find, session, b"")
+        if found is None:
+            self._ensure_listed()
+            if session in self._elsewhere and not _asked(self.absent.knows, session):
+                found = UNTOLD
         return found
 
     def evicted(self, path: bytes) -> Absent | None:
         """What the journal has, at a path in a session, as only in the store; the store is not asked what it has. The
         daemon says that it drops a file before it does, so that one may still stand on the disk. Raises OSError."""
         session, inside = split(path)
-        try:
-            return self.absent.find(session, inside) if inside else None
-        except CacheSyncError as error:
-            raise OSError(meaning(error), str(error)) from error
+        return _asked(self.absent.find, session, inside) if inside else None
 
     def version(self) -> int:
         """A number that is another one after each change of what is only in the store."""
-        try:
-            return self.absent.version()
-        except CacheSyncError as error:
-            raise OSError(meaning(error), str(error)) from error
+        return _asked(self.absent.version)
 
     def children_away(self, path: bytes) -> dict[bytes, Absent]:
         """What is directly in a directory, and only in the store. Raises Later as ``away``."""
-        try:
-            if path == b".":
-                self._ensure_listed()
-                unmet = {name for name in self._elsewhere if not self.absent.knows(name)}
-                names = unmet | self.absent.sessions()
-                return {name: Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False) for name in names}
-            session, _, inside = path.partition(b"/")
-            if not is_session_name(os.fsdecode(session)):
-                return {}
-            self.ensure_learned(session)
-            return self.absent.children(session, inside)
-        except CacheSyncError as error:
-            raise OSError(meaning(error), str(error)) from error
+        if path == b".":
+            self._ensure_listed()
+            unmet = {name for name in self._elsewhere if not _asked(self.absent.knows, name)}
+            return dict.fromkeys(unmet | _asked(self.absent.sessions), UNTOLD)
+        session, inside = split(path)
+        if not is_session_name(os.fsdecode(session)):
+            return {}
+        self.ensure_learned(session)
+        return _asked(self.absent.children, session, inside)
 
     def any_away_below(self, path: bytes) -> bool:
         """Whether anything below a directory is only in the store."""
-        session, _, inside = path.partition(b"/")
-        try:
-            return self.absent.any_below(session, inside)
-        except CacheSyncError as error:
-            raise OSError(meaning(error), str(error)) from error
+        return _asked(self.absent.any_below, *split(path))
+
+    def known(self, path: bytes) -> Known | None:
+        """What the journal knows of the file at a path."""
+        session, inside = split(path)
+        return _asked(self.absent.known, session, inside) if inside else None
 
     def ensure_learned(self, session: bytes) -> None:
         """Let the journal know what the store has of a session of which something is not here, and know it anew every
@@ -125,10 +117,10 @@ class View:
         now = self.clock()
         if now - self._learned_at.get(session, float("-inf")) < self.revalidate:
             return
-        known = self.absent.knows(session)
+        known = _asked(self.absent.knows, session)
         if known and os.path.lexists(session):
             self._learned_at[session] = now
-            if self.absent.any_below(session, b""):
+            if self.any_away_below(session):
                 self.keeper.learn_soon(session)
             return
         if not known and session not in self._elsewhere:
@@ -230,7 +222,7 @@ class View:
 
     def bring_path(self, path: bytes, *, directory: bool) -> Later:
         """The same for what is at a path."""
-        session, _, inside = path.partition(b"/")
+        session, inside = split(path)
         return Later(partial(self.keeper.bring, session, inside, directory=directory))
 
     def stand(self, node: Node) -> os.stat_result:
@@ -252,6 +244,14 @@ class View:
             return  # of a file that is open still, whose directory is gone
         if inside:
             self.keeper.hint(session, inside, hint)
+
+
+def _asked(ask: Callable[P, T], *names: P.args, **none: P.kwargs) -> T:
+    """What the journal says. Raises OSError where it cannot be read: nobody may take that for "no such file"."""
+    try:
+        return ask(*names, **none)
+    except CacheSyncError as error:
+        raise OSError(meaning(error), str(error)) from error
 
 
 def attributes_here(node: Node, found: os.stat_result) -> wire.Attributes:

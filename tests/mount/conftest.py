@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounted import MountedHost
+from tests.promises.host import hosts_of
 from tests.servers import SeaweedServer
 
 MakeMounted = Callable[..., MountedHost]
@@ -27,17 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def make_mounted(seaweed: SeaweedServer, bucket: str, tmp_path: Path) -> Iterator[MakeMounted]:
     """Hosts that share the test's bucket; none is mounted yet."""
-    seaweed.make_bucket(bucket)
-    hosts: list[MountedHost] = []
-
-    def make(name: str = "host", **given: object) -> MountedHost:
-        host = MountedHost(**({"folder": tmp_path / name, "server": seaweed, "bucket": bucket} | given))  # type: ignore[arg-type]
-        hosts.append(host)
-        return host
-
-    yield make
-    for host in hosts:
-        host.close()
+    with hosts_of(MountedHost, seaweed, bucket, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,8 @@ from tests.mount.conftest import MakeMounted
 from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually
 from tests.promises.line import Line
-from tests.servers import SeaweedServer
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-def line(seaweed: SeaweedServer) -> Iterator[Line]:
-    line = Line(seaweed.endpoint)
-    yield line
-    line.close()
 
 
 @pytest.fixture

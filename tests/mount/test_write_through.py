@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,8 @@ import pytest
 from tests.mount.conftest import MakeMounted
 from tests.mount.mounted import MountedHost
 from tests.promises.line import Line
-from tests.servers import SeaweedServer
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-def line(seaweed: SeaweedServer) -> Iterator[Line]:
-    line = Line(seaweed.endpoint)
-    yield line
-    line.close()
 
 
 def through(make: MakeMounted, line: Line, mode: str) -> MountedHost:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.promises.host import Host
+from tests.promises.host import Host, hosts_of
 from tests.promises.line import Line
 from tests.servers import SeaweedServer
 
@@ -19,31 +19,14 @@ MakeHost = Callable[..., Host]
 @pytest.fixture
 def make_host(seaweed: SeaweedServer, bucket: str, tmp_path: Path) -> Iterator[MakeHost]:
     """Hosts that share the test's bucket."""
-    seaweed.make_bucket(bucket)
-    hosts: list[Host] = []
-
-    def make(name: str = "host", **given: object) -> Host:
-        host = Host(**({"folder": tmp_path / name, "server": seaweed, "bucket": bucket} | given))  # type: ignore[arg-type]
-        hosts.append(host)
-        return host
-
-    yield make
-    for host in hosts:
-        host.close()
+    with hosts_of(Host, seaweed, bucket, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
 def host(make_host: MakeHost) -> Host:
     """One host; its daemon is not started yet."""
     return make_host()
-
-
-@pytest.fixture
-def line(seaweed: SeaweedServer) -> Iterator[Line]:
-    """A line to the S3 server that can fail in many ways."""
-    line = Line(seaweed.endpoint)
-    yield line
-    line.close()
 
 
 @pytest.fixture

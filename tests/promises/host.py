@@ -9,14 +9,14 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
-from tests.servers import Server
+from tests.servers import SeaweedServer, Server
 from tests.warm import Process, launch
 
 T = TypeVar("T")
@@ -308,3 +308,23 @@ def _text(file: IO[bytes]) -> str:
 def wire(name: str) -> bytes:
     """A path as it stands in a request line."""
     return quote(name).encode()
+
+
+H = TypeVar("H", bound=Host)
+
+
+@contextlib.contextmanager
+def hosts_of(kind: type[H], server: SeaweedServer, bucket: str, folder: Path) -> Iterator[Callable[..., H]]:
+    """What makes hosts that share a bucket, each in a folder of its own; they are closed at the end."""
+    server.make_bucket(bucket)
+    hosts: list[H] = []
+
+    def make(name: str = "host", **given: Any) -> H:
+        first: dict[str, Any] = {"folder": folder / name, "server": server, "bucket": bucket}
+        host = kind(**(first | given))
+        hosts.append(host)
+        return host
+
+    yield make
+    for host in hosts:
+        host.close()
