@@ -70,9 +70,10 @@ class Committer:
                 except PreconditionFailed:
                     self._learner.again(session)
                     raise
-        self._c.journal.sessions.manifest_written(
-            session, generation=generation, revision=row.revision, manifest=info.version, state=state
-        )
+        with self._learner.standing:
+            self._c.journal.sessions.manifest_written(
+                session, generation=generation, revision=row.revision, manifest=info.version, state=state
+            )
         return summary
 
     def _stands(self, key: str, version: Version) -> bool:

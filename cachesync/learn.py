@@ -11,11 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from cachesync import manifest
 from cachesync.errors import CacheSyncError, ObjectNotFound
-from cachesync.journal import Journal
+from cachesync.journal import MANIFEST, Journal
 from cachesync.keys import from_key, manifest_key, session_prefix
 from cachesync.model import FileStat, ObjectInfo, Stored, Version
 from cachesync.parallel import in_parallel
@@ -50,8 +51,9 @@ class Learner:
         self._locks: dict[str, threading.Lock] = {}
         self._not_before: dict[str, float] = {}
         self.standing = threading.Lock()
-        """Held while what was learned is written, and while a file is put where the journal says that it belongs: the
-        version that it is made from is the one that the journal knows at that instant."""
+        """Held while what was learned is written, while a file is put where the journal says that it belongs (the
+        version that it is made from is the one that the journal knows at that instant), and while a manifest that was
+        stored is noted."""
 
     def busy(self) -> list[str]:
         """Sessions that are being learned, or could not be a moment ago: nothing of them can be stored now."""
@@ -110,6 +112,10 @@ class Learner:
         return self._locks.setdefault(session, threading.Lock())
 
     def _learn(self, session: str) -> Astray:
+        with self._journal.sessions.listing(session) as overtaken:
+            return self._learn_listed(session, overtaken)
+
+    def _learn_listed(self, session: str, overtaken: AbstractSet[str]) -> Astray:
         found = self._manifest(session)
         sessions, residence = self._journal.sessions, self._journal.residence
         unseen = sessions.evicted(session)
@@ -121,10 +127,11 @@ class Learner:
             paths = [path for path, _ in rows]
             unseen.difference_update(paths)
             astray.deleted.difference_update(paths)
-            astray.replaced |= residence.replaced(session, rows)
+            replaced = residence.replaced(session, rows)
+            astray.replaced |= {path: stored for path, stored in replaced.items() if path not in overtaken}
             known = [(path, *standing.pop(path), stored) for path, stored in rows if path in standing]
             with self.standing:
-                sessions.learn(session, rows, [])
+                sessions.learn(session, rows, [], overtaken=overtaken)
                 residence.supersede(
                     session,
                     [
@@ -137,13 +144,17 @@ class Learner:
         with self.standing:
             residence.supersede(session, [(path, standing[path][0], None) for path in gone if path in standing])
             for path in gone:
-                sessions.forget_evicted(session, path)
+                sessions.forget_evicted(session, path, overtaken=overtaken)
+            if MANIFEST in overtaken:  # it was read before this host wrote the one that there is now
+                found = None
             if found is not None:
                 residence.supersede_others(session, dict(found.others), whole=not found.flaws)
                 sessions.learn(session, [], found.others)
                 if not found.flaws:
                     sessions.forget_others(session, [path for path, _ in found.others])
-            sessions.set_learned(session, None if found is None else found.version)
+            row = sessions.get(session)
+            written = row.manifest if row is not None and MANIFEST in overtaken else None
+            sessions.set_learned(session, written if found is None else found.version)
         return astray
 
     def _manifest(self, session: str) -> manifest.FoundManifest | None:

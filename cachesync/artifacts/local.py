@@ -240,10 +240,7 @@ class Local:
         if session is None or session not in self._c.journal.sessions.names():
             return
         with self.root.learner.standing:
-            if stored is None:
-                self._c.journal.sessions.forget_evicted(session, address.path)
-            else:
-                self._c.journal.sessions.learn(session, [(address.path, stored)], [])
+            self._c.journal.sessions.changed(session, address.path, stored)
 
     def _adopt(self, address: Address) -> None:
         """What stands in the store under a name that is not here was asked to be replaced: it is no rival's."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from cachesync.errors import ConfigError
 from cachesync.journal.database import check_sound, set_aside, store_of
 from cachesync.journal.entries import Entries
-from cachesync.journal.ledger import Ledger
+from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import Residence
 from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
 from cachesync.journal.uploads import Uploads
 from cachesync.journal.work import Work
 
-__all__ = ["Journal", "Known", "check_sound", "check_store", "set_aside", "store_of"]
+__all__ = ["MANIFEST", "Journal", "Known", "check_sound", "check_store", "set_aside", "store_of"]
 
 
 class Journal:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 
 from cachesync.journal.database import Database
+
+MANIFEST = ""
+"""Among the paths that overtook a listing: the session's manifest."""
 
 
 class Ledger:
@@ -20,6 +26,7 @@ class Ledger:
         self._numbers: dict[str, int] = dict(self.db.all("SELECT name, id FROM session"))
         self._names = {number: name for name, number in self._numbers.items()}
         self._lock = threading.Lock()
+        self._listings: list[tuple[int, set[str]]] = []
 
     def _settle_in(self) -> None:
         """A journal that was copied with its root is another writer than the one it was copied from: it gets an id of
@@ -70,6 +77,25 @@ class Ledger:
         """Give out a generation, in a transaction. Many paths may share one: it only has to grow for each of them."""
         ((generation,),) = db.execute("UPDATE meta SET generation = generation + 1 RETURNING generation").fetchall()
         return int(generation)
+
+    @contextmanager
+    def listing(self, name: str) -> Iterator[AbstractSet[str]]:
+        """While it is open, a listing of the session in the store may be older than the journal: the paths of which it
+        is, as they become known. Read in a transaction it is exact."""
+        listing = self.id(name), set[str]()
+        with self._lock:
+            self._listings = [*self._listings, listing]
+        try:
+            yield listing[1]
+        finally:
+            with self._lock:
+                self._listings = [other for other in self._listings if other is not listing]
+
+    def overtake(self, number: int, path: str) -> None:
+        """Note, in a transaction, that what the store has at a path was changed by this host."""
+        for session, paths in self._listings:
+            if session == number:
+                paths.add(path)
 
     def revise(self, db: sqlite3.Connection, number: int) -> None:
         """Note, in a transaction, that a manifest of this session would look different now."""

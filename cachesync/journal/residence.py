@@ -15,12 +15,12 @@ from cachesync.model import Entry, FileStat, Kind, Stored, Superseded
 
 _STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
 _AS_SEEN = "size IS ?6 AND mtime_ns IS ?7 AND ctime_ns IS ?8 AND inode IS ?9 AND mode IS ?10"
-_CLEAN = "gone_at = NULL, synced = generation, unsettled = 0, closed = 0, attempts = 0, error = NULL, failed = 0"
+_IDLE = "gone_at = NULL, unsettled = 0, closed = 0, attempts = 0, error = NULL, failed = 0"
 _DISK = "size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10"
 
 _PLACED = f"""
-UPDATE entry SET resident = 1, target = NULL, {_CLEAN}, {_DISK}, newer = NULL, older = NULL, stood_in = NULL,
-    stored_mtime_ns = ?12, stored_mode = ?13, sha256 = ?14
+UPDATE entry SET resident = 1, target = NULL, synced = generation, {_IDLE}, {_DISK}, newer = NULL, older = NULL,
+    stood_in = NULL, stored_mtime_ns = ?12, stored_mode = ?13, sha256 = ?14
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND gone_at IS NULL AND etag = ?5
 AND (resident = 0 OR ({_AS_SEEN} AND labels IS stored_labels)) AND {_STANDS} AND ?11 IS NULL
 """
@@ -32,7 +32,8 @@ AND hidden = 1
 """It was seen, perhaps changed, before it was written down that it is here: by somebody who saw what it held."""
 
 _PLACED_OTHER = f"""
-UPDATE entry SET resident = 1, {_CLEAN}, {_DISK}, newer = CASE WHEN resident THEN newer END
+UPDATE entry SET resident = 1, {_IDLE}, {_DISK},
+    synced = CASE WHEN resident THEN generation ELSE synced END, newer = CASE WHEN resident THEN newer END
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = ?5 AND gone_at IS NULL
 AND (resident = 0 OR kind = 'dir' OR ({_AS_SEEN})) AND target IS ?11 AND {_STANDS}
 """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
 
 from cachesync.journal.database import Row
-from cachesync.journal.ledger import Ledger
+from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
 from cachesync.journal.rows import LEAVE, NEVER_SEEN, STORED_TEXT, UNSENT, join, split, to_columns
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
@@ -109,17 +111,30 @@ class Sessions:
                 "UPDATE session SET confirmed = (SELECT generation FROM meta) WHERE id = ?", (self._ledger.id(name),)
             )
 
-    def learn(self, name: str, objects: Sequence[tuple[str, Stored]], others: Sequence[tuple[str, FileStat]]) -> None:
+    def listing(self, name: str) -> AbstractContextManager[AbstractSet[str]]:
+        """To be open while the store is asked what it has, until ``learn`` has been told: the paths of which this host
+        has changed the store meanwhile, as it does. Of those an answer may be older than the journal."""
+        return self._ledger.listing(name)
+
+    def learn(
+        self,
+        name: str,
+        objects: Sequence[tuple[str, Stored]],
+        others: Sequence[tuple[str, FileStat]],
+        *,
+        overtaken: AbstractSet[str] = frozenset(),
+    ) -> None:
         """Merge what the store has: ``objects`` are its files, ``others`` the links and directories of its manifest.
 
         A path that is not known here becomes an evicted entry; one that is only local learns which version it would
         replace, and no digest: whoever stores it asks the store for that. Nothing that this journal confirmed itself
-        is overwritten, and nothing is deleted.
+        is overwritten, and nothing is deleted. Of the paths ``overtaken`` (see ``listing``) nothing is learned.
         """
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)
-            db.executemany(_LEARN, [_learned(number, path, generation, stored) for path, stored in objects])
+            rows = [(path, stored) for path, stored in objects if path not in overtaken]
+            db.executemany(_LEARN, [_learned(number, path, generation, stored) for path, stored in rows])
             db.executemany(
                 _LEARN_UNSTORED,
                 [_told(number, path, generation, s) for path, s in others],
@@ -127,18 +142,20 @@ class Sessions:
             self._ledger.revise(db, number)
 
     def renamed(self, entry: Entry, name: str, path: str, stored: Stored | None, now: float) -> bool:
-        """An evicted entry has another path, in the session ``name``: a file is ``stored`` there too by now, and its
-        old path is a tombstone. False, and nothing is written, if it is not as it was, or if the new path is another's;
-        one that was deleted there gives way. Of a directory that stands there nothing is changed."""
+        """An evicted entry has another path, in the session ``name``, and its old path is a tombstone: a file is
+        ``stored`` there too by now, a link or directory is dirty until a manifest has its new name. False, and nothing
+        is written, if it is not as it was, or if the new path is another's; one that was deleted there gives way. Of a
+        directory that stands there nothing is changed."""
         old, new = (self._ledger.id(entry.session), *split(entry.path)), (self._ledger.id(name), *split(path))
         try:
             with self._ledger.db.write() as db:
                 generation = self._ledger.next_generation(db)
                 if entry.stored is None or stored is None:
-                    went = db.execute(f"DELETE FROM entry WHERE {_ONE} AND resident = 0 AND etag IS NULL", old)
+                    went = db.execute(f"{REMOVED} AND etag IS NULL", (*old, generation, now, now))
                     db.execute(f"DELETE FROM entry WHERE {_ONE} AND gone_at IS NOT NULL AND etag IS NULL", new)
                     if (s := entry.stat) is not None:
                         db.execute(_LEARN_UNSTORED, _told(new[0], path, generation, s))
+                        db.execute(f"UPDATE entry SET synced = 0 WHERE {_ONE} AND resident = 0 AND etag IS NULL", new)
                 else:
                     values = (*old, generation, now, now, entry.stored.version.etag)
                     went = db.execute(f"{REMOVED} AND etag = ?7", values)
@@ -147,6 +164,7 @@ class Sessions:
                 came = db.execute(f"SELECT resident, kind FROM entry WHERE {_ONE}", new).fetchall()
                 if not went.rowcount or (came != [(0, entry.kind)] and entry.kind is not Kind.DIRECTORY):
                     raise _Otherwise
+                self._ledger.overtake(new[0], path)
                 self._ledger.revise(db, old[0])
                 self._ledger.revise(db, new[0])
         except _Otherwise:
@@ -158,7 +176,8 @@ class Sessions:
         removed them."""
         number = self._ledger.id(name)
         rows = self._ledger.db.all(
-            "SELECT dir, name FROM entry WHERE session = ? AND resident = 0 AND kind <> 'file' AND etag IS NULL",
+            "SELECT dir, name FROM entry WHERE session = ? AND resident = 0 AND kind <> 'file' AND etag IS NULL"
+            " AND synced = generation",
             (number,),
         )
         gone = {join(row[0], row[1]) for row in rows} - set(listed)
@@ -184,13 +203,25 @@ class Sessions:
         )
         return {join(row[0], row[1]) for row in rows}
 
-    def forget_evicted(self, name: str, path: str) -> None:
-        """The store was asked and has no object for this evicted entry any more."""
+    def forget_evicted(self, name: str, path: str, *, overtaken: AbstractSet[str] = frozenset()) -> None:
+        """The store was asked and has no object for this evicted entry any more. ``overtaken`` as in ``learn``."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
-            db.execute(
-                "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0", (number, *split(path))
-            )
+            if path in overtaken:
+                return
+            db.execute(f"DELETE FROM entry WHERE {_ONE} AND resident = 0", (number, *split(path)))
+            self._ledger.revise(db, number)
+
+    def changed(self, name: str, path: str, stored: Stored | None) -> None:
+        """Note that this host changed an object (None: deleted it) past the disk; if it is not here, that is its
+        entry."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            self._ledger.overtake(number, path)
+            if stored is None:
+                db.execute(f"DELETE FROM entry WHERE {_ONE} AND resident = 0", (number, *split(path)))
+            else:
+                db.execute(_LEARN, _learned(number, path, self._ledger.next_generation(db), stored))
             self._ledger.revise(db, number)
 
     def manifest_written(
@@ -200,6 +231,7 @@ class Sessions:
         number = self._ledger.id(name)
         listed = "session = ? AND kind <> 'file' AND etag IS NULL AND generation <= ?"
         with self._ledger.db.write() as db:
+            self._ledger.overtake(number, MANIFEST)
             db.execute(f"DELETE FROM entry WHERE {listed} AND gone_at IS NOT NULL", (number, generation))
             db.execute(
                 f"UPDATE entry SET synced = generation, newer = NULL WHERE {listed} AND synced < generation",
@@ -233,6 +265,7 @@ class Sessions:
         """Remember another writer's bytes, and the evicted entry that names them (None: they kept their own name)."""
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
+            self._ledger.overtake(number, conflict.kept_as)
             if kept is not None:
                 generation = self._ledger.next_generation(db)
                 db.execute(_LEARN, _learned(number, conflict.kept_as, generation, kept))

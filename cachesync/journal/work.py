@@ -110,6 +110,7 @@ class Work:
         labels = labels_text(entry.labels)
         with self._ledger.db.write() as db:
             db.execute(_CONFIRM, (*where, *to_columns(stored), int(put), complete, SPACING, labels))
+            self._ledger.overtake(number, entry.path)
             if read is not None:
                 disk = (read.size, read.mtime_ns, read.ctime_ns, read.inode, read.mode, unsettled)
                 db.execute(_CONFIRM_DISK, (*where, *disk))
@@ -120,6 +121,7 @@ class Work:
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path))
         with self._ledger.db.write() as db:
+            self._ledger.overtake(number, entry.path)
             db.execute(
                 "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ?"
                 " AND gone_at IS NOT NULL AND generation = ?",

@@ -60,15 +60,26 @@ def work(host: MountedHost, seed: int, kind: str, seconds: float) -> dict[str, l
     (host.mnt / "s" / "kept").write_text("so that the session is not empty")
     host.stored("s")
     script = Path(treeworker.__file__)
-    programs = [
-        subprocess.Popen(
-            [sys.executable, script, host.mnt / "s" / f"w{number}", str(seed + number), str(seconds)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(WORKERS)
-    ]
+    with contextlib.ExitStack() as ended:
+        programs = []
+        for number in range(WORKERS):
+            command = [sys.executable, script, host.mnt / "s" / f"w{number}", str(seed + number), str(seconds)]
+            pipe = subprocess.PIPE
+            program = ended.enter_context(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+            ended.callback(program.kill)
+            programs.append(program)
+        make_weather(host, kind, programs)
+        model = {"kept": ["file", "so that the session is not empty"]}
+        for number, program in enumerate(programs):
+            out, complaint = program.communicate()
+            assert program.returncode == 0, complaint
+            model[f"w{number}"] = ["dir"]
+            model |= {f"w{number}/{path}": what for path, what in json.loads(out).items()}
+        return model
+
+
+def make_weather(host: MountedHost, kind: str, programs: Sequence[subprocess.Popen[str]]) -> None:
+    """Run commands until the programs have ended."""
     number = 0
     while any(program.poll() is None for program in programs):
         if WEATHER[kind]:
@@ -78,13 +89,6 @@ def work(host: MountedHost, seed: int, kind: str, seconds: float) -> dict[str, l
             assert done.code in (0, 1, 4), done.out + done.err
             number += 1
         time.sleep(0.05)
-    model = {"kept": ["file", "so that the session is not empty"]}
-    for number, program in enumerate(programs):
-        out, complaint = program.communicate()
-        assert program.returncode == 0, complaint
-        model[f"w{number}"] = ["dir"]
-        model |= {f"w{number}/{path}": what for path, what in json.loads(out).items()}
-    return model
 
 
 def same(top: Path, model: dict[str, list[str]]) -> None:

@@ -1,0 +1,123 @@
+"""An answer of the store that is older than the journal by the time it is written down."""
+
+import shutil
+
+import pytest
+
+from tests.flat_store import FlatStore
+from tests.life import Host, S, look
+
+
+@pytest.fixture
+def a(tmp_path):
+    a = Host(tmp_path / "a", FlatStore())
+    yield a
+    a.stop()
+
+
+def during_the_next_listing(a, monkeypatch, act):
+    """Let something happen when the store has made its answer and nobody has read it."""
+    ask = a.store.list
+
+    def list_(prefix, *, shallow=False):
+        answer = iter([*ask(prefix, shallow=shallow)])
+        monkeypatch.setattr(a.store, "list", ask)
+        act()
+        return answer
+
+    monkeypatch.setattr(a.store, "list", list_)
+
+
+def directories(a):
+    return {path for path in known(a) if path.endswith("/")}
+
+
+def known(a):
+    return {entry.path for entry in a.journal.entries.walk(S) if not entry.tombstone}
+
+
+def test_what_is_deleted_meanwhile_does_not_come_back(a, monkeypatch):
+    a.write("kept")
+    a.write("d/gone")
+    (a.session / "link").symlink_to("kept")
+    a.flush()
+
+    def act():
+        shutil.rmtree(a.session / "d")
+        (a.session / "link").unlink()
+        a.flush()
+
+    during_the_next_listing(a, monkeypatch, act)
+    report = a.life.open(S)
+    assert (report.files, report.failed, report.pending, report.skipped) == (1, [], [], [])
+    assert known(a) == {"kept"}
+    assert set(look(a.session)) == {"kept"}
+    a.flush()
+    assert known(a) == {"kept"}
+
+
+def test_what_is_deleted_and_made_again_meanwhile_replaces_nobody(a, monkeypatch):
+    a.write("again", "first")
+    a.write("kept")
+    a.flush()
+
+    def act():
+        (a.session / "again").unlink()
+        a.flush()
+        a.write("again", "second")
+        a.driven.scan(S)
+
+    during_the_next_listing(a, monkeypatch, act)
+    a.life.open(S)
+    report = a.driven.flush(S)
+    assert (report.stored, report.conflicts) == (True, [])
+    assert a.store.objects[f"sessions/{S}/again"].data == b"second"
+    assert known(a) == {"again", "kept"}
+
+
+def test_what_is_stored_meanwhile_is_no_other_hosts(a, monkeypatch):
+    a.write("file", "first")
+    a.flush()
+
+    def act():
+        a.write("file", "second")
+        a.flush()
+
+    during_the_next_listing(a, monkeypatch, act)
+    report = a.life.open(S)
+    assert (report.fetched, report.failed, report.pending) == (0, [], [])
+    assert (a.session / "file").read_text() == "second"
+
+
+def test_a_manifest_that_is_written_meanwhile_is_the_one_that_is_known(a, monkeypatch):
+    a.write("file")
+    a.flush()
+
+    def act():
+        (a.session / "made").mkdir()
+        a.flush()
+
+    during_the_next_listing(a, monkeypatch, act)
+    a.life.open(S)
+    assert not a.entry("made/").superseded
+    puts = a.store.writes
+    a.flush()  # nobody else's manifest is in the way
+    assert a.store.writes <= puts + 1
+    assert known(a) == {"file", "made/"}
+
+
+def test_a_directory_that_was_renamed_in_the_store_only_does_not_come_back_with_its_old_name(a):
+    a.write("old/file")
+    a.flush()
+    a.life.evict(S)
+    a.session.mkdir()
+    a.driven.scan(S)
+    old = a.entry("old/")
+    assert a.journal.sessions.renamed(old, S, "new/", None, 1.0)
+    a.life.open(S, lazy=True)  # the manifest in the store still has the old name
+    assert directories(a) == {"new/"}
+    a.life.open(S)
+    assert directories(a) == {"new/", "old/"}  # the file in it was not renamed
+    assert a.entry("new/").dirty
+    a.flush()
+    assert not a.entry("new/").dirty
