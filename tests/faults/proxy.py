@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import re
 import socket
@@ -145,6 +146,61 @@ async def truncate(exchange: Exchange) -> None:
         response.raw[: len(response.head) // 2] if not response.body else response.raw[: -len(response.body) // 2]
     )
     exchange.abort()
+
+
+def flip(at: float) -> Action:
+    """One bit of the answer's body arrives as another; ``at`` is where, from 0 to 1."""
+
+    async def act(exchange: Exchange) -> None:
+        response = await exchange.forward()
+        body = bytearray(response.body)
+        if body:
+            body[int((len(body) - 1) * at)] ^= 4
+        exchange.record.sent = response.status
+        await exchange.send(replace(response, body=bytes(body)).raw)
+
+    return act
+
+
+def other_header(name: str, value: str) -> Action:
+    """A header of the answer arrives with another value."""
+
+    async def act(exchange: Exchange) -> None:
+        response = await exchange.forward()
+        pattern = rf"(?im)^{re.escape(name)}:[^\r]*".encode()
+        head, count = re.subn(pattern, f"{name}: {value}".encode(), response.head)
+        assert count, f"the answer has no {name}"
+        exchange.record.sent = response.status
+        await exchange.send(head + response.body)
+
+    return act
+
+
+async def swallow(exchange: Exchange) -> None:
+    """A part that the store says it has, and has not."""
+    etag = hashlib.md5(exchange.request.body, usedforsecurity=False).hexdigest()
+    exchange.record.sent = 200
+    await exchange.send(f'HTTP/1.1 200 OK\r\nETag: "{etag}"\r\nContent-Length: 0\r\n\r\n'.encode())
+
+
+class Stale:
+    """Answers as a store that is behind: each request that was seen before gets the answer of that time, once
+    ``behind`` is set; until then the answers are remembered."""
+
+    def __init__(self) -> None:
+        self.behind = False
+        self.hits = 0
+        self._answers: dict[str, Response] = {}
+
+    async def __call__(self, exchange: Exchange) -> None:
+        target = exchange.request.target
+        if self.behind and target in self._answers:
+            self.hits += 1
+            response = self._answers[target]
+        else:
+            response = self._answers[target] = await exchange.forward()
+        exchange.record.sent = response.status
+        await exchange.send(response.raw)
 
 
 def stall(seconds: float) -> Action:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,25 +16,12 @@ from cachesync.reader import Reader
 from cachesync.store.s3 import S3Store
 from tests.bodies import PLAIN, Bytes
 from tests.faults import proxy as faults
-from tests.faults.proxy import Chance, Exchange, Proxy
+from tests.faults.proxy import Chance, Proxy, flip
 
 SMALL = random.Random(1).randbytes(50 * 1024)
 LARGE = random.Random(2).randbytes(2 * BLOCK + 77)
 BODIES = {"small": SMALL, "large": LARGE}
 GET = "GetObject"
-
-
-def flip(at: float):
-    """One bit of the answer's body arrives as another; ``at`` is where, from 0 to 1."""
-
-    async def act(exchange: Exchange) -> None:
-        response = await exchange.forward()
-        body = bytearray(response.body)
-        if body:
-            body[int((len(body) - 1) * at)] ^= 4
-        await exchange.send(replace(response, body=bytes(body)).raw)
-
-    return act
 
 
 class Far:
