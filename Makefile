@@ -1,13 +1,14 @@
-# make run, make test, make lint, make clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
+# make run, make test, make soak, make lint, make clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
 
 PYTHON ?= python3
 WORKERS ?= 3
+MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint clean
+.PHONY: run test soak lint clean
 
 run: $(VENV)/.installed-run
 	$(BIN)/cachesync run --dev-server .dev-s3
@@ -16,6 +17,10 @@ run: $(VENV)/.installed-run
 # under a deadline: what fails beside others is run again alone, once, and has to pass then; both runs are in the output.
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+
+# The campaigns against the promises, for long, from seeds that were not played yet. Prints what it did and what it found.
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m tests.simulation --minutes $(MINUTES)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

@@ -95,7 +95,7 @@ class Engine:
             watched=watched,
         )
         self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake)
-        self.learner = Learner(self.journal, self.store, config.prefix)
+        self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
         flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
@@ -118,7 +118,7 @@ class Engine:
             self.reader,
             prefix=config.prefix,
             url=context.url,
-            writer=self.journal.id,
+            writer=f"{self.journal.id}-direct",  # what is put past the journal is no older write of its own
             local=LocalRoot(context, self.scanner, self.learner, self.uploader, removal, staging),
             clock=clock,
             scratch=context.scratch,
@@ -187,7 +187,8 @@ def _prepare_state(config: Config) -> None:
                         os.unlink(leftover, dir_fd=held)
             finally:
                 os.close(held)
-        for name in ("journal.db", "journal.db-wal", "journal.db-shm", "journal.db.reserve", "lock"):
+        journal = [f"journal.db{suffix}" for suffix in ("", "-wal", "-shm", ".reserve", ".turns")]
+        for name in (*journal, "lock"):
             with contextlib.suppress(FileNotFoundError):
                 found = os.lstat(config.state / name)
                 if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:

@@ -2,7 +2,8 @@
 
 The journal is written first: a process that dies after it leaves files that stand and are not expected, which a scan
 takes back; never one that is expected and missing, which would be a deletion (P8). Then each file leaves the tree,
-is looked at where no path leads to it, and is dropped or put back.
+is looked at where no path leads to it, and is dropped or put back. All of that in the session's turn (journal.turns):
+a program at the mount finds it before or after.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from cachesync.context import Context
 from cachesync.errors import FileUnreadable, FileUnwritable
 from cachesync.files import Ground, Leftover, Staging, drop_leftover, make_session
+from cachesync.journal import Turn
 from cachesync.learn import Astray
 from cachesync.model import Entry, FileStat, Kind
 from cachesync.outcomes import EvictReport
@@ -24,7 +26,8 @@ from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 500
+_BATCH = 100
+"""What goes in one turn. A program that changes names of the session meanwhile waits for some milliseconds."""
 
 
 @dataclass(slots=True)
@@ -70,8 +73,9 @@ class Evictor:
                 run.keep(skipped.path, skipped.reason)
             directories = self._files(run, astray)
             self._directories(run, directories)
-            if not run.kept and not ground.remove():
-                run.keep(".", "something was put into it a moment ago")
+            with self._c.journal.turns.alone(session):
+                if not run.kept and not ground.remove():
+                    run.keep(".", "something was put into it a moment ago")
         kept = [Pending(path, reason) for path, reason in sorted(run.kept.items())]
         logger.info("evicted", extra={"session": session, "files": run.evicted, "bytes": run.bytes, "kept": len(kept)})
         return EvictReport(session, run.evicted, run.bytes, kept)
@@ -83,28 +87,49 @@ class Evictor:
         session, directories = run.ground.session, list[Entry]()
         candidates = self._candidates(run, astray, directories)
         while batch := list(itertools.islice(candidates, _BATCH)):
-            accepted = self._c.journal.residence.evicted(session, batch)
-            going = {entry.path for entry in accepted}
-            for entry in batch:
-                if entry.path not in going:
-                    run.keep(entry.path, "it changed a moment ago")
-            back: list[Entry] = []
-            for entry in accepted:
-                if (reason := self._take_out(run.ground, entry)) is not None:
-                    run.keep(entry.path, reason)
-                    back.append(entry)
-                    continue
-                run.take(entry.path)
-                if entry.kind is Kind.FILE:
-                    run.evicted += 1
-                    run.bytes += entry.stat.size if entry.stat is not None else 0
-            if back:  # written, renamed or removed meanwhile, by who saw them: as if they had never been on their way
-                self._c.journal.residence.not_evicted(session, back)
+            with self._c.journal.turns.alone(session) as turn:
+                back = self._drop(run, batch, turn)
+            if back:
                 self._scanner.notice(session, {entry.path: Hint.CHANGED for entry in back})
         return directories
 
+    def _drop(self, run: _Run, batch: list[Entry], turn: Turn) -> list[Entry]:
+        """Drop what nobody uses; returns what stands again, as if it had never been on its way: it was changed in the
+        root meanwhile, by who saw it."""
+        session, back = run.ground.session, list[Entry]()
+        idle = [entry for entry in batch if not self._is_kept(run, entry, turn)]
+        accepted = self._c.journal.residence.evicted(session, idle)
+        going = {entry.path for entry in accepted}
+        for entry in idle:
+            if entry.path not in going:
+                run.keep(entry.path, "it changed a moment ago")
+        for entry in accepted:
+            if (reason := self._take_out(run.ground, entry)) is not None:
+                run.keep(entry.path, reason)
+                back.append(entry)
+                continue
+            run.take(entry.path)
+            if entry.kind is Kind.FILE:
+                run.evicted += 1
+                run.bytes += entry.stat.size if entry.stat is not None else 0
+        if back:
+            self._c.journal.residence.not_evicted(session, back)
+        return back
+
+    def _is_kept(self, run: _Run, entry: Entry, turn: Turn) -> bool:
+        """Whether what stands there has to stay, by a look at it; why is noted."""
+        if entry.stat is None:
+            reason: str | None = "it was never looked at"
+        elif entry.kind is Kind.FILE and turn.is_written(entry.stat.inode):
+            reason = "a program has it open for writing"
+        else:
+            reason = run.ground.refuses(entry.path, entry.stat)
+        if reason is not None:
+            run.keep(entry.path, reason)
+        return reason is not None
+
     def _candidates(self, run: _Run, astray: Astray, directories: list[Entry]) -> Iterator[Entry]:
-        """What may go, by the journal and by a look at it. What has to stay is noted, and directories are collected."""
+        """What may go, by the journal. What has to stay is noted, and directories are collected."""
         for entry in self._c.journal.entries.walk(run.ground.session):
             if entry.tombstone and entry.dirty:
                 run.keep(entry.path, "its deletion is not in the store yet")
@@ -114,8 +139,6 @@ class Evictor:
                 directories.append(entry)
             elif (reason := _must_stay(entry, astray)) is not None:
                 run.keep(entry.path, reason)
-            elif entry.stat is None or (reason := run.ground.refuses(entry.path, entry.stat)) is not None:
-                run.keep(entry.path, reason or "it was never looked at")
             else:
                 yield entry
 
@@ -135,9 +158,18 @@ class Evictor:
 
     def _directories(self, run: _Run, directories: list[Entry]) -> None:
         """Remove what is empty now, the deepest first; what stays gets its time again."""
+        deepest_first = iter(sorted(directories, key=lambda entry: -entry.path.count("/")))
+        while batch := list(itertools.islice(deepest_first, _BATCH)):
+            with self._c.journal.turns.alone(run.ground.session):
+                back = self._remove(run, batch)
+            if back:
+                self._scanner.notice(run.ground.session, back)
+
+    def _remove(self, run: _Run, batch: list[Entry]) -> dict[str, Hint]:
+        """Remove those of the directories that are empty; returns which of them are to be looked at again."""
         session, ground = run.ground.session, run.ground
         going, staying = dict[str, Entry](), list[Entry]()
-        for entry in sorted(directories, key=lambda entry: -entry.path.count("/")):
+        for entry in batch:
             reason = self._directory_must_stay(entry, going, run)
             if reason is None:
                 going[entry.path] = entry
@@ -159,8 +191,7 @@ class Evictor:
         for entry in staying:
             if entry.path in run.emptied and entry.stat is not None:
                 self._reset_time(ground, entry.path.rstrip("/"), entry.stat)
-        if back:
-            self._scanner.notice(session, back)
+        return back
 
     def _directory_must_stay(self, entry: Entry, going: dict[str, Entry], run: _Run) -> str | None:
         """Why a directory stays: "" if what is in it says so itself; None if it may go."""

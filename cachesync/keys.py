@@ -34,10 +34,19 @@ def check_session(name: str) -> str:
     return name
 
 
+def is_path(path: str) -> bool:
+    """Whether ``path`` is in normal form, cannot leave its session, and is bytes that a disk could have."""
+    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        return False
+    try:
+        return path.isascii() or bool(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return False
+
+
 def check_path(path: str) -> str:
     """Return ``path``, or raise UsageError if it could leave its session or is not in normal form."""
-    parts = path.split("/")
-    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+    if not is_path(path):
         raise UsageError("path", path, "does not name a file inside its session", "no '..', no leading '/', no '//'")
     return path
 

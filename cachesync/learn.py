@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -42,12 +42,19 @@ class Astray:
 
 
 class Learner:
-    """Merges the store's side of a session into the journal, once; again when another writer was there."""
+    """Merges the store's side of a session into the journal, once; again when another writer was there.
 
-    def __init__(self, journal: Journal, store: ObjectStore, prefix: str) -> None:
+    ``scan`` compares a session's directory with the journal: a file that the journal does not have yet would be taken
+    for one that is only in the store, and then for another's.
+    """
+
+    def __init__(
+        self, journal: Journal, store: ObjectStore, prefix: str, scan: Callable[[str], object] = lambda _: None
+    ) -> None:
         self._journal = journal
         self._store = store
         self._prefix = prefix
+        self._scan = scan
         self._locks: dict[str, threading.Lock] = {}
         self._not_before: dict[str, float] = {}
         self.standing = threading.Lock()
@@ -75,6 +82,7 @@ class Learner:
         try:
             row = self._journal.sessions.get(session)
             if row is not None and not row.learned:
+                self._scan(session)
                 self._learn(session)
         except CacheSyncError:
             self._not_before[session] = time.monotonic() + _PAUSE

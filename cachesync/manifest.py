@@ -27,7 +27,12 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _DIGEST = re.compile("[0-9a-f]{64}")
-_LARGEST = 64 * 1024 * 1024
+_LARGEST = 16 * 1024 * 1024
+"""Bytes that are understood at once. What they become takes up to 25 times as much memory, and may be anybody's."""
+
+_LONGEST_ROW = 512 * 1024
+"""Bytes of one row in a line of its own: no path and no link's target gets near it."""
+
 _MOST_FLAWS = 100
 _FEW = 8
 
@@ -279,8 +284,9 @@ def _line_rows(lines: Iterator[bytes], flaws: list[str]) -> Iterator[dict[str, A
     ended = False
     for line in lines:
         row: object = None
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line.rstrip(b","))
+        if len(line) <= _LONGEST_ROW:
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line.rstrip(b","))
         if isinstance(row, dict):
             yield row
         elif line == b"]}":

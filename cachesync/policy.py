@@ -170,12 +170,23 @@ def _wait(strategy: Callable[[RetryCallState], float], attempts: int) -> float:
     return strategy(state)
 
 
+_PUT_OFF = 5
+"""Times ``delete_settle`` that deletions which are not carried out may put off those that are."""
+
+
 class Belief(Enum):
     """Whether a deletion that was seen is carried out in the store."""
 
     BELIEVED = auto()
     TOO_SOON = auto()
     HELD = auto()
+
+
+def last_deletion(seen: float, heard: float, *, pace: Pace) -> float:
+    """When a session's last deletion was, for believing its tombstones: ``seen`` is the latest tombstone's time,
+    ``heard`` when anything last went in the session, also what is never stored. An ``rm -rf`` is under way as long as
+    anything goes; temporary files that come and go all the time put real deletions off for a while only."""
+    return max(seen, min(heard, seen + _PUT_OFF * pace.delete_settle))
 
 
 def believe_delete(

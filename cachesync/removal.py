@@ -11,7 +11,7 @@ from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed, Unstorable
 from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Tombstones
-from cachesync.policy import Belief, believe_delete, may_be_stored
+from cachesync.policy import Belief, believe_delete, last_deletion, may_be_stored
 from cachesync.rivals import Rivals
 from cachesync.scanner import Scanner
 
@@ -29,6 +29,8 @@ class Removal:
         self._scanner = scanner
         self._rivals = rivals
         self.deleted: Counter[str] = Counter()
+        self.unsure: set[tuple[str, str]] = set()
+        """Paths of which this process has sent a put or a deletion that is not confirmed yet."""
         self._asked: list[tuple[str, str]] = []
         self._counted: dict[str, tuple[float, Tombstones]] = {}
 
@@ -46,14 +48,18 @@ class Removal:
         if entry.tombstone and not self._believed(entry):
             return False
         version = entry.stored.version if entry.stored is not None and entry.stored.sha256 is not None else None
-        if entry.hidden and not entry.tombstone:
-            version = None  # whoever made a link of its name saw nothing of the object
+        if entry.hidden:
+            version = None  # whoever made a file or a link of its name, and removed it again, saw nothing of the object
         if version is None and (info := self._look_up(entry)) is not None:
-            if not self._rivals.is_ours(info):
+            if not self._rivals.is_ours(info) or (entry.hidden and entry.tombstone):
                 self._leave(entry, info)
                 return False
-            version = info.version
+            version = self._rivals.keep_hidden(entry, info.key) if entry.hidden else info.version
         if version is not None:
+            # A file whose removal was not on disk when the power went stands again: taken for clean, it would be
+            # nowhere but there.
+            self._c.journal.work.harden(entry)
+            self.unsure.add((entry.session, entry.path))
             try:
                 self._c.store.delete(self._c.key(entry.session, entry.path), expect=version)
             except PreconditionFailed:
@@ -66,6 +72,7 @@ class Removal:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
         self._c.journal.work.confirm_delete(entry)
+        self.unsure.discard((entry.session, entry.path))
         return version is not None
 
     def _believed(self, entry: Entry) -> bool:
@@ -85,9 +92,10 @@ class Removal:
             work.postpone(entry, now + _MOVING)  # first the new name, so that the store has the bytes all the time
             return False
         t = self._tombstones(entry.session)
+        last = last_deletion(t.last_seen, self._scanner.last_gone.get(entry.session, 0.0), pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
-            t.last_seen,
+            last,
             tombstones=t.unconfirmed,
             stored=t.stored,
             flushing=self._c.believing(entry.session),
@@ -95,7 +103,7 @@ class Removal:
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:
-            work.postpone(entry, max(t.last_seen, now if not self._c.watched else 0.0) + self._c.pace.delete_settle)
+            work.postpone(entry, max(last, now if not self._c.watched else 0.0) + self._c.pace.delete_settle)
         if belief is Belief.HELD:
             cause = f"{t.unconfirmed} of {t.stored} files went at once"
             mend = f"cachesync flush --confirm-deletes {entry.session} carries them out"
@@ -146,10 +154,10 @@ class Removal:
         return False
 
     def _leave(self, entry: Entry, info: ObjectInfo) -> None:
-        """The object is another writer's and stays: as an evicted entry, or, where a link stands, unmentioned."""
+        """The object was not seen here and stays: as an evicted entry, or, where a link stands, unmentioned."""
         if entry.tombstone:
             self._c.journal.work.lose_delete(entry, attributes.to_stored(info))
         else:
             self._c.journal.work.confirm_delete(entry)
-        sentence = "deleted or replaced here, but the object is another writer's: it stays"
+        sentence = "deleted or replaced here, but the object is one that was not seen here: it stays"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path})

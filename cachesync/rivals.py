@@ -49,8 +49,8 @@ class Rivals:
         raise last
 
     def keep_hidden(self, entry: Entry, key: str) -> Version | None:
-        """A file was made where only the store had bytes: keep those beside it, whoever wrote them. Returns the version
-        that may be replaced then. Raises StoreError."""
+        """A file or a link was made where only the store had bytes: keep those beside it, whoever wrote them. Returns
+        the version that may be replaced then. Raises StoreError."""
         try:
             theirs = with_digest(self._c.store, self._c.store.head(key))
         except ObjectNotFound:

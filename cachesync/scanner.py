@@ -53,6 +53,8 @@ class Scanner:
         self._rules: dict[str, IgnoreRules] = {}
         self.lost: Counter[str] = Counter()
         """How many files went with their session's directory before they were stored, since this process began."""
+        self.last_gone: dict[str, float] = {}
+        """When the watcher last told of something in a session that went, be it stored, ignored or never seen."""
         self.unseen: dict[str, list[Failure]] = {}
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
@@ -62,6 +64,8 @@ class Scanner:
             return
         if FILE_NAME in hints:
             self.forget_rules(session)
+        if any(hint & Hint.GONE for hint in hints.values()):
+            self.last_gone[session] = self._clock()
         batch = _Batch()
         for path, hint in hints.items():
             if is_reserved(path):
@@ -190,9 +194,13 @@ class Scanner:
                 batch.marked += self._tree_gone(session, path)
 
     def _look(self, session: str, path: str, hint: Hint, batch: _Batch) -> None:
+        rules = self._ignore(session)
+        left_out = rules.reason(path, is_dir=False)
+        if left_out and rules.reason(path, is_dir=True):
+            return  # whatever stands there: nobody has to look
         known = self._journal.entries.known(session, path)
         stat = self._tree.lstat(session, path)
-        if (stat is None or isinstance(stat, Skipped)) and self._ignore(session).reason(path, is_dir=False):
+        if (stat is None or isinstance(stat, Skipped)) and left_out:
             return
         if stat is None or isinstance(stat, Skipped):
             self._tree_gone(session, path + "/")
@@ -200,7 +208,7 @@ class Scanner:
                 batch.marks.append(Mark(path, None, self._gone_due()))
             return
         is_dir = stat.kind is Kind.DIRECTORY
-        if self._ignore(session).reason(path, is_dir):
+        if rules.reason(path, is_dir=True) if is_dir else left_out:
             return
         if is_dir:
             if known is not None:  # a file or a link stood here before

@@ -97,7 +97,9 @@ class Transfer:
                 changed_at = file.stat.mtime_ns / 1e9
                 untold = writer is Writer.UNKNOWN and _closed(entry, file)
                 awaited = Writer.CLOSED if untold else writer
-                later = defer_for_writer(now, entry.dirty_since, changed_at, awaited, pace=self._c.pace)
+                # Dirty since a time to come: since before the clock was set back, and nobody knows for how long.
+                since = entry.dirty_since if entry.dirty_since <= now else 0.0
+                later = defer_for_writer(now, since, changed_at, awaited, pace=self._c.pace)
                 if later is not None:
                     self._c.journal.work.postpone(entry, later)
                     return False
@@ -111,6 +113,7 @@ class Transfer:
         self._c.journal.work.confirm(
             entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
         )
+        self.removal.unsure.discard((entry.session, entry.path))
         if snapshot.cut:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
         if snapshot.grew:
@@ -140,23 +143,21 @@ class Transfer:
     def _send(self, entry: Entry, key: str, snapshot: Snapshot) -> tuple[Stored, bool]:
         """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""
         body, stat = snapshot.body, snapshot.stat
-        base = self._base(entry, key)
-        same = base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode)
-        if base is not None and same and not entry.relabelled:
-            return replace(base, mtime_ns=stat.mtime_ns), False
+        known = base = self._base(entry, key)
+        if base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode):
+            base = self._as_it_is(entry, key, base)
+            if base is not None and base is known and not entry.relabelled:
+                return replace(base, mtime_ns=stat.mtime_ns), False
         carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id)
         old = entry.older
-        if old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == (
-            body.sha256,
-            body.size,
-            stat.mtime_ns,
-            stat.mode,
-        ):
+        told = (body.sha256, body.size, stat.mtime_ns, stat.mode)
+        if base is known and old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == told:
             return old, False  # it was away with its directory, and nobody changed it: the store's version is newer
         expect = None if base is None else base.version
         resume = JournalResume(self._c.journal, entry.session, entry.path)
         if entry.hidden and base is not None and base.sha256 != body.sha256:
             expect = self._rivals.keep_hidden(entry, key)
+        self.removal.unsure.add((entry.session, entry.path))
         try:
             if (
                 base is not None
@@ -172,6 +173,19 @@ class Transfer:
         except PreconditionFailed:
             info = self._rivals.contend(entry, key, body, carried, resume)
         return _confirmed(info, stat, body.sha256, self._c.clock()), True
+
+    def _as_it_is(self, entry: Entry, key: str, base: Stored) -> Stored | None:
+        """``base``; or what a put of ours, whose answer never got here, has made of the object since; or None if it is
+        gone, as after a deletion of that kind. A file that was changed, sent and changed back, or deleted and made
+        again, would else be taken for stored as it is."""
+        if (entry.session, entry.path) not in self.removal.unsure and entry.born > self._c.journal.opened_at:
+            return base  # whatever was sent of it was sent by this process, and every answer came
+        try:
+            info = self._c.store.head(key)
+        except ObjectNotFound:
+            return None
+        ours = info.version.etag != base.version.etag and self._rivals.is_ours(info)
+        return attributes.to_stored(info) if ours else base
 
     def _base(self, entry: Entry, key: str) -> Stored | None:
         """What the object is that we are about to replace. A listing told us its version, but not its bytes."""

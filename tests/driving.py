@@ -83,12 +83,13 @@ class Driven:
             return self.engine.service.flush(session, timeout=timeout, **options)
 
     def close(self) -> None:
+        self._writes_left = None
         self.engine.close()
 
     def crash(self) -> None:
         """What the kernel does for a killed process: its descriptors are closed."""
         self._writes_left = None
-        self.engine.journal.close()
+        self.engine.journal._ledger.db.close()  # without what an orderly end writes
         self.engine.lock.release()
         self.engine.tree.close()
 

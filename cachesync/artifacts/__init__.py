@@ -111,6 +111,7 @@ class Artifacts:
             if self._local is not None and self._local.stands(address):
                 return self._listing.of_entry(self._local.put(address, pieces(source), labels, overwrite=overwrite))
             address.key(self._remote.prefix)
+            self._leave(address)
             with spooled(pieces(source), self._remote.scratch) as body:
                 info = self._remote.put(address, body, labels, overwrite=overwrite)
             return self._changed(address, info)
@@ -127,6 +128,8 @@ class Artifacts:
             local, removed = self._local, False
             if local is not None and local.stands(address):
                 removed = local.remove(address)
+            else:
+                self._leave(address)
             # The engine deletes what is its own; another writer's object, or one that was never here, is still there.
             stands = partial(local.has_file, address) if local is not None else bool
             removed = self._remote.remove(address, listed=not removed, stands=stands) or removed
@@ -190,6 +193,7 @@ class Artifacts:
                 download = archive.read(address.key(self._remote.prefix), past.version_id)
                 labels, mode = attributes.labels_of(address, download.info), attributes.to_stored(download.info).mode
                 return self._listing.of_entry(self._local.put(address, download.chunks, labels, mode=mode))
+            self._leave(address)
             info = self._remote.revive(archive, address, past.version_id)
             return self._changed(address, info)
 
@@ -198,6 +202,11 @@ class Artifacts:
         as ever, and the manifests of its sessions are written once, at the block's end. A process that is killed before
         leaves them as they were: ``verify`` then tells what they miss until the next flush, or change of that file."""
         return self._remote.together()
+
+    def _leave(self, address: Address) -> None:
+        """See local.Local.leave."""
+        if self._local is not None:
+            self._local.leave(address)
 
     def _changed(self, address: Address, info: ObjectInfo) -> Artifact:
         """The object was changed in the store itself: an evicted entry is that from now on."""

@@ -214,8 +214,12 @@ class Local:
         FileUnwritable, StoreError."""
         session, path = address.name, address.path
         found = self._c.tree.lstat(session, path)
-        if not isinstance(found, FileStat) or self.root.scanner.left_out(session, path):
+        if self.root.scanner.left_out(session, path):
+            if session in self._c.journal.sessions.names():  # it may have been ignored since the last scan
+                self._c.journal.entries.let_go(session, path, is_dir=False)
             return False
+        if not isinstance(found, FileStat):
+            return self._remove_missing(address)
         if found.kind is Kind.DIRECTORY:
             raise UsageError("remove", str(address), "is a directory", "name a file")
         if self._c.store.traits.versioned is not False:
@@ -228,11 +232,31 @@ class Local:
             except FileNotFoundError:
                 return False
         self._c.tree.changes.note(session, path)
-        with self.root.removal.asked(session, path):
-            self.root.scanner.notice(session, {path: Hint.GONE})
-            if found.kind is Kind.FILE:
-                self._await(address, lambda entry: entry is None or not entry.tombstone, started, self.root.patience)
+        self._delete(address, started, wait=found.kind is Kind.FILE)
         return True
+
+    def _remove_missing(self, address: Address) -> bool:
+        """Remove what the journal still takes for a file that stands here: it went a moment ago, or was renamed with a
+        directory. The journal has to know before the object goes, or the file would be clean should it come back."""
+        self.root.scanner.notice(address.name, {})  # what another directory of the session had is not here
+        entry = self._c.journal.entries.entry(address.name, address.path)
+        if entry is None or not entry.resident or entry.kind is not Kind.FILE:
+            return False
+        self._delete(address, self._c.clock(), wait=True)
+        return True
+
+    def _delete(self, address: Address, started: float, *, wait: bool) -> None:
+        """Let the engine delete the object of what is gone here."""
+        with self.root.removal.asked(address.name, address.path):
+            self.root.scanner.notice(address.name, {address.path: Hint.GONE})
+            if wait:
+                self._await(address, lambda entry: entry is None or not entry.tombstone, started, self.root.patience)
+
+    def leave(self, address: Address) -> None:
+        """The session's directory does not stand here, and an object of it is about to be changed in the store: let the
+        journal know that what it had here is gone with it. Raises RootHalted."""
+        if address.session is not None and address.session in self._c.journal.sessions.names():
+            self.root.scanner.notice(address.session, {})
 
     def learn(self, address: Address, stored: Stored | None) -> None:
         """The object was changed in the store (None: deleted): an entry that is not here is that from now on."""

@@ -149,11 +149,19 @@ _CODES = {
 """SQLite's primary result codes (https://sqlite.org/rescode.html)."""
 
 
+def cause(error: BaseException) -> BaseException:
+    """What went wrong first: two libraries stand between it and us, and say something else of it."""
+    if isinstance(error, diskcache.Timeout) and error.__context__ is not None:
+        return error.__context__  # diskcache says so for any error at the start of a transaction
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR and error.__context__ is not None:
+        return error.__context__  # SQLite took the transaction back itself, so diskcache's own ROLLBACK failed
+    return error
+
+
 def judge(error: BaseException) -> Fault:
     """What an error means. Whatever is neither the disk's nor another process's doing is damage: there is no telling
     what a damaged database makes of SQLite and diskcache."""
-    if isinstance(error, diskcache.Timeout) and error.__context__ is not None:
-        error = error.__context__  # diskcache says so for any error at the start of a transaction
+    error = cause(error)
     if isinstance(error, OSError):
         return Fault.FULL if error.errno in _NO_ROOM else Fault.DAMAGED if error.errno in _ODD else Fault.UNUSABLE
     if isinstance(error, MemoryError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cachesync.cache import disk
-from cachesync.cache.database import Database, Fault, judge
+from cachesync.cache.database import Database, Fault, cause, judge
 from cachesync.cache.disk import ValueFile
 from cachesync.cache.room import Room
 
@@ -201,7 +201,7 @@ class Shelf:
 
     def _failed(self, error: Exception) -> bool:
         """Do what an error asks for. Returns whether there is another database now."""
-        fault = judge(error)
+        fault, why = judge(error), cause(error)
         if fault is Fault.BUSY:
             return False
         if fault is Fault.FULL:
@@ -215,14 +215,14 @@ class Shelf:
                 return True
             if fault is Fault.DAMAGED:
                 self.damaged += 1
-                logger.warning("the cache is damaged and made anew: %s (%s)", self._folder, error)
+                logger.warning("the cache is damaged and made anew: %s (%s)", self._folder, why)
                 try:
                     disk.throw_away(self._folder)
                     return self._open() is not None
                 except Exception as again:  # noqa: BLE001 - as above
-                    error = again
+                    why = cause(again)
             self._off_until = self._clock() + PAUSE
-            logger.warning("there is no cache for %g s: %s (%s)", PAUSE, self._folder, error)
+            logger.warning("there is no cache for %g s: %s (%s)", PAUSE, self._folder, why)
             return False
 
     def _check_place(self) -> None:

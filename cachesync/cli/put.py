@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from cachesync.address import Address, parse, parse_whole
@@ -17,6 +18,7 @@ from cachesync.cli.flush import worst
 from cachesync.cli.phrases import count, failures, one_line, size
 from cachesync.cli.reach import Connect
 from cachesync.errors import CacheSyncError, ExitCode, FileChanging, FileUnreadable, UsageError
+from cachesync.files.beneath import HOLD, open_beneath, open_regular
 from cachesync.keys import printable
 from cachesync.outcomes import Artifact, Progress, no_progress
 from cachesync.reports import Failure
@@ -61,17 +63,17 @@ def _put_tree(options: argparse.Namespace, artifacts: Artifacts, labels: dict[st
     stored: list[Artifact] = []
     failed: list[tuple[str, CacheSyncError]] = []
     files: list[tuple[str, int]] = []
-    for path, size_or_why in _walk(top):
-        if isinstance(size_or_why, int):
-            files.append((path, size_or_why))
-        else:
-            failed.append((path, size_or_why))
-    whole, done = sum(amount for _, amount in files), 0
-    with on_terminal(top) as bar:
+    with _held(top) as held, on_terminal(top) as bar:
+        for path, size_or_why in _walk(held):
+            if isinstance(size_or_why, int):
+                files.append((path, size_or_why))
+            else:
+                failed.append((path, size_or_why))
+        whole, done = sum(amount for _, amount in files), 0
         for number, (path, amount) in enumerate(files):
             (bar or no_progress)(Progress(number, len(files), done, whole))
             try:
-                with _opened(os.path.join(top, path), os.O_NOFOLLOW) as source:
+                with _below(held, path) as source:
                     stored.append(artifacts.put(parse(f"{base}/{path}"), source, **labels))
             except CacheSyncError as error:
                 failed.append((path, error))
@@ -80,36 +82,86 @@ def _put_tree(options: argparse.Namespace, artifacts: Artifacts, labels: dict[st
     return worst(error.exit_code for _, error in failed)
 
 
-def _walk(top: str) -> Iterator[tuple[str, int | CacheSyncError]]:
-    """Every file under ``top`` with its size; what is neither a file nor a directory with why it cannot be stored."""
-    errors: list[OSError] = []
-    for folder, folders, names in os.walk(top, onerror=errors.append):
-        folders.sort()
-        for name in sorted((*names, *(name for name in folders if os.path.islink(os.path.join(folder, name))))):
-            path = os.path.relpath(os.path.join(folder, name), top)
-            try:
-                found = os.lstat(os.path.join(folder, name))
-            except OSError as gone:
-                errors.append(gone)
-                continue
-            if stat.S_ISREG(found.st_mode):
+@contextmanager
+def _held(top: str) -> Iterator[int]:
+    """The directory, open: what is put in its place, or in that of a folder in it, while it is read leads nowhere."""
+    try:
+        descriptor = os.open(top, HOLD | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(top, error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _walk(top: int) -> Iterator[tuple[str, int | CacheSyncError]]:
+    """Every file under an open directory with its size; what is neither a file nor a directory with why it cannot be
+    stored, what cannot be read at the end."""
+    waiting, errors = [""], []
+    while waiting:
+        folder = waiting.pop()
+        folders = []
+        for path, found in _look(top, folder):
+            if isinstance(found, CacheSyncError):
+                errors.append((path, found))
+            elif stat.S_ISDIR(found.st_mode):
+                folders.append(f"{path}/")
+            elif stat.S_ISREG(found.st_mode):
                 yield path, found.st_size
             else:
                 what = "a link" if stat.S_ISLNK(found.st_mode) else "no file"
                 yield path, FileUnreadable("put", path, f"it is {what}", "put stores files; a session stores links too")
-    for error in errors:
-        path = os.path.relpath(error.filename, top)
-        yield path, FileUnreadable("read", path, error.strerror or error, "may you read it?")
+        waiting += reversed(folders)
+    yield from errors
 
 
-def _opened(file: str, flags: int = 0) -> BinaryIO:
+def _look(top: int, folder: str) -> list[tuple[str, os.stat_result | CacheSyncError]]:
+    """What is in a folder ("" or ending in "/"), by path; or why that cannot be told."""
+    found: dict[str, os.stat_result | CacheSyncError] = {}
+    try:
+        descriptor = open_beneath(top, folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in os.listdir(descriptor):
+                try:
+                    found[folder + name] = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                except OSError as error:
+                    found[folder + name] = _unreadable(folder + name, error)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        path = folder.rstrip("/") or "."
+        found[path] = _unreadable(path, error)
+    return sorted(found.items())
+
+
+def _opened(file: str) -> BinaryIO:
     """The source; reading it raises FileChanging at its end if it changed meanwhile."""
     if file == "-":
         return sys.stdin.buffer
     try:
-        return cast(BinaryIO, io.BufferedReader(_Steady(os.open(file, os.O_RDONLY | flags), file), 1024 * 1024))
+        return _steady(os.open(file, os.O_RDONLY | os.O_CLOEXEC), file)
     except OSError as error:
-        raise FileUnreadable("read", file, error.strerror or error, "is it there, and may you read it?") from error
+        raise _unreadable(file, error) from error
+
+
+def _below(top: int, path: str) -> BinaryIO:
+    """The same for a regular file under an open directory, without following a link."""
+    try:
+        descriptor = open_regular(top, path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if descriptor is None:
+        raise FileUnreadable("put", path, "it is no file any more")
+    return _steady(descriptor, path)
+
+
+def _steady(descriptor: int, path: str) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Steady(descriptor, path), 1024 * 1024))
+
+
+def _unreadable(path: str, error: OSError) -> FileUnreadable:
+    return FileUnreadable("read", path, error.strerror or error, "is it there, and may you read it?")
 
 
 class _Steady(io.RawIOBase):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote
 
 from cachesync.address import Address, Space
 from cachesync.control import wire
-from cachesync.control.asking import STORE_TIMEOUT, Asker, Options, with_options
+from cachesync.control.asking import STORE_TIMEOUT, Asker, Options, quoted, with_options
 from cachesync.errors import DaemonUnavailable, IntegrityError
 from cachesync.outcomes import Artifact, PastVersion
 from cachesync.verbs import DEFAULT_EXPIRES
@@ -128,4 +126,4 @@ def _target(verb: str, address: Address, options: Options = ()) -> str:
     """Not ``str(address)``, which does not show whether the end of a path is a folder."""
     head = [address.name] if address.space is Space.SESSIONS else [str(address.space), address.name]
     path = "/".join([*filter(None, head), address.path])
-    return with_options(f"/v1/{verb}/{quote(os.fsencode(path))}", options)
+    return with_options(f"/v1/{verb}/{quoted(path, '/')}", options)

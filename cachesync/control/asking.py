@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from cachesync.control import wire
 from cachesync.control.address import connect
-from cachesync.errors import DaemonUnavailable
+from cachesync.errors import DaemonUnavailable, UsageError
 
 CONNECT_TIMEOUT = 2.0
 READ_TIMEOUT = 30.0
@@ -21,6 +23,9 @@ READ_TIMEOUT = 30.0
 
 STORE_TIMEOUT = 600.0
 """Seconds without a byte for a verb that waits for the store. A daemon that ends is noticed at once."""
+
+_KEPT = 15.0
+"""Seconds that a connection is kept; the daemon keeps it longer."""
 
 GRACE = 3.0
 """Seconds that a flush gets on top of its own timeout, by which the daemon answers unless it hangs."""
@@ -32,13 +37,16 @@ Options = Sequence[tuple[str, object]]
 
 
 class Asker:
-    """One connection a request, so it is safe to share between threads.
+    """One connection for each request that is under way, so it is safe to share between threads. Up to ``kept`` of them
+    are kept for the next short one, which saves its opening; not for a process that forks.
 
     Raises what the daemon raised, rebuilt, and DaemonUnavailable when it gives no answer or an odd one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, kept: int = 0) -> None:
         self._path = path
+        self._kept = kept
+        self._idle: list[tuple[_Connection, float]] = []
 
     def is_serving(self) -> bool:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
@@ -53,11 +61,16 @@ class Asker:
     def ask(self, method: str, target: str, build: Callable[[Mapping[str, Any]], T], timeout: float | None = None) -> T:
         """What ``build`` makes of the JSON answer."""
         timeout = READ_TIMEOUT if timeout is None else timeout
-        with self._connection(timeout) as connection:
+        connection = self._open(timeout)
+        try:
             with self._hearing(timeout):
                 connection.request(method, target)
                 told = json.loads(connection.getresponse().read())
-            return self.built(build, told)
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+        return self.built(build, told)
 
     def lines(self, method: str, target: str, timeout: float | None = None) -> Iterator[Mapping[str, Any]]:
         """The lines of a streamed answer, which is whole if this ends without an error."""
@@ -124,6 +137,30 @@ class Asker:
                 told = json.loads(connection.getresponse().read())
             return self.built(build, told)
 
+    def _open(self, timeout: float) -> _Connection:
+        """A connection that was kept and is still good, or a new one."""
+        while self._idle:
+            try:
+                connection, since = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if connection.quiet and time.monotonic() - since < _KEPT:
+                connection.sock.settimeout(timeout)
+                return connection
+            connection.close()
+        return _Connection(self._path, timeout)
+
+    def _keep(self, connection: _Connection) -> None:
+        if len(self._idle) < self._kept and connection.sock is not None:
+            self._idle.append((connection, time.monotonic()))
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Let the connections go that are kept."""
+        while self._idle:
+            self._idle.pop()[0].close()
+
     @contextmanager
     def _connection(self, timeout: float) -> Iterator[http.client.HTTPConnection]:
         connection = _Connection(self._path, timeout)
@@ -171,13 +208,30 @@ class _Connection(http.client.HTTPConnection):
         self.sock = connect(self._path, CONNECT_TIMEOUT)
         self.sock.settimeout(self.timeout)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it is open at both ends, and nothing that was not asked for has come."""
+        watch = select.poll()
+        watch.register(self.sock, select.POLLIN)
+        return not watch.poll(0)
 
-def quoted(name: str) -> str:
-    """One segment of a target."""
-    return quote(os.fsencode(name), safe="")
+
+def quoted(name: str, safe: str = "") -> str:
+    """One segment of a target; of several, if "/" is ``safe``. Raises UsageError for what no name can be."""
+    try:
+        return quote(os.fsencode(name), safe=safe)
+    except UnicodeEncodeError:
+        raise _no_text(name) from None
 
 
 def with_options(target: str, options: Options) -> str:
-    """A target and its query; what is None is left out."""
+    """A target and its query; what is None is left out. Raises UsageError for what is no text."""
     given = [(name, value) for name, value in options if value is not None]
-    return f"{target}?{urlencode(given, errors='surrogateescape')}" if given else target
+    try:
+        return f"{target}?{urlencode(given, errors='surrogateescape')}" if given else target
+    except UnicodeEncodeError:
+        raise _no_text(str(given[-1][1])) from None
+
+
+def _no_text(name: str) -> UsageError:
+    return UsageError("ask for", repr(name), "it is no valid Unicode", "give another one")

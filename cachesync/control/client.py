@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from cachesync.control import wire
 from cachesync.control.asking import GRACE, Asker, quoted, with_options
@@ -18,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class ControlClient:
-    """Verbs over the socket at ``path``; one connection a call, so it is safe to share between threads.
+    """Verbs over the socket at ``path``; safe to share between threads. ``kept``: see Asker.
 
     Raises what the daemon raised, rebuilt, and DaemonUnavailable when it gives no answer or an odd one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._asker = Asker(path)
+    def __init__(self, path: Path, *, kept: int = 0) -> None:
+        self._asker = Asker(path, kept=kept)
 
     def is_serving(self) -> bool:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
@@ -69,7 +67,7 @@ class ControlClient:
 
     def explain(self, session: str, path: str) -> Story:
         """See Verbs."""
-        return self._asker.ask("GET", f"/v1/explain/{quoted(session)}/{quote(os.fsencode(path))}", wire.to_story)
+        return self._asker.ask("GET", f"/v1/explain/{quoted(session)}/{quoted(path, '/')}", wire.to_story)
 
     def retry(self, session: str | None = None) -> int:
         """See Verbs."""

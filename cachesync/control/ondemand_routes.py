@@ -24,6 +24,7 @@ STORES = 256
 """Programs that wait at once for what they wrote; most of the threads are asleep."""
 
 WAIT = 20.0
+IDLE = 10.0
 _NAMES = {"bring": 2, "empty": 2, "foresee": 2, "remove": 2, "move": 4}
 """How many names each verb takes: sessions and paths in turn. An empty path is the session's directory."""
 
@@ -33,9 +34,9 @@ class OnDemandRoutes:
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
-        self._brings = Lane("bring", BRINGS, WAIT)
+        self._brings = Lane("bring", BRINGS, WAIT, idle=IDLE)
         self._stores = Lane("store", STORES, WAIT)
-        self._listens = Lane("listen", LISTENERS, WAIT)
+        self._listens = Lane("listen", LISTENERS, WAIT, idle=IDLE)
         self.lanes = (self._brings, self._stores, self._listens)
 
     def table(self) -> list[web.RouteDef]:

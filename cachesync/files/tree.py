@@ -8,6 +8,7 @@ import os
 import stat as st
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -137,7 +138,7 @@ class Tree:
         self.check()
         names, others = [], []
         try:
-            with os.scandir(self._root) as entries:
+            with _listed(self._root) as entries:
                 for entry in entries:
                     if entry.name in (RESERVED, ".cachesyncignore"):
                         continue
@@ -246,6 +247,18 @@ class Tree:
             return ""
         with file:
             return file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def _listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """What is in a held directory, through a descriptor of its own: two listings that share one would each miss what
+    the other has read."""
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
 
 
 def _stamp(directory: int) -> int:

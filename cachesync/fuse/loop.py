@@ -110,7 +110,7 @@ class Loop:
         buffer = bytearray(wire.MAX_WRITE + 8192)
         request, views = Request(buffer), [memoryview(buffer)]
         descriptor, send, readv, unpack = self._device.descriptor, self._device.send, os.readv, wire.IN.unpack_from
-        handlers, lock = self._handlers, self.lock
+        handlers, lock, pack = self._handlers, self.lock, wire.OUT.pack
         while True:
             try:
                 request.end = readv(descriptor, views)
@@ -140,7 +140,7 @@ class Loop:
                 except Exception:
                     logger.exception("a request failed: %s", Op(op).name)
                     payload, number = None, errno.EIO
-            send(wire.refusal(unique, number) if payload is None else wire.answer(unique, payload))
+            send(pack(16, -number, unique) if payload is None else pack(16 + len(payload), 0, unique) + payload)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _housekeeping(self, request: Request) -> None:

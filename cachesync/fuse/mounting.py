@@ -24,11 +24,13 @@ _HELPERS = ("fusermount3", "fusermount")
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A mount as /proc/self/mountinfo shows it; ``source`` is what ``mount`` was given."""
+    """A mount as /proc/self/mountinfo shows it; ``source`` is what ``mount`` was given, ``number`` tells it from others
+    that are mounted at the same time."""
 
     path: str
     kind: str
     source: str
+    number: int
 
 
 def mount(path: str, *, source: str, read_only: bool) -> Device:
@@ -121,7 +123,8 @@ def mounts() -> list[Mounted]:
         for line in file:
             before, _, after = line.rstrip(b"\n").partition(b" - ")
             kind, source = after.split(b" ")[:2]
-            found.append(Mounted(_plain(before.split(b" ")[4]), kind.decode(), _plain(source)))
+            fields = before.split(b" ")
+            found.append(Mounted(_plain(fields[4]), kind.decode(), _plain(source), int(fields[0])))
     return found
 
 

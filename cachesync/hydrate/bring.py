@@ -2,15 +2,18 @@
 
 A file is fetched into the staging folder, then put into its place, then written down. Whoever has one ready puts all in
 place that are ready by then, under one lock and with one transaction: the version that a file was made from is still
-the one that the journal knows when the file gets its name.
+the one that the journal knows when the file gets its name. That is done in the session's turn (journal.turns), as are
+links and directories: a program at the mount that renames what was brought finds it written down.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cachesync.context import Context
 from cachesync.errors import (
@@ -29,6 +32,7 @@ from cachesync.files import Ground, Staging, Temporary
 from cachesync.hydrate.fetch import Fetcher
 from cachesync.hydrate.marks import Marks, Placed, Wanted, deepest_first, parents
 from cachesync.hydrate.tally import Brought, Tally
+from cachesync.journal import Turn
 from cachesync.keys import stays_inside
 from cachesync.model import FileStat, Kind, Skipped, Stored
 from cachesync.outcomes import OnProgress, no_progress
@@ -186,6 +190,7 @@ class _Run:
         """What an error means for a path; some mean the end of all fetching."""
         if isinstance(error, StoreUnreachable | DiskFull):
             self._ended = error.advice
+            self.brought.full = self.brought.full or isinstance(error, DiskFull)
             return Pending(path, error.advice)
         if isinstance(error, PreconditionFailed | ObjectNotFound):
             return Pending(path, "another host replaced or deleted it a moment ago")
@@ -212,21 +217,22 @@ class _Run:
     def _place_ready(self) -> None:
         """Put into place and write down what is ready, of all threads."""
         placed: list[Placed] = []
-        try:
-            for _ in range(min(len(self._ready), _MANY)):
-                wanted, stored, file, sealed = self._ready.popleft()
-                try:
-                    if (done := self._place(wanted, stored, file, sealed)) is not None:
-                        placed.append(done)
-                except FileUnwritable as error:
-                    self._tally.note(self._judge(wanted.path, error))
-                finally:
-                    file.discard()
-        finally:
-            self._marks.placed(placed)
+        with self._c.journal.turns.alone(self._session) as turn:
+            try:
+                for _ in range(min(len(self._ready), _MANY)):
+                    wanted, stored, file, sealed = self._ready.popleft()
+                    try:
+                        if (done := self._place(wanted, stored, file, sealed, turn)) is not None:
+                            placed.append(done)
+                    except FileUnwritable as error:
+                        self._tally.note(self._judge(wanted.path, error))
+                    finally:
+                        file.discard()
+            finally:
+                self._marks.placed(placed)
         self._tally.fetched([done.stat.size for done in placed])
 
-    def _place(self, wanted: Wanted, stored: Stored, file: Temporary, sealed: FileStat) -> Placed | None:
+    def _place(self, wanted: Wanted, stored: Stored, file: Temporary, sealed: FileStat, turn: Turn) -> Placed | None:
         now = self._marks.recall(wanted.path)
         if now is None:  # somebody else has brought it
             self._note_present(wanted.path)
@@ -242,7 +248,8 @@ class _Run:
                 return None
         else:
             expected = now.replaces.stat if now.replaces is not None else None
-            stat = None if expected is None else self._ground.swap(file, wanted.path, expected)
+            idle = expected is not None and not turn.is_written(expected.inode)
+            stat = self._ground.swap(file, wanted.path, expected) if expected is not None and idle else None
             if stat is None:
                 self._tally.note(Skipped(wanted.path, _REPLACED))
                 self._note_present(wanted.path)
@@ -257,50 +264,67 @@ class _Run:
 
     def links(self) -> None:
         """Make the links that stay in the session."""
-        made: list[tuple[str, FileStat]] = []
-        for path, told in self._plan.links:
-            target = told.target or ""
-            if not stays_inside(path, target):
-                self._tally.note(
-                    Skipped(path, f"it leads to {target!r}, which may be outside the session: no link is made")
+        links = iter(self._plan.links)
+        while batch := list(itertools.islice(links, _MANY)):
+            with self._turn():
+                self._marks.placed_others(
+                    [made for path, told in batch if (made := self._link(path, told)) is not None]
                 )
-                continue
-            try:
-                with self._standing:
-                    if not self._marks.still(path):
-                        continue
-                    self._make(path.rpartition("/")[0])
-                    stat = self._ground.place_link(path, target, told.mtime_ns)
-            except FileUnwritable as error:
-                self._tally.note(self._judge(path, error))
-                continue
-            if stat is not None:
-                made.append((path, stat))
-                self._filled.add(path.rpartition("/")[0] + "/")
-        self._marks.placed_others(made)
+
+    def _link(self, path: str, told: FileStat) -> tuple[str, FileStat] | None:
+        target = told.target or ""
+        if not stays_inside(path, target):
+            reason = f"it leads to {target!r}, which may be outside the session: no link is made"
+            self._tally.note(Skipped(path, reason))
+            return None
+        if not self._marks.still(path):
+            return None
+        try:
+            self._make(path.rpartition("/")[0])
+            stat = self._ground.place_link(path, target, told.mtime_ns)
+        except FileUnwritable as error:
+            self._tally.note(self._judge(path, error))
+            return None
+        if stat is None:
+            return None
+        self._filled.add(path.rpartition("/")[0] + "/")
+        return path, stat
 
     def directories(self) -> None:
         """Make the directories that are empty, and give all of them their modes and times, if nothing is left to be put
         into them."""
         plan = self._plan
-        for path in plan.directories:
-            try:
-                with self._standing:
-                    if self._marks.still(path):
+        directories = iter(plan.directories)
+        while batch := list(itertools.islice(directories, _MANY)):
+            with self._turn():
+                for path in filter(self._marks.still, batch):
+                    try:
                         self._make(path)
-            except FileUnwritable as error:
-                self._tally.note(self._judge(path, error))
+                    except FileUnwritable as error:
+                        self._tally.note(self._judge(path, error))
         if not self.brought.complete:
             return
         again = {path: stat for path, stat in plan.standing.items() if path in self._filled}
-        done = []
-        for path, told in deepest_first(plan.directories | again):
-            try:
-                done.append((path, self._ground.finish_directory(path, told.mode, told.mtime_ns)))
-            except FileUnwritable as error:
-                if self._marks.still(path):
-                    self._tally.note(Failure(path, error.advice))
-        self._marks.placed_others(done)
+        unfinished = deepest_first(plan.directories | again)
+        while some := list(itertools.islice(unfinished, _MANY)):
+            with self._turn():
+                self._marks.placed_others(
+                    [done for path, told in some if (done := self._finish(path, told)) is not None]
+                )
+
+    def _finish(self, path: str, told: FileStat) -> tuple[str, FileStat] | None:
+        if not self._marks.still(path):
+            return None
+        try:
+            return path, self._ground.finish_directory(path, told.mode, told.mtime_ns)
+        except FileUnwritable as error:
+            self._tally.note(Failure(path, error.advice))
+            return None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._standing, self._c.journal.turns.alone(self._session):
+            yield
 
     def _make(self, directory: str) -> None:
         if directory in self._made:

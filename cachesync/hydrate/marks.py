@@ -55,7 +55,8 @@ class Marks(Protocol):
         """What is to be fetched for a path now, or None if nothing is any more."""
 
     def still(self, path: str) -> bool:
-        """Whether a link or directory of the plan is wanted still: it may have been renamed or removed meanwhile."""
+        """Whether a link or directory of the plan is wanted still, or is the one that stood there: it may have been
+        renamed or removed meanwhile."""
 
     def placed(self, files: list[Placed]) -> None:
         """Files have their names."""
@@ -132,7 +133,11 @@ class JournalMarks:
         entry = self._journal.entries.entry(self._session, path)
         if entry is None or entry.tombstone:
             return False
-        return entry.kind is Kind.DIRECTORY or not entry.resident
+        return not entry.resident or (entry.kind is Kind.DIRECTORY and self._stands(entry))
+
+    def _stands(self, directory: Entry) -> bool:
+        found = self._ground.tree.lstat(self._session, directory.path.rstrip("/"))
+        return isinstance(found, FileStat) and directory.stat is not None and found.inode == directory.stat.inode
 
     def placed(self, files: list[Placed]) -> None:
         """See Marks."""

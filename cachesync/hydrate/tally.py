@@ -22,6 +22,8 @@ class Brought:
     failed: list[Failure] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    full: bool = False
+    """The disk took no more."""
 
     @property
     def complete(self) -> bool:

@@ -15,10 +15,11 @@ from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import Residence
 from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
+from cachesync.journal.turns import Turn, Turns
 from cachesync.journal.uploads import Uploads
 from cachesync.journal.work import Work
 
-__all__ = ["MANIFEST", "Journal", "Known", "check_sound", "check_store", "set_aside", "store_of"]
+__all__ = ["MANIFEST", "Journal", "Known", "Turn", "check_sound", "check_store", "set_aside", "store_of"]
 
 
 class Journal:
@@ -37,6 +38,7 @@ class Journal:
         self.work = Work(self._ledger)
         self.uploads = Uploads(self._ledger)
         self.residence = Residence(self._ledger)
+        self.turns = Turns(path)
 
     def belongs_to(self, store: str, *, bind: bool) -> None:
         """Bind a new journal to its store, if ``bind``.
@@ -52,7 +54,7 @@ class Journal:
 
     def close(self) -> None:
         """Let the file go."""
-        self._ledger.db.close()
+        self._ledger.close()
 
     def in_place(self) -> bool:
         """Whether the open file is still the one at its path (a state folder may be deleted under us)."""

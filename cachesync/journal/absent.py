@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cachesync.errors import JournalUnavailable
 from cachesync.journal.database import Row
+from cachesync.journal.turns import SharedTurns
 from cachesync.model import FileStat, Kind
 
 _BELOW = "(dir = ?2 OR (dir >= ?3 AND dir < ?4))"
@@ -63,20 +64,26 @@ class AbsentNames:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.turns = SharedTurns(path)
         self._db: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self._numbers: dict[bytes, int] = {}
 
     def refresh(self) -> None:
         """Let go of a journal that is not at its path any more; the next question opens the one that is."""
+        self.turns.refresh()
         with contextlib.suppress(OSError):
             found = os.stat(self._path)
             if (found.st_dev, found.st_ino) == self._identity:
                 return
-        self.close()
+        self._forget()
 
     def close(self) -> None:
         """Let the file go."""
+        self.turns.close()
+        self._forget()
+
+    def _forget(self) -> None:
         if self._db is not None:
             self._db.close()
         self._db = None
@@ -165,7 +172,7 @@ class AbsentNames:
         try:
             return self._connection().execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            self.close()
+            self._forget()
             raise JournalUnavailable("read the journal", str(self._path), error) from error
 
     def _connection(self) -> sqlite3.Connection:

@@ -14,6 +14,7 @@ from typing import Any
 from cachesync.errors import JournalDamaged, JournalUnavailable, UsageError
 from cachesync.journal.reserve import Reserve
 from cachesync.journal.schema import MIGRATIONS
+from cachesync.journal.sound import check_contents
 
 Row = tuple[Any, ...]
 
@@ -23,7 +24,8 @@ class Database:
 
     WAL with ``synchronous=NORMAL``: a commit survives a killed process, and after power loss the file is sound but may
     lack its last commits. That costs nothing, since a scan finds again what a lost mark said and the store's conditions
-    settle what a lost confirmation said; ``write(durable=True)`` is for the facts that nothing else could tell.
+    settle what a lost confirmation said; ``write(durable=True)`` is for the facts that nothing else could tell, and
+    comes before what cannot be taken back: a file that is dropped, an object that is deleted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -163,6 +165,7 @@ def _check_pages(db: sqlite3.Connection) -> None:
     findings = db.execute("PRAGMA quick_check(1)").fetchone()
     if findings != ("ok",):
         raise sqlite3.DatabaseError(str(findings and findings[0]))
+    check_contents(db)
 
 
 def _check_format(path: Path, done: int) -> None:

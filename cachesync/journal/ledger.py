@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from pathlib import Path
 
+from cachesync.errors import JournalDamaged, JournalUnavailable
 from cachesync.journal.database import Database
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 MANIFEST = ""
 """Among the paths that overtook a listing: the session's manifest."""
@@ -27,18 +30,28 @@ class Ledger:
         self._names = {number: name for name, number in self._numbers.items()}
         self._lock = threading.Lock()
         self._listings: list[tuple[int, set[str]]] = []
+        self._hardened = 0
 
     def _settle_in(self) -> None:
         """A journal that was copied with its root is another writer than the one it was copied from: it gets an id of
-        its own, and learns anew what the store has."""
-        ((place,),) = self.db.all("SELECT place FROM meta")
-        if place == self.db.place:
+        its own. It and one that lost its last commits with the machine's power learn anew what the store has."""
+        ((place, boot),) = self.db.all("SELECT place, boot FROM meta")
+        now = _boot()
+        copied, cut = place not in (None, self.db.place), boot not in (None, now)
+        if (place, boot) == (self.db.place, now):
             return
         with self.db.write(durable=True) as db:
-            db.execute("UPDATE meta SET place = ?", (self.db.place,))
-            if place is not None:
+            db.execute("UPDATE meta SET place = ?, boot = ?", (self.db.place, now))
+            if copied:
                 db.execute("UPDATE meta SET id = ?", (secrets.token_hex(8),))
+            if copied or cut:
                 db.execute("UPDATE session SET learned = 0")
+
+    def close(self) -> None:
+        """Let the file go, in order: nothing of it is lost any more."""
+        with contextlib.suppress(JournalUnavailable, JournalDamaged), self.db.write(durable=True) as db:
+            db.execute("UPDATE meta SET boot = NULL")
+        self.db.close()
 
     def names(self) -> list[str]:
         """All known sessions, sorted."""
@@ -78,7 +91,7 @@ class Ledger:
         ((generation,),) = db.execute("UPDATE meta SET generation = generation + 1 RETURNING generation").fetchall()
         return int(generation)
 
-    @contextmanager
+    @contextlib.contextmanager
     def listing(self, name: str) -> Iterator[AbstractSet[str]]:
         """While it is open, a listing of the session in the store may be older than the journal: the paths of which it
         is, as they become known. Read in a transaction it is exact."""
@@ -97,6 +110,22 @@ class Ledger:
             if session == number:
                 paths.add(path)
 
+    def harden(self, generation: int) -> None:
+        """Let what was marked up to ``generation`` outlive a loss of power; one sync serves all that is marked by
+        now."""
+        if generation > self._hardened:
+            with self.db.write(durable=True) as db:
+                latest = self.next_generation(db)
+            self._hardened = max(self._hardened, latest)
+
     def revise(self, db: sqlite3.Connection, number: int) -> None:
         """Note, in a transaction, that a manifest of this session would look different now."""
         db.execute("UPDATE session SET revision = revision + 1 WHERE id = ?", (number,))
+
+
+def _boot() -> str | None:
+    """Which boot of the kernel this is; None where it does not say."""
+    try:
+        return BOOT.read_text("ascii").strip()
+    except OSError:
+        return None

@@ -12,7 +12,8 @@ CREATE TABLE meta (
     id         TEXT NOT NULL,        -- random name of this journal; objects carry it as their `writer`
     generation INTEGER NOT NULL,     -- the last generation given out, over all sessions
     store      TEXT,                 -- the store that all of this is true of
-    place      TEXT                  -- which file this is: a copy of it is another journal
+    place      TEXT,                 -- which file this is: a copy of it is another journal
+    boot       TEXT                  -- the kernel's boot under which it is open; NULL once it was closed in order
 ) STRICT;
 
 CREATE TABLE session (

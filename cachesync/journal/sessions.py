@@ -96,7 +96,9 @@ class Sessions:
             changed = f"SELECT count(*) FROM entry WHERE session = ? AND {UNSENT} AND gone_at IS NULL"
             lost = forgotten + db.execute(changed, (number,)).fetchone()[0]
             db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE session = ? AND {UNSENT}", (number,))
-            db.execute("DELETE FROM entry WHERE session = ? AND resident = 1 AND newer = 'null'", (number,))
+            never_listed = "(kind <> 'file' AND etag IS NULL AND synced = 0)"
+            gone = f"DELETE FROM entry WHERE session = ? AND resident = 1 AND (newer = 'null' OR {never_listed})"
+            db.execute(gone, (number,))
             evicted = db.execute(f"UPDATE entry SET {LEAVE} WHERE session = ? AND resident = 1", (number,)).rowcount
             self._ledger.revise(db, number)
             if forgotten:  # an answer may have been lost: the next use asks the store again what it has

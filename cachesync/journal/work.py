@@ -116,6 +116,10 @@ class Work:
                 db.execute(_CONFIRM_DISK, (*where, *disk))
             self._ledger.revise(db, number)
 
+    def harden(self, entry: Entry) -> None:
+        """Let the mark that an entry is outlive a loss of power."""
+        self._ledger.harden(entry.generation)
+
     def confirm_delete(self, entry: Entry) -> None:
         """The store has no object at this path any more. A path that was marked again since stays dirty."""
         number = self._ledger.id(entry.session)

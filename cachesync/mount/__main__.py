@@ -17,13 +17,16 @@ from cachesync.mount.keeper import Keeper
 from cachesync.mount.passing import WriteThrough
 from cachesync.mount.serve import Plan, serve
 
+_KEPT = 8
+"""Connections to the daemon that are kept for the next file to be brought."""
+
 
 def main() -> int:
     """Mount and serve; "ready" on stdout says that programs may come, one line of anything else why not."""
     told = json.loads(sys.stdin.readline())
     die_with_parent(told["parent"])
     configure(told["log_format"], told["log_level"])
-    client = ControlClient(Path(told["socket"]))
+    client = ControlClient(Path(told["socket"]), kept=_KEPT)
     keeper = Keeper(client.artifacts, client.lifecycle, client.ondemand, told["patience"])
     told["through"] = WriteThrough(told["through"])
     plan = Plan(**{field.name: told[field.name] for field in fields(Plan)})

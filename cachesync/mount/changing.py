@@ -136,24 +136,31 @@ class Changing:
         path = parent.child(name)
         if view.any_away_below(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        place = parent.below(name)
+        stands = os.path.lexists(place)
+        if view.evicted(path) is not None if stands else view.away(path) is not None:
+            if stands and os.listdir(place):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            # The journal first: the daemon would make it again where it is bringing the session.
+            raise Later(partial(remove, view, path, directory=True), partial(self._remove_directory, parent, name))
+        return self._remove_directory(parent, name, must=True)
 
-        def done() -> bytes:
-            if (node := view.nodes.at(parent, name)) is not None:
-                node.let_go()
-                node.unlinked = True
-                view.nodes.left(node)
-            return b""
-
+    def _remove_directory(self, parent: Node, name: bytes, *, must: bool = False) -> bytes:
+        """Remove a directory that has nothing in the store only; it ``must`` stand. Raises OSError."""
         try:
             os.rmdir(parent.below(name))
         except FileNotFoundError:
-            if view.away(path) is None:
+            if must:
                 raise
-            raise Later(partial(remove, view, path, directory=True), done) from None
-        view.hint(parent, name, Hint.GONE)
-        if view.evicted(path) is not None:
-            raise Later(partial(remove, view, path, directory=True), done)
-        return done()
+        except OSError:
+            self._view.hint(parent, name, Hint.CHANGED)
+            raise
+        if (node := self._view.nodes.at(parent, name)) is not None:
+            node.let_go()
+            node.unlinked = True
+            self._view.nodes.left(node)
+        self._view.hint(parent, name, Hint.GONE)
+        return b""
 
     def lost(self, node: Node) -> None:
         """A node's name is gone, or another's now. Its file may have more names."""
@@ -252,7 +259,7 @@ def without_suid(mode: int) -> int:
     return mode & ~(st.S_ISUID | (st.S_ISGID if mode & st.S_IXGRP else 0))
 
 
-def _time(which: int, bit: Set, now: Set, seconds: int, ns: int) -> tuple[int, int]:
+def _time(which: int, bit: int, now: int, seconds: int, ns: int) -> tuple[int, int]:
     if not which & bit:
         return 0, linux.UTIME_OMIT
     if which & now:

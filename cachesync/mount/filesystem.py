@@ -9,6 +9,7 @@ from cachesync.mount.holding import Holding
 from cachesync.mount.looking import Looking
 from cachesync.mount.passing import Passing, WriteThrough
 from cachesync.mount.renaming import Renaming
+from cachesync.mount.turns import InTurn
 from cachesync.mount.view import View
 
 
@@ -18,6 +19,7 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
     looking, changing = Looking(view), Changing(view)
     renaming = Renaming(view, changing)
     holding, passing = Holding(view, changing, device, loop, through), Passing(view, loop, through)
+    in_turn = InTurn(view.absent.turns, view.nodes)
     loop.handle(
         {
             Op.LOOKUP: looking.lookup,
@@ -25,25 +27,25 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
             Op.READLINK: looking.readlink,
             Op.STATFS: looking.statfs,
             Op.OPENDIR: looking.opendir,
-            Op.READDIR: looking.readdir,
-            Op.READDIRPLUS: looking.readdirplus,
+            Op.READDIR: in_turn.handler(looking.readdir),
+            Op.READDIRPLUS: in_turn.handler(looking.readdirplus),
             Op.RELEASEDIR: looking.releasedir,
             Op.FSYNCDIR: looking.fsyncdir,
             Op.GETXATTR: looking.getxattr,
             Op.LISTXATTR: looking.listxattr,
-            Op.MKDIR: changing.mkdir,
-            Op.MKNOD: changing.mknod,
-            Op.SYMLINK: changing.symlink,
-            Op.LINK: _twice(changing.link),
-            Op.UNLINK: _twice(changing.unlink),
-            Op.RMDIR: _twice(changing.rmdir),
-            Op.RENAME: _twice(renaming.rename),
-            Op.RENAME2: _twice(renaming.rename2),
-            Op.SETATTR: _twice(changing.setattr),
+            Op.MKDIR: in_turn.handler(changing.mkdir),
+            Op.MKNOD: in_turn.handler(changing.mknod),
+            Op.SYMLINK: in_turn.handler(changing.symlink),
+            Op.LINK: in_turn.handler(_twice(changing.link)),
+            Op.UNLINK: in_turn.handler(_twice(changing.unlink)),
+            Op.RMDIR: in_turn.handler(_twice(changing.rmdir)),
+            Op.RENAME: in_turn.renaming(_twice(renaming.rename)),
+            Op.RENAME2: in_turn.renaming(_twice(renaming.rename2)),
+            Op.SETATTR: in_turn.handler(_twice(changing.setattr)),
             Op.SETXATTR: _twice(changing.setxattr),
             Op.REMOVEXATTR: _twice(changing.removexattr),
-            Op.OPEN: holding.open,
-            Op.CREATE: holding.create,
+            Op.OPEN: in_turn.opening(holding.open),
+            Op.CREATE: in_turn.handler(holding.create),
             Op.TMPFILE: holding.tmpfile,
             Op.RELEASE: holding.release,
             Op.READ: passing.read,

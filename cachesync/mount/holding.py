@@ -38,7 +38,7 @@ class Holding:
         self._changing = changing
         self._device = device
         self._loop = loop
-        self._flags = Opened(0) if through is WriteThrough.CLOSE else Opened.NOFLUSH
+        self._flags = 0 if through is WriteThrough.CLOSE else Opened.NOFLUSH
 
     # -- opening -------------------------------------------------------------------------------------------------------
 
@@ -51,9 +51,28 @@ class Holding:
             self._open_more(node, flags, writing=writing)
         else:
             self._open_first(node, flags, writing=writing)
-        if flags & os.O_TRUNC:
-            self._changing.resize(node, node.file, 0)
-        return self._opened(node, writing=writing)
+        opened = self._begin(node, truncate=bool(flags & os.O_TRUNC), writing=writing)
+        if writing and node.backing and node.announced < 0:
+            self._announce(node)
+        return opened
+
+    def _announce(self, node: Node) -> None:
+        """Tell the daemon of a writer that the kernel opens the file for: it could drop it before that. It cannot yet
+        drop a file that was just made, which is not stored."""
+        assert node.key is not None, "it is open"  # noqa: S101
+        node.announced = node.key[1]
+        self._view.absent.turns.written(node.announced)
+
+    def _begin(self, node: Node, *, truncate: bool, writing: bool) -> bytes:
+        """The answer to an OPEN; where it comes to nothing, and nobody else has it open, nothing is left of it."""
+        try:
+            if truncate:
+                self._changing.resize(node, node.file, 0)
+            return self._opened(node, writing=writing)
+        except BaseException:
+            if not node.opens:
+                self._let_go(node)
+            raise
 
     def _open_first(self, node: Node, flags: int, *, writing: bool) -> None:
         try:
@@ -156,6 +175,7 @@ class Holding:
         if writing and not node.writable and not node.backing:
             self._make_writable(node)
         node.opens += 1
+        node.writers += writing
         handle = node.number << 1 | writing
         if node.backing:
             return wire.open_out(handle, self._flags | Opened.PASSTHROUGH, node.backing)
@@ -210,23 +230,30 @@ class Holding:
 
     def _begun(self, node: Node, found: os.stat_result, flags: int) -> bytes:
         """The answer to a CREATE or TMPFILE."""
-        if flags & os.O_TRUNC and found.st_size:
-            self._changing.resize(node, node.file, 0)
-        return wire.entry_out(node.number, VALID, attributes_here(node, found)) + self._opened(node, writing=True)
+        entry = wire.entry_out(node.number, VALID, attributes_here(node, found))
+        return entry + self._begin(node, truncate=bool(flags & os.O_TRUNC and found.st_size), writing=True)
 
     def release(self, r: Request) -> bytes:
         """RELEASE: one open less."""
-        _, flags, _, _ = wire.RELEASE_IN.unpack_from(r.buffer, wire.HEADER)
+        handle, flags, _, _ = wire.RELEASE_IN.unpack_from(r.buffer, wire.HEADER)
         node = self._view.nodes[r.node]
         node.opens -= 1
+        node.writers -= handle & 1
+        if not node.writers and node.announced >= 0:
+            self._view.absent.turns.not_written(node.announced)
+            node.announced = -1
         if not node.opens:
-            if node.backing:
-                self._device.unregister(node.backing)
-            if node.file >= 0:
-                os.close(node.file)
-            if node.remote is not None:
-                node.remote.close()
-            node.file, node.backing, node.writable, node.remote = -1, 0, False, None
+            self._let_go(node)
         if flags & os.O_ACCMODE != os.O_RDONLY and not node.unlinked and node.parent is not None and not node.lost:
             self._view.hint(node.parent, node.name, Hint.CHANGED | Hint.CLOSED)
         return b""
+
+    def _let_go(self, node: Node) -> None:
+        """Nobody has it open any more."""
+        if node.backing:
+            self._device.unregister(node.backing)
+        if node.file >= 0:
+            os.close(node.file)
+        if node.remote is not None:
+            node.remote.close()
+        node.file, node.backing, node.writable, node.remote = -1, 0, False, None

@@ -25,11 +25,12 @@ class Node:
     """One node. ``key`` is None for what is only in the store. ``inode`` is the inode number that was made up for it
     when it was, and that it keeps: cp takes a file with another one for another file. 0: its file's. ``lost`` says that
     its place is another's now: the file may have more names, but none is known. Of a file that is open: ``file`` is its
-    descriptor, and ``backing`` its number with the kernel where that reads and writes past us."""
+    descriptor, and ``backing`` its number with the kernel where that reads and writes past us; ``writers`` of its
+    ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1."""
 
     __slots__ = (
-        "backing", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number", "opens", "parent",
-        "remote", "unlinked", "writable",
+        "announced", "backing", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number", "opens",
+        "parent", "remote", "unlinked", "writable", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, parent: Node | None, name: bytes, key: Key | None, kind: int) -> None:
@@ -45,6 +46,8 @@ class Node:
         self.writable = False
         self.backing = 0
         self.opens = 0
+        self.writers = 0
+        self.announced = -1
         self.unlinked = False
         self.held = -1
         self.remote: RemoteFile | None = None

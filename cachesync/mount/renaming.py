@@ -1,7 +1,8 @@
 """Renaming through the mount: on the disk what stands there, and in the store, without bringing it, what is only there.
 
-A directory may have both. What is only in the store goes first, while its old directory still leads to the rest; what
-the daemon dropped meanwhile goes after that.
+A directory may have both. What is only in the store goes first, also what the daemon dropped meanwhile, and the
+directory on the disk when nothing of it is in the store only: nobody brings anything to its old name then. Each step is
+one turn (turns.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,7 +72,7 @@ class Renaming:
             self._whole(names.new, target)
             return self._finish(names, kind)
         self._make_way(names, kind, target)
-        if source is not None and not (kind == st.S_IFDIR and view.any_away_below(names.old)):
+        if source is not None and not (kind == st.S_IFDIR and self._partly_away(names.old)):
             return self._finish(names, kind)
         if b"/" not in names.old or b"/" not in names.new:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # a whole session
@@ -80,7 +80,7 @@ class Renaming:
             raise view.bring_path(names.old, directory=False)
         if source is not None:
             view.stand(names.new_parent)
-        raise self._moving(names, kind, self._finish)
+        raise self._moving(names, kind)
 
     def _kind(self, path: bytes, found: os.stat_result | None) -> int:
         """The type bits of what stands at a path, or is only in the store. Raises OSError (ENOENT), Later."""
@@ -90,6 +90,9 @@ class Renaming:
         if away is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return KINDS[away.kind]
+
+    def _partly_away(self, directory: bytes) -> bool:
+        return self._view.any_away_below(directory) or self._view.evicted(directory) is not None
 
     def _whole(self, path: bytes, found: os.stat_result | None) -> None:
         """What is exchanged stands on the disk. Raises OSError (EXDEV: a directory of which not all does), Later."""
@@ -129,36 +132,28 @@ class Renaming:
         elif target is None:
             raise Later(partial(remove, view, names.new, directory=there == st.S_IFDIR))
 
-    def _moving(self, names: _Names, kind: int, then: Callable[[_Names, int], bytes]) -> Later:
-        """What to raise so that what is only in the store has moved when ``then`` is called."""
+    def _moving(self, names: _Names, kind: int) -> Later:
+        """What to raise so that what is only in the store has moved, and then the rest."""
         move = partial(self._view.keeper.move, split(names.old), split(names.new), directory=kind == st.S_IFDIR)
-        return Later(move, partial(then, names, kind))
+        return Later(move, partial(self._finish, names, kind, begun=kind == st.S_IFDIR))
 
-    def _finish(self, names: _Names, kind: int) -> bytes:
-        """Rename on the disk what stands there. Raises OSError, Later."""
+    def _finish(self, names: _Names, kind: int, *, begun: bool = False) -> bytes:
+        """Rename on the disk what stands there; of a directory, part may have been ``begun`` to be moved in the store.
+        Raises OSError, Later."""
         view = self._view
-        if _lstat(names.old_parent, names.old_name) is not None or names.exchanged:
-            old = names.old_parent.below(names.old_name)
-            try:
-                self._changing.place_in(
-                    names.new_parent, names.new_name, lambda new: linux.rename(old, new, names.flags)
-                )
-            except FileNotFoundError:
-                if view.evicted(names.old) is None:
-                    raise
-                raise self._moving(names, kind, self._finish) from None  # it was dropped a moment ago
+        stands = _lstat(names.old_parent, names.old_name) is not None
+        if (kind == st.S_IFDIR or not stands) and not names.exchanged and view.evicted(names.old) is not None:
+            raise self._moving(names, kind)  # dropped a moment ago
+        if stands or names.exchanged:
+            put = partial(_put, names.old_parent.below(names.old_name), flags=names.flags, begun=begun)
+            self._changing.place_in(names.new_parent, names.new_name, put)
         self._renamed(names)
         view.hint(names.old_parent, names.old_name, Hint.GONE | Hint.CHANGED if names.flags else Hint.GONE)
         view.hint(names.new_parent, names.new_name, Hint.CHANGED | Hint.CLOSED | Hint.TREE)
-        return b"" if names.exchanged else self._rest(names, kind)
-
-    def _rest(self, names: _Names, kind: int) -> bytes:
-        """What the daemon had begun to drop under the old name is not there any more. Raises Later."""
-        if self._view.evicted(names.old) is None:
+        if kind == st.S_IFDIR or view.evicted(names.old) is None or names.exchanged:
             return b""
-        if kind == st.S_IFDIR:
-            raise self._moving(names, kind, self._rest)
-        raise Later(partial(remove, self._view, names.old, directory=False), partial(self._rest, names, kind))
+        # It was put where the store has a file, and nobody had noticed it yet: that file is not there any more.
+        raise Later(partial(remove, view, names.old, directory=False), bytes)
 
     def _renamed(self, names: _Names) -> None:
         nodes = self._view.nodes
@@ -176,3 +171,26 @@ def _lstat(parent: Node, name: bytes) -> os.stat_result | None:
         return os.lstat(parent.below(name))
     except FileNotFoundError:
         return None
+
+
+def _put(old: bytes, new: bytes, *, flags: int, begun: bool) -> None:
+    """Rename; what of a directory was moved in the store may have been brought here under its new name already: then
+    the rest goes to that. Raises OSError."""
+    try:
+        linux.rename(old, new, flags)
+    except OSError as error:
+        if not begun or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _merge(old, new)
+
+
+def _merge(old: bytes, new: bytes) -> None:
+    with os.scandir(old) as found:
+        entries = list(found)
+    for entry in entries:
+        there = os.path.join(new, entry.name)
+        if entry.is_dir(follow_symlinks=False) and os.path.lexists(there):
+            _merge(entry.path, there)
+        else:
+            os.rename(entry.path, there)
+    os.rmdir(old)

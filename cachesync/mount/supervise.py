@@ -7,10 +7,12 @@ to be fetched is an error until the daemon is back.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -99,6 +101,8 @@ class Supervisor:
         self._daemon = Child("daemon", lambda: _start_daemon(daemon))
         self._server = Child("server", lambda: _start_server(server))
         self._foreign = False
+        self._number: int | None = None
+        """Of the mount that the server serves."""
 
     def run(self) -> int:
         """0 if everything was stored at the end, 4 if not. Raises UsageError, DaemonUnavailable."""
@@ -132,17 +136,32 @@ class Supervisor:
                 raise DaemonUnavailable("start", "the daemon", "it does not answer", "see its log")
 
     def _await_server(self) -> None:
+        """Wait until the server says that programs may come. Raises UsageError; then it has ended or is about to."""
         process = self._server.process
-        line = process.stdout.readline().strip() if process is not None and process.stdout is not None else ""
+        assert process is not None, "it was begun"  # noqa: S101
+        line = _first_line(process, self._stop)
         if line != "ready":
+            process.kill()
+            if line is None:
+                line = "the server was told to stop" if self._stop.is_set() else "the server does not get ready"
             raise UsageError("mount", self._plan.directory, line or "the server ended at once; its error is above")
+        found = fuse.mounted(self._plan.directory)
+        self._number = None if found is None else found.number
+
+    def _taken_away(self) -> bool:
+        """Whether the mount of a server that has ended is gone: who kills a server leaves it, who unmounts it does not.
+        What an earlier server left below it does not matter."""
+        number, self._number = self._number, None
+        return number is not None and all(
+            found.number != number for found in fuse.mounts() if found.path == self._plan.directory
+        )
 
     # -- while it runs -------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK):
             if (ended := self._server.buried()) is not None:
-                if fuse.mounted(self._plan.directory) is None and ended == "exit code 0":
+                if self._taken_away():
                     logger.info("%s was unmounted", self._plan.directory)
                     return
                 logger.error("the mount's server ended: %s; programs get ENOTCONN until it is back", ended)
@@ -162,7 +181,7 @@ class Supervisor:
                 free(self._plan.directory)
                 self._server.begin()
                 self._await_server()
-            except CacheSyncError as error:
+            except (CacheSyncError, OSError) as error:
                 logger.error("%s", error)
                 self._server.put_off()
             else:
@@ -259,6 +278,20 @@ def _start_daemon(command: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
+def _first_line(process: subprocess.Popen[str], stop: threading.Event) -> str | None:
+    """What the server says first, "" if it ended instead; None if it says nothing in time, or we are to stop."""
+    assert process.stdout is not None, "it is a pipe"  # noqa: S101
+    descriptor, said, deadline = process.stdout.fileno(), b"", time.monotonic() + _START
+    while time.monotonic() < deadline and not stop.is_set():
+        if not select.select([descriptor], [], [], _LOOK)[0]:
+            continue
+        part = os.read(descriptor, 4096)
+        said += part
+        if not part or b"\n" in said:
+            return said.partition(b"\n")[0].decode(errors="replace").strip()
+    return None
+
+
 def _start_server(told: dict[str, object]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "cachesync.mount"],
@@ -268,8 +301,8 @@ def _start_server(told: dict[str, object]) -> subprocess.Popen[str]:
         start_new_session=True,
     )
     assert process.stdin is not None, "it is a pipe"  # noqa: S101
-    process.stdin.write(json.dumps(told | {"parent": os.getpid()}) + "\n")
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it has ended before it listened, as will be seen
+        process.stdin.write(json.dumps(told | {"parent": os.getpid()}) + "\n")
     return process
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from cachesync.context import Context
-from cachesync.errors import FileUnwritable, ObjectNotFound, RootHalted, StoreTransient
+from cachesync.errors import DiskFull, FileUnwritable, ObjectNotFound, RootHalted, StoreTransient
 from cachesync.files import Ground, Staging, make_session
 from cachesync.hydrate import Hydrator, JournalMarks
 from cachesync.hydrate.marks import Plan
@@ -96,6 +96,8 @@ class Bringer:
                 if not left:
                     raise
                 continue
+            if brought.full:
+                raise DiskFull("bring", f"{session}/{path}", "the disk of the root is full")
             if not brought.complete and left == _TRIES - 1:
                 self._learner.again(session)  # another host may have replaced it since we learned of it
                 continue
@@ -114,10 +116,11 @@ class Bringer:
             try:
                 mode = entry.stored.mode if entry is not None and entry.stored is not None else _MODE
                 file.seal(mode, int(self._c.clock() * 1e9))
-                ground.place(file, path)
+                with self._c.journal.turns.alone(session):
+                    ground.place(file, path)
+                    self._scanner.notice(session, {path: Hint.CHANGED})
             finally:
                 file.discard()
-        self._scanner.notice(session, {path: Hint.CHANGED})
 
     def stand(self, session: str) -> None:
         """Let the session's directory stand, so that what happens in it is believed."""

@@ -37,7 +37,7 @@ class Renamer:
         """See verbs.OnDemand. The deletion is one as any other: settled first, guarded, conditional."""
         self._bringer.stand(session)
         due = self._c.clock() + self._c.pace.delete_settle
-        with self._learner.standing:
+        with self._learner.standing, self._c.journal.turns.alone(session):
             removed = self._c.journal.residence.removed(session, path, due, self._c.clock())
         if not removed:
             raise ObjectNotFound("remove", f"{session}/{path}", "nothing of this name is only in the store")
@@ -93,7 +93,7 @@ class Renamer:
 
     def _renamed(self, entry: Entry, to_session: str, to_path: str, stored: Stored | None) -> bool:
         """Write down that an entry has another name; False if it stands here by now, or something else does there."""
-        with self._learner.standing:
+        with self._learner.standing, self._c.journal.turns.alone(entry.session):
             if entry.kind is not Kind.DIRECTORY and self._c.tree.lstat(entry.session, entry.path) is not None:
                 return False
             return self._c.journal.sessions.renamed(entry, to_session, to_path, stored, self._c.clock())

@@ -181,6 +181,7 @@ def daemon(order: dict[str, Any]) -> int:
     """Be the daemon that ``order`` asks for; returns its exit code."""
     from cachesync.config import load
     from cachesync.daemon import Daemon
+    from cachesync.journal import ledger
     from cachesync.logs import configure
     from cachesync.stores import open_store
 
@@ -189,6 +190,8 @@ def daemon(order: dict[str, Any]) -> int:
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(order["environ"])
+    if order["boot"] is not None:
+        ledger.BOOT = Path(order["boot"])
     config = load({}, os.environ, Path("/"))
     configure("json", "info")
     crash = Crash(order.get("point"), order.get("nth", 1))

@@ -156,6 +156,8 @@ class Bench:
         self.root.mkdir(parents=True, exist_ok=True)
         self.log.touch()
         self.pid: int | None = None
+        self.boot: str | None = None
+        """The file that says which boot of the machine it is, if not the kernel's."""
         self.kills = 0
         server = bucket.server
         self.environ = {
@@ -179,6 +181,7 @@ class Bench:
         assert self.pid is None
         (self.base / "s").unlink(missing_ok=True)
         order = {"environ": self.environ, "log": str(self.log), "point": point, "nth": nth, "fail_every": fail_every}
+        order["boot"] = self.boot
         self.pid = self.zygote.fork(order)
         if wait:
             until(lambda: not self.alive() or self.client.is_serving(), self.tail())

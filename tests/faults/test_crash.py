@@ -144,6 +144,25 @@ def test_p06_deleted_after_a_lost_confirm(bench: Bench, late: str) -> None:
     assert bench.differences("one") == []
 
 
+def test_p06_made_again_with_the_same_bytes_after_a_lost_deletion(bench: Bench) -> None:
+    bench.write("one", "stays", b"stays")
+    bench.write("one", "a", b"the same")
+    bench.start()
+    assert bench.flush("one").stored
+    before = (bench.root / "one/a").stat()
+    bench.kill()
+    bench.start("store.delete.after")
+    (bench.root / "one/a").unlink()
+    assert bench.ended(10) == -9
+    assert "a" not in bench.bucket.digests(bench.bucket.session("one"))
+    bench.write("one", "a", b"the same")
+    os.utime(bench.root / "one/a", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    bench.start()
+    report = bench.flush("one")
+    assert (report.stored, report.conflicts) == (True, [])
+    assert bench.differences("one") == []
+
+
 def final_state(log: Path) -> dict[str, dict[str, str]]:
     """What the writer had on disk at the end: session to path to digest."""
     state: dict[str, dict[str, str]] = {}

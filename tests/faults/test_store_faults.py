@@ -126,6 +126,19 @@ def test_p09_our_own_lost_reply_is_no_conflict(remote: Bench, proxy: Proxy, what
     assert remote.bucket.uploads() == []
 
 
+def test_p06_made_again_with_the_same_bytes_after_a_deletion_without_an_answer(remote: Bench, proxy: Proxy) -> None:
+    remote.start()
+    remote.write("s", "other", b"other")
+    create(remote)
+    check_flushed(remote)
+    rule = proxy.add(faults.lost_reply, "DeleteObject", ".*/f", times=1)
+    delete(remote)
+    until(lambda: rule.hits, "the deletion is sent")
+    create(remote)
+    check_flushed(remote)
+    assert "f" in stored(remote)
+
+
 @pytest.mark.parametrize("what", ["copy", "create of parts"])
 def test_p06_an_error_in_a_200_is_an_error(remote: Bench, proxy: Proxy, what: str) -> None:
     before, act, operation, key = LOSSES[what]

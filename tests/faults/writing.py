@@ -27,7 +27,7 @@ class Writer:
         self._log = log
         self._random = chance
         self._files: dict[str, bytes] = {}
-        self._made = 0
+        self._made = chance.randrange(10**6)  # no other program of this root takes the same names
 
     def step(self) -> None:
         """One change of some kind."""
@@ -61,6 +61,7 @@ class Writer:
         data = self._bytes()
         self._write(beside, data, "wb")
         os.replace(self._top / beside, self._top / path)
+        self._sync_folder(path)
         self._files[path] = data
         self._say(path)
 
@@ -72,6 +73,8 @@ class Writer:
         old, new = self._some(), self._path()
         (self._top / new).parent.mkdir(parents=True, exist_ok=True)
         os.rename(self._top / old, self._top / new)
+        self._sync_folder(new)
+        self._sync_folder(old)
         self._files[new] = self._files.pop(old)
         self._say(old)
         self._say(new)
@@ -79,6 +82,8 @@ class Writer:
     def _delete(self) -> None:
         path = self._some()
         os.unlink(self._top / path)
+        if self._random.random() < 0.5:  # the others may stand again when the power comes back
+            self._sync_folder(path)
         del self._files[path]
         self._say(path)
 
@@ -94,6 +99,13 @@ class Writer:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+    def _sync_folder(self, path: str) -> None:
+        folder = os.open((self._top / path).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _say(self, path: str) -> None:
         data = self._files.get(path)

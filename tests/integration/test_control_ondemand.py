@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cachesync.control import asking
+from cachesync.control.address import connect
 from cachesync.control.client import ControlClient
 from cachesync.control.ondemand_client import OnDemandClient
 from cachesync.control.server import ControlServer
@@ -95,3 +99,51 @@ def test_odd_requests_are_refused(client):
 def test_a_daemon_that_is_gone_is_said_to_be(tmp_path):
     with pytest.raises(DaemonUnavailable):
         ControlClient(tmp_path / "c.sock").ondemand.bring("s1", "a")
+
+
+def test_connections_and_threads_are_used_again(client, verbs, tmp_path, monkeypatch):
+    opened, threads = [], []
+
+    def counted(path, timeout):
+        opened.append(path)
+        return connect(path, timeout)
+
+    monkeypatch.setattr(asking, "connect", counted)
+    verbs.ondemand.foresee = lambda *_: threads.append(threading.get_ident())
+    kept = ControlClient(tmp_path / "c.sock", kept=2).ondemand
+    for _ in range(20):
+        kept.foresee("s1", "a")
+    assert len(opened) == 1
+    assert len(set(threads)) < 10  # a thread that is not ready for the next one yet has another one started
+    for _ in range(3):
+        client.foresee("s1", "a")
+    assert len(opened) == 4
+    verbs.ondemand.error = ObjectNotFound("bring", "s1/a", "nothing of this name is in the store")
+    for _ in range(2):
+        with pytest.raises(ObjectNotFound):
+            kept.bring("s1", "a")
+    assert len(opened) == 4
+    kept._asker.close()
+
+
+def test_each_of_many_at_once_has_its_own(client, verbs, tmp_path):
+    together = threading.Barrier(8, timeout=20)
+    verbs.ondemand.bring = lambda *_: together.wait()
+    kept = ControlClient(tmp_path / "c.sock", kept=2).ondemand
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            list(pool.map(lambda number: kept.bring("s1", str(number)), range(8)))
+    assert len(kept._asker._idle) == 2
+    kept._asker.close()
+
+
+def test_a_kept_connection_to_a_daemon_that_was_started_again_is_not_used(verbs, tmp_path):
+    kept = ControlClient(tmp_path / "c.sock", kept=2).ondemand
+    for _ in range(2):
+        server = ControlServer(verbs, tmp_path / "c.sock", None, ready=bool, live=bool)
+        server.start()
+        kept.bring("s1", "a")
+        server.stop(grace=0.1)
+    with pytest.raises(DaemonUnavailable):
+        kept.bring("s1", "a")
+    assert len(verbs.ondemand.asked) == 2

@@ -642,3 +642,22 @@ def test_p04_a_log_that_grows_all_the_time_is_whole_lines_from_its_beginning(tre
 def test_granularity_is_nothing_or_a_tick(tmp_path):
     assert timestamp_granularity(tmp_path) in {0.0, 0.020}
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_many_list_the_sessions_at_once_and_each_sees_all(root):
+    names = sorted([S, *(f"session-{number}" for number in range(300))])
+    for name in names:
+        (root / name).mkdir(exist_ok=True)
+    tree, seen = Tree(root), []
+
+    def look():
+        seen.extend(tree.sessions()[0] == names for _ in range(100))
+
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for looker in lookers:
+        looker.start()
+    for looker in lookers:
+        looker.join()
+    tree.close()
+    assert len(seen) == 400
+    assert all(seen)

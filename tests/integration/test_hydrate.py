@@ -19,6 +19,7 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
+from cachesync.files import Ground
 from cachesync.hydrate import fetch
 from cachesync.keys import stays_inside
 from cachesync.outcomes import Progress
@@ -301,6 +302,25 @@ def test_a_store_that_is_silent_is_not_asked_for_each_file_six_times(a, b, store
     report = b.life.open(S)
     assert (report.exit_code, len(report.pending)) == (4, 4)
     assert len(asked) == 1
+
+
+def test_a_directory_that_is_renamed_while_it_is_brought_does_not_come_back(a, b, monkeypatch):
+    """Somebody else has brought it, and nobody has noticed yet that it has another name."""
+    (a.session / "one" / "two").mkdir(parents=True)
+    a.flush()
+    place = Ground.place
+
+    def renamed(ground, file, path):
+        if path == "run.sh":
+            (b.session / "one" / "two").mkdir(parents=True)
+            b.driven.engine.scanner.notice(S, {"one": Hint.TREE})
+            (b.session / "one").rename(b.session / "other")
+        return place(ground, file, path)
+
+    monkeypatch.setattr(Ground, "place", renamed)
+    assert b.life.open(S).exit_code == 0
+    assert not (b.session / "one").exists()
+    assert (b.session / "other" / "two").is_dir()
 
 
 @pytest.mark.parametrize("into", [False, True])

@@ -106,6 +106,24 @@ def test_a_manifest_that_is_written_meanwhile_is_the_one_that_is_known(a, monkey
     assert known(a) == {"file", "made/"}
 
 
+def test_a_directory_that_no_manifest_has_yet_is_new_when_it_comes_back_with_its_session(a, tmp_path):
+    a.write("file")
+    a.flush()
+    (a.session / "d" / "e").mkdir(parents=True)
+    (a.session / "link").symlink_to("file")
+    a.driven.scan(S)
+    a.session.rename(tmp_path / "away")
+    a.driven.scan(S)
+    assert known(a) == {"file"}
+    (tmp_path / "away").rename(a.session)
+    a.driven.scan(S)
+    assert a.dirty() == {"d/", "d/e/", "link"}
+    a.life.open(S)  # the manifest in the store does not have them, and nobody has removed them
+    assert not a.entry("d/").superseded
+    a.flush()
+    assert known(a) == {"file", "d/", "d/e/", "link"}
+
+
 def test_a_directory_that_was_renamed_in_the_store_only_does_not_come_back_with_its_old_name(a):
     a.write("old/file")
     a.flush()

@@ -295,6 +295,23 @@ def test_ignored_paths_are_skipped_with_their_rule(desk, see):
     assert {s.path for s in desk.scan().skipped} == {"a.log", "build"}
 
 
+@pytest.mark.parametrize("see", ["hint"], indirect=True)
+def test_nobody_looks_at_what_is_ignored_whatever_it_is(desk, see, monkeypatch):
+    desk.write(".cachesyncignore", "build/\n")
+    see(".cachesyncignore")
+    desk.write("build/x")
+    looked = []
+    lstat = desk.scanner._tree.lstat
+
+    def counted(session, path):
+        looked.append(path)
+        return lstat(session, path)
+
+    monkeypatch.setattr(desk.scanner._tree, "lstat", counted)
+    see("build/x", "build/gone", "kept")
+    assert looked == ["kept"]
+
+
 def test_a_file_that_becomes_ignored_is_no_deletion(desk):
     desk.write("a.log")
     desk.write("build/x")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from cachesync import fuse
+from cachesync.control.client import ControlClient
 from tests.promises.host import Host, eventually
 
 _libc = ctypes.CDLL(None)
@@ -35,7 +36,10 @@ class MountedHost(Host):
         found = {}
         listed = Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/children").read_text().split()
         for pid in listed:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it was just buried
             found["server" if b"cachesync.mount" in words else "daemon"] = int(pid)
         return found
 
@@ -55,7 +59,8 @@ class MountedHost(Host):
 
     def again(self) -> None:
         """Wait until the mount is there again."""
-        eventually(lambda: len(self.children()) == 2 and self.alive(), 30, "the mount is back")
+        client = ControlClient(self.root / ".cachesync" / "control.sock")
+        eventually(lambda: len(self.children()) == 2 and self.alive() and client.is_serving(), 30, "the mount is back")
 
     def in_bucket(self, session: str = "s") -> set[str]:
         """The paths that the bucket has of a session, without our own."""

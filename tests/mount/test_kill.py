@@ -1,4 +1,4 @@
-"""SIGKILL to the server, to the daemon, and to both, while programs work: an error then, and every byte after."""
+"""Servers and daemons that die, mounts that end, and places where there can be none."""
 
 from __future__ import annotations
 
@@ -14,52 +14,10 @@ from pathlib import Path
 import pytest
 
 from cachesync import fuse
-from tests.mount.mounted import IDENTITY, MountedHost, sh
+from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(180)]
-
-WRITER = """
-import os, sys
-folder, told = sys.argv[1:]
-os.makedirs(folder, exist_ok=True)
-with open(told, "a") as log:
-    for n in range(100000):
-        name = f"{folder}/f{n}"
-        try:
-            with open(name + ".tmp", "w") as file:
-                file.write(f"content {n}\\n" * 50)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(name + ".tmp", name)
-        except OSError:
-            break
-        log.write(f"{n}\\n")
-        log.flush()
-"""
-
-
-@pytest.mark.parametrize("whom", [("server",), ("daemon",), ("server", "daemon")], ids="+".join)
-def test_what_a_program_was_told_is_there_after_a_kill(mounted, whom):
-    told = mounted.folder / "told"
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, mounted.mnt / "s", told])
-    eventually(lambda: told.exists() and len(told.read_text().splitlines()) > 30, 30)
-    mounted.kill_child(*whom)
-    if "server" in whom:
-        writer.wait(30)  # it was told ENOTCONN
-    mounted.again()
-    if "server" not in whom:
-        before = len(told.read_text().splitlines())
-        eventually(lambda: len(told.read_text().splitlines()) > before, 30)  # it never noticed
-        writer.terminate()
-        writer.wait(10)
-    promised = [int(line) for line in told.read_text().splitlines()]
-    for number in promised:
-        assert (mounted.mnt / "s" / f"f{number}").read_text() == f"content {number}\n" * 50
-    assert mounted.run("flush", "s").code == 0
-    stored = mounted.in_bucket()
-    assert {f"f{number}" for number in promised} <= stored
-    assert mounted.run("verify", "s").code == 0
 
 
 def test_a_dead_server_is_an_error_and_never_zeros(mounted):
@@ -82,24 +40,6 @@ def _reads(path: Path) -> bool:
         return bool(path.read_bytes())
     except OSError:
         return False
-
-
-def test_a_commit_that_is_cut_off_leaves_a_sound_repository(mounted):
-    folder = mounted.mnt / "s"
-    folder.mkdir()
-    sh("git init -q .; git config core.fsync all; echo 0 > f; git add .; git commit -qm 0", folder)
-    more = "for n in $(seq 1000); do echo $n > f; echo $n > g$n; git add .; git commit -qm $n || exit; done"
-    commits = subprocess.Popen(["bash", "-c", more], cwd=folder, env=os.environ | IDENTITY, stderr=subprocess.DEVNULL)
-    eventually((folder / "g6").exists, 60)
-    mounted.kill_child("server")
-    commits.wait(60)
-    mounted.again()
-    sh(
-        "rm -f .git/*.lock .git/refs/heads/*.lock; git fsck --strict; git reset -q --hard; git status --porcelain",
-        folder,
-    )
-    assert mounted.run("close", "s").code == 0
-    sh("git fsck --strict; git log --oneline > /dev/null", folder)  # read from the store
 
 
 def test_a_stale_mount_point_is_taken_over(mounted):

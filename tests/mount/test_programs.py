@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.mount.killed import make_wheel
 from tests.mount.mounted import MountedHost, sh
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(180)]
@@ -112,23 +113,66 @@ def make_sparse(folder: Path) -> None:
         file.seek(100_000)
         file.write(b"middle")
     sh(
-        "cp --sparse=always sparse a; cp --sparse=never sparse b; tar cSf s.tar sparse; mkdir o; tar xf s.tar -C o",
+        """
+        cp --sparse=always sparse a; cp --sparse=never sparse b
+        mkdir tree; cp --sparse=always sparse tree/one; truncate -s 3M tree/hole; echo plain > tree/plain
+        ln tree/one tree/hard; fallocate -p -o 4096 -l 40960 tree/one
+        tar cSf s.tar tree; tar df s.tar; mkdir o; tar xf s.tar -C o
+        """,
         folder,
     )
 
 
 def prove_sparse(folder: Path) -> object:
-    sh("cmp sparse a; cmp sparse b; cmp sparse o/sparse", folder)
-    return sh("sha256sum sparse", folder)
+    sh("cmp sparse a; cmp sparse b; diff -r tree o/tree; cmp tree/one tree/hard", folder)
+    return sh("sha256sum sparse tree/*", folder)
+
+
+def make_copies(folder: Path) -> None:
+    """rsync: in, again with changes, in place, and within."""
+    with tempfile.TemporaryDirectory() as beside:
+        sh(
+            """
+            mkdir -p source/d source/e; head -c 900000 /dev/urandom > source/big; truncate -s 2M source/hole
+            for n in $(seq 40); do echo "line $n" > source/d/f$n; done
+            ln source/d/f1 source/e/hard; ln -s d/f2 source/soft
+            chmod 600 source/d/f3; touch -d 2001-02-03 source/d/f4
+            """,
+            Path(beside),
+        )
+        rsync = f"rsync -aHS --delete {beside}/source/ copy"
+        sh(rsync, folder)
+        sh("echo more >> source/big; rm -r source/d/f1*; mv source/e source/g; echo new > source/d/f2", Path(beside))
+        sh(f'{rsync}; test -z "$({rsync} -ni --checksum)"', folder)
+        sh("echo middle | dd of=source/big conv=notrunc bs=1 seek=500000 status=none", Path(beside))
+        sh(f'{rsync} --inplace --no-whole-file; test -z "$({rsync} -ni --checksum)"; rsync -a copy/ second', folder)
+
+
+def prove_copies(folder: Path) -> object:
+    with tempfile.TemporaryDirectory() as beside:  # out
+        sh(f"rsync -aH --checksum copy/ {beside}; diff -r --no-dereference copy {beside}; diff -r copy second", folder)
+        return sh("find . -printf '%y %m %n %P %l\n' | sort; find . -type f | sort | xargs sha256sum", Path(beside))
+
+
+def make_environment(folder: Path) -> None:
+    """pip, into a virtual environment."""
+    with tempfile.TemporaryDirectory() as beside:
+        wheel = make_wheel(Path(beside))
+        sh(f"'{sys.executable}' -m venv --without-pip env", folder)
+        pip = f"'{sys.executable}' -m pip --isolated --disable-pip-version-check --python env/bin/python"
+        sh(f"{pip} install -q --no-index --no-deps {wheel}", folder)
+
+
+def prove_environment(folder: Path) -> object:
+    ask = "import sys; from wheelhouse import TOLD, m29; print(TOLD, m29.N, sys.prefix != sys.base_prefix)"
+    assert sh(f"env/bin/python -B -c '{ask}'", folder) == "from a wheel 29 True\n"
+    return sh("test -x env/bin/wheelhouse; find env -name '*.py' | sort | xargs sha256sum", folder)
 
 
 def make_editors(folder: Path) -> None:
     (folder / "text").write_text("one\ntwo\nthree\n")
     sh("sed -i s/two/TWO/ text", folder)
-    if shutil.which("vim"):
-        sh("vim -es -u NONE -c '%s/three/THREE/' -c 'wq' text < /dev/null", folder)
-    else:
-        sh("sed -i s/three/THREE/ text", folder)
+    sh("vim -es -u NONE -c '%s/three/THREE/' -c 'wq' text < /dev/null", folder)
     sh("cp text copy; mv copy copy2; mv -f copy2 text", folder)
 
 
@@ -217,6 +261,8 @@ WORK = [
     Work(make_databases, prove_databases),
     Work(make_archives, prove_archives),
     Work(make_sparse, prove_sparse),
+    Work(make_copies, prove_copies),
+    Work(make_environment, prove_environment),
     Work(make_editors, prove_editors),
     Work(make_mapped, prove_mapped),
     Work(make_names, prove_names),

@@ -6,12 +6,10 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ import pytest
 from tests.mount import treeworker
 from tests.mount.conftest import MakeMounted
 from tests.mount.mounted import MountedHost
-from tests.promises.host import eventually
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(120)]
 
@@ -32,27 +29,6 @@ WEATHER = {
     "hydrated": ("evict", "open"),
 }
 
-STILL = {"calm": (), "flushed": (), "evicted": ("evict", "close"), "hydrated": ("evict", "open")}
-"""While these run, the programs hold still: names that are renamed in the same instant may show for a moment twice."""
-
-
-@contextlib.contextmanager
-def stopped(programs: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    for program in programs:
-        program.send_signal(signal.SIGSTOP)
-    for program in programs:  # one that waits for the mount goes on until it has its answer
-        eventually(partial(_holds_still, program.pid), 30, "it holds still")
-    yield
-    for program in programs:
-        program.send_signal(signal.SIGCONT)
-
-
-def _holds_still(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "TZ"
-    except FileNotFoundError:
-        return True
-
 
 def work(host: MountedHost, seed: int, kind: str, seconds: float) -> dict[str, list[str]]:
     """Let programs work; returns what they say they made, by path in the session."""
@@ -63,7 +39,13 @@ def work(host: MountedHost, seed: int, kind: str, seconds: float) -> dict[str, l
     with contextlib.ExitStack() as ended:
         programs = []
         for number in range(WORKERS):
-            command = [sys.executable, script, host.mnt / "s" / f"w{number}", str(seed + number), str(seconds)]
+            command: list[str | Path] = [
+                sys.executable,
+                script,
+                host.mnt / "s" / f"w{number}",
+                str(seed + number),
+                str(seconds),
+            ]
             pipe = subprocess.PIPE
             program = ended.enter_context(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
             ended.callback(program.kill)
@@ -84,8 +66,7 @@ def make_weather(host: MountedHost, kind: str, programs: Sequence[subprocess.Pop
     while any(program.poll() is None for program in programs):
         if WEATHER[kind]:
             command = WEATHER[kind][number % len(WEATHER[kind])].split()
-            with stopped(programs) if command[0] in STILL[kind] else contextlib.nullcontext():
-                done = host.run(*command, "s")
+            done = host.run(*command, "s")
             assert done.code in (0, 1, 4), done.out + done.err
             number += 1
         time.sleep(0.05)

@@ -39,6 +39,24 @@ def test_p08_each_delete_of_a_session_puts_the_belief_off(host: Host):
     eventually(lambda: host.keys() == {"d/f6", "d/f7"}, 5)
 
 
+def test_p08_an_rm_of_a_session_is_under_way_while_it_is_at_what_is_never_stored(host: Host):
+    host.write(".cachesyncignore", "node_modules/\n")
+    host.start(delete_settle="1s")
+    _fill(host, 3)
+    for number in range(8):
+        host.write(f"node_modules/m{number}", "x")
+    host.stored()
+    kept = host.keys()
+    shutil.rmtree(host.path("d"))
+    for number in range(8):
+        host.path(f"node_modules/m{number}").unlink()
+        time.sleep(0.3)
+        assert host.keys() == kept, "there was more to come"
+    shutil.rmtree(host.path("").parent / host.path("").name)
+    time.sleep(1.5)
+    assert host.keys() == kept, "a session that is removed whole stays in the store"
+
+
 def test_p08_a_flush_believes_at_once(host: Host):
     host.start(delete_settle="1h")
     _fill(host, 5)

@@ -43,6 +43,7 @@ from cachesync.policy import (
     is_same_file,
     is_unsettled,
     judge_reading,
+    last_deletion,
     looks_temporary,
     may_be_stored,
     part_size,
@@ -416,3 +417,16 @@ def test_an_outage_is_asked_about_one_at_a_time_with_growing_pauses_until_an_ans
     assert (pace.limit, pace.down_since) == (1, NOW)
     pace.answered()
     assert (pace.limit, pace.down_since, pace.paused_until) == (32, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "heard", "last"),
+    [
+        (100.0, 0.0, 100.0),  # nothing else went
+        (100.0, 90.0, 100.0),
+        (100.0, 101.5, 101.5),  # an rm -rf is at what is never stored
+        (100.0, 500.0, 110.0),  # temporary files come and go all the time
+    ],
+)
+def test_what_goes_without_being_stored_puts_deletions_off_for_a_while(seen, heard, last):
+    assert last_deletion(seen, heard, pace=Pace(delete_settle=2.0)) == last

@@ -1,0 +1,331 @@
+"""One host of the simulation: a root, and one life of an engine after the other, all in virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cachesync.artifacts.local
+import cachesync.artifacts.remote
+import cachesync.awaiting
+import cachesync.config
+import cachesync.engine
+import cachesync.files.tree
+import cachesync.flush
+import cachesync.journal.database
+import cachesync.journal.ledger
+import cachesync.journal.reserve
+import cachesync.learn
+import cachesync.lifecycle
+import cachesync.transfer
+import cachesync.verify
+import tests.driving
+from cachesync.address import parse
+from cachesync.hydrate import Hydrator
+from cachesync.journal import Journal
+from cachesync.watcher import Hint
+from tests.driving import Driven
+from tests.life import kill
+from tests.simulation.store import SimulatedStore
+
+SESSION = "s"
+PREFIX = f"sessions/{SESSION}/"
+MANIFEST = f"{PREFIX}.cachesync/manifest.json"
+EPOCH = 1_900_000_000.0
+"""Far from the real time, so that nothing waits for a real clock's tick."""
+
+
+class VirtualTime:
+    """The one time of a world; stands in for the module ``time`` where the product waits."""
+
+    def __init__(self) -> None:
+        self.now = EPOCH
+
+    def monotonic(self) -> float:
+        """Moves on by itself a little, so that nobody turns around for ever at one instant."""
+        self.now += 1e-6
+        return self.now
+
+    time = monotonic
+
+    def push(self, seconds: float) -> None:
+        self.now += max(0.0, seconds)
+
+    sleep = push
+
+    def time_ns(self) -> int:
+        return int(self.monotonic() * 1e9)
+
+
+class HostClock:
+    """What a host believes the time to be: ``skew`` seconds off."""
+
+    def __init__(self, time: VirtualTime) -> None:
+        self._time = time
+        self.skew = 0.0
+
+    def __call__(self) -> float:
+        return self._time.monotonic() + self.skew
+
+    def push(self, seconds: float) -> None:
+        self._time.push(seconds)
+
+    monotonic = __call__
+    sleep = push
+
+
+class _OldDirectories:
+    """The module ``time`` for files.tree: every directory is old enough for its time stamp to tell."""
+
+    @staticmethod
+    def time_ns() -> int:
+        return time.time_ns() + 10**10
+
+
+class _Ids:
+    """The module ``secrets`` for journals: the same ids in each replay."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def token_hex(self, size: int) -> str:
+        return f"{next(self._numbers):0{2 * size}x}"
+
+
+def _in_turn(items: Iterator[Any], do: Callable[[Any, Any], None], threads: int) -> None:
+    for item in items:
+        do(item, None)
+
+
+@contextlib.contextmanager
+def virtual(time: VirtualTime) -> Iterator[None]:
+    """The product waits in virtual time and in the caller's thread while this lasts."""
+    with contextlib.ExitStack() as stack:
+        for module in (
+            cachesync.flush,
+            cachesync.lifecycle,
+            cachesync.awaiting,
+            cachesync.learn,
+            cachesync.transfer,
+            cachesync.artifacts.remote,
+            cachesync.artifacts.local,
+        ):
+            stack.enter_context(mock.patch.object(module, "time", time))
+        stack.enter_context(mock.patch.object(cachesync.files.tree, "time", _OldDirectories))
+        for waiting in (cachesync.flush, cachesync.lifecycle):
+            stack.enter_context(mock.patch.object(waiting, "within", lambda _, call: call()))
+        for parallel in (cachesync.learn, cachesync.artifacts.remote, cachesync.verify):
+            stack.enter_context(mock.patch.object(parallel, "in_parallel", _in_turn))
+        stack.enter_context(mock.patch.object(cachesync.journal.reserve, "SIZE", 4096))
+        stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
+        stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
+        stack.enter_context(mock.patch.object(tests.driving, "load", _load))
+        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", _granularity))
+        yield
+
+
+def _stream(database: Any, sql: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """One snapshot, as ever, but on a connection that is there: opening one would cost a third of the simulation."""
+    yield from database.long(sql, values)
+
+
+def _granularity(_: Path) -> float:
+    """Nothing is read within a tick of its change: the simulation's time is not the disk's."""
+    return 0.0
+
+
+_configs: dict[Any, Any] = {}
+
+
+def _load(flags: dict[str, str], *args: Any, **options: Any) -> Any:
+    """The configuration of a root, made once."""
+    key = tuple(sorted(flags.items()))
+    if key not in _configs:
+        _configs.clear() if len(_configs) > 100 else None
+        _configs[key] = cachesync.config.load(flags, *args, **options)
+    return _configs[key]
+
+
+@cache
+def _blank_journal(folder: str) -> bytes:
+    """An empty journal's file: making one costs more than all else that a host's start does."""
+    path = Path(folder, "blank.db")
+    Journal(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = path.read_bytes()
+    for left in Path(folder).glob("blank.db*"):
+        left.unlink()
+    return data
+
+
+class SimulatedHost:
+    """``hints`` are what the watcher saw and nobody took yet. ``look`` and ``write`` are called before each look at the
+    disk and each transaction; what they raise is raised there."""
+
+    def __init__(
+        self, name: str, folder: Path, store: SimulatedStore, time: VirtualTime, *, guard: int, watched: bool
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.root = folder / name
+        self.session = self.root / SESSION
+        self.away = folder / f"{name}-away"
+        self.clock = HostClock(time)
+        self.driven: Driven | None = None
+        self.lives = 0
+        self._boots = 0
+        self.hints: dict[str, Hint] = {}
+        self.look: Callable[[], None] = lambda: None
+        self.write: Callable[[], None] = lambda: None
+        self.committed: Callable[[], None] = lambda: None
+        self._store = store
+        self._flags: dict[str, Any] = {"watched": watched, "delete_guard": str(guard)}
+        self._remembered: dict[str, bytes] | None = None
+        self.root.mkdir(parents=True)
+
+    # -- its lives -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Driven:
+        """Another process, as the daemon begins."""
+        self.lives += 1
+        state = self.root / ".cachesync"
+        if not state.exists():
+            self._new_journal(state)
+        with mock.patch.object(cachesync.journal.ledger, "_boot", return_value=f"boot {self._boots}"):
+            driven = Driven(self.root, self._store, self.clock, **self._flags)  # type: ignore[arg-type]
+        life = driven.engine.lifecycle
+        life._sleep = self.clock.push
+        context = driven.engine.transfer._c
+        life._hydrator = Hydrator(context, driven.engine.learner.standing, threads=1, sleep=self.clock.push)
+        self._hook(driven)
+        self.driven = driven
+        self.hints.clear()
+        life.recover()
+        return driven
+
+    def _new_journal(self, state: Path) -> None:
+        state.mkdir(mode=0o700)
+        path = state / "journal.db"
+        path.touch(0o600)
+        path.write_bytes(_blank_journal(str(self.folder.parent)))  # another inode: it gets an id of its own
+
+    def _hook(self, driven: Driven) -> None:
+        tree, database = driven.engine.tree, driven.engine.journal._ledger.db
+        for verb in ("lstat", "open", "listing", "session_directory"):
+            setattr(tree, verb, self._looking(getattr(tree, verb)))
+        write = database.write
+
+        @contextlib.contextmanager
+        def hooked(*, durable: bool = False) -> Iterator[Any]:
+            self.write()
+            with write(durable=durable) as db:
+                yield db
+            if durable:
+                self._remembered = None
+            self.committed()
+
+        database.write = hooked  # type: ignore[method-assign]
+
+    def _looking(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def hooked(*args: Any, **options: Any) -> Any:
+            self.look()
+            return call(*args, **options)
+
+        return hooked
+
+    def die(self) -> None:
+        """SIGKILL."""
+        if self.driven is not None:
+            driven, self.driven = self.driven, None
+            kill(driven.engine.lifecycle)
+            driven.engine.cache.close()
+            driven.crash()
+        self.hints.clear()
+
+    def stop(self) -> None:
+        """An orderly end."""
+        if self.driven is not None:
+            driven, self.driven = self.driven, None
+            driven.close()
+        self.hints.clear()
+
+    def remember(self) -> None:
+        """Up to here the journal is on the disk's platter; what is committed from now on may be lost with the power."""
+        if self.driven is not None:
+            state = self.root / ".cachesync"
+            names = ("journal.db", "journal.db-wal")
+            self._remembered = {name: (state / name).read_bytes() for name in names if (state / name).exists()}
+
+    def lose_power(self) -> None:
+        """The last commits that were not durable are gone."""
+        self.die()
+        self._boots += 1
+        if self._remembered is not None:
+            state = self.root / ".cachesync"
+            for name in ("journal.db-wal", "journal.db-shm"):
+                (state / name).unlink(missing_ok=True)
+            for name, data in self._remembered.items():
+                (state / name).write_bytes(data)
+                (state / name).chmod(0o600)
+
+    def lose_journal(self) -> None:
+        """The state folder is removed while nobody runs."""
+        self.die()
+        self._remembered = None
+        shutil.rmtree(self.root / ".cachesync", ignore_errors=True)
+
+    # -- what it has ---------------------------------------------------------------------------------------------------
+
+    def files(self) -> dict[str, bytes]:
+        """The session's files as they stand."""
+        return files_of(self.session)
+
+    def everything(self) -> set[bytes]:
+        """The bytes of every file that the host has anywhere: in the session, moved away, on its way in or out."""
+        staging = self.root / ".cachesync" / "staging"
+        return {data for folder in (self.session, self.away, staging) for data in files_of(folder).values()}
+
+    def entry(self, path: str) -> Any:
+        """The journal's row, if a process is there to ask."""
+        if self.driven is None or SESSION not in self.driven.engine.journal.sessions.names():
+            return None
+        return self.driven.engine.journal.entries.entry(SESSION, path)
+
+    def put(self, path: str, data: bytes) -> None:
+        assert self.driven is not None
+        self.driven.engine.service.artifacts.put(parse(f"{SESSION}/{path}"), io.BytesIO(data))
+
+    def rm(self, path: str) -> None:
+        assert self.driven is not None
+        self.driven.engine.service.artifacts.remove(parse(f"{SESSION}/{path}"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Files below a folder, by path; links are none."""
+    found: dict[str, bytes] = {}
+    _collect(str(folder), "", found)
+    return found
+
+
+def _collect(folder: str, prefix: str, found: dict[str, bytes]) -> None:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            _collect(entry.path, f"{prefix}{entry.name}/", found)
+        elif entry.is_file(follow_symlinks=False):
+            with open(entry.path, "rb") as file:
+                found[prefix + entry.name] = file.read()

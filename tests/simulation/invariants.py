@@ -1,0 +1,213 @@
+"""The promises as invariants: what must hold at every instant, after every step, and when all is quiet.
+
+Bytes are told apart by what they are: nearly every write of a schedule has bytes of its own. A byte string is *given
+up* when somebody who saw it replaced or deleted it: a program in the directory where it stood, or who named it (put,
+rm, a foreign tool's PUT or DELETE of its key). Everything else must be somewhere, always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from cachesync.model import Kind
+from cachesync.reports import FlushReport
+from tests.flat_store import Held
+from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost
+from tests.simulation.store import SimulatedStore
+
+EPSILON = 0.01
+SETTLE = 2.0
+
+
+class Broken(BaseException):
+    """A promise does not hold. No Exception, or the engine would take it for an error of a transfer."""
+
+
+def check(holds: object, promise: str, sentence: str) -> None:
+    """Raise Broken unless it ``holds``."""
+    if not holds:
+        raise Broken(f"{promise}: {sentence}")
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Ledger:
+    """What happened to byte strings and names, as far as a promise asks."""
+
+    def __init__(self, store: SimulatedStore, hosts: list[SimulatedHost]) -> None:
+        self.store = store
+        self.hosts = hosts
+        self.alive: set[bytes] = set()
+        self.given_up: set[bytes] = set()
+        self.deleted: dict[str, set[str]] = {host.name: set() for host in hosts}
+        """By host: paths that a program removed by name, in the directory that stands there still."""
+        self.must_go: dict[str, set[str]] = {host.name: set() for host in hosts}
+        """... of which the journal knew that they are stored and here."""
+        self.deleted_at: dict[str, float] = {}
+        self.set_aside: dict[str, tuple[set[str], set[str]]] = {}
+        self.clock_stepped: set[str] = set()
+        self.believing: set[str] = set()
+        self.asked: set[str] = set()
+        """Paths that are put or removed by name right now."""
+
+    # -- what is told to it --------------------------------------------------------------------------------------------
+
+    def appeared(self, contents: Iterable[bytes]) -> None:
+        """Somebody wrote these; what is empty cannot be lost."""
+        self.alive |= {data for data in contents if data}
+
+    def give_up(self, contents: Iterable[bytes]) -> None:
+        """Somebody who saw these replaced or removed them."""
+        self.given_up |= set(contents)
+
+    def absence(self, host: SimulatedHost) -> None:
+        """From now on what is missing there was not deleted by name (P7)."""
+        self.deleted[host.name].clear()
+        self.must_go[host.name].clear()
+
+    # -- always --------------------------------------------------------------------------------------------------------
+
+    def object_changes(self, host: SimulatedHost, now: float, key: str, old: Held | None, new: Held | None) -> None:
+        """Called before the engine of ``host`` changes an object. P7, P8, P9."""
+        path = key.removeprefix(PREFIX)
+        if key == MANIFEST:
+            return
+        if new is None and path not in self.asked:
+            check(host.session.is_dir(), "P7", f"{path} is deleted by the absence of its session")
+            replaced = (host.session / path).is_symlink()
+            named = path in self.deleted[host.name]
+            check(replaced or named, "P7", f"{path} is deleted in the store, but nobody deleted it on {host.name}")
+            at = self.deleted_at.get(host.name, 0.0)
+            early = now - at < SETTLE - EPSILON and host.name not in self.believing | self.clock_stepped
+            renamed = old is not None and self._elsewhere(key, old.data)
+            check(not early or renamed or replaced, "P8", f"{path} is deleted {now - at:.3f} s after it went")
+        if old is None or (new is not None and new.data == old.data):
+            return
+        if path in self.asked:
+            self.give_up([old.data])
+        check(".conflict-" not in path or new is None, "P9", f"{path} is changed")
+        lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
+        on_disk = lost and any(old.data in other.everything() for other in self.hosts)
+        check(not lost or on_disk, "P9", f"{old.data!r} at {path} was seen by nobody, and is replaced by {host.name}")
+
+    def _elsewhere(self, key: str, data: bytes) -> bool:
+        return any(held.data == data for other, held in self.store.objects.items() if other != key)
+
+    def nothing_is_lost(self) -> None:
+        """P6, P9, P10: every byte string that nobody gave up is on a disk or in the store."""
+        wanted = self.alive - self.given_up - {held.data for held in self.store.objects.values()}
+        for host in self.hosts:
+            if wanted:
+                wanted -= host.everything()
+        check(not wanted, "P10", f"nobody has {sorted(wanted)!r} any more")
+
+    def nothing_is_falsely_clean(self, host: SimulatedHost) -> None:
+        """P6: what the journal calls clean and here, the store has, or somebody else changed it since."""
+        if host.driven is None or SESSION not in host.driven.engine.journal.sessions.names():
+            return
+        for entry in host.driven.engine.journal.entries.walk(SESSION):
+            if entry.dirty or not entry.resident or entry.kind is not Kind.FILE:
+                continue
+            path, key = entry.path, PREFIX + entry.path
+            check(entry.stored is not None, "P6", f"{path} is clean on {host.name}, and was never stored")
+            assert entry.stored is not None
+            if entry.unsettled or host.driven.engine.tree.lstat(SESSION, path) != entry.stat:
+                continue  # the next look sees that it is another file, or none
+            data = (host.session / path).read_bytes()
+            check(sha(data) == entry.stored.sha256, "P4", f"{path} is clean on {host.name}, and is {data!r}")
+            if self.store.last_writer(key) == host.name:
+                held = self.store.objects.get(key)
+                same = held is not None and held.info.sha256 == entry.stored.sha256
+                check(same, "P6", f"{path} is clean on {host.name}, and the store has {held and held.data!r}")
+
+    # -- what an answer says -------------------------------------------------------------------------------------------
+
+    def flush_said_stored(self, host: SimulatedHost, before: dict[str, bytes], report: FlushReport) -> None:
+        """P1, P3: all that stood there when it began, and still does, is stored, and listed."""
+        here = host.files()
+        ignored = {skipped.path for skipped in report.skipped}
+        check(report.manifest == MANIFEST, "P3", "stored, and no manifest is named")
+        listed = self.listed()
+        for path, data in before.items():
+            if here.get(path) != data or _is_left_out(path, ignored):
+                continue
+            key = PREFIX + path
+            held = self.store.objects.get(key)
+            another = self.store.last_writer(key) != host.name
+            if held is None or held.data != data:
+                check(another, "P3", f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}")
+                check(data in self.store.versions(key), "P3", f"{path}: {data!r} was never stored there")
+                continue
+            row = listed.get((path, "file"))
+            check(row is not None or another, "P3", f"{path} is stored, and the manifest does not list it")
+            if row is not None and not another and not self.store.was_stale:
+                check(row["sha256"] == sha(data), "P3", f"the manifest lists other bytes of {path}")
+        for path in self.must_go[host.name] - here.keys():
+            if _is_left_out(path, ignored):
+                continue
+            stands = self.store.last_writer(PREFIX + path) == host.name and PREFIX + path in self.store.objects
+            check(not stands, "P8", f"{path} was deleted on {host.name} and flushed, and its object is there")
+        self.must_go[host.name].clear()
+
+    def listed(self) -> dict[tuple[str, str], Any]:
+        """The rows of the manifest in the store."""
+        rows = json.loads(self.store.objects[MANIFEST].data)["entries"]
+        found = {(row["path"], row["type"]): row for row in rows}
+        check(len(found) == len(rows), "P3", "a path stands twice in the manifest")
+        return found
+
+    # -- when all is quiet ---------------------------------------------------------------------------------------------
+
+    def agreed(self, host: SimulatedHost) -> None:
+        """P2, P3: all is stored; what stands on the host is in the store, unless somebody else changed it there."""
+        check(not self.dirty(host), "P2", f"still dirty on {host.name}: {self.dirty(host)}")
+        assert host.driven is not None
+        for path, data in host.files().items():
+            entry = host.entry(path)
+            if entry is None or not entry.resident:
+                continue  # ignored
+            held, key = self.store.objects.get(PREFIX + path), PREFIX + path
+            if held is None or held.data != data:
+                another = self.store.last_writer(key) != host.name
+                check(another, "P2", f"{path} on {host.name} is {data!r}, the store has {held and held.data!r}")
+                check(data in self.store.versions(key), "P2", f"{path}: {data!r} of {host.name} was never stored")
+
+    def dirty(self, host: SimulatedHost) -> list[str]:
+        if host.driven is None or SESSION not in host.driven.engine.journal.sessions.names():
+            return []
+        return [entry.path for entry in host.driven.engine.journal.entries.walk(SESSION) if _has_work(entry)]
+
+    def manifest_is_current(self) -> None:
+        """P3: the manifest lists the objects that there are, version for version."""
+        versions = {path: row["version"] for (path, kind), row in self.listed().items() if kind == "file"}
+        links = {path for path, kind in self.listed() if kind == "link"}
+        objects = {
+            key.removeprefix(PREFIX): held.info.version.etag
+            for key, held in self.store.objects.items()
+            if key != MANIFEST and key.removeprefix(PREFIX) not in links
+        }
+        check(versions == objects, "P3", f"the manifest lists {versions}, the store has {objects}")
+
+    def came_back(self, third: SimulatedHost) -> None:
+        """P15: another host gets what the store has."""
+        objects = {key.removeprefix(PREFIX): held.data for key, held in self.store.objects.items() if key != MANIFEST}
+        folders = {path[:at] for path in objects for at, letter in enumerate(path) if letter == "/"}
+        links = {path for path, kind in self.listed() if kind == "link"} if MANIFEST in self.store.objects else set()
+        here = third.files()
+        for path, data in objects.items():
+            if path in folders or path in links or any(path.startswith(f"{link}/") for link in links):
+                continue
+            check(here.get(path) == data, "P15", f"{path} came back as {here.get(path)!r}, the store has {data!r}")
+
+
+def _has_work(entry: Any) -> bool:
+    return bool(entry.dirty and (entry.kind is Kind.FILE or entry.stored is not None))
+
+
+def _is_left_out(path: str, ignored: set[str]) -> bool:
+    return any(path == one or path.startswith(one.rstrip("/") + "/") for one in ignored)

@@ -1,0 +1,210 @@
+"""What happens in one schedule, as a value made from a seed alone: no disk, no clock, nothing that differs twice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+Argument = int | float | str | bool
+
+FILES = ("a", "b", "l.jsonl", "d/a", "d/b", "d/e/a", "é \n?versionId=[*]")
+FOLDERS = ("d", "d/e", "f")
+HOSTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that somebody does on host ``host``. ``inner`` is what happens in the middle of a later step of the
+    engine (verb "trap"); without it the engine is killed there."""
+
+    verb: str
+    host: int = 0
+    args: tuple[Argument, ...] = ()
+    inner: Step | None = None
+
+    def __str__(self) -> str:
+        shown = ", ".join(repr(arg) for arg in self.args)
+        inside = f" then {self.inner}" if self.inner is not None else ""
+        return f"{self.verb}@{self.host}({shown}){inside}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A seed's steps, and how its hosts are set up. ``orderly`` says how their last processes end."""
+
+    seed: int
+    guard: int
+    watched: bool
+    orderly: bool
+    third: bool
+    steps: tuple[Step, ...]
+
+    def without(self, start: int, end: int) -> Schedule:
+        """The same without some of its steps."""
+        return replace(self, steps=self.steps[:start] + self.steps[end:])
+
+
+Make = Callable[[random.Random, int], tuple[Argument, ...]]
+
+
+def _path(rng: random.Random, _: int) -> tuple[Argument, ...]:
+    return (rng.choice(FILES),)
+
+
+def _data(rng: random.Random, number: int) -> str:
+    """Mostly bytes that nobody else ever writes, so that it shows if they are lost."""
+    if rng.random() < 0.15:
+        return rng.choice(("", "same\n", "SAME\n"))
+    return f"{number:03d}" + rng.choice(("", "\n", "\nhalf", "\nand more\n"))
+
+
+def _written(rng: random.Random, number: int) -> tuple[Argument, ...]:
+    return (rng.choice(FILES), _data(rng, number))
+
+
+def _pair(rng: random.Random, _: int) -> tuple[Argument, ...]:
+    return (rng.choice(FILES), rng.choice(FILES))
+
+
+def _folders(rng: random.Random, _: int) -> tuple[Argument, ...]:
+    return (rng.choice(FOLDERS), rng.choice(FOLDERS))
+
+
+def _folder(rng: random.Random, _: int) -> tuple[Argument, ...]:
+    return (rng.choice(FOLDERS),)
+
+
+def _none(_: random.Random, __: int) -> tuple[Argument, ...]:
+    return ()
+
+
+def _some(*values: Argument) -> Make:
+    return lambda rng, _: (rng.choice(values),)
+
+
+USER: dict[str, tuple[float, Make]] = {
+    "write": (8, _written),
+    "append": (3, _written),
+    "flip": (2, lambda rng, _: (rng.choice(FILES), rng.random() < 0.6)),
+    "replace": (3, _written),
+    "rename": (4, _pair),
+    "rename_folder": (2, _folders),
+    "unlink": (5, _path),
+    "rmtree": (2, _folder),
+    "mkdir": (1, _folder),
+    "symlink": (1, lambda rng, _: (rng.choice(FILES), rng.choice(("a", "../../etc", "d")))),
+    "hardlink": (1, _pair),
+    "touch": (1, lambda rng, _: (rng.choice(FILES), rng.choice((-5000.0, 0.0, 3.0)))),
+    "chmod": (1, lambda rng, _: (rng.choice(FILES), rng.choice((0o600, 0o644, 0o755)))),
+    "hold": (1, _path),
+    "hold_write": (2, lambda rng, n: (_data(rng, n),)),
+    "release": (1, _none),
+    "ignore": (1, _some("", "a\n", "d/\n", "*\n!b\n")),
+}
+
+ABSENCE: dict[str, tuple[float, Make]] = {
+    "remove_session": (2, _none),
+    "move_away": (2, _none),
+    "move_back": (3, _none),
+    "make_session": (1, _none),
+}
+
+ENGINE: dict[str, tuple[float, Make]] = {
+    "notice": (6, _some(1.0, 1.0, 0.6)),
+    "scan": (4, _none),
+    "pump": (8, _some(1, 2, 50)),
+    "flush": (5, _some(True, False, False)),
+}
+
+LIFE: dict[str, tuple[float, Make]] = {
+    "open": (4, _none),
+    "lazy": (2, _none),
+    "evict": (5, _none),
+    "close": (2, _some(True, False)),
+    "put": (2, _written),
+    "rm": (2, _path),
+}
+
+WORLD: dict[str, tuple[float, Make]] = {
+    "time": (6, _some(0.02, 1.5, 2.5, 7.0, 100.0)),
+    "step_clock": (1, _some(-3600.0, -1.0, 0.5, 3600.0)),
+    "outage": (1, _some(True, False, False)),
+    "fault": (2, lambda rng, _: (rng.randrange(8), rng.choice(("lost", "refused")))),
+    "stale": (1, _some(1, 2)),
+    "foreign_put": (2, lambda rng, n: (rng.choice(FILES), _data(rng, n), rng.random() < 0.7)),
+    "foreign_delete": (1, _path),
+}
+
+DEATH: dict[str, tuple[float, Make]] = {
+    "crash": (3, _none),
+    "stop": (1, _none),
+    "remember": (1, _none),
+    "power_loss": (2, _none),
+    "lose_journal": (1, _none),
+}
+
+INSIDE = (
+    "write",
+    "append",
+    "hold_write",
+    "flip",
+    "replace",
+    "rename",
+    "unlink",
+    "rmtree",
+    "foreign_put",
+    "foreign_delete",
+)
+OTHERS = ("flush", "pump", "scan", "evict", "open")
+
+
+def generate(seed: int) -> Schedule:
+    """The schedule of a seed. Each has an emphasis of its own: a mixture of everything seldom gets anywhere."""
+    rng = random.Random(seed)
+    verbs = _mixture(rng)
+    names, weights = list(verbs), [weight for weight, _ in verbs.values()]
+    traps = rng.choice((0.0, 0.08, 0.25))
+    second = rng.choice((0.0, 0.15, 0.5))
+    steps = [_step(rng, USER, "write", 0, number) for number in range(rng.randrange(1, 4))]
+    for number in range(len(steps), len(steps) + rng.randrange(4, 20)):
+        host = int(rng.random() < second)
+        if rng.random() < traps:
+            steps.append(_trap(rng, host, number))
+        steps.append(_step(rng, verbs, rng.choices(names, weights)[0], host, number))
+    return Schedule(
+        seed,
+        guard=rng.choice((100, 100, 1)),
+        watched=rng.random() < 0.9,
+        orderly=rng.random() < 0.3,
+        third=rng.random() < 0.25,
+        steps=tuple(steps),
+    )
+
+
+def _mixture(rng: random.Random) -> dict[str, tuple[float, Make]]:
+    mixture: dict[str, tuple[float, Make]] = {}
+    for table, chance in ((USER, 1.0), (ENGINE, 1.0), (WORLD, 0.8), (LIFE, 0.6), (ABSENCE, 0.3), (DEATH, 0.5)):
+        if rng.random() < chance:
+            scale = rng.choice((0.4, 1.0, 2.0))
+            for verb, (weight, make) in table.items():
+                if rng.random() < 0.75:
+                    mixture[verb] = (weight * scale, make)
+    return mixture or USER
+
+
+def _step(rng: random.Random, verbs: dict[str, tuple[float, Make]], verb: str, host: int, number: int) -> Step:
+    return Step(verb, host, verbs[verb][1](rng, number))
+
+
+def _trap(rng: random.Random, host: int, number: int) -> Step:
+    """Something in the middle of what the engine does next: at a request, a transaction, or a look at the disk."""
+    point = rng.choice(("request", "journal", "look"))
+    args = (point, min(30, int(rng.expovariate(0.2))), rng.random() < 0.5)
+    if rng.random() < 0.5:
+        return Step("trap", host, args)
+    if rng.random() < 0.2:
+        verb, verbs = rng.choice(OTHERS), ENGINE | LIFE
+        return Step("trap", host, args, _step(rng, verbs, verb, 1 - host, number + 500))
+    verb = rng.choice(INSIDE)
+    return Step("trap", host, args, _step(rng, USER | WORLD, verb, host, number + 500))
