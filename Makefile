@@ -20,7 +20,7 @@ test: lint
 
 # The campaigns against the promises, for long, from seeds that were not played yet. Prints what it did and what it found.
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m tests.simulation --minutes $(MINUTES)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

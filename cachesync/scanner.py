@@ -229,7 +229,7 @@ class Scanner:
                 batch.returned.append(path)
                 return
             suspect = known.unsettled and (closed or batch.recheck)
-            awaited = known.dirty and closed  # it may have been put off because a writer had it open
+            awaited = known.dirty and closed and not known.closed  # it was put off because a writer had it open
             if not awaited and (known.dirty or not suspect):
                 return
         now = self._clock()

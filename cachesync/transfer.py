@@ -101,7 +101,7 @@ class Transfer:
                 since = entry.dirty_since if entry.dirty_since <= now else 0.0
                 later = defer_for_writer(now, since, changed_at, awaited, pace=self._c.pace)
                 if later is not None:
-                    self._c.journal.work.postpone(entry, later)
+                    self._c.journal.work.await_close(entry, later)
                     return False
             cut = cuts_at_line_end(entry.path) and writer is Writer.OPEN and not flushing
             snapshot = take(file, at_line_end=cut, writer=writer)

@@ -128,7 +128,7 @@ class Artifacts:
             local, removed = self._local, False
             if local is not None and local.stands(address):
                 removed = local.remove(address)
-            else:
+            if not removed:
                 self._leave(address)
             # The engine deletes what is its own; another writer's object, or one that was never here, is still there.
             stands = partial(local.has_file, address) if local is not None else bool

@@ -253,10 +253,12 @@ class Local:
                 self._await(address, lambda entry: entry is None or not entry.tombstone, started, self.root.patience)
 
     def leave(self, address: Address) -> None:
-        """The session's directory does not stand here, and an object of it is about to be changed in the store: let the
-        journal know that what it had here is gone with it. Raises RootHalted."""
+        """An object is about to be changed in the store itself. Let the journal know that what it had here is gone, if
+        the session's directory does not stand, and that the store may have another object should we die in the middle
+        of it. Raises RootHalted."""
         if address.session is not None and address.session in self._c.journal.sessions.names():
             self.root.scanner.notice(address.session, {})
+            self._c.journal.sessions.unlearn(address.session)
 
     def learn(self, address: Address, stored: Stored | None) -> None:
         """The object was changed in the store (None: deleted): an entry that is not here is that from now on."""

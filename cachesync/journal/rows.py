@@ -53,7 +53,7 @@ UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
-    synced < generation, dirty_since, stored_at"""
+    synced < generation, dirty_since, stored_at, closed"""
 
 WORK = "synced < generation AND (kind = 'file' OR etag IS NOT NULL)"
 """The uploader's part of what is dirty. Spelled as the index ``work`` is, or SQLite would not use that."""
@@ -94,6 +94,7 @@ class Known(NamedTuple):
     dirty: int
     dirty_since: float
     stored_at: float | None
+    closed: int
 
 
 def to_entry(session: str, row: Row) -> Entry:

@@ -198,6 +198,13 @@ class Sessions:
                 (manifest and manifest.etag, manifest and manifest.version_id, self._ledger.id(name)),
             )
 
+    def unlearn(self, name: str) -> None:
+        """The store is about to be changed past this journal: should that be all that comes of it, the next use asks
+        the store what it has. Durable when it returns."""
+        if (row := self.get(name)) is not None and row.learned:
+            with self._ledger.db.write(durable=True) as db:
+                db.execute("UPDATE session SET learned = 0 WHERE id = ?", (self._ledger.id(name),))
+
     def evicted(self, name: str) -> set[str]:
         """The files that are only in the store."""
         rows = self._ledger.db.long(

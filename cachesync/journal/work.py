@@ -162,6 +162,14 @@ class Work:
                 (due_at, self._ledger.id(entry.session), *split(entry.path), entry.generation),
             )
 
+    def await_close(self, entry: Entry, due_at: float) -> None:
+        """Look at a file again when its writer closes it, or at ``due_at``."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET closed = 0, due_at = ? WHERE session = ? AND dir = ? AND name = ? AND generation = ?",
+                (due_at, self._ledger.id(entry.session), *split(entry.path), entry.generation),
+            )
+
     def fail(self, entry: Entry, *, tried_at: float, due_at: float, error: str, failed: bool) -> None:
         """A try failed. A path that was marked again meanwhile keeps its own due time."""
         with self._ledger.db.write() as db:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
-from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 from cachesync.fuse import Request, wire
-from cachesync.journal.absent import Known
+from cachesync.journal.absent import Absent, Known
 from cachesync.mount.nodes import Node, stale
 from cachesync.mount.view import KINDS, VALID, View
 
@@ -19,8 +20,15 @@ VERSION = b"user.cachesync.version"
 _CAPABILITY = b"security.capability"
 """The kernel asks for it before the first write to each file. The mount is nosuid, so it would mean nothing."""
 
-Listing = list[tuple[bytes, int, int]]
-"""Name, type bits, inode number (0: only in the store)."""
+
+@dataclass(slots=True)
+class Listing:
+    """A directory as it was read first: name, type bits, inode number (0: only in the store), and what the journal told
+    of those that are not here when its version was ``version``."""
+
+    version: int
+    names: list[tuple[bytes, int, int]]
+    away: dict[bytes, Absent]
 
 
 class Looking:
@@ -74,7 +82,8 @@ class Looking:
         """READDIR."""
         handle, offset, size, *_ = wire.READ_IN.unpack_from(r.buffer, wire.HEADER)
         node, out = self._view.nodes[r.node], bytearray()
-        for number, (name, kind, inode) in self._from(node, handle, offset):
+        listing = self._listed(node, handle, offset)
+        for number, (name, kind, inode) in enumerate(islice(listing.names, offset, None), offset + 1):
             entry = wire.dirent(inode or number, number, kind, name)
             if len(out) + len(entry) > size:
                 break
@@ -85,10 +94,12 @@ class Looking:
         """READDIRPLUS: names and attributes in one go."""
         handle, offset, size, *_ = wire.READ_IN.unpack_from(r.buffer, wire.HEADER)
         node, out = self._view.nodes[r.node], bytearray()
-        for number, (name, kind, inode) in self._from(node, handle, offset):
+        listing = self._listed(node, handle, offset)
+        away = listing.away if self._view.version() == listing.version else {}
+        for number, (name, kind, inode) in enumerate(islice(listing.names, offset, None), offset + 1):
             if len(out) + 152 + len(name) + 7 > size:
                 break
-            found = None if name in (b".", b"..") else self._view.lookup(node, name)
+            found = None if name in (b".", b"..") else self._view.lookup(node, name, away.get(name))
             entry = wire.NO_NODE
             if found is not None:
                 entry = wire.entry_out(found[0].number, VALID, found[1])
@@ -106,33 +117,33 @@ class Looking:
             os.close(descriptor)
         return b""
 
-    def _from(self, node: Node, handle: int, offset: int) -> Iterator[tuple[int, tuple[bytes, int, int]]]:
-        """What follows ``offset``, each with the offset that follows it."""
+    def _listed(self, node: Node, handle: int, offset: int) -> Listing:
+        """The listing that a handle reads; a new one when it begins anew."""
         listing = self._listings.get(handle)
         if listing is None or offset == 0:
             listing = self._listings[handle] = self._listing(node)
-        return ((number + 1, listing[number]) for number in range(offset, len(listing)))
+        return listing
 
     def _listing(self, node: Node) -> Listing:
         version = self._view.version()
         away = self._view.children_away(node.path)
-        listing: Listing = [(b".", st.S_IFDIR, node.number), (b"..", st.S_IFDIR, 0)]
+        names = [(b".", st.S_IFDIR, node.number), (b"..", st.S_IFDIR, 0)]
         hidden = self._view.hidden if node.parent is None else ()
         try:
             with os.scandir(node.place) as found:
                 for entry in found:
                     name = entry.name
                     if name not in hidden:
-                        listing.append((name, _kind(entry), entry.inode()))
+                        names.append((name, _kind(entry), entry.inode()))
                         away.pop(name, None)
         except FileNotFoundError:
             if not away and self._view.away(node.path) is None:
                 raise
         if self._view.version() != version:  # some may have gone from the disk before they were come to
-            here = {name for name, _, _ in listing}
+            here = {name for name, _, _ in names}
             away |= {name: what for name, what in self._view.children_away(node.path).items() if name not in here}
-        listing += [(name, KINDS[what.kind], 0) for name, what in away.items() if name not in hidden]
-        return listing
+        names += [(name, KINDS[what.kind], 0) for name, what in away.items() if name not in hidden]
+        return Listing(version, names, away)
 
     # -- extended attributes -------------------------------------------------------------------------------------------
 

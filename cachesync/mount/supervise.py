@@ -293,8 +293,11 @@ def _first_line(process: subprocess.Popen[str], stop: threading.Event) -> str | 
 
 
 def _start_server(told: dict[str, object]) -> subprocess.Popen[str]:
+    # It speaks to the kernel and the daemon, and is told all else: no key to the store is its business.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "CACHESYNC_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "cachesync.mount"],
+        env=environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -152,14 +152,15 @@ class View:
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
-    def lookup(self, parent: Node, name: bytes) -> tuple[Node, wire.Attributes] | None:
-        """The node of a name, counted once more, and its attributes, or None. Raises OSError, Later."""
+    def lookup(self, parent: Node, name: bytes, told: Absent | None = None) -> tuple[Node, wire.Attributes] | None:
+        """The node of a name, counted once more, and its attributes, or None. ``told`` is what the journal says of it,
+        where that was just asked. Raises OSError, Later."""
         if parent.parent is None and name in self.hidden:
             return None
         try:
             found = os.lstat(parent.below(name))
         except FileNotFoundError:
-            away = self.away(parent.child(name))
+            away = told or self.away(parent.child(name))
             if away is None:
                 try:  # it may have been brought here between the two questions
                     found = os.lstat(parent.below(name))

@@ -389,6 +389,18 @@ def test_an_unsettled_file_is_read_again_by_a_flush_and_by_a_close(desk):
     assert not desk.entry("a").unsettled
 
 
+def test_a_close_that_is_told_of_twice_is_one_change(desk):
+    desk.write("a", "one")
+    desk.scanner.notice(S, {"a": Hint.CHANGED | Hint.CLOSED})
+    marked = desk.entry("a").generation
+    desk.scanner.notice(S, {"a": Hint.CHANGED | Hint.CLOSED})  # the watcher and the mount tell of the same
+    assert desk.entry("a").generation == marked
+    desk.driven.engine.journal.work.await_close(desk.entry("a"), desk.driven.clock() + 5)  # another writer had it open
+    desk.scanner.notice(S, {"a": Hint.CHANGED | Hint.CLOSED})
+    assert desk.entry("a").generation > marked
+    assert desk.entry("a").due_at < desk.driven.clock() + 1
+
+
 def test_a_file_that_is_rewritten_during_its_upload_waits_a_second_for_the_next(desk):
     place, puts = desk.write("a", "0"), []
 

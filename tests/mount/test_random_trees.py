@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from tests.mount import treeworker
 from tests.mount.conftest import MakeMounted
 from tests.mount.mounted import MountedHost
 
-pytestmark = [pytest.mark.s3, pytest.mark.timeout(120)]
-
-SECONDS = 6.0
+SECONDS = float(os.environ.get("CACHESYNC_TREE_SECONDS", "6"))
+"""How long the programs work."""
+pytestmark = [pytest.mark.s3, pytest.mark.timeout(120 + 3 * SECONDS)]
 WORKERS = 3
 WEATHER = {
     "calm": (),

@@ -157,8 +157,6 @@ class World:
             answer = run(host, *args)
         except Crash:
             host.die()
-            # The object went or came, and the manifest was not written: it tells of that from the next change on.
-            self._foreign = self._foreign or run in (self._run_put, self._run_rm)
         except (JournalDamaged, JournalUnavailable):
             raise
         except CacheSyncError:
