@@ -10,7 +10,7 @@ import threading
 from cachesync import manifest
 from cachesync.context import Context
 from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient
-from cachesync.files import OpenFile, take
+from cachesync.files import OpenFile, take, translated
 from cachesync.keys import manifest_key
 from cachesync.learn import Learner
 from cachesync.manifest import Summary
@@ -55,7 +55,7 @@ class Committer:
             counts = self._c.journal.sessions.counts(session)
             self._c.journal.sessions.set_reported(session)
             return Summary(counts.files, counts.bytes)
-        with tempfile.TemporaryFile(dir=self._c.scratch) as out:
+        with translated("write the manifest of", session), tempfile.TemporaryFile(dir=self._c.scratch) as out:
             entries = self._c.journal.entries.walk(session)
             summary = manifest.write(out, entries, session=session, state=state, host=self._host, now=self._c.clock())
             if summary.failures:

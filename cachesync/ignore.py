@@ -8,6 +8,7 @@ matches. As in git, what lies in an ignored folder cannot be brought back. ``.ca
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
@@ -147,7 +148,10 @@ def _compile(line: str) -> _Rule | None:
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
     try:
-        pattern = GitIgnoreSpecPattern(line)
+        with warnings.catch_warnings():
+            # Of what another version of Python might take "[[]" for: that is no word for whoever wrote the file.
+            warnings.simplefilter("ignore", FutureWarning)
+            pattern = GitIgnoreSpecPattern(line)
     except (ValueError, re.error):
         return None
     if pattern.include is None or pattern.regex is None:

@@ -298,6 +298,8 @@ def _line_rows(lines: Iterator[bytes], flaws: list[str]) -> Iterator[dict[str, A
 
 
 def _is_our_head(line: bytes) -> bool:
+    if len(line) > _LONGEST_ROW:
+        return False
     try:
         head = json.loads(line + b"]}")
     except (ValueError, RecursionError):

@@ -151,11 +151,11 @@ _CODES = {
 
 def cause(error: BaseException) -> BaseException:
     """What went wrong first: two libraries stand between it and us, and say something else of it."""
-    if isinstance(error, diskcache.Timeout) and error.__context__ is not None:
-        return error.__context__  # diskcache says so for any error at the start of a transaction
-    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR and error.__context__ is not None:
-        return error.__context__  # SQLite took the transaction back itself, so diskcache's own ROLLBACK failed
-    return error
+    begun = isinstance(error, diskcache.Timeout)  # diskcache says so for any error at the start of a transaction
+    # SQLite took the transaction back itself, so diskcache's own ROLLBACK failed.
+    ended = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
+    first = error.__context__
+    return first if first is not None and (begun or ended) else error
 
 
 def judge(error: BaseException) -> Fault:

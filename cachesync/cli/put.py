@@ -18,7 +18,6 @@ from cachesync.cli.flush import worst
 from cachesync.cli.phrases import count, failures, one_line, size
 from cachesync.cli.reach import Connect
 from cachesync.errors import CacheSyncError, ExitCode, FileChanging, FileUnreadable, UsageError
-from cachesync.files.beneath import HOLD, open_beneath, open_regular
 from cachesync.keys import printable
 from cachesync.outcomes import Artifact, Progress, no_progress
 from cachesync.reports import Failure
@@ -86,7 +85,7 @@ def _put_tree(options: argparse.Namespace, artifacts: Artifacts, labels: dict[st
 def _held(top: str) -> Iterator[int]:
     """The directory, open: what is put in its place, or in that of a folder in it, while it is read leads nowhere."""
     try:
-        descriptor = os.open(top, HOLD | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _unreadable(top, error) from error
     try:
@@ -118,6 +117,8 @@ def _walk(top: int) -> Iterator[tuple[str, int | CacheSyncError]]:
 
 def _look(top: int, folder: str) -> list[tuple[str, os.stat_result | CacheSyncError]]:
     """What is in a folder ("" or ending in "/"), by path; or why that cannot be told."""
+    from cachesync.files.beneath import open_beneath  # only now: one file needs none of it
+
     found: dict[str, os.stat_result | CacheSyncError] = {}
     try:
         descriptor = open_beneath(top, folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -147,6 +148,8 @@ def _opened(file: str) -> BinaryIO:
 
 def _below(top: int, path: str) -> BinaryIO:
     """The same for a regular file under an open directory, without following a link."""
+    from cachesync.files.beneath import open_regular
+
     try:
         descriptor = open_regular(top, path)
     except OSError as error:

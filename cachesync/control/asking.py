@@ -175,7 +175,7 @@ class Asker:
             yield
         except TimeoutError as error:
             raise self._unavailable(f"no answer within {timeout:.0f} s") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise self._unavailable(error) from error
 
     def built(self, build: Callable[[Any], T], told: Any) -> T:
@@ -184,7 +184,7 @@ class Asker:
             if "error" in told and isinstance(told["error"], dict):
                 raise wire.to_error(told["error"])
             return build(told)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             cause = f"its answer is not understood: {error!r}"
             raise DaemonUnavailable("ask the daemon at", str(self._path), cause, "are both of one version?") from error
 

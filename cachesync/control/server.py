@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from cachesync.control.address import connect, short_address
 from cachesync.control.exchange import as_json
@@ -27,6 +28,15 @@ MAX_REQUEST_LINE = 16 * 1024
 """Bytes: a path of 4,096 bytes, each percent-encoded, and some room."""
 
 _log = logging.getLogger(__name__)
+_http_log = logging.getLogger(f"{__name__}.http")
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Not what a client said that is no HTTP: it is told so, and its bytes may be a secret."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_http_log.addFilter(_is_about_us)
 
 
 class ControlServer:
@@ -101,7 +111,12 @@ class ControlServer:
         app.add_routes(routes.table())
         # A client that goes away does not cancel its handler: that is aiohttp's default, and what a flush needs.
         runner = web.AppRunner(
-            app, access_log=None, max_line_size=MAX_REQUEST_LINE, lingering_time=1.0, shutdown_timeout=0.5
+            app,
+            access_log=None,
+            logger=_http_log,
+            max_line_size=MAX_REQUEST_LINE,
+            lingering_time=1.0,
+            shutdown_timeout=0.5,
         )
         await runner.setup()
         site = web.SockSite(runner, listener, backlog=BACKLOG)

@@ -6,7 +6,7 @@ path is opened beneath its session's descriptor by the kernel's own rules.
 
 from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
 from cachesync.files.snapshot import MemoryBody, Snapshot, take
-from cachesync.files.staging import Leftover, Staging, Temporary
+from cachesync.files.staging import Leftover, Staging, Temporary, translated
 from cachesync.files.tree import Listing, OpenFile, Tree, timestamp_granularity
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "make_whole_session",
     "take",
     "timestamp_granularity",
+    "translated",
 ]

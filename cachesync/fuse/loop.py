@@ -58,6 +58,8 @@ class Request:
         return copy
 
 
+_LEADING_NUMBER = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
+
 Handler = Callable[[Request], bytes]
 """Answers one request, or raises OSError (its errno is the answer) or Later."""
 
@@ -146,13 +148,16 @@ class Loop:
     def _housekeeping(self, request: Request) -> None:
         """Requests that no handler of the file system's is for."""
         buffer, op = request.buffer, request.op
+        if op in _LEADING_NUMBER and request.end < wire.HEADER + wire.U64.size:
+            return  # a message without its number: nothing is forgotten, nobody is interrupted, and none is answered
         if op == Op.FORGET:
             with self.lock:
                 self._forget(request.node, wire.U64.unpack_from(buffer, wire.HEADER)[0])
         elif op == Op.BATCH_FORGET:
             count, _ = wire.TWO_U32.unpack_from(buffer, wire.HEADER)
             with self.lock:
-                for number in range(count):
+                # As many as there are, whatever it says: behind them is what an earlier request left.
+                for number in range(min(count, (request.end - wire.HEADER - 8) // wire.TWO_U64.size)):
                     self._forget(*wire.TWO_U64.unpack_from(buffer, wire.HEADER + 8 + 16 * number))
         elif op == Op.INTERRUPT:
             self._interrupted.add(wire.U64.unpack_from(buffer, wire.HEADER)[0])

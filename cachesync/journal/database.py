@@ -111,7 +111,7 @@ class Database:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
             translated = _translate(error, operation, self.path)
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
                 self._reserve.release()
             self._damaged = self._damaged or isinstance(translated, JournalDamaged)
             raise translated from error
@@ -119,6 +119,8 @@ class Database:
     def stream(self, sql: str, values: Row = ()) -> Iterator[Row]:
         """The rows of one snapshot, a thousand at a time, on a connection of their own."""
         with self._translated("read the journal"), contextlib.closing(self._connect()) as connection:
+            if not self.in_place():
+                raise JournalUnavailable("read the journal", str(self.path), "another file has taken its place")
             cursor = connection.execute(sql, values)
             while rows := cursor.fetchmany(1000):
                 yield from rows
@@ -142,6 +144,9 @@ def _create(path: Path) -> None:
     """Make the file if there is none: for us alone, whatever the umask (SQLite gives its -wal and -shm the same)."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
+
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
+"""A user's quota that is used up (EDQUOT) is an error of writing to SQLite."""
 
 _SURROUNDINGS = {
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,

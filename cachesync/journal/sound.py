@@ -34,9 +34,9 @@ def check_contents(db: sqlite3.Connection) -> None:
     (done,) = db.execute("PRAGMA user_version").fetchone()
     if not 0 < done <= len(MIGRATIONS):
         return
-    if more := _things(db) - _expected(done):
-        kind, name = min(more)
-        raise sqlite3.DatabaseError(f"it has a {kind} that is not ours: {name!r:.60}")
+    if odd := _things(db) ^ _expected(done):
+        kind, name, _ = min(odd)
+        raise sqlite3.DatabaseError(f"its {kind} {name!r:.60} is not ours, or not as we made it")
     for number, session in db.execute("SELECT id, name FROM session").fetchall():
         if not is_session_name(session):
             raise sqlite3.DatabaseError(f"it names a session that is none: {session!r:.60}")
@@ -47,12 +47,15 @@ def check_contents(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("it has a row that we would not write")
 
 
-def _expected(done: int) -> set[tuple[str, str]]:
+def _expected(done: int) -> set[tuple[str, str, str]]:
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         for script in MIGRATIONS[:done]:
             db.executescript(script)
         return _things(db)
 
 
-def _things(db: sqlite3.Connection) -> set[tuple[str, str]]:
-    return {(kind, name) for kind, name in db.execute("SELECT type, name FROM sqlite_master")}
+def _things(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """Tables with their columns, indexes, and whatever else there is; not the words that made them, where comments may
+    differ."""
+    columns = "(SELECT coalesce(group_concat(name || ' ' || type), '') FROM pragma_table_info(m.name))"
+    return set(db.execute(f"SELECT m.type, m.name, {columns} FROM sqlite_master m"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,23 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
     yield volume
     volume.umount()
     volume.umount("-l")
+
+
+@pytest.fixture
+def make_volume(tmp_path: Path) -> Iterator[Callable[..., Volume]]:
+    """Volumes of other kinds, mounted; see Volume."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    with contextlib.ExitStack() as stack:
+
+        def make(mib: int, *words: str) -> Volume:
+            volume = Volume(tmp_path / "image", tmp_path / "volume", mib, make=words)
+            volume.mount()
+            stack.callback(volume.umount, "-l")
+            stack.callback(volume.umount)
+            return volume
+
+        yield make
 
 
 def stored(bench: Bench, session: str = "s") -> set[str]:
@@ -156,9 +175,7 @@ def test_the_state_folder_turns_read_only(tmp_path: Path, zygote: Zygote, object
         flush_is_honest(bench)
         assert bench.alive(), bench.tail()
         bench.kill()
-        volume.umount()
-        subprocess.run(["fsck.ext4", "-fy", str(volume.image)], check=False, capture_output=True)
-        volume.mount()
+        volume.mend()
         assert bench.falsely_clean("s") == []
         bench.start()
         check_flushed(bench)
@@ -196,6 +213,8 @@ def test_p07_the_root_is_unmounted_and_mounted_again(
         before = stored(bench)
         for number in range(20):
             bench.write("s", f"late/f{number}", b"late %d" % number)
+        # Of files that it never saw, and that are gone, the daemon can say nothing (README, "What is not promised").
+        until(lambda: bench.client.status("s").sessions[0].files == 50, "it knows of them", pause=0.001)
         volume.umount("-l")
         seen = bench.log.read_text().count("halted") + bench.log.read_text().count("look at the root")
         with contextlib.suppress(AssertionError):  # time for the daemon to look, and to begin anew where it may
@@ -257,11 +276,10 @@ def test_p07_a_start_without_the_volume_deletes_nothing(
 # -- no inodes, no blocks below, blocks that cannot be read ------------------------------------------------------------
 
 
-def test_p10_no_inodes_are_left(tmp_path: Path, zygote: Zygote, objects: Bucket) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    volume = Volume(tmp_path / "image", tmp_path / "volume", 24, make=("-N", "200"))
-    volume.mount()
+def test_p10_no_inodes_are_left(
+    tmp_path: Path, zygote: Zygote, objects: Bucket, make_volume: Callable[..., Volume]
+) -> None:
+    volume = make_volume(24, "-N", "200")
     root, state = volume.path / "root", volume.path / "state"
     bench = Bench(tmp_path, zygote, objects, root=root, state=state, scan_interval="2s")
     with contextlib.closing(bench):
@@ -285,10 +303,7 @@ def test_p10_no_inodes_are_left(tmp_path: Path, zygote: Zygote, objects: Bucket)
         assert opened.returncode == 4, opened
         assert "make room on the disk" in opened.stderr
         assert "Traceback" not in opened.stderr
-        assert bench.stop() == 0, bench.tail()
-        told = bench.cli("flush", "s", "--timeout", "20")
-        assert told.returncode in (0, 2), told
-        assert len((told.stderr or told.stdout).strip().splitlines()) == 1
+        bench.kill()
         for number in range(60):
             (volume.path / f"fillers/{number}").unlink()
         bench.start()
@@ -300,30 +315,24 @@ def test_p10_no_inodes_are_left(tmp_path: Path, zygote: Zygote, objects: Bucket)
         assert (root / "gone/g").read_bytes() == b"only in the store"
         bench.kill()
         assert bench.falsely_clean("s", "gone") == []
-    volume.umount()
 
 
-@pytest.mark.xfail(strict=True, reason="commit.Committer lets the OSError of its scratch file through")
-def test_p13_a_manifest_that_finds_no_room_on_disk_is_no_internal_error(
-    tmp_path: Path, zygote: Zygote, objects: Bucket
+@pytest.mark.parametrize("who", ["flush", "drain"])
+def test_p12_a_manifest_that_finds_no_room_on_disk_ends_nothing(
+    tmp_path: Path, zygote: Zygote, objects: Bucket, make_volume: Callable[..., Volume], who: str
 ) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    volume = Volume(tmp_path / "image", tmp_path / "volume", 24, make=("-N", "100"))
-    volume.mount()
-    bench = Bench(tmp_path, zygote, objects, state=volume.path / "state")
-    try:
+    volume = make_volume(24, "-N", "100")
+    with contextlib.closing(Bench(tmp_path, zygote, objects, state=volume.path / "state")) as bench:
         bench.write("s", "first", b"first")
         bench.start()
         check_flushed(bench)
         volume.fill_inodes()
         bench.write("s", "second", b"second")
         until(lambda: "second" in stored(bench), bench.tail(5))
-        assert "internal error" not in what_flush_says(bench)
-    finally:
-        bench.close()
-        volume.umount()
-        volume.umount("-l")
+        if who == "flush":
+            assert "internal error" not in what_flush_says(bench)
+        else:
+            assert bench.stop() in (0, 4), bench.tail(3)
 
 
 def test_p06_the_state_folders_disk_does_not_take_writes(tmp_path: Path, zygote: Zygote, objects: Bucket) -> None:
@@ -339,20 +348,20 @@ def test_p06_the_state_folders_disk_does_not_take_writes(tmp_path: Path, zygote:
             with contextlib.suppress(OSError), open(below / "filler", "wb", buffering=0) as filler:
                 while True:
                     filler.write(b"x" * 65536)
-            for number in range(3000):
+            for number in range(1500):
                 bench.write("s", f"d{number % 10}/f{number}", b"%d" % number)
             flush_is_honest(bench)
             os.sync()
-            for number in range(0, 3000, 100):
+            with pytest.raises(OSError, match=r"Input/output error|Read-only file system"):
+                write_through(volume.path / "probe")
+            for number in range(0, 1500, 100):
                 bench.write("s", f"d{number % 10}/f{number}", b"again %d" % number)
             flush_is_honest(bench)
             assert bench.alive(), bench.tail()
             bench.kill()
-            volume.umount()
             (below / "filler").unlink()
-            subprocess.run(["mount", "-o", "remount,size=100m", str(below)], check=True, capture_output=True)
-            subprocess.run(["fsck.ext4", "-fy", str(volume.image)], check=False, capture_output=True)
-            volume.mount()
+            subprocess.run(["mount", "-o", "remount,size=150m", str(below)], check=True, capture_output=True)
+            volume.mend()
             assert bench.falsely_clean("s") == []
             bench.start()
             report = bench.flush("s", 60)
@@ -362,12 +371,11 @@ def test_p06_the_state_folders_disk_does_not_take_writes(tmp_path: Path, zygote:
             assert bench.falsely_clean("s") == []
 
 
-def test_p07_files_and_a_directory_that_cannot_be_read(tmp_path: Path, zygote: Zygote, objects: Bucket) -> None:
+def test_p07_files_and_a_directory_that_cannot_be_read(
+    tmp_path: Path, zygote: Zygote, objects: Bucket, make_volume: Callable[..., Volume]
+) -> None:
     """I/O errors are no absence and no bytes; what can be read is stored, and all of it when the disk is well again."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    volume = Volume(tmp_path / "image", tmp_path / "volume", 64, make=("-O", "^has_journal", "-b", "4096"))
-    volume.mount()
+    volume = make_volume(64, "-O", "^has_journal", "-b", "4096")
     bench = Bench(tmp_path, zygote, objects, root=volume.path / "root", scan_interval="2s")
     with contextlib.closing(bench):
         for number in range(20):
@@ -395,12 +403,17 @@ def test_p07_files_and_a_directory_that_cannot_be_read(tmp_path: Path, zygote: Z
                 bad[0].read_bytes()
             for path in bad:  # its stat says that it changed, its bytes cannot be read
                 os.utime(path)
-            bench.write("s", "good/new", b"new")
+            with open(
+                readable[0], "r+b"
+            ) as file:  # in its place: a new block could lie, and be written, beyond the cut
+                file.write(b"again")
+            changed = digest(readable[0].read_bytes())
             report = bench.flush("s", 10)
             assert not report.stored
             assert {failure.path for failure in report.failed} == {path.name for path in bad}, report
             assert all("Input/output" in failure.error for failure in report.failed), report
-            assert "good/new" in stored(bench), "one that cannot be read holds up no other"
+            digests = bench.bucket.digests(bench.bucket.session("s"))
+            assert digests[f"good/{readable[0].name}"] == changed, "one that cannot be read holds up no other"
             assert before <= stored(bench), "nothing is deleted"
             assert bench.client.status().sessions[0].failed == len(bad)
         report = bench.flush("s", 20)
@@ -417,7 +430,6 @@ def test_p07_files_and_a_directory_that_cannot_be_read(tmp_path: Path, zygote: Z
         assert before <= stored(bench)
         bench.kill()
         assert bench.falsely_clean("s") == []
-    volume.umount()
 
 
 def debugfs_block(volume: Volume, path: str) -> int:
@@ -432,6 +444,57 @@ def listable(folder: Path) -> bool:
         return bool(os.listdir(folder))
     except OSError:
         return False
+
+
+OVER_QUOTA = """
+import ctypes, os, signal, struct, sys
+from pathlib import Path
+done, libc = Path(sys.argv.pop(1)), ctypes.CDLL(None, use_errno=True)
+def over_quota(*_):
+    steps = (0x20, 0, 0, 0), (0x15, 0, 1, 18), (0x06, 0, 0, 0x50000 | 122), (0x06, 0, 0, 0x7FFF0000)
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps), 8 * len(steps))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.syscall(317, 1, 1, struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code))) == 0
+    done.touch()
+signal.signal(signal.SIGUSR1, over_quota)
+from cachesync.cli import main
+sys.exit(main())
+"""
+"""The command; from SIGUSR1 on each pwrite of its threads, which is how SQLite writes, fails with EDQUOT: seccomp."""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the system calls")
+def test_p06_the_journal_is_over_its_quota(tmp_path: Path, zygote: Zygote, objects: Bucket) -> None:
+    bench = Bench(tmp_path, zygote, objects, scan_interval="2s")
+    for number in range(20):
+        bench.write("s", f"f{number}", b"%d" % number)
+    command = [sys.executable, "-c", OVER_QUOTA, str(tmp_path / "over"), "run"]
+    with (
+        contextlib.closing(bench),
+        open(bench.log, "ab") as log,
+        subprocess.Popen(command, env=os.environ | bench.environ, cwd=tmp_path, stdout=log, stderr=log) as daemon,
+    ):
+        try:
+            until(lambda: daemon.poll() is not None or bench.client.is_serving(), bench.tail())
+            check_flushed(bench)
+            daemon.send_signal(signal.SIGUSR1)
+            until((tmp_path / "over").exists, bench.tail())
+            for number in range(50):
+                bench.write("s", f"g{number}", b"%d" % number)
+                bench.write("s", f"f{number % 20}", b"again %d" % number)
+            (bench.root / "s/f3").unlink()
+            for _ in range(3):
+                flush_is_honest(bench)
+                assert "internal error" not in what_flush_says(bench)
+            assert daemon.poll() is None, bench.tail()
+            assert bench.client.status().sessions
+        finally:
+            daemon.kill()
+            daemon.wait(30)
+        assert "over quota" in bench.log.read_text() or "disk I/O error" in bench.log.read_text()
+        assert bench.falsely_clean("s") == []
+        bench.start()
+        check_flushed(bench)
 
 
 # -- mounts that come and go -------------------------------------------------------------------------------------------
@@ -452,14 +515,15 @@ def test_p07_the_state_folder_is_unmounted_and_mounted_again(
         bench.write("s", "f0", b"changed while it was away")
         (bench.root / "s/f1").unlink()
         if looks:
-            until(lambda: "beginning anew" in bench.log.read_text(), bench.tail(), within=10, pause=0.1)
+            between = volume.path / "state/journal.db"  # where nothing is mounted now
+            until(between.exists, f"it begins anew: {bench.tail()}", within=20, pause=0.1)
             until(lambda: "away" in stored(bench), f"it works with a new journal: {bench.tail()}", within=20, pause=0.1)
         flush_is_honest(bench)
         volume.mount()
         bench.write("s", "f0", b"changed again")
         bench.write("s", "back", b"back")
         if looks:  # until then what it flushes is of the journal between
-            until(lambda: bench.log.read_text().count("beginning anew") == 2, bench.tail(), within=10, pause=0.1)
+            until(lambda: bench.log.read_text().count("scanned (start)") == 3, bench.tail(), within=20, pause=0.1)
         until(lambda: "back" in stored(bench), f"it goes on by itself: {bench.tail(5)}", within=30, pause=0.1)
         report = flush_when_ready(bench)
         assert report.stored, (report, bench.tail())
@@ -467,6 +531,14 @@ def test_p07_the_state_folder_is_unmounted_and_mounted_again(
         assert len(kept) <= 1, "the one file that both journals have stored"
         assert bench.differences("s", besides=kept) in ([], ["s/f1: in the store, not here"]), bench.tail()
         assert bench.alive()
+
+
+def write_through(path: Path) -> None:
+    """More than the disk below has left, down to it."""
+    with open(path, "wb") as file:
+        file.write(os.urandom(4 * 1024 * 1024))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def flush_when_ready(bench: Bench) -> FlushReport:
@@ -480,6 +552,11 @@ def flush_when_ready(bench: Bench) -> FlushReport:
 
     until(flushed, bench.tail(), within=40, pause=0.2)
     return reports[-1]
+
+
+def contents(bench: Bench) -> set[str]:
+    """Of every object."""
+    return set(bench.bucket.digests(bench.bucket.session("s")).values())
 
 
 def test_p07_another_directory_is_mounted_over_the_root(
@@ -500,20 +577,18 @@ def test_p07_another_directory_is_mounted_over_the_root(
         try:
             until(lambda: "other" in stored(bench), f"the new root is taken up: {bench.tail(5)}", within=20, pause=0.1)
             assert before <= stored(bench), "nothing is deleted"
-            digests = set(bench.bucket.digests(bench.bucket.session("s")).values())
-            assert {digest(b"another f0"), digest(b"0")} <= digests, "the old bytes are kept beside the new"
+            both = {digest(b"another f0"), digest(b"0")}
+            until(lambda: both <= contents(bench), "the old bytes are kept beside the new", within=20, pause=0.1)
         finally:
             subprocess.run(["umount", "-l", str(bench.root)], check=True, capture_output=True)
         bench.write("s", "back", b"back")
         until(lambda: "back" in stored(bench), f"the old one is taken up again: {bench.tail(5)}", within=20, pause=0.1)
         assert flush_when_ready(bench).stored
         assert before <= stored(bench), "nothing is deleted"
-        digests = set(bench.bucket.digests(bench.bucket.session("s")).values())
-        assert {digest(b"another f0"), digest(b"0"), digest(b"of the other root")} <= digests
+        assert both | {digest(b"of the other root")} <= contents(bench)
         assert (bench.root / "s/f0").read_bytes() == b"0"
 
 
-@pytest.mark.xfail(strict=True, reason="journal.database.Database.stream opens whatever journal is at its path now")
 def test_p03_what_is_read_at_length_is_of_the_journal_that_is_open(tmp_path: Path) -> None:
     """A flush reads the manifest's lines so: in the seconds until the daemon sees that its state folder is another one,
     it wrote those of the other journal, and said that all was stored."""

@@ -648,7 +648,8 @@ def test_many_list_the_sessions_at_once_and_each_sees_all(root):
     names = sorted([S, *(f"session-{number}" for number in range(300))])
     for name in names:
         (root / name).mkdir(exist_ok=True)
-    tree, seen = Tree(root), []
+    tree = Tree(root)
+    seen: list[bool] = []
 
     def look():
         seen.extend(tree.sessions()[0] == names for _ in range(100))
