@@ -169,6 +169,8 @@ class _Tally:
                     self._told(answer["failure"])
                 else:
                     self.played, self.cpu, ended = self.played + answer["played"], self.cpu + answer["cpu"], True
+        if child.stdout is not None:
+            child.stdout.close()
         if child.wait() or not ended:
             with self._lock:
                 self.failures.append(f"a process of the simulation ended by itself with {child.returncode}")

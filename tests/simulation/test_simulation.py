@@ -35,7 +35,7 @@ SCHEDULES = int(os.environ.get("CACHESYNC_SCHEDULES", "10000"))
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_promise_holds_in_every_schedule():
-    played, failures = campaign(0, count=SCHEDULES, seconds=None, jobs=min(2, os.cpu_count() or 1))
+    played, failures = campaign(0, count=SCHEDULES, seconds=None, jobs=1)  # beside other tests
     assert not failures, "\n".join(failures)
     assert played == SCHEDULES
 
