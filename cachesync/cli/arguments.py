@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from cachesync import __version__
 from cachesync.config import SETTINGS
+from cachesync.config.kinds import SIZE
 from cachesync.control.wire import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.errors import UsageError
 from cachesync.verbs import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
@@ -255,6 +257,43 @@ def _migrate(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _bucket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words", nargs="+", metavar="VERB",
+        help="init prints the plan, check compares, policy [daemon | session SESSION | cloudwatch] prints rights",
+    )  # fmt: skip
+    parser.add_argument("--apply", action="store_true", help="init: make the bucket and set what differs")
+    parser.add_argument("--log-bucket", metavar="NAME", help="another bucket, for S3's access logs")
+    parser.add_argument("--log-days", metavar="N", type=_days, default=30, help="logs expire (%(default)d; 0 never)")
+    parser.add_argument(
+        "--archive-days", metavar="N", type=_days, help="sessions go to GLACIER (90 on AWS, else not; 0 never)"
+    )
+    parser.add_argument(
+        "--version-days", metavar="N", type=_days, default=30, help="past versions go (%(default)d; 0 never)"
+    )
+    parser.add_argument(
+        "--upload-days", metavar="N", type=_days, default=7, help="unfinished uploads go (%(default)d; 0 never)"
+    )
+    parser.add_argument(
+        "--dev-server", metavar="DIR", type=Path, help="the bucket of the S3 server with its data in DIR"
+    )
+    _json(parser)
+
+
+def _cost(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sessions", metavar="N", type=_amount, help="a month (1000); no number: what is in the bucket"
+    )
+    parser.add_argument("--artifacts", metavar="N", type=_amount, help="of each session (10)")
+    parser.add_argument("--size", metavar="BYTES", type=_bytes, help="of each artifact, as 50KB (50KB)")
+    parser.add_argument("--writes", metavar="N", type=_amount, help="times that each artifact is stored (1)")
+    parser.add_argument("--reads", metavar="N", type=_amount, help="times that each artifact is read (5)")
+    parser.add_argument(
+        "--dev-server", metavar="DIR", type=Path, help="the bucket of the S3 server with its data in DIR"
+    )
+    _json(parser)
+
+
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev-server", metavar="DIR", type=Path, help="the one that the daemon was started with")
     _json(parser)
@@ -276,6 +315,25 @@ def _number(text: str, most: float, least: float = 0.0) -> float:
     if not least <= seconds <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: {least:.0f} to {most:.0f} seconds")
     return seconds
+
+
+def _days(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: whole days")
+    return int(text)
+
+
+def _amount(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,12}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: a whole number")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return int(SIZE.parse(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: {SIZE.allowed}") from None
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -308,6 +366,10 @@ COMMANDS = {
     "restore": Command("makes a past version of an artifact the newest again", "restore", _restore),
     "mcp": Command("the MCP server, for agents: on stdio, or with --http HOST:PORT", "mcp", _mcp),
     "migrate": Command("stores a sessions directory that exists already; run again, it goes on", "migrate", _migrate),
+    "bucket": Command(
+        "makes a bucket as it should be, compares it with that, prints who needs which rights", "bucket", _bucket
+    ),
+    "cost": Command("what the store costs a month, from given numbers or from what is in the bucket", "cost", _cost),
     "doctor": Command("looks at everything that is needed, and says what mends what it finds", "doctor", _doctor),
     "config": Command("every setting, its value and where it comes from", "config", _json),
     "version": Command("prints the version", "version", _json),

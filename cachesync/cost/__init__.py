@@ -1,0 +1,1 @@
+"""What a store costs a month: arithmetic over a few numbers, given or counted."""
