@@ -39,7 +39,7 @@ CAMPAIGNS = (
     Campaign("power cuts", ("tests/faults/test_power_loss.py",), "CACHESYNC_POWER_CUTS", 15),
     Campaign("load on a store that fails", ("tests/faults/test_load.py",), "CACHESYNC_LOAD_MINUTES", 0.8),
     Campaign("two writers", ("tests/faults/test_two_writers.py",), "CACHESYNC_TWO_WRITERS_SEEDS", 5),
-    Campaign("moves under the watcher", ("tests/faults/test_watch_campaign.py",), "CACHESYNC_MOVES", 10_000),
+    Campaign("renames under the watcher", ("tests/faults/test_watch_campaign.py",), "CACHESYNC_RENAMES", 100_000),
     Campaign("mounts killed", ("tests/mount/test_kill_programs.py",), "CACHESYNC_TEST_KILLS", 0.4),
     Campaign("random trees in a mount", ("tests/mount/test_random_trees.py",), "CACHESYNC_TREE_SECONDS", 6),
 )

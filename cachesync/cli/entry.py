@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cachesync.cli.arguments import COMMANDS, build_parser
+from cachesync.cli.first_process import stand_in
 from cachesync.cli.phrases import one_line
 from cachesync.config import misspelt
 from cachesync.errors import CacheSyncError, UsageError
@@ -20,8 +21,16 @@ OUTPUT_CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (SPEC section 6). Prints; raises nothing."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit code (SPEC section 6). Prints; raises nothing.
+
+    Without ``argv`` it is the program itself, and as process 1 of a container lets a child be that.
+    """
+    if argv is None and os.getpid() == 1 and (code := stand_in()) is not None:
+        return code
+    return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: Sequence[str]) -> int:
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
