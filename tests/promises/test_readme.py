@@ -44,7 +44,7 @@ from cachesync.reports import (
 )
 
 TOP = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{p.name}" for p in TOP.glob("docs/*.md")))
 README = (TOP / "README.md").read_text("utf-8")
 ARCHITECTURE = (TOP / "docs/architecture.md").read_text("utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -390,16 +390,19 @@ def test_every_path_that_is_named_exists(document: str):
     text = (TOP / document).read_text("utf-8")
     named = [span for span in spans(FENCE.sub("", text)) if PATH.fullmatch(span) and ("/" in span or "." in span)]
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("https://")]
-    headings = {
-        "#" + re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in text.splitlines()
-        if line.startswith("#")
-    }
     missing = [path for path in named if not (TOP / path).exists()]
-    missing += [
-        target for target in targets if target not in headings and not (TOP / document).parent.joinpath(target).exists()
-    ]
+    missing += [target for target in targets if not leads_somewhere(TOP / document, target)]
     assert not missing
+
+
+def leads_somewhere(document: Path, target: str) -> bool:
+    """Whether a link of a document has a file, and in it the heading that it names."""
+    path, mark, heading = target.partition("#")
+    other = document.parent / path if path else document
+    if not other.exists() or not mark:
+        return other.exists()
+    lines = [line.lstrip("# ").lower() for line in other.read_text("utf-8").splitlines() if line.startswith("#")]
+    return heading in {re.sub(r"[^\w -]", "", line).replace(" ", "-") for line in lines}
 
 
 def test_every_name_of_the_architecture_exists():
