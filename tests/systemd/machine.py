@@ -72,8 +72,8 @@ class Machine:
             told = folder / f"units/{unit.name}.d"
             told.mkdir()
             (told / "test.conf").write_text(f"[Unit]\nWants=\nAfter=\n[Service]\n{changes.get(unit.name, '')}")
-        for unit in FOREIGN:
-            (folder / "units" / unit).symlink_to("/dev/null")
+        for name in FOREIGN:
+            (folder / "units" / name).symlink_to("/dev/null")
         self._boot: subprocess.Popen[bytes] | None = None
         self.pid = 0
 
