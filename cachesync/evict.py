@@ -26,6 +26,9 @@ from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
 
+IN_USE = "a program has it open for writing"
+"""Said of a file that a program at the mount has closed a moment ago, too: the kernel tells of that a little later."""
+
 _BATCH = 100
 """What goes in one turn. A program that changes names of the session meanwhile waits for some milliseconds."""
 
@@ -121,7 +124,7 @@ class Evictor:
         if entry.stat is None:
             reason: str | None = "it was never looked at"
         elif entry.kind is Kind.FILE and turn.is_written(entry.stat.inode):
-            reason = "a program has it open for writing"
+            reason = IN_USE
         else:
             reason = run.ground.refuses(entry.path, entry.stat)
         if reason is not None:

@@ -22,7 +22,7 @@ from cachesync.address import Space, parse
 from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import NoSuchSession, ObjectNotFound, PreconditionFailed, StoreTransient, UsageError
-from cachesync.evict import Evictor
+from cachesync.evict import IN_USE, Evictor
 from cachesync.files import Ground, Staging, Tree, make_session, make_whole_session
 from cachesync.flush import Flusher
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
@@ -38,6 +38,9 @@ PLACEHOLDERS = ("artifacts/.gitkeep", "artifacts/terraform/.gitkeep", "logs/.git
 
 _ROUNDS = 4
 _PAUSE = 0.05
+_RELEASE = 0.2
+"""Seconds after which the kernel has told of a file that was closed in a mount."""
+
 _GRACE = 0.5
 """Seconds that an open whose time is up gets to end in order, and to say what is missing path by path."""
 
@@ -272,8 +275,13 @@ class SessionLife:
     def _evict(self, session: str, scan: ScanResult) -> EvictReport:
         if self._c.tree.session_directory(session) is None:
             return EvictReport(session)
-        staging = self.staging()
-        return self._evictor.evict(session, staging, scan, self._learner.compare(session))
+        staging, astray = self.staging(), self._learner.compare(session)
+        first = self._evictor.evict(session, staging, scan, astray)
+        if not any(kept.reason == IN_USE for kept in first.kept):
+            return first
+        self._sleep(_RELEASE)
+        again = self._evictor.evict(session, staging, self._scanner.scan(session, recheck=True), astray)
+        return EvictReport(session, first.evicted + again.evicted, first.bytes + again.bytes, again.kept)
 
     def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
         """See verbs.Lifecycle."""

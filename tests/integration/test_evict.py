@@ -114,6 +114,15 @@ def test_what_the_mount_has_let_a_program_open_for_writing_stays(a):
     assert a.life.evict(S).kept == []
 
 
+def test_what_a_program_at_the_mount_has_closed_a_moment_ago_goes(a, monkeypatch):
+    shared = SharedTurns(a.root / ".cachesync" / "journal.db")
+    shared.written((a.session / "f").stat().st_ino)
+    monkeypatch.setattr(a.life, "_sleep", lambda _: shared.close())
+    report = a.life.evict(S)
+    assert (report.evicted, report.kept) == (2, [])
+    assert not a.session.exists()
+
+
 def test_reading_does_not_hold_it(a):
     with open(a.session / "f", "rb") as file:
         assert a.life.evict(S).kept == []

@@ -74,6 +74,8 @@ def machine(seaweed: SeaweedServer, tmp_path: Path) -> Iterator[tuple[Machine, P
     visible = f"BindReadOnlyPaths={REPOSITORY} {sys.prefix} {python}\n"
     if python.is_relative_to("/root"):  # what ProtectHome hides, this machine's Python lies in
         visible = f"ProtectHome=no\nTemporaryFileSystem=/root:ro,mode=0755\n{visible}"
+    if REPOSITORY.is_relative_to("/tmp"):
+        visible += "PrivateTmp=no\n"
     told = {
         "cachesync.service": f"{visible}WatchdogSec=3\nTimeoutStopSec=1\n",
         "cachesync-mount@.service": "TimeoutStopSec=1\n",
