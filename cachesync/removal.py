@@ -29,8 +29,6 @@ class Removal:
         self._scanner = scanner
         self._rivals = rivals
         self.deleted: Counter[str] = Counter()
-        self.unsure: set[tuple[str, str]] = set()
-        """Paths of which this process has sent a put or a deletion that is not confirmed yet."""
         self._asked: list[tuple[str, str]] = []
         self._counted: dict[str, tuple[float, Tombstones]] = {}
 
@@ -59,7 +57,6 @@ class Removal:
             # A file whose removal was not on disk when the power went stands again: taken for clean, it would be
             # nowhere but there.
             self._c.journal.work.harden(entry)
-            self.unsure.add((entry.session, entry.path))
             try:
                 self._c.store.delete(self._c.key(entry.session, entry.path), expect=version)
             except PreconditionFailed:
@@ -72,7 +69,6 @@ class Removal:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
         self._c.journal.work.confirm_delete(entry)
-        self.unsure.discard((entry.session, entry.path))
         return version is not None
 
     def _believed(self, entry: Entry) -> bool:

@@ -113,7 +113,6 @@ class Transfer:
         self._c.journal.work.confirm(
             entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
         )
-        self.removal.unsure.discard((entry.session, entry.path))
         if snapshot.cut:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
         if snapshot.grew:
@@ -145,7 +144,7 @@ class Transfer:
         body, stat = snapshot.body, snapshot.stat
         known = base = self._base(entry, key)
         if base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode):
-            base = self._as_it_is(entry, key, base)
+            base = self._as_it_is(key, base)
             if base is not None and base is known and not entry.relabelled:
                 return replace(base, mtime_ns=stat.mtime_ns), False
         carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id)
@@ -157,7 +156,6 @@ class Transfer:
         resume = JournalResume(self._c.journal, entry.session, entry.path)
         if entry.hidden and base is not None and base.sha256 != body.sha256:
             expect = self._rivals.keep_hidden(entry, key)
-        self.removal.unsure.add((entry.session, entry.path))
         try:
             if (
                 base is not None
@@ -174,12 +172,10 @@ class Transfer:
             info = self._rivals.contend(entry, key, body, carried, resume)
         return _confirmed(info, stat, body.sha256, self._c.clock()), True
 
-    def _as_it_is(self, entry: Entry, key: str, base: Stored) -> Stored | None:
+    def _as_it_is(self, key: str, base: Stored) -> Stored | None:
         """``base``; or what a put of ours, whose answer never got here, has made of the object since; or None if it is
-        gone, as after a deletion of that kind. A file that was changed, sent and changed back, or deleted and made
-        again, would else be taken for stored as it is."""
-        if (entry.session, entry.path) not in self.removal.unsure and entry.born > self._c.journal.opened_at:
-            return base  # whatever was sent of it was sent by this process, and every answer came
+        gone, by a deletion of that kind or by another host's. A file that was changed, sent and changed back, or
+        deleted and made again, would else be taken for stored as it is."""
         try:
             info = self._c.store.head(key)
         except ObjectNotFound:

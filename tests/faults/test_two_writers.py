@@ -52,14 +52,18 @@ class Ledger:
     def __init__(self) -> None:
         self.owed: dict[str, tuple[str, str]] = {}
         self.written = 0
+        self.given_up: set[str] = set()
 
     def wrote(self, who: str, name: str, data: bytes) -> None:
         self.owed[digest(data)] = name, who
         self.written += 1
 
-    def let_go(self, data: bytes) -> None:
-        """A program replaced or deleted these bytes where it had them."""
+    def let_go(self, data: bytes, *, renamed: bool = False) -> None:
+        """A program replaced or deleted these bytes where it had them, or gave them another name. The same bytes are
+        one version: should the other host have moved them away and back, nothing tells theirs from these."""
         self.owed.pop(digest(data), None)
+        if not renamed:
+            self.given_up.add(digest(data))
 
     def lost(self, bucket: Bucket) -> list[str]:
         """What the bucket lacks."""
@@ -69,7 +73,7 @@ class Ledger:
         return [
             f"{name}: bytes {sha256[:8]} of {who} are only under {stored.get(sha256, 'no name')}"
             for sha256, (name, who) in self.owed.items()
-            if name not in stored.get(sha256, ())
+            if sha256 not in self.given_up and name not in stored.get(sha256, ())
         ]
 
 
@@ -117,7 +121,7 @@ class Program:
         data = self._read(old)
         if data is None:
             return
-        self._let_go(old)
+        self.ledger.let_go(data, renamed=True)
         self._let_go(new)
         (self.top / new).parent.mkdir(parents=True, exist_ok=True)
         (self.top / old).rename(self.top / new)
