@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,11 @@ import pytest
 from cachesync.store.base import ObjectStore
 from cachesync.store.fsspec_store import FsspecStore
 from cachesync.store.s3 import S3Store
+from tests.promises.host import Host, hosts_of
 from tests.promises.line import Line
 from tests.servers import MotoServer, SeaweedServer, Server
 
+MakeHost = Callable[..., Host]
 KINDS = ("seaweed", "moto", "file", "memory")
 
 
@@ -45,6 +47,19 @@ def moto() -> Iterator[MotoServer]:
 def bucket() -> str:
     """A name that no other test uses. The bucket is not made yet."""
     return f"t-{uuid.uuid4().hex[:20]}"
+
+
+@pytest.fixture
+def make_host(seaweed: SeaweedServer, bucket: str, tmp_path: Path) -> Iterator[MakeHost]:
+    """Hosts that share the test's bucket."""
+    with hosts_of(Host, seaweed, bucket, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> Host:
+    """One host; its daemon is not started yet."""
+    return make_host()
 
 
 @pytest.fixture(params=KINDS)

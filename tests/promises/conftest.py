@@ -1,32 +1,15 @@
-"""Hosts for the promises. One SeaweedFS a worker, a bucket a test, and no daemon outlives its test."""
+"""Hosts for the promises, in other circumstances."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.promises.host import Host, hosts_of
+from tests.conftest import MakeHost
+from tests.promises.host import Host
 from tests.promises.line import Line
-from tests.servers import SeaweedServer
-
-MakeHost = Callable[..., Host]
-
-
-@pytest.fixture
-def make_host(seaweed: SeaweedServer, bucket: str, tmp_path: Path) -> Iterator[MakeHost]:
-    """Hosts that share the test's bucket."""
-    with hosts_of(Host, seaweed, bucket, tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def host(make_host: MakeHost) -> Host:
-    """One host; its daemon is not started yet."""
-    return make_host()
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakeHost
 from tests.migrating import BYTES, FILES, PUTS, SKIPPED, TREE, make, snapshot
-from tests.promises.conftest import MakeHost
 from tests.promises.host import Host, eventually
 from tests.servers import closed_port
 from tests.warm import COMMAND

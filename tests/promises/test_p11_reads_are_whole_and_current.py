@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.promises.conftest import MakeHost
+from tests.conftest import MakeHost
 from tests.promises.host import Host
 from tests.promises.line import Line
 

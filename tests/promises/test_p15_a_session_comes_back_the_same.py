@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from tests.promises.conftest import MakeHost
+from tests.conftest import MakeHost
 from tests.promises.host import Host, eventually
 from tests.promises.line import Line
 

@@ -1,29 +1,13 @@
-"""Hosts to attack: those of the promises, and one daemon that many attacks share, since none of them may harm it."""
+"""One daemon that many attacks share, since none of them may harm it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.promises.host import Host, hosts_of
 from tests.servers import SeaweedServer
-
-MakeHost = Callable[..., Host]
-
-
-@pytest.fixture
-def make_host(seaweed: SeaweedServer, bucket: str, tmp_path: Path) -> Iterator[MakeHost]:
-    """Hosts that share the test's bucket."""
-    with hosts_of(Host, seaweed, bucket, tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def host(make_host: MakeHost) -> Host:
-    """One host; its daemon is not started yet."""
-    return make_host()
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.conftest import MakeHost
 from tests.mount.mounted import MountedHost
 from tests.promises.host import Host, hosts_of
-from tests.security.conftest import MakeHost
 from tests.servers import SeaweedServer
 
 SECRET, TOKEN, WRONG = (
