@@ -6,9 +6,11 @@ does (the decimal st_mode). Metadata values are ASCII, as HTTP headers are.
 
 from __future__ import annotations
 
+import functools
 import mimetypes
 import re
 import stat
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -26,6 +28,9 @@ _TYPES = {
     ".html": "text/html",
 }
 """The design note's own list; it wins over mimetypes."""
+
+_guessing = threading.Lock()
+"""mimetypes reads the system's tables at its first use: in each thread, where several use it first at once."""
 
 _MTIME = re.compile(r"(-?)([0-9]{1,18})(?:\.([0-9]+))?", re.ASCII)
 _MODE = re.compile(r"[0-9]{1,7}", re.ASCII)
@@ -49,9 +54,17 @@ _ARTIFACT_NAMES = {"dashboard": "dashboard", "foundation": "foundation"}
 
 def content_type(path: str) -> str:
     """The content type that a name promises."""
-    name = path.rpartition("/")[2]
-    suffix = name[name.rfind(".") :].lower() if "." in name else ""
-    return _TYPES.get(suffix) or mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+    _, dot, suffixes = path.rpartition("/")[2].partition(".")
+    return _type_of(dot + suffixes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _type_of(suffixes: str) -> str:
+    known = _TYPES.get(suffixes[suffixes.rfind(".") :].lower()) if suffixes else None
+    if known is not None:
+        return known
+    with _guessing:
+        return mimetypes.guess_type(f"name{suffixes}", strict=False)[0] or "application/octet-stream"
 
 
 def artifact_type(path: str) -> str | None:

@@ -8,7 +8,7 @@ digests are lower-case hex.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -52,6 +52,16 @@ class Stored:
     mtime_ns: int
     mode: int
     stored_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a file has more than the object that it replaces, which is its first ``start`` bytes: a SHA-256 for each
+    ``part_size`` bytes from there."""
+
+    start: int
+    part_size: int
+    sha256: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +200,18 @@ class Counts:
     evicted: int
     oldest_dirty: float | None
     newest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """What is dirty in all sessions together, links and tombstones too. ``oldest`` is since when; ``lost`` counts the
+    sessions whose directory went with files that were not stored."""
+
+    dirty: int
+    failed: int
+    oldest: float | None
+    sessions: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from cachesync.model import Entry, FileStat, Kind
 
 MIB = 1024 * 1024
 PART_SIZE = 16 * MIB
+SMALLEST_COPY = 5 * MIB
+LONGEST_TAIL = 8 * PART_SIZE
 """Above this a file goes up in parts of this size, so memory is bounded by the parts in flight."""
 
 MAX_PARTS = 10_000
@@ -133,6 +135,12 @@ def part_size(size: int) -> int | None:
     return max(PART_SIZE, -(-smallest // MIB) * MIB)
 
 
+def may_be_tail(stored: int, size: int) -> bool:
+    """Whether a file of ``size`` bytes that begins with the ``stored`` ones is worth an append: S3 copies no less than
+    5 MiB as a part that another follows, and an append that breaks off begins anew, so it is not to be long."""
+    return SMALLEST_COPY <= stored < size <= stored + LONGEST_TAIL
+
+
 def cuts_at_line_end(path: str) -> bool:
     """Whether a file that is still being written is stored only up to its last line end."""
     return path.endswith(".jsonl")
@@ -215,6 +223,13 @@ def is_same_file(old: FileStat, new: FileStat) -> bool:
         and new.kind is Kind.FILE
         and (old.inode, old.size, old.mtime_ns) == (new.inode, new.size, new.mtime_ns)
     )
+
+
+def may_be_renamed(stat: FileStat) -> bool:
+    """Whether the file may have had another name before: a rename changes ctime and leaves the bytes' time alone, so
+    one whose bytes were the last thing to change was not renamed since. Where a file system keeps ctime at a rename
+    too, its bytes are sent."""
+    return stat.ctime_ns != stat.mtime_ns
 
 
 class Parallelism:

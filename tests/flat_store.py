@@ -15,7 +15,7 @@ from enum import Enum, auto
 from urllib.parse import quote
 
 from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable, UsageError
-from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 
 
@@ -91,7 +91,14 @@ class FlatStore:
         return Download(held.info, iter([held.data[start : None if length is None else start + length]]))
 
     def put(
-        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None = None,
+        tail: Tail | None = None,
     ) -> ObjectInfo:
         length = body.part_size if body.part_sha256 else body.size
         data = b"".join(body.read(at, min(length, body.size - at)) for at in range(0, body.size, length or 1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cachesync.errors import FileChanging
 from cachesync.files.tree import OpenFile
-from cachesync.model import FileStat
-from cachesync.policy import Reading, Writer, judge_reading, part_size
+from cachesync.model import FileStat, Stored, Tail
+from cachesync.policy import Reading, Writer, judge_reading, may_be_tail, part_size
 
 _CHUNK = 1024 * 1024
 
@@ -16,12 +17,17 @@ _CHUNK = 1024 * 1024
 class MemoryBody:
     """Bytes in memory, as a store takes them (store.base.Body)."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, grown_from: Stored | None = None) -> None:
         self._data = data
         self.size = len(data)
         self.part_size = self.size
         self.part_sha256: list[str] = []
         self.sha256 = hashlib.sha256(data).hexdigest()
+        self.tail: Tail | None = None
+        if grown_from is not None:
+            start, view = grown_from.size, memoryview(data)
+            if hashlib.sha256(view[:start]).hexdigest() == grown_from.sha256:
+                self.tail = Tail(start, self.size - start, [hashlib.sha256(view[start:]).hexdigest()])
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes themselves, without a copy where all are asked for."""
@@ -36,11 +42,12 @@ class FileBody:
     The second reading is held against the first, so what is sent is what was hashed even if a writer is at work.
     """
 
-    def __init__(self, file: OpenFile, size: int, part_size: int) -> None:
+    def __init__(self, file: OpenFile, size: int, part_size: int, grown_from: Stored | None = None) -> None:
         self._file = file
         self.size = size
         self.part_size = part_size
-        self.sha256, self.part_sha256 = digest(file, size, part_size)
+        self.sha256, self.part_sha256, tail = digest(file, size, part_size, grown_from)
+        self.tail = None if tail is None or grown_from is None else Tail(grown_from.size, part_size, tail)
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``. Raises FileChanging if a whole part is not what was hashed."""
@@ -52,20 +59,59 @@ class FileBody:
         return data
 
 
-def digest(file: OpenFile, size: int, part_size: int) -> tuple[str, list[str]]:
-    """SHA-256 of the first ``size`` bytes and of each part of them. Raises FileChanging if there are fewer."""
-    whole, parts = hashlib.sha256(), []
-    for start in range(0, size, part_size):
-        part = hashlib.sha256()
-        end = min(start + part_size, size)
-        for offset in range(start, end, _CHUNK):
-            data = file.read(offset, min(_CHUNK, end - offset))
-            if len(data) != min(_CHUNK, end - offset):
-                raise FileChanging("read", file.path, "it was cut short while it was being read")
-            whole.update(data)
-            part.update(data)
-        parts.append(part.hexdigest())
-    return whole.hexdigest(), parts
+class _Parts:
+    """SHA-256 of each ``part_size`` bytes of what comes."""
+
+    def __init__(self, part_size: int) -> None:
+        self._size = part_size
+        self._room = part_size
+        self._part = hashlib.sha256()
+        self._done: list[str] = []
+
+    def update(self, data: bytes) -> None:
+        """The next bytes."""
+        view = memoryview(data)
+        while view:
+            taken = view[: self._room]
+            self._part.update(taken)
+            self._room -= len(taken)
+            view = view[len(taken) :]
+            if not self._room:
+                self._done.append(self._part.hexdigest())
+                self._part, self._room = hashlib.sha256(), self._size
+
+    def digests(self) -> list[str]:
+        """Of all that came, the last part's, which may be short, included."""
+        return self._done if self._room == self._size else [*self._done, self._part.hexdigest()]
+
+
+class Digests(NamedTuple):
+    """SHA-256 of the whole, of each part, and of each part after what was stored before, if it begins with that."""
+
+    whole: str
+    parts: list[str]
+    tail: list[str] | None
+
+
+def digest(file: OpenFile, size: int, part_size: int, grown_from: Stored | None = None) -> Digests:
+    """Read the first ``size`` bytes once. Raises FileChanging if there are fewer."""
+    whole, parts = hashlib.sha256(), _Parts(part_size)
+    tail: _Parts | None = None
+    split = 0 if grown_from is None else grown_from.size
+    offset = 0
+    while offset < size:
+        end = min(size, offset + _CHUNK, split if offset < split else size)
+        data = file.read(offset, end - offset)
+        if len(data) != end - offset:
+            raise FileChanging("read", file.path, "it was cut short while it was being read")
+        whole.update(data)
+        parts.update(data)
+        if tail is not None:
+            tail.update(data)
+        offset = end
+        if grown_from is not None and offset == split and whole.hexdigest() == grown_from.sha256:
+            tail = _Parts(part_size)
+    return Digests(whole.hexdigest(), parts.digests(), None if tail is None else tail.digests())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +125,20 @@ class Snapshot:
     cut: bool
 
 
-def take(file: OpenFile, *, at_line_end: bool = False, writer: Writer = Writer.UNKNOWN) -> Snapshot:
+def take(
+    file: OpenFile,
+    *,
+    at_line_end: bool = False,
+    writer: Writer = Writer.UNKNOWN,
+    stored: Stored | None = None,
+) -> Snapshot:
     """Read a file as it is at one moment, up to its last line end if ``at_line_end``.
 
     A write(2) that began before the first stat has set the times already and may still be copying its bytes: it is
     waited for, and where ``writer`` is not known to be closed the bytes must read the same twice. Small files are held
-    in memory, large ones are read again when they are sent, so the file must stay open until then. Raises FileChanging
-    if it changed in another way than growing.
+    in memory, large ones are read again when they are sent, so the file must stay open until then. Of a file that
+    begins with what is ``stored`` the body tells its tail. Raises FileChanging if it changed in another way than
+    growing.
     """
     before = file.restat()
     file.await_write()
@@ -93,14 +146,15 @@ def take(file: OpenFile, *, at_line_end: bool = False, writer: Writer = Writer.U
     if at_line_end:
         size = _last_line_end(file, size)
     parts = part_size(size)
+    grown_from = stored if stored is not None and may_be_tail(stored.size, size) else None
     body: MemoryBody | FileBody
     if parts is None:
         data = file.read(0, size)
         if len(data) != size:
             raise FileChanging("read", file.path, "it was cut short while it was being read")
-        body = MemoryBody(data)
+        body = MemoryBody(data, grown_from)
     else:
-        body = FileBody(file, size, parts)
+        body = FileBody(file, size, parts, grown_from)
     after = file.restat()
     if after.size == before.size and judge_reading(before, after) is Reading.TORN:
         file.await_write()  # an append that is under way has set the times, and not yet the size
@@ -115,7 +169,7 @@ def take(file: OpenFile, *, at_line_end: bool = False, writer: Writer = Writer.U
 def _same_prefix(file: OpenFile, body: MemoryBody | FileBody) -> bool:
     """Whether the bytes that were read are still there: growing leaves them alone, rewriting does not."""
     if body.part_sha256:
-        return digest(file, body.size, body.part_size)[0] == body.sha256
+        return digest(file, body.size, body.part_size).whole == body.sha256
     return file.read(0, body.size) == body.read(0, body.size)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from cachesync.migrate.tally import put_requests
-from cachesync.model import Attributes, ObjectInfo, Version
+from cachesync.model import Attributes, ObjectInfo, Tail, Version
 from cachesync.store.base import Archive, Body, ObjectStore, Resume, Traits
 from cachesync.store.observed import ObservedBody
 
@@ -50,11 +50,18 @@ class Meter:
         return hash(key) in self._sent
 
     def put(
-        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None = None,
+        tail: Tail | None = None,
     ) -> ObjectInfo:
         """Store ``body``."""
         noted = None if resume is None else _Noted(resume, self)
-        info = self._store.put(key, ObservedBody(body, self.read), attributes, expect=expect, resume=noted)
+        info = self._store.put(key, ObservedBody(body, self.read), attributes, expect=expect, resume=noted, tail=tail)
         self._note(key, put_requests(body.size))
         return info
 

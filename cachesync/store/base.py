@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
 
 
 class Body(Protocol):
@@ -109,9 +109,19 @@ class ObjectStore(Protocol):
         """Read one version: PreconditionFailed if ``version`` is given and is no longer the newest."""
 
     def put(
-        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None = None,
+        tail: Tail | None = None,
     ) -> ObjectInfo:
-        """Store ``body``, checked by SHA-256 on the way; in parts if it has them, going on from ``resume``."""
+        """Store ``body``, checked by SHA-256 on the way; in parts if it has them, going on from ``resume``.
+
+        With a ``tail``, ``expect`` holds what comes before it: a store that can put the two together reads only that.
+        """
 
     def copy(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
 from cachesync.errors import FileChanging, ObjectNotFound, PreconditionFailed, StoreTransient
-from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.folder import Folder
 from cachesync.store.fsspec_tree import FsspecTree
@@ -64,10 +64,17 @@ class FsspecStore:
         return Download(info, Pieces(self._tree, info, stat, read, close, (start, end)))
 
     def put(
-        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None = None,
+        tail: Tail | None = None,
     ) -> ObjectInfo:
         """Store ``body``, whole, in one atomic step. FileChanging if its bytes are not those of its SHA-256."""
-        del resume  # nothing is left half done, so there is nothing to go on with
+        del resume, tail  # nothing is left half done, so there is nothing to go on with
         return self._write("store", key, _checked(key, body), body.sha256, attributes, expect)
 
     def copy(

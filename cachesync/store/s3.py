@@ -22,14 +22,14 @@ from cachesync.errors import (
     StorePermanent,
     StoreTransient,
 )
-from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.s3_archive import S3Archive
 from cachesync.store.s3_client import PATIENCE, S3Client, S3Settings
 from cachesync.store.s3_download import Pieces, download
 from cachesync.store.s3_errors import NotSupported, UploadGone
-from cachesync.store.s3_multipart import Uploads
+from cachesync.store.s3_multipart import SMALLEST_PART, Uploads
 from cachesync.store.s3_probe import Probe
 
 REMEMBER = 30.0
@@ -49,6 +49,7 @@ class S3Store:
         self._uploads = Uploads(self._client)
         self._probe = Probe(self._client, probe_key)
         self._archive = S3Archive(self._client, self._uploads, self._compare)
+        self._appends = True
         self._versioned: bool | None = None
         self._versioned_asked = float("-inf")
         self._bucket_seen = float("-inf")
@@ -72,6 +73,11 @@ class S3Store:
     def silent_for(self) -> float | None:
         """See ObjectStore."""
         return self._client.silent_for
+
+    @property
+    def client(self) -> S3Client:
+        """The connection, for who asks about it."""
+        return self._client
 
     @property
     def archive(self) -> S3Archive:
@@ -100,26 +106,35 @@ class S3Store:
         if start or length is not None:
             byte_range = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
         try:
-            answer, first = download(self._client, key, version, byte_range)
+            head, source, first = download(self._client, key, version, byte_range)
         except StorePermanent as error:
             if "InvalidRange" in str(error.cause) or "416" in str(error.cause):
                 return self._nothing(key, version)
             raise
-        info = fields.info(key, answer.head, fields.total_size(answer.head))
-        if byte_range and not answer.head.get("ContentRange") and (start or (length or 0) < info.size):
-            self._client.run(answer.close())
+        info = fields.info(key, head, fields.total_size(head))
+        if byte_range and not head.get("ContentRange") and (start or (length or 0) < info.size):
+            source.close()
             raise StorePermanent("read", key, "the store ignored the range that was asked for")
         wanted = info.size - start if length is None else min(length, info.size - start)
-        return Download(info, Pieces(self._client, answer, first, info, wanted))
+        return Download(info, Pieces(source, first, info, wanted))
 
     def put(
-        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None = None,
+        tail: Tail | None = None,
     ) -> ObjectInfo:
         """Store ``body``: one request, or several at once for a body in parts. The store checks its SHA-256."""
         self._probe.check_name(key)
         conditional = self.check_conditional()
         try:
-            if body.part_sha256:
+            if tail is not None and expect is not None and tail.start >= SMALLEST_PART and self._appends:
+                version = self._put_tail(key, body, attributes, expect, resume, tail)
+            elif body.part_sha256:
                 version = self._put_parts(key, body, attributes, expect, resume)
             else:
                 if not conditional:
@@ -243,6 +258,19 @@ class S3Store:
             if found.sha256 == body.sha256:
                 return found.version
             raise
+
+    def _put_tail(
+        self, key: str, body: Body, attributes: Attributes, expect: Version, resume: Resume | None, tail: Tail
+    ) -> Version:
+        """Append to what is there; where the store cannot, send all of it, now and from now on."""
+        described = fields.described(attributes)
+        try:
+            return self._uploads.append(
+                key, body, tail, described, expect=expect, check=lambda: self._compare(key, expect)
+            )
+        except NotSupported:
+            self._appends = False
+            return self.put(key, body, attributes, expect=expect, resume=resume).version
 
     def _copy_whole(
         self, source: str, target: str, attributes: Attributes | None, source_version: Version, expect: Version | None

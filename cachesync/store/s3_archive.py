@@ -59,9 +59,9 @@ class S3Archive:
     def read(self, key: str, version_id: str) -> Download:
         """Read a past version, verified like the newest one. One request."""
         with _no_such_version("read", key, version_id):
-            answer, first = download(self._client, key, None, None, version_id)
-        info = fields.info(key, answer.head, int(answer.head["ContentLength"]))
-        return Download(info, Pieces(self._client, answer, first, info, info.size))
+            head, source, first = download(self._client, key, None, None, version_id)
+        info = fields.info(key, head, int(head["ContentLength"]))
+        return Download(info, Pieces(source, first, info, info.size))
 
     def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
         """Copy a past version onto its key, inside the bucket. One that is the newest already stays as it is."""

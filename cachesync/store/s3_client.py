@@ -1,8 +1,9 @@
 """The connection to S3: an s3fs file system of our own, its credentials, its limits in time.
 
-Calls come from many threads and run on fsspec's loop thread. Everything that belongs to a client is touched on that
-loop only, so it needs no lock. Retries of botocore and s3fs are off. aiohttp may send an idempotent request once more
-when a kept-alive connection breaks; all writes are conditional, so that does no harm.
+Calls come from many threads. Requests for single objects go the short way, in the calling thread (``s3_direct``); all
+others run on fsspec's loop thread, where everything that belongs to an s3fs client is touched, so it needs no lock.
+Retries of botocore and s3fs are off. aiohttp may send an idempotent request once more when a kept-alive connection
+breaks; all writes are conditional, so that does no harm.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import fsspec.asyn
 import s3fs
 from aiobotocore.session import AioSession
 
-from cachesync.errors import StoreCredentials, StoreError, StoreSilent, StoreTransient, StoreUnreachable
-from cachesync.store.s3_errors import classified, classify, has_answer, is_silence
-from cachesync.store.s3_shortcut import Shortcut
+from cachesync.errors import StoreCredentials, StoreError
+from cachesync.store.s3_direct import Direct, private
+from cachesync.store.s3_errors import classified
+from cachesync.store.s3_question import Question
 from cachesync.store.silence import Silence
 
 T = TypeVar("T")
@@ -94,13 +94,16 @@ class S3Client:
         self._opening = asyncio.Lock()
         self._closed = False
         self._silence = Silence()
-        self.shortcut = Shortcut()
+        self.direct = Direct(self)
 
     def call(self, operation: str, path: str, method: str, *, size: int = 0, patience: float = 1, **args: Any) -> Any:
         """Do one request and return botocore's answer.
 
         ``operation`` and ``path`` are for the error; for ``size`` and ``patience`` see ``question``.
         """
+        answer = self.direct.call(operation, path, method, args, size=size, patience=patience)
+        if answer is not None:
+            return answer
         return self.run(self.request(operation, path, method, size=size, patience=patience, **args))
 
     async def request(
@@ -133,27 +136,27 @@ class S3Client:
         ``size`` is how many bytes go along; ``patience`` stretches the time for what makes the store work. Raises
         StoreSilent when a question without bytes has no answer in time, StoreTransient for one with them.
         """
-        sending = size / SLOWEST
-        limit = (self.settings.timeout if size else self.settings.answer) * patience + sending
-        question = object()
-        self._silence.asked(question, time.monotonic(), sending + (limit if patience > 1 else 0))
-        try:
+        limit, question = self.questioning(operation, path, size=size, patience=patience)
+        with question:
             async with asyncio.timeout(limit):
                 yield
-        except TimeoutError as error:
-            self._silence.unanswered(question)
-            kind = StoreTransient if size else StoreSilent
-            raise kind(operation, path, f"no answer within {limit:.0f} s") from error
-        except Exception as error:
-            if has_answer(error):
-                self._silence.answered(question, time.monotonic())
-            elif is_silence(error) or isinstance(classify(error, operation, path), StoreUnreachable):
-                self._silence.unanswered(question)
-            raise
-        else:
-            self._silence.answered(question, time.monotonic())
-        finally:
-            self._silence.withdrawn(question)
+
+    def questioning(self, operation: str, path: str, *, size: int = 0, patience: float = 1) -> tuple[float, Question]:
+        """``question`` for who keeps to its limit, in seconds, himself; in any thread."""
+        sending = size / SLOWEST
+        limit = (self.settings.timeout if size else self.settings.answer) * patience + sending
+        allowance = sending + (limit if patience > 1 else 0)
+        return limit, Question(self._silence, operation, path, sends=bool(size), allowance=allowance)
+
+    def uses(self, fs: s3fs.S3FileSystem) -> bool:
+        """Whether ``fs`` is the one that requests use now, and its credentials were not refused."""
+        live = self._live
+        return live is not None and live.fs is fs and not live.retired
+
+    def retire(self, fs: s3fs.S3FileSystem) -> None:
+        """The credentials of ``fs`` were refused: the chain is asked for others before the next request."""
+        if (live := self._live) is not None and live.fs is fs:
+            live.retired = True
 
     @property
     def silent_for(self) -> float | None:
@@ -184,6 +187,7 @@ class S3Client:
         """Close the connections; calls that come later fail."""
         if not self.stopped:
             self.run(self._close())
+        self.direct.close()
 
     async def _acquire(self) -> _Live:
         while True:
@@ -254,7 +258,7 @@ async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
             "user_agent": "cachesync",
             "s3": {
                 "addressing_style": "path" if settings.path_style else "auto",
-                "payload_signing_enabled": not _private(settings.endpoint),
+                "payload_signing_enabled": not private(settings.endpoint),
             },
         },
     )
@@ -274,16 +278,3 @@ async def _disconnect(fs: s3fs.S3FileSystem) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(5):
             await fs._s3creator.__aexit__(None, None, None)  # noqa: SLF001
-
-
-def _private(endpoint: str | None) -> bool:
-    """Whether nobody between us and the endpoint can change bytes; then the body need not be in the signature."""
-    if endpoint is None:
-        return True
-    parts = urlsplit(endpoint)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
-    try:
-        return ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""Which credentials the AWS chain finds, and how long they last: for doctor."""
+"""Which credentials the AWS chain finds, and how long they last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from botocore.credentials import DeferredRefreshableCredentials
 
+from cachesync.store.base import ObjectStore
+from cachesync.store.s3 import S3Store
 from cachesync.store.s3_client import S3Client
+from cachesync.store.throttled import ThrottledStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +24,28 @@ class Found:
     temporary: bool = False
 
 
-def find(client: S3Client) -> Found | None:
-    """The credentials that ``client`` signs with, or None if there are none. Raises StoreCredentials and the like."""
+def client_of(store: ObjectStore) -> S3Client | None:
+    """The connection of a store that is S3."""
+    below = store.below if isinstance(store, ThrottledStore) else store
+    return below.client if isinstance(below, S3Store) else None
+
+
+def find(client: S3Client, *, renew: bool = False) -> Found | None:
+    """The credentials that ``client`` signs with, or None if there are none. ``renew`` lets those that renew themselves
+    do so if it is time, as any request would. Raises StoreCredentials and the like."""
     settings = client.settings
     if settings.key is not None:
         return Found("explicit", temporary=settings.token is not None)
-    return client.run(_ask_chain(client))
+    return client.run(_ask_chain(client, renew=renew))
 
 
-async def _ask_chain(client: S3Client) -> Found | None:
+async def _ask_chain(client: S3Client, *, renew: bool) -> Found | None:
     async with client.using("look for", "credentials") as fs, asyncio.timeout(client.settings.answer):
         found: Any = await fs.session.get_credentials()
         if found is None:
             return None
-        if isinstance(found, DeferredRefreshableCredentials):  # nothing is known of them before they are first used
+        # Nothing is known of the deferred ones before they are first used.
+        if renew or isinstance(found, DeferredRefreshableCredentials):
             await found.get_frozen_credentials()
         expires = getattr(found, "_expiry_time", None)  # botocore tells it in no other way
         # Not ``found.token``: asked for that, they renew themselves, and what has expired is not seen.

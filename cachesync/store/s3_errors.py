@@ -30,6 +30,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
+from cachesync.store.s3_wire import ConnectFailed
 
 MAX_CAUSE = 400
 """Characters of a server's message that are shown: some servers answer with a page of HTML."""
@@ -156,10 +157,14 @@ _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], type[CacheSyncError]], ..
     ),
     ((OSError, aiohttp.ClientError, asyncio.CancelledError, EOFError, RuntimeError), StoreTransient),
 )
+_STILL_EXPIRED = "refreshed credentials are still expired"
+"""botocore has no type of its own for that."""
+
 _UNREACHABLE = (
     boto.ConnectTimeoutError,
     boto.ProxyConnectionError,
     ConnectionRefusedError,
+    ConnectFailed,
     aiohttp.ClientConnectorError,
 )
 
@@ -227,6 +232,8 @@ def _by_type(error: BaseException) -> tuple[type[CacheSyncError], str]:
         return StorePermanent, "is the endpoint's certificate trusted here? AWS_CA_BUNDLE names another authority"
     if any(isinstance(link, _UNREACHABLE) for link in links):
         return StoreUnreachable, ""
+    if isinstance(error, RuntimeError) and _STILL_EXPIRED in str(error):
+        return StoreCredentials, ""
     for types, kind in _BY_TYPE:
         if isinstance(error, types):
             return kind, ""

@@ -7,17 +7,21 @@ Parts in flight are counted over all uploads, which bounds memory at ``part_conc
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from cachesync.errors import CacheSyncError, FileChanging, PreconditionFailed, StoreTransient
-from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Resume
 from cachesync.store.s3_client import PATIENCE, S3Client
 from cachesync.store.s3_errors import PartsRefused, UploadGone
+
+SMALLEST_PART = 5 * 1024**2
+"""Bytes that a part must have if it is not the last."""
 
 COPY_PART = 1024**3
 """Bytes of a part that is copied inside the store; S3 takes up to 5 GiB and 10,000 parts."""
@@ -85,21 +89,54 @@ class Uploads:
             copied["VersionId"] = source_id
         upload = self._create(target, "", COPY_PART, described, checksums=False)
         try:
-            parts = []
-            part_size = max(5 * 1024**2, min(COPY_PART, self._client.settings.copy_limit))
-            for number, start in enumerate(range(0, size, part_size), 1):
-                answer = self._client.call(
-                    "copy", target, "upload_part_copy", patience=PATIENCE, Key=target, UploadId=upload.upload_id,
-                    PartNumber=number, CopySource=copied,
-                    CopySourceRange=f"bytes={start}-{min(start + part_size, size) - 1}",
-                    CopySourceIfMatch=fields.quoted(version.etag),
-                )  # fmt: skip
-                parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+            parts = self._copied(upload, copied, version, size)
             check()
             return self._complete(upload, parts, expect)
         except BaseException:
             self.abort(upload)
             raise
+
+    def append(
+        self, key: str, body: Body, tail: Tail, described: dict[str, Any], *, expect: Version, check: Check
+    ) -> Version:
+        """Make ``key`` what ``expect`` holds and the tail of ``body`` after it: the first is copied inside the store.
+
+        That the copy was of ``expect`` is sure because the key still holds it afterwards (``check``).
+        """
+        upload = self._create(key, body.sha256, tail.part_size, described)
+        try:
+            copied = {"Bucket": self._client.settings.bucket, "Key": key}
+            parts = self._copied(upload, copied, expect, tail.start)
+            for index, digest in enumerate(tail.sha256):
+                start = tail.start + index * tail.part_size
+                data = body.read(start, min(tail.part_size, body.size - start))
+                if hashlib.sha256(data).hexdigest() != digest:
+                    raise FileChanging("send", key, "it was changed while it was being sent")
+                number = len(parts) + 1
+                etag = self._send_bytes(upload, number, data, digest)
+                parts.append({"PartNumber": number, "ETag": etag, "ChecksumSHA256": fields.checksum(digest)})
+            check()
+            return self._complete(upload, parts, expect)
+        except BaseException:
+            with contextlib.suppress(CacheSyncError):
+                self.abort(upload)
+            raise
+
+    def _copied(self, upload: Multipart, source: dict[str, str], version: Version, size: int) -> list[dict[str, Any]]:
+        """Parts that are the ``size`` bytes of an object, copied inside the store: as few, and as even, as can be."""
+        count = min(-(-size // min(COPY_PART, self._client.settings.copy_limit)), size // SMALLEST_PART)
+        parts: list[dict[str, Any]] = []
+        for index in range(count):
+            start, end = size * index // count, size * (index + 1) // count
+            answer = self._client.call(
+                "copy", upload.key, "upload_part_copy", patience=PATIENCE, Key=upload.key, UploadId=upload.upload_id,
+                PartNumber=index + 1, CopySource=source,
+                CopySourceRange=f"bytes={start}-{end - 1}", CopySourceIfMatch=fields.quoted(version.etag),
+            )  # fmt: skip
+            told = answer["CopyPartResult"]
+            checksum = {"ChecksumSHA256": told["ChecksumSHA256"]} if told.get("ChecksumSHA256") else {}
+            parts.append({"PartNumber": index + 1, "ETag": told["ETag"]} | checksum)
+        return parts
 
     def attributes(self, found: ObjectInfo, version_id: str | None = None) -> Attributes:
         """What a copy in parts must carry over by hand."""
@@ -188,19 +225,31 @@ class Uploads:
         return etags
 
     def _start(self, upload: Multipart, body: Body, number: int, digest: str) -> Future[str]:
-        """Read one part and send it off. The slot that the caller took is given back when the part is through."""
+        """Read one part and send it off, in a thread that ends with the process, so that a hung one never holds it up.
+        The slot that the caller took is given back when the part is through."""
+        future: Future[str] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self._send_part(upload, body, number, digest))
+            except BaseException as error:  # noqa: BLE001 -- who waits for the future judges
+                future.set_exception(error)
+            finally:
+                self._slots.release()
+
         try:
-            start = (number - 1) * body.part_size
-            data = body.read(start, min(body.part_size, body.size - start))
-            future = self._client.submit(self._send_part(upload, number, data, digest))
+            threading.Thread(target=work, name=f"part-{number}", daemon=True).start()
         except BaseException:
             self._slots.release()
             raise
-        future.add_done_callback(lambda _: self._slots.release())
         return future
 
-    async def _send_part(self, upload: Multipart, number: int, data: bytes, digest: str) -> str:
-        answer = await self._client.request(
+    def _send_part(self, upload: Multipart, body: Body, number: int, digest: str) -> str:
+        start = (number - 1) * body.part_size
+        return self._send_bytes(upload, number, body.read(start, min(body.part_size, body.size - start)), digest)
+
+    def _send_bytes(self, upload: Multipart, number: int, data: bytes, digest: str) -> str:
+        answer = self._client.call(
             "store", upload.key, "upload_part", size=len(data) * self._client.settings.part_concurrency,
             Key=upload.key, UploadId=upload.upload_id, PartNumber=number, Body=data,
             ChecksumSHA256=fields.checksum(digest),

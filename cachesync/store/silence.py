@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+
 PATIENCE = 2.0
 """Seconds that a store may take for an answer before it counts as silent."""
 
 
 class Silence:
-    """The questions that are open, and since when nothing was heard. Told by one thread, asked by any."""
+    """The questions that are open, and since when nothing was heard. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._open: dict[object, tuple[float, float]] = {}
         self._heard_at = float("-inf")
         self._refused: float | None = None
+        self._lock = threading.Lock()
 
     def asked(self, question: object, now: float, allowance: float = 0.0) -> None:
         """A question was sent; the store may take ``allowance`` longer for it than PATIENCE."""
@@ -20,15 +23,17 @@ class Silence:
 
     def answered(self, question: object, now: float) -> None:
         """The store said something, if only no."""
-        self._open.pop(question, None)
-        self._heard_at = now
-        self._refused = None
+        with self._lock:
+            self._open.pop(question, None)
+            self._heard_at = now
+            self._refused = None
 
     def unanswered(self, question: object) -> None:
         """Nobody was there, or the time was up."""
-        asked_at, _ = self._open.pop(question)
-        since = max(asked_at, self._heard_at)
-        self._refused = since if self._refused is None else min(self._refused, since)
+        with self._lock:
+            asked_at, _ = self._open.pop(question)
+            since = max(asked_at, self._heard_at)
+            self._refused = since if self._refused is None else min(self._refused, since)
 
     def withdrawn(self, question: object) -> None:
         """Nobody wants to know any more; that says nothing of the store."""

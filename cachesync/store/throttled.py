@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Self
 
-from cachesync.model import Attributes, Multipart, ObjectInfo, Version
+from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store.base import Archive, Body, Download, ObjectStore, Resume, Traits
 from cachesync.store.observed import ObservedBody
 
@@ -55,6 +55,11 @@ class ThrottledStore:
         self._bucket = Bucket(bytes_per_second)
 
     @property
+    def below(self) -> ObjectStore:
+        """The store that does the work."""
+        return self._store
+
+    @property
     def traits(self) -> Traits:
         """Those of the store below."""
         return self._store.traits
@@ -80,10 +85,18 @@ class ThrottledStore:
         return Download(download.info, _Paid(download.chunks, self._bucket))
 
     def put(
-        self, key: str, body: Body, attributes: Attributes, *, expect: Version | None, resume: Resume | None = None
+        self,
+        key: str,
+        body: Body,
+        attributes: Attributes,
+        *,
+        expect: Version | None,
+        resume: Resume | None = None,
+        tail: Tail | None = None,
     ) -> ObjectInfo:
         """Store ``body``, at the rate."""
-        return self._store.put(key, ObservedBody(body, self._bucket.take), attributes, expect=expect, resume=resume)
+        slow = ObservedBody(body, self._bucket.take)
+        return self._store.put(key, slow, attributes, expect=expect, resume=resume, tail=tail)
 
     def copy(
         self,

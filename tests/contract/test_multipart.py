@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from cachesync.errors import FileChanging, PreconditionFailed, StoreTransient
-from cachesync.model import Attributes, Multipart, Version
+from cachesync.model import Attributes, Multipart, Tail, Version
 from cachesync.store.s3 import S3Store
+from cachesync.store.s3_errors import NotSupported
 from tests.bodies import MIB, PLAIN, Bytes, Memory
 from tests.servers import Server
 
@@ -195,3 +198,84 @@ def test_what_is_too_big_to_copy_at_once_is_copied_in_parts(server: Server, buck
         store.copy("a b?", "c", source_version=stored.version, expect=STALE)
     store.copy("a b?", "c", attributes, source_version=stored.version, expect=copied.version)
     store.close()
+
+
+def tail_of(body: Bytes, start: int, part_size: int = PART) -> Tail:
+    starts = range(start, body.size, part_size)
+    return Tail(start, part_size, [hashlib.sha256(body.data[at : at + part_size]).hexdigest() for at in starts])
+
+
+@pytest.mark.parametrize("grown", [1, 3 * MIB, 11 * MIB])
+def test_what_grew_sends_its_tail(s3: S3Store, grown: int) -> None:
+    data = os.urandom(6 * MIB + grown)
+    first = s3.put("log", Bytes(data[: 6 * MIB]), PLAIN, expect=None)
+    body = Bytes(data)
+    attributes = Attributes("a/b", {"sha256": body.sha256}, {"kind": "log"})
+    stored = s3.put("log", body, attributes, expect=first.version, tail=tail_of(body, 6 * MIB))
+    assert min(body.reads) == 6 * MIB
+    found = s3.head("log")
+    assert (found.size, found.version, found.content_type) == (body.size, stored.version, "a/b")
+    assert dict(found.metadata) == {"sha256": body.sha256}
+    assert read(s3, "log") == data
+    longer = Bytes(data + b"more")  # and what was put together is grown again
+    attributes = Attributes("a/b", {"sha256": longer.sha256})
+    s3.put("log", longer, attributes, expect=stored.version, tail=tail_of(longer, body.size))
+    assert read(s3, "log") == longer.data
+
+
+def test_a_tail_is_put_after_what_was_expected_or_not_at_all(s3: S3Store) -> None:
+    data = os.urandom(7 * MIB)
+    first = s3.put("log", Bytes(data[: 6 * MIB]), PLAIN, expect=None)
+    other = os.urandom(6 * MIB)
+    theirs = s3.put("log", Bytes(other), PLAIN, expect=first.version)
+    body = Bytes(data)
+    with pytest.raises(PreconditionFailed):
+        s3.put("log", body, PLAIN, expect=first.version, tail=tail_of(body, 6 * MIB))
+    assert read(s3, "log") == other
+    s3.delete("log", expect=theirs.version)
+    with pytest.raises(PreconditionFailed):
+        s3.put("log", body, PLAIN, expect=first.version, tail=tail_of(body, 6 * MIB))
+
+
+def test_another_writer_between_the_copy_and_the_end(s3: S3Store) -> None:
+    data = os.urandom(7 * MIB)
+    first = s3.put("log", Bytes(data[: 6 * MIB]), PLAIN, expect=None)
+    body, other = Bytes(data), os.urandom(6 * MIB)
+
+    def overwrite(_: int) -> None:
+        s3.put("log", Bytes(other), PLAIN, expect=first.version)
+
+    body.before_read = overwrite
+    with pytest.raises(PreconditionFailed):
+        s3.put("log", body, PLAIN, expect=first.version, tail=tail_of(body, 6 * MIB))
+    assert read(s3, "log") == other
+
+
+def test_a_tail_that_changes_is_not_stored(s3: S3Store) -> None:
+    data = os.urandom(7 * MIB)
+    first = s3.put("log", Bytes(data[: 6 * MIB]), PLAIN, expect=None)
+    body = Bytes(data)
+    tail = tail_of(body, 6 * MIB)
+    body.data = body.data[:-1] + b"?"
+    with pytest.raises(FileChanging):
+        s3.put("log", body, PLAIN, expect=first.version, tail=tail)
+    assert s3.head("log").version == first.version
+
+
+def test_a_store_that_cannot_append_gets_all(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(6 * MIB + 5)
+    first = s3.put("log", Bytes(data[: 6 * MIB]), PLAIN, expect=None)
+    real = s3._client.call
+
+    def call(operation: str, path: str, method: str, **args: Any) -> Any:
+        if method == "upload_part_copy":
+            raise NotSupported(operation, path, "not here")
+        return real(operation, path, method, **args)
+
+    monkeypatch.setattr(s3._client, "call", call)
+    body = Bytes(data)
+    second = s3.put("log", body, PLAIN, expect=first.version, tail=tail_of(body, 6 * MIB))
+    assert read(s3, "log") == data
+    body = Bytes(data + b"x")
+    s3.put("log", body, PLAIN, expect=second.version, tail=tail_of(body, len(data)))
+    assert read(s3, "log") == body.data

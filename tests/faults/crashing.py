@@ -155,9 +155,9 @@ def arm_multipart(crash: Crash) -> None:
 
     plain_part, plain_create, plain_complete = Uploads._send_part, Uploads._create, Uploads._complete
 
-    async def send_part(self: Uploads, *args: Any) -> str:
+    def send_part(self: Uploads, *args: Any) -> str:
         crash.hit("multipart.part.before")
-        etag = await plain_part(self, *args)
+        etag = plain_part(self, *args)
         crash.hit("multipart.part.after")
         return etag
 

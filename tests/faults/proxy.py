@@ -44,14 +44,15 @@ class Request:
 
 @dataclass(slots=True)
 class Record:
-    """What became of a request. ``sent`` is the status that the client saw, None if it saw none; ``upstream`` the
-    server's, None if it never got the request or gave no answer."""
+    """What became of a request with ``size`` bytes. ``sent`` is the status that the client saw, None if it saw none;
+    ``upstream`` the server's, None if it never got the request or gave no answer."""
 
     at: float
     operation: str
     method: str
     key: str
     target: str
+    size: int
     sent: int | None = None
     upstream: int | None = None
 
@@ -461,7 +462,8 @@ class _Connection:
             if request is None:
                 return
             self.request = request
-            self.record = Record(time.monotonic(), request.operation, request.method, request.key, request.target)
+            told = (request.operation, request.method, request.key, request.target, len(request.body))
+            self.record = Record(time.monotonic(), *told)
             self._proxy.records.append(self.record)
             await self._proxy.choose(request)(self)
 

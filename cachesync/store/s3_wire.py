@@ -1,0 +1,336 @@
+"""HTTP/1.1 over kept connections, in the calling thread: for requests whose answer has a length or chunks (RFC 9112).
+
+A request that breaks off on a connection that was kept is sent once more, on a new one: the server may have closed the
+old one just then. All writes are conditional, so that does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+
+MAX_HEAD = 128 * 1024
+"""Bytes of an answer's status and headers, at most."""
+
+MAX_TEXT = 1024 * 1024
+"""Bytes that are read of a body which nobody streams."""
+
+KEPT = 15.0
+"""Seconds that a connection is kept unused: less than what servers keep them for."""
+
+_RECEIVE = 256 * 1024
+_LEFT = 1.0
+_NO_BODY = frozenset({204, 304})
+_INFORMATIONAL = range(100, 200)
+
+
+class ConnectFailed(OSError):
+    """Nobody answers at the address."""
+
+
+class Garbled(OSError):
+    """What came is no HTTP answer, or not all of one."""
+
+
+class Connection:
+    """One connection. ``deadline`` is when to give up, by time.monotonic(); TimeoutError then."""
+
+    def __init__(self, held: socket.socket) -> None:
+        self._socket = held
+        self._poll = select.poll()
+        self._poll.register(held, select.POLLIN)
+        self._got = bytearray()
+        self.idle_since = 0.0
+
+    def send(self, head: bytes, body: bytes, deadline: float, silence: float) -> None:
+        """Send a request, of which the server takes nothing for ``silence`` seconds at most. One that it does not want
+        to read to its end may have been answered."""
+        for piece in (head + body,) if len(body) <= _RECEIVE else (head, body):
+            left = memoryview(piece)
+            while left:
+                self._limit(min(deadline, time.monotonic() + silence))
+                left = left[self._socket.send(left) :]
+
+    def head(self, deadline: float) -> tuple[int, dict[str, str]]:
+        """Status and headers of the next answer that is final, with their names in small letters."""
+        while True:
+            while (end := self._got.find(b"\r\n\r\n")) < 0:
+                if len(self._got) > MAX_HEAD:
+                    raise Garbled("the answer's head has no end")
+                self.more(deadline)
+            first, *lines = self._got[:end].decode("utf-8", "surrogateescape").split("\r\n")
+            del self._got[: end + 4]
+            version, _, rest = first.partition(" ")
+            if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
+                raise Garbled("the answer is no HTTP")
+            headers: dict[str, str] = {}
+            for line in lines:
+                name, _, value = line.partition(":")
+                headers[name.lower()] = value.strip()
+            if version == "HTTP/1.0":
+                headers.setdefault("connection", "close")
+            if int(rest[:3]) not in _INFORMATIONAL:
+                return int(rest[:3]), headers
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that have come and were not taken."""
+        return len(self._got)
+
+    def more(self, deadline: float) -> None:
+        """Wait for bytes. Raises ConnectionResetError at their end."""
+        self._limit(deadline)
+        data = self._socket.recv(_RECEIVE)
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        self._got += data
+
+    def take(self, size: int, deadline: float) -> bytes:
+        """Exactly ``size`` bytes."""
+        got = len(self._got)
+        if got >= size:
+            data = bytes(self._got[:size])
+            del self._got[:size]
+            return data
+        room = bytearray(size)
+        room[:got] = self._got
+        self._got.clear()
+        view = memoryview(room)
+        while got < size:
+            self._limit(deadline)
+            came = self._socket.recv_into(view[got:])
+            if not came:
+                raise ConnectionResetError("the server closed the connection")
+            got += came
+        return bytes(room)
+
+    def line(self, deadline: float) -> bytes:
+        """The next line, without its end."""
+        while (end := self._got.find(b"\r\n")) < 0:
+            if len(self._got) > MAX_HEAD:
+                raise Garbled("a line has no end")
+            self.more(deadline)
+        line = bytes(self._got[:end])
+        del self._got[: end + 2]
+        return line
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be kept and used again, as far as can be seen: nothing has come that nobody asked for."""
+        fresh = time.monotonic() - self.idle_since < KEPT
+        # What TLS itself sends is readable too; there the next request finds out.
+        return fresh and not self._got and (isinstance(self._socket, ssl.SSLSocket) or not self._poll.poll(0))
+
+    def close(self) -> None:
+        """Let it go."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def _limit(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+class Reply:
+    """An answer: ``status``, ``headers``, and its body, read in pieces. Who does not read it to its end closes it."""
+
+    def __init__(self, wire: Wire, connection: Connection, verb: str, deadline: float) -> None:
+        self._wire = wire
+        self._connection: Connection | None = connection
+        self.status, self.headers = connection.head(deadline)
+        length = self.headers.get("content-length", "")
+        self._chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
+        self._left = 0
+        self._endless = False
+        if verb == "HEAD" or self.status in _NO_BODY:
+            self._chunked = False
+        elif not self._chunked and length:
+            if not length.isdecimal():
+                raise Garbled("the answer's length is no number")
+            self._left = int(length)
+        elif not self._chunked:
+            self._endless = True
+        self._settle()
+
+    def read(self, size: int, deadline: float) -> bytes:
+        """The next ``size`` bytes; fewer only at the end. Raises OSError if it breaks off, TimeoutError."""
+        if self._connection is None:
+            return b""
+        try:
+            data = self._read(self._connection, size, deadline)
+        except BaseException:
+            self.close()
+            raise
+        self._settle()
+        return data
+
+    def text(self, deadline: float) -> bytes:
+        """All of a short body."""
+        data = self.read(MAX_TEXT, deadline)
+        self.close()
+        return data
+
+    def close(self) -> None:
+        """Let the connection go, if it is not given back yet."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _read(self, connection: Connection, size: int, deadline: float) -> bytes:
+        if self._endless:
+            return self._to_the_end(connection, size, deadline)
+        if not self._chunked:
+            data = connection.take(min(size, self._left), deadline)
+            self._left -= len(data)
+            return data
+        gathered, came = [], 0
+        while came < size and self._chunked:
+            if not self._left:
+                self._next_chunk(connection, deadline)
+                continue
+            part = connection.take(min(size - came, self._left), deadline)
+            self._left -= len(part)
+            gathered.append(part)
+            came += len(part)
+            if not self._left and connection.line(deadline):
+                raise Garbled("a chunk is longer than it says")
+        return b"".join(gathered)
+
+    def _next_chunk(self, connection: Connection, deadline: float) -> None:
+        told = connection.line(deadline).partition(b";")[0].strip()
+        try:
+            self._left = int(told, 16)
+        except ValueError:
+            raise Garbled("a chunk's length is no number") from None
+        if not self._left:
+            while connection.line(deadline):
+                pass  # trailers
+            self._chunked = False
+
+    def _to_the_end(self, connection: Connection, size: int, deadline: float) -> bytes:
+        """A body without a length ends with its connection. Whether that was all only a digest can tell."""
+        gathered = bytearray()
+        while len(gathered) < size:
+            try:
+                gathered += connection.take(1, deadline)
+            except ConnectionResetError:
+                self._endless = False
+                self.headers["connection"] = "close"
+                break
+            gathered += connection.take(min(connection.buffered, size - len(gathered)), deadline)
+        return bytes(gathered)
+
+    def _settle(self) -> None:
+        """Give the connection back once the body is read."""
+        if self._left or self._chunked or self._endless or self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        if "close" in self.headers.get("connection", "").lower():
+            connection.close()
+        else:
+            self._wire.keep(connection)
+
+
+class Wire:
+    """Connections to one server. Safe to use from many threads. ``context`` is given for TLS.
+
+    A deadline leaves time for the slowest way there: a server that does nothing for ``silence`` seconds, be it to take
+    a request or to answer it, is given up before.
+    """
+
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext | None, *, connect_timeout: float, silence: float
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._context = context
+        self._connect_timeout = connect_timeout
+        self._silence = silence
+        self._idle: deque[Connection] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def ask(self, verb: str, target: str, headers: Mapping[str, str], body: bytes, deadline: float) -> Reply:
+        """Send a request and return its answer, whose head has come. ``headers`` have all but content-length.
+
+        Raises ConnectFailed, TimeoutError, OSError.
+        """
+        length = f"content-length: {len(body)}\r\n" if body or verb == "PUT" else ""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+            raise ValueError("a line end in a header")
+        head = f"{verb} {target} HTTP/1.1\r\n{lines}{length}\r\n".encode("utf-8", "surrogateescape")
+        if (connection := self._kept()) is not None:
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return self._exchange(connection, verb, head, body, deadline)
+        return self._exchange(self._connect(deadline), verb, head, body, deadline)
+
+    def keep(self, connection: Connection) -> None:
+        """Take a connection back whose answer was read."""
+        connection.idle_since = time.monotonic()
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Let the connections go; those in use when they are given back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
+
+    def _exchange(self, connection: Connection, verb: str, head: bytes, body: bytes, deadline: float) -> Reply:
+        try:
+            refused: OSError | None = None
+            patience = self._silence
+            try:
+                connection.send(head, body, deadline, self._silence)
+            except ConnectionError as error:
+                # Who refuses a body may say why before closing.
+                refused = error
+                patience = _LEFT
+            try:
+                return Reply(self, connection, verb, min(deadline, time.monotonic() + patience))
+            except OSError:
+                if refused is not None:
+                    raise refused from None
+                raise
+        except BaseException:
+            connection.close()
+            raise
+
+    def _kept(self) -> Connection | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            connection.close()
+
+    def _connect(self, deadline: float) -> Connection:
+        timeout = min(self._connect_timeout, max(0.001, deadline - time.monotonic()))
+        try:
+            held = socket.create_connection((self._host, self._port), timeout)
+        except OSError as error:
+            raise ConnectFailed(f"cannot connect to {self._host}:{self._port}: {error}") from error
+        try:
+            held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                held = self._context.wrap_socket(held, server_hostname=self._host)
+        except BaseException:
+            held.close()
+            raise
+        return Connection(held)
