@@ -1,14 +1,15 @@
-# make run, make test, make soak, make lint, make clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
+# make run, test, lint, soak, bench, docs, build, clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
 
 PYTHON ?= python3
 WORKERS ?= 3
 MINUTES ?= 30
+WORKLOADS ?= all
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: run test soak lint clean
+.PHONY: run test soak bench lint docs build clean
 
 run: $(VENV)/.installed-run
 	$(BIN)/cachesync run --dev-server .dev-s3
@@ -28,9 +29,26 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# cachesync against its peers, on this machine: all workloads, or WORKLOADS="A D". Takes hours; --small in ARGS takes minutes.
+bench: $(VENV)/.installed-test
+	$(PIP) install -e '.[bench]'
+	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench $(WORKLOADS) $(ARGS)
+
+# The documents as a site, in site/; it works offline and from a folder. The reference is made from the code first.
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# What is released, in dist/.
+build: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
 # A stamp is older than pyproject.toml when what it asks for may have changed.
 $(VENV)/.installed-run: pyproject.toml | $(BIN)/python
-	$(PIP) install -e '.[dev-server]'
+	$(PIP) install -e '.[dev-server,watch]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
@@ -42,5 +60,5 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # without ensurepip it leaves half of one
 
 clean:
-	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* build dist
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,9 +11,11 @@ import sqlite3
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+
+from bench.machine import WentWrong, run_for_output
 
 MIB = 1024 * 1024
 
@@ -47,9 +49,8 @@ def seconds(work: Callable[..., object], *given: object) -> float:
 def metadata(client: Path, folder: Path, count: int, forget: float) -> dict[str, float]:
     """Microseconds of each operation on names, as the C client says (metadata.c)."""
     folder.mkdir(parents=True)
-    done = subprocess.run([client, folder, str(count), str(forget)], check=True, capture_output=True, text=True)
-    folder.rmdir()
-    rows = (line.rpartition(" ") for line in done.stdout.splitlines())
+    _, said = run_for_output([client, folder, str(count), str(forget)], os.environ)
+    rows = (line.rpartition(" ") for line in said.splitlines())
     return {name: float(took) for name, _, took in rows}
 
 
@@ -70,14 +71,16 @@ def sequential(folder: Path, mib: int) -> dict[str, float]:
     return {name: mib * MIB / 1e6 / each for name, each in took.items()}
 
 
-def write(folder: Path, count: int, body: bytes) -> float:
-    """Make ``count`` files; returns seconds."""
+def create(folder: Path, bodies: Sequence[bytes]) -> list[float]:
+    """Write each body to a new file; returns the seconds of each."""
     folder.mkdir(parents=True)
-    begun = time.perf_counter()
-    for i in range(count):
+    took = []
+    for i, body in enumerate(bodies):
+        begun = time.perf_counter()
         with open(folder / f"{i}.bin", "wb", buffering=0) as file:
             file.write(body)
-    return time.perf_counter() - begun
+        took.append(time.perf_counter() - begun)
+    return took
 
 
 def make_tar(path: Path, files: int = 4700) -> None:
@@ -93,21 +96,20 @@ def make_tar(path: Path, files: int = 4700) -> None:
 
 
 def mixed(folder: Path, tar: Path) -> dict[str, float]:
-    """Seconds of each step of what a busy session does, and of all."""
+    """Seconds of all that a busy session does, and of each step."""
     folder.mkdir(parents=True)
     took = {name: seconds(_shell, folder, script.format(tar=tar)) for name, script in _STEPS.items()}
     took["sqlite WAL"] = seconds(_transactions, folder / "base.db")
     took["agent"] = seconds(_agent, folder)
     took["read back"] = seconds(lambda: [path.read_bytes() for path in _files(folder / "tree")])
-    took["all"] = sum(took.values())
-    return took
+    return {"s": sum(took.values())} | {f"{name} s": each for name, each in took.items()}
 
 
 def _shell(folder: Path, script: str) -> None:
     environ = os.environ | _IDENTITY
-    done = subprocess.run(["sh", "-c", script], cwd=folder, env=environ, stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run(["sh", "-c", script], cwd=folder, env=environ, capture_output=True, check=False)
     if done.returncode > 1:  # grep says 1 where it finds nothing
-        raise RuntimeError(f"{script}: exit code {done.returncode}")
+        raise WentWrong(f"{script}: exit code {done.returncode}")
 
 
 def _transactions(path: Path) -> None:
