@@ -27,11 +27,12 @@ from cachesync.artifacts import Artifacts
 from cachesync.cache import BlockCache
 from cachesync.config import Config, load
 from cachesync.errors import FileUnreadable, FileUnwritable, NoSuchSession, ObjectNotFound, UsageError
+from cachesync.limits import DEFAULT_EXPIRES
 from cachesync.model import Kind
 from cachesync.outcomes import Artifact, PastVersion
 from cachesync.reader import Reader
 from cachesync.stores import open_store
-from cachesync.verbs import DEFAULT_EXPIRES, Reading
+from cachesync.verbs import Reading
 
 REVALIDATE = 0.0
 """Every read asks whether what is cached is the newest."""

@@ -12,6 +12,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, RootHalted
+from cachesync.happenings import What
 from cachesync.keys import RESERVED
 from cachesync.watcher import Hint, Watcher
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from cachesync.notify import Notifier
 
 logger = logging.getLogger(__name__)
+
+_ROUTINE = {"interval", "poll"}
+"""Why there is a scan though no hint is known to be missing."""
 
 _POLL = 2.0
 _ASK = 2.0
@@ -196,6 +200,9 @@ class Attendant:
                 return
             result = self._engine.scanner.scan(name, recheck=True, expired=self._stopping.is_set)
             repaired += result.marked
+            found = result.untold if reasons <= _ROUTINE else result.changed
+            if found and "start" not in reasons:
+                self._engine.happenings.tell(What.REPAIRED, name, changes=found)
             self._list_links(name)
         self._give_up_uploads()
         if "start" not in reasons:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from cachesync.address import parse, parse_whole
 from cachesync.control.client import ControlClient
-from cachesync.control.wire import DEFAULT_FLUSH_TIMEOUT
+from cachesync.limits import DEFAULT_EXPIRES, DEFAULT_FLUSH_TIMEOUT
 from cachesync.outcomes import (
     Artifact,
     CloseReport,
@@ -31,7 +31,7 @@ from cachesync.outcomes import (
     no_progress,
 )
 from cachesync.reports import FlushReport, StatusReport, Story
-from cachesync.verbs import DEFAULT_EXPIRES, Artifacts, Reading
+from cachesync.verbs import Artifacts, Reading
 
 __all__ = ["Client", "ClientArtifacts"]
 

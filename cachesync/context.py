@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cachesync.files import Tree
+from cachesync.happenings import Happenings
 from cachesync.journal import Journal
 from cachesync.keys import to_key
 from cachesync.policy import Pace
@@ -18,7 +19,8 @@ class Context:
     """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
     seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
-    deletions are believed at once; ``watched`` whether somebody hears of changes as they happen."""
+    deletions are believed at once; ``watched`` whether somebody hears of changes as they happen. What is
+    done is told to ``happenings``."""
 
     tree: Tree
     journal: Journal
@@ -32,6 +34,7 @@ class Context:
     urgent: Callable[[str], bool]
     believing: Callable[[str], bool]
     watched: bool
+    happenings: Happenings
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

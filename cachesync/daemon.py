@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -15,12 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cachesync.errors import CacheSyncError, ConfigError, ExitCode, RootHalted
+from cachesync.activity import Activity
+from cachesync.errors import CacheSyncError, ExitCode, RootHalted
+from cachesync.happenings import Happenings
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
     from cachesync.attendant import Attendant
     from cachesync.config import Config
+    from cachesync.control.tcp import Door
     from cachesync.devserver import DevServer
     from cachesync.engine import Engine
     from cachesync.store.base import ObjectStore
@@ -33,6 +37,9 @@ _TEND = 1.0
 _REPLACED = 2
 """How many looks in a row, a second apart, must find another root or state folder before it is taken for the new one:
 what is being remounted is back by then."""
+
+_LAST_METRICS = 3.0
+"""Seconds for the last metrics at the end: of the five that systemd is asked for besides the drain's."""
 
 _SHOWN = 20
 _DRAINS = 64
@@ -67,11 +74,14 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
     from cachesync.logs import configure
     from cachesync.stores import open_store
 
-    if config.http is not None:
-        cause = "this version serves the control socket only"
-        raise ConfigError("serve on TCP", f"{config.http.host}:{config.http.port}", cause, "unset http")
     configure(config.log_format, config.log_level)
     with contextlib.ExitStack() as stack:
+        listener = None
+        if config.http is not None:
+            from cachesync.control.tcp import listen
+
+            check_free(config)
+            listener = stack.enter_context(listen(config.http))
         server = None
         if dev_server is not None:
             check_free(config)
@@ -82,7 +92,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
                 server.make_bucket(config.store.bucket, versioned=True)
         store = open_store(config, server)
         stack.callback(store.close)
-        code = Daemon(config, store, server, announce).run()
+        code = Daemon(config, store, server, announce, listener).run()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -98,15 +108,23 @@ class Daemon:
         store: ObjectStore,
         dev_server: DevServer | None = None,
         announce: Announce = lambda _lines: None,
+        listener: socket.socket | None = None,
     ) -> None:
+        from cachesync.expiry import Expiry
         from cachesync.notify import Notifier
+        from cachesync.stores import credentials_of
 
         self._config = config
         self._store = store
         self._dev_server = dev_server
         self._announce = announce
+        self._listener = listener
         self._notifier = Notifier(os.environ)
         self._begun = time.time()
+        self._happenings = Happenings()
+        self._activity = Activity(time.time)
+        self._happenings.join(self._activity.hear)
+        self._expiry = Expiry(credentials_of(config, store), time.time)
         self._signals = 0
         self._signalled = threading.Event()
 
@@ -114,6 +132,28 @@ class Daemon:
         """Serve until SIGTERM or SIGINT; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        with self._watched():
+            return self._serve_until_signalled()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tell those who watch from outside, as far as that is asked for."""
+        self._expiry.start()
+        cloudwatch = None
+        if self._config.cloudwatch:
+            from cachesync.cloudwatch import CloudWatch
+
+            cloudwatch = CloudWatch(self._config.region)
+            self._happenings.join(cloudwatch.hear)
+            cloudwatch.start()
+        try:
+            yield
+        finally:
+            self._expiry.stop()
+            if cloudwatch is not None:
+                cloudwatch.stop(_LAST_METRICS)
+
+    def _serve_until_signalled(self) -> int:
         code = self._serve(first=True)
         while code is None:
             try:
@@ -137,9 +177,20 @@ class Daemon:
         from cachesync.attendant import Attendant
         from cachesync.control.server import ControlServer
         from cachesync.engine import Engine
+        from cachesync.measuring import Measuring
 
-        engine = Engine(self._config, self._store, create_root=first, since=self._begun)
+        engine = Engine(
+            self._config,
+            self._store,
+            create_root=first,
+            since=self._begun,
+            happenings=self._happenings,
+            activity=self._activity,
+        )
         attendant = Attendant(engine, self._notifier)
+        engine.service.notes = lambda: [*attendant.notes(), *self._expiry.notes()]
+        engine.service.measure = Measuring(engine, attendant.watcher, self._begun, self._expiry)
+        door: Door | None = None
 
         def serve() -> ControlServer:
             server = ControlServer(
@@ -148,6 +199,7 @@ class Daemon:
                 self._config.socket_group,
                 ready=lambda: not self._signalled.is_set() and attendant.root_ok,
                 live=lambda: attendant.alive,
+                door=door,
             )
             server.start()
             return server
@@ -155,21 +207,23 @@ class Daemon:
         control: ControlServer | None = None
         code: int | None = None
         try:
+            door = self._door()
             control = serve()
             engine.start()
             attendant.start()
             if first:
-                self._announce(self._lines())
+                self._announce(self._lines(door))
             self._notifier.send("READY=1", f"STATUS=watching {self._config.root}")
             replaced_for = 0
             while not self._signalled.wait(_TEND):
                 attendant.tend()
                 self._tend_server()
-                if attendant.root_ok and engine.in_place() and not self._config.socket.exists():
+                in_place = attendant.root_ok and engine.in_place()
+                if in_place and not self._config.socket.exists():
                     logger.warning("the control socket was removed: making it again")
                     control.stop(grace=0.1)
                     control = serve()
-                replaced = self._config.root.is_dir() and not (attendant.root_ok and engine.in_place())
+                replaced = not in_place and self._config.root.is_dir()
                 replaced_for = replaced_for + 1 if replaced else 0
                 if replaced_for > _REPLACED:
                     logger.error("the root or the state folder is another one now: beginning anew, nothing is deleted")
@@ -195,8 +249,32 @@ class Daemon:
         except CacheSyncError as error:
             logger.error("%s", error)
 
-    def _lines(self) -> list[str]:
-        """Three lines: what is watched, where it goes, what to type next."""
+    def _door(self) -> Door | None:
+        """The listening socket, and the token that opens it: the configured one, or the state folder's."""
+        from cachesync.control.tcp import Door
+        from cachesync.control.token import kept_token
+
+        config, listener = self._config, self._listener
+        if config.http is None or listener is None:
+            return None
+        token = config.http_token or kept_token(config.state)
+        door = Door(listener, config.http.host, config.http_names or (), token)
+        if door.beyond:
+            logger.warning("http is served beyond this machine, in the clear: put TLS in front of it (docs/page.md)")
+        return door
+
+    def _page_line(self, door: Door) -> str:
+        """Where the page is. Its token is shown where nothing writes it down: on a terminal, and only our own."""
+        from cachesync.control.token import NAME
+
+        if self._config.http_token is not None:
+            return f"page      {door.address}, with the token of the setting http_token"
+        if sys.stderr.isatty():
+            return f"page      {door.address}#token={door.token}"
+        return f"page      {door.address}, with the token in {self._config.state / NAME}"
+
+    def _lines(self, door: Door | None) -> list[str]:
+        """Three lines: what is watched, where it goes, what to type next; before the last, where the page is."""
         config = self._config
         where = config.store.shown
         if self._dev_server is not None:
@@ -211,6 +289,7 @@ class Daemon:
         return [
             f"watching  {config.root}/SESSION/...",
             f"storing   in {where}",
+            *([] if door is None else [self._page_line(door)]),
             f"try       mkdir -p {demo} && date > {demo}/hello.txt && {command} flush demo{flags}",
         ]
 

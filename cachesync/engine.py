@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cachesync.activity import Activity
 from cachesync.artifacts import Artifacts, LocalRoot
 from cachesync.cache import BlockCache
 from cachesync.commit import Committer
@@ -20,6 +21,7 @@ from cachesync.context import Context
 from cachesync.errors import JournalDamaged, UsageError
 from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
+from cachesync.happenings import Happenings
 from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
@@ -44,7 +46,8 @@ class Engine:
     """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
 
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
-    somebody brings hints of changes as they happen; a ``read_only`` root is never written to.
+    somebody brings hints of changes as they happen; a ``read_only`` root is never written to. What is done is told to
+    ``happenings``; ``activity`` is who counts it, if anybody does.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -60,7 +63,11 @@ class Engine:
         watched: bool = True,
         read_only: bool = False,
         clock: Callable[[], float] = time.time,
+        happenings: Happenings | None = None,
+        activity: Activity | None = None,
     ) -> None:
+        self.happenings = happenings or Happenings(clock)
+        self.activity = activity or Activity(clock)
         self.config = config
         self.store = store
         self._read_only = read_only
@@ -79,7 +86,7 @@ class Engine:
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
         config = self.config
-        self.uploader = Uploader(self.journal, transfers=config.transfers, clock=clock)
+        self.uploader = Uploader(self.journal, transfers=config.transfers, clock=clock, happenings=self.happenings)
         context = Context(
             tree=self.tree,
             journal=self.journal,
@@ -93,8 +100,9 @@ class Engine:
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
             watched=watched,
+            happenings=self.happenings,
         )
-        self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake)
+        self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake, self.happenings)
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
@@ -138,6 +146,8 @@ class Engine:
             silent_for=lambda: self.store.silent_for,
             clock=clock,
             since=since,
+            happenings=self.happenings,
+            activity=self.activity,
         )
 
     def start(self) -> None:

@@ -8,6 +8,7 @@ generation.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from cachesync.errors import (
     RootHalted,
     StoreTransient,
 )
+from cachesync.happenings import What
 from cachesync.keys import RESERVED, check_session, manifest_key
 from cachesync.model import Barrier, Entry, Kind
 from cachesync.patience import StillRunning, within
@@ -31,7 +33,10 @@ from cachesync.scanner import Scanner, ScanResult
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = f"{RESERVED}/manifest.json"
+_FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
 _SLOW_LOOK = 1.0
 _SCANS = 5
@@ -94,12 +99,35 @@ class Flusher:
                 report = self._commit(session, report, deadline)
         if receipt:
             report = replace(report, entries=self._receipt(session))
-        return replace(
+        report = replace(
             report,
             uploaded=self._transfer.stored[session] - before[0],
             deleted=self._transfer.deleted[session] - before[1],
             seconds=time.monotonic() - begun,
         )
+        self._tell(report)
+        return report
+
+    def _tell(self, report: FlushReport) -> None:
+        left = len(report.failed) + len(report.pending)
+        self._c.happenings.tell(
+            What.FLUSHED,
+            report.session,
+            stored=report.stored,
+            files=report.files,
+            bytes=report.bytes,
+            seconds=report.seconds,
+            left=left,
+        )
+        facts = {
+            "session": report.session,
+            "files": report.files,
+            "size": report.bytes,
+            "uri": report.manifest and f"{self._c.url}/{report.manifest}",
+            "duration": round(report.seconds, 4),
+            "left": left,
+        }
+        logger.info("flushed" if report.stored else "not flushed", extra=facts)
 
     def _scan(self, session: str, deadline: float) -> tuple[ScanResult, bool]:
         """Scan, and again while files are missing that the store has and the tree changed under the scan: a file that
@@ -136,12 +164,13 @@ class Flusher:
         generation = self._c.journal.generation()
         self._c.journal.work.hurry(session)
         self._uploader.resume()
-        look_at = 0.0
+        failed, pending = list[Failure](), list[Pending]()
+        look_at = time.monotonic() + _FIRST_LOOK
         while True:
             now = time.monotonic()
             expired = now >= deadline
-            if not self._c.journal.work.remaining(session):
-                failed, pending = list[Failure](), list[Pending]()
+            if done := not self._c.journal.work.remaining(session):
+                failed, pending = [], []
             elif expired or now >= look_at:
                 failed, pending = self._left(session, barrier, started)
                 cost = time.monotonic() - now
@@ -149,7 +178,8 @@ class Flusher:
                 look_at = now + max(_FULL_LOOK, 10 * cost * self._uploader.waited_for())
                 if pending and self._c.journal.work.untried(session, generation):
                     look_at = max(look_at, now + _SLOW_LOOK)  # there is a way to go, and looking costs the uploads
-            if not pending or expired:
+                done = not pending
+            if done or expired:
                 break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
             time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))

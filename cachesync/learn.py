@@ -6,6 +6,7 @@ host's work into ours.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -28,6 +29,10 @@ _BATCH = 1000
 _PAUSE = 0.5
 _ASKING = 8
 """Objects that are asked for at once."""
+
+_UNLISTED = 1000
+"""Files of a manifest that are asked for at most where the listing does not show them: an old listing lacks the latest
+few. Of a session whose objects somebody removed, the manifest may list a million."""
 
 
 @dataclass(slots=True)
@@ -129,11 +134,13 @@ class Learner:
         unseen = sessions.evicted(session)
         standing = residence.standing(session)  # before the store is asked: a version that is newer than that is ours
         astray = Astray(deleted=residence.here(session))
+        unlisted = set[str]() if found is None else found.files.keys() - unseen - standing.keys()
         if found is not None:
             astray.others, astray.flaws = dict(found.others), found.flaws
         for rows in self._listed(session, found):
             paths = [path for path, _ in rows]
             unseen.difference_update(paths)
+            unlisted.difference_update(paths)
             astray.deleted.difference_update(paths)
             replaced = residence.replaced(session, rows)
             astray.replaced |= {path: stored for path, stored in replaced.items() if path not in overtaken}
@@ -149,7 +156,11 @@ class Learner:
                     ],
                 )
         gone = self._gone(session, [*unseen, *standing])
+        hidden = self._asked(session, sorted(unlisted)[:_UNLISTED])  # or the next manifest would forget them
         with self.standing:
+            sessions.learn(
+                session, [(path, _stored(info, found, path)) for path, info in hidden.items()], [], overtaken=overtaken
+            )
             residence.supersede(session, [(path, standing[path][0], None) for path in gone if path in standing])
             for path in gone:
                 sessions.forget_evicted(session, path, overtaken=overtaken)
@@ -189,16 +200,19 @@ class Learner:
 
     def _gone(self, session: str, unseen: Sequence[str]) -> list[str]:
         """Of the files that a listing did not show, those that the store says it has no more."""
-        gone: list[str] = []
+        there = self._asked(session, unseen)
+        return [path for path in unseen if path not in there]
+
+    def _asked(self, session: str, paths: Sequence[str]) -> dict[str, ObjectInfo]:
+        """Those of the paths that the store says it has, and what it has there."""
+        there: dict[str, ObjectInfo] = {}
 
         def ask(path: str, _: threading.Event) -> None:
-            try:
-                self._store.head(session_prefix(self._prefix, session) + path)
-            except ObjectNotFound:
-                gone.append(path)
+            with contextlib.suppress(ObjectNotFound):
+                there[path] = self._store.head(session_prefix(self._prefix, session) + path)
 
-        in_parallel(iter(unseen), ask, min(_ASKING, len(unseen)))
-        return gone
+        in_parallel(iter(paths), ask, min(_ASKING, len(paths)))
+        return there
 
 
 def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:

@@ -25,6 +25,7 @@ from cachesync.errors import NoSuchSession, ObjectNotFound, PreconditionFailed, 
 from cachesync.evict import IN_USE, Evictor
 from cachesync.files import Ground, Staging, Tree, make_session, make_whole_session
 from cachesync.flush import Flusher
+from cachesync.happenings import What
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.keys import check_path, check_session
 from cachesync.learn import Astray, Learner
@@ -181,6 +182,7 @@ class SessionLife:
                 brought = Brought(present=here)
             directory = str(self._c.tree.root / session)
             evicted = counts.evicted if lazy else 0
+            self._c.happenings.tell(What.OPENED, session, files=brought.fetched, bytes=brought.fetched_bytes)
             return _report(session, directory, brought, watch.begun, evicted=evicted, flaws=astray.flaws)
 
     def _learn(self, session: str) -> Astray:

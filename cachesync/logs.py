@@ -10,7 +10,11 @@ from typing import TextIO
 
 from cachesync.keys import printable
 
-_FACTS = ("session", "path", "key", "size", "uri", "duration", "attempts", "again_in", "kept_as")
+_FACTS = (
+    "session", "path", "key", "size", "uri", "duration", "latency", "attempts", "again_in", "kept_as", "files", "bytes",
+    "kept", "left",
+)  # fmt: skip
+"""In the order in which a line has them; seconds and bytes."""
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed, Unstorable
-from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Tombstones
+from cachesync.happenings import What
+from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Stored, Tombstones
 from cachesync.policy import Belief, believe_delete, last_deletion, may_be_stored
 from cachesync.rivals import Rivals
 from cachesync.scanner import Scanner
@@ -45,9 +46,7 @@ class Removal:
         """Bring the store to "no object here"; whether one was deleted. Raises DeleteHeld, RootHalted, StoreError."""
         if entry.tombstone and not self._believed(entry):
             return False
-        version = entry.stored.version if entry.stored is not None and entry.stored.sha256 is not None else None
-        if entry.hidden:
-            version = None  # whoever made a file or a link of its name, and removed it again, saw nothing of the object
+        version = entry.stored.version if entry.stored is not None and _was_seen(entry, entry.stored) else None
         if version is None and (info := self._look_up(entry)) is not None:
             if not self._rivals.is_ours(info) or (entry.hidden and entry.tombstone):
                 self._leave(entry, info)
@@ -69,6 +68,8 @@ class Removal:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
         self._c.journal.work.confirm_delete(entry)
+        seconds = self._c.clock() - entry.dirty_since
+        self._c.happenings.tell(What.DELETED, entry.session, entry.path, seconds=seconds, sent=version is not None)
         return version is not None
 
     def _believed(self, entry: Entry) -> bool:
@@ -147,6 +148,7 @@ class Removal:
         self._leave(entry, info)
         conflict = Conflict(entry.path, entry.path)
         self._c.journal.sessions.add_conflict(entry.session, conflict, None, self._c.clock())
+        self._c.happenings.tell(What.CONFLICT, entry.session, entry.path, kept_as=entry.path)
         return False
 
     def _leave(self, entry: Entry, info: ObjectInfo) -> None:
@@ -157,3 +159,10 @@ class Removal:
             self._c.journal.work.confirm_delete(entry)
         sentence = "deleted or replaced here, but the object is one that was not seen here: it stays"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
+
+
+def _was_seen(entry: Entry, stored: Stored) -> bool:
+    """Whether who removed or replaced a file here had seen what the store has of it. Of what a listing told of nobody
+    has, unless it never stood here: then it was removed where it is shown from there, in a mount. Who made a file or a
+    link of an evicted file's name, and removed it again, has seen nothing of that."""
+    return not entry.hidden and (stored.sha256 is not None or (entry.tombstone and entry.stat is None))

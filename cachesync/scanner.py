@@ -16,6 +16,7 @@ from functools import partial
 
 from cachesync.errors import FileUnreadable
 from cachesync.files import Tree
+from cachesync.happenings import Happenings, What
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.journal import Journal, Known
 from cachesync.keys import RESERVED, is_reserved, is_session_name
@@ -27,14 +28,19 @@ from cachesync.watcher import Hint
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
+_LATE = 2.0
+"""Seconds after a change until a hint that did not come is a missing one."""
 
 
 @dataclass(slots=True)
 class ScanResult:
-    """What a scan of a session found besides changes. ``marked`` counts the changes that no hint had told of yet."""
+    """What a scan of a session found besides changes. ``marked`` counts what no hint had told of yet, ``changed`` the
+    files and links among that which are not only read once more, ``untold`` those that a hint should have told of."""
 
     finished: bool = True
     marked: int = 0
+    changed: int = 0
+    untold: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -43,13 +49,20 @@ class Scanner:
     """Marks what differs. Safe to call from many threads; ``wake`` is called after something was marked."""
 
     def __init__(
-        self, tree: Tree, journal: Journal, pace: Pace, clock: Callable[[], float], wake: Callable[[], None]
+        self,
+        tree: Tree,
+        journal: Journal,
+        pace: Pace,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+        happenings: Happenings,
     ) -> None:
         self._tree = tree
         self._journal = journal
         self._pace = pace
         self._clock = clock
         self._wake = wake
+        self._tell = happenings.tell
         self._rules: dict[str, IgnoreRules] = {}
         self.lost: Counter[str] = Counter()
         """How many files went with their session's directory before they were stored, since this process began."""
@@ -109,7 +122,9 @@ class Scanner:
             if len(batch.marks) >= _BATCH:
                 self._commit(session, batch)
         self._commit(session, batch)
-        result.marked = batch.marked
+        if result.finished:
+            self._compare_unlisted(session, directory, batch)
+        result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
         if not directory and result.finished:
             self.unseen[session] = result.failures
         return result
@@ -141,6 +156,7 @@ class Scanner:
     # -- one directory, one path, one verdict ------------------------------------------------------------------------
 
     def _compare(self, session: str, directory: str, batch: _Batch, result: ScanResult) -> None:
+        batch.met.add(directory)
         known = self._journal.entries.children(session, directory)
         try:
             listing = self._tree.listing(session, directory)
@@ -193,6 +209,17 @@ class Scanner:
             elif not self._stands(session, path):
                 batch.marked += self._tree_gone(session, path)
 
+    def _compare_unlisted(self, session: str, directory: str, batch: _Batch) -> None:
+        """What was seen in a directory that has no entry, and that went before anybody had looked at itself."""
+        rules = self._ignore(session)
+        for path in self._journal.entries.directories(session, directory):
+            if path in batch.met:
+                continue
+            if rules.reason(path, is_dir=True):
+                self._journal.entries.let_go(session, path.rstrip("/"), is_dir=True)
+            elif not self._stands(session, path):
+                batch.marked += self._tree_gone(session, path)
+
     def _look(self, session: str, path: str, hint: Hint, batch: _Batch) -> None:
         rules = self._ignore(session)
         left_out = rules.reason(path, is_dir=False)
@@ -232,6 +259,7 @@ class Scanner:
             awaited = known.dirty and closed and not known.closed  # it was put off because a writer had it open
             if not awaited and (known.dirty or not suspect):
                 return
+            batch.rechecked.add(path)
         now = self._clock()
         dirty_since = known.dirty_since if known is not None and known.dirty else now
         stored_at = None if known is None else known.stored_at
@@ -273,9 +301,13 @@ class Scanner:
         log = logger.warning if lost else logger.info
         sentence = "session directory removed: %d entries stay in the store, %d files were not stored before that"
         log(sentence, evicted, lost, extra={"session": session})
+        self._tell(What.EVICTED, session, files=evicted, left=lost)
 
     def _tree_gone(self, session: str, directory: str) -> int:
-        return self._journal.entries.mark_tree_gone(session, directory, self._gone_due(), self._clock())
+        count = self._journal.entries.mark_tree_gone(session, directory, self._gone_due(), self._clock())
+        if count:
+            self._tell(What.DIRTY, session, directory, changes=count)
+        return count
 
     def _gone_due(self) -> float:
         return self._clock() + self._pace.delete_settle
@@ -289,9 +321,20 @@ class Scanner:
             batch.returned.clear()
         if batch.marks:
             self._journal.entries.mark(session, batch.marks, self._clock(), stands=stands)
-            batch.marked += len(batch.marks)
-            batch.marks.clear()
+            for mark in batch.marks:  # before the uploader knows of it: "stored" comes after "dirty"
+                if mark.stat is None or mark.stat.kind is Kind.FILE:
+                    self._tell(What.DIRTY, session, mark.path, size=None if mark.stat is None else mark.stat.size)
             self._wake()
+            changes = [mark for mark in batch.marks if _is_change(mark) and mark.path not in batch.rechecked]
+            batch.marked += len(batch.marks)
+            batch.changed += len(changes)
+            batch.untold += sum(self._is_late(session, mark) for mark in changes)
+            batch.marks.clear()
+
+    def _is_late(self, session: str, mark: Mark) -> bool:
+        """Whether a hint should have told of a change by now."""
+        at = self.last_gone.get(session, 0.0) if mark.stat is None else mark.stat.ctime_ns / 1e9
+        return self._clock() - at > _LATE
 
     def _stands(self, session: str, path: str) -> bool:
         try:
@@ -312,20 +355,30 @@ class Scanner:
 
 @dataclass(slots=True)
 class _Batch:
-    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare."""
+    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare, and
+    ``met`` those that were."""
 
     marks: list[Mark] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
     recheck: bool = False
     expired: Callable[[], bool] = lambda: False
     stamps: dict[str, int] | None = None
     marked: int = 0
+    changed: int = 0
+    untold: int = 0
+    rechecked: set[str] = field(default_factory=set)
 
     def listed(self, directory: str, stamp: int) -> None:
         """Note for those who want it what a directory was."""
         if self.stamps is not None:
             self.stamps[directory] = stamp
+
+
+def _is_change(mark: Mark) -> bool:
+    """Whether it is one that hints tell of: that a directory has another time, with what is in it, only scans see."""
+    return mark.stat is None or mark.stat.kind is not Kind.DIRECTORY
 
 
 def _same(known: Known, stat: FileStat) -> bool:

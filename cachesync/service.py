@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cachesync import __version__
+from cachesync.activity import Activity
 from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
 from cachesync.files import Tree
 from cachesync.flush import Flusher
+from cachesync.happenings import Happenings
 from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
+from cachesync.metrics import Measures
 from cachesync.model import Entry, Kind
 from cachesync.reports import (
     DaemonStatus,
@@ -47,7 +50,8 @@ class Place:
 
 
 class Service:
-    """Implements the verbs. ``notes`` says what an operator should see; ``since`` is when a daemon began, or None."""
+    """Implements the verbs. ``notes`` says what an operator should see; ``since`` is when a daemon began, or None;
+    ``measure`` takes that daemon's measures."""
 
     def __init__(
         self,
@@ -65,6 +69,8 @@ class Service:
         silent_for: Callable[[], float | None],
         clock: Callable[[], float],
         since: float | None,
+        happenings: Happenings,
+        activity: Activity,
     ) -> None:
         self._place = place
         self._tree = tree
@@ -78,9 +84,12 @@ class Service:
         self.ondemand = ondemand
         self._clock = clock
         self._since = since
+        self.happenings = happenings
+        self.activity = activity
         self._silent_for = silent_for
         self._rate = Rate()
         self.notes: Callable[[], list[str]] = list
+        self.measure: Callable[[], Measures] | None = None
 
     def flush(
         self, session: str, *, timeout: float, confirm_deletes: bool = False, receipt: bool = False
@@ -100,7 +109,7 @@ class Service:
         names = self._journal.sessions.names() if session is None else [session]
         in_journal = set(self._journal.sessions.names())
         known = [name for name in names if name in in_journal]
-        silent = self._store_silent_for()
+        silent = self.store_silent_for()
         notes = [*self.notes(), *self._silence_notes(silent)]
         notes += [note for name in known if (note := self._conflict_note(name))]
         daemon = None
@@ -136,6 +145,14 @@ class Service:
             raise ObjectNotFound("explain", f"{session}/{path}", "nothing is known of this path", "was it ever there?")
         return self._story(entry)
 
+    def pending(self, session: str, *, failed: bool | None, after: str, limit: int) -> list[Story]:
+        """What is not stored, as the journal has it."""
+        if session not in self._journal.sessions.names():
+            self._check_known(session)
+            return []
+        entries = self._journal.entries.pending(session, failed=failed, after=after, limit=limit)
+        return [self._story(entry) for entry in entries]
+
     def retry(self, session: str | None = None) -> int:
         """Make failed entries due now."""
         if session is not None:
@@ -161,7 +178,7 @@ class Service:
         counts = self._journal.sessions.counts(name)
         row = self._journal.sessions.get(name)
         oldest = counts.oldest_dirty
-        unseen = self._scanner.unseen.get(name, [])
+        unseen = [one for one in self._scanner.unseen.get(name, []) if not self._is_dirty(name, one.path)]
         if row is not None and row.lost:
             unseen = [*unseen, gone_with_directory(row.lost)]
         failed = self._journal.entries.failures(name, _SHOWN_FAILURES)
@@ -180,8 +197,13 @@ class Service:
             failures=[*unseen[:_SHOWN_FAILURES], *(Failure(entry.path, entry.error or "") for entry in failed)],
         )
 
-    def _store_silent_for(self) -> float | None:
-        """As the store itself knows it, or since the uploads get no answer: whichever is longer."""
+    def _is_dirty(self, name: str, path: str) -> bool:
+        """Whether an entry stands for a path already, so that it is not counted twice."""
+        entry = self._journal.entries.entry(name, path)
+        return entry is not None and entry.dirty
+
+    def store_silent_for(self) -> float | None:
+        """Seconds of silence as the store itself knows it, or since the uploads get no answer: whichever is longer."""
         down = self._uploader.store_down_since
         times = [self._silent_for(), None if down is None else max(0.0, self._clock() - down)]
         return max((seconds for seconds in times if seconds is not None), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cachesync.errors import ConfigError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from cachesync.devserver import DevServer
     from cachesync.store.base import ObjectStore
     from cachesync.store.s3_client import S3Settings
+    from cachesync.store.s3_credentials import Found
 
 
 def open_store(config: Config, dev_server: DevServer | None = None) -> ObjectStore:
@@ -54,3 +56,14 @@ def s3_settings(config: Config, bucket: str, dev_server: DevServer | None = None
         key=dev_server.key if dev_server else None,
         secret=dev_server.secret if dev_server else None,
     )
+
+
+def credentials_of(config: Config, store: ObjectStore) -> Callable[[bool], Found | None] | None:
+    """What tells which credentials a store signs with, letting them renew themselves first if called with true; None
+    where it signs with none. It raises StoreCredentials and the like."""
+    if config.store.bucket is None:
+        return None
+    from cachesync.store.s3_credentials import client_of, find
+
+    client = client_of(store)
+    return None if client is None else lambda renew: find(client, renew=renew)

@@ -15,10 +15,19 @@ from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import ObjectNotFound, PreconditionFailed
 from cachesync.files import OpenFile, Snapshot, take
+from cachesync.happenings import What
 from cachesync.journal import Journal
 from cachesync.learn import Learner
 from cachesync.model import Attributes, Entry, FileStat, Kind, Multipart, ObjectInfo, Stored, Version
-from cachesync.policy import FARTHEST, Writer, cuts_at_line_end, defer_for_writer, is_same_file, is_unsettled
+from cachesync.policy import (
+    FARTHEST,
+    Writer,
+    cuts_at_line_end,
+    defer_for_writer,
+    is_same_file,
+    is_unsettled,
+    may_be_renamed,
+)
 from cachesync.removal import Removal
 from cachesync.rivals import Rivals, with_digest
 from cachesync.scanner import Scanner
@@ -83,12 +92,12 @@ class Transfer:
         return False
 
     def _put(self, entry: Entry) -> bool:
-        key = self._c.key(entry.session, entry.path)
         file = self._c.tree.open(entry.session, entry.path)
         if file is None:
             self._scanner.look_again(entry)
             return False
         with file:
+            key = self._c.key(entry.session, entry.path)  # not before: nobody hears of a bad name that is gone
             self._await_tick(file)
             now = self._c.clock()
             writer = file.writer()  # a close that was seen proves nothing: there may be another writer
@@ -104,7 +113,7 @@ class Transfer:
                     self._c.journal.work.await_close(entry, later)
                     return False
             cut = cuts_at_line_end(entry.path) and writer is Writer.OPEN and not flushing
-            snapshot = take(file, at_line_end=cut, writer=writer)
+            snapshot = take(file, at_line_end=cut, writer=writer, stored=entry.stored)
             if snapshot.cut and not snapshot.body.size:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
                 return False
@@ -113,6 +122,7 @@ class Transfer:
         self._c.journal.work.confirm(
             entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
         )
+        self._tell_stored(entry, stored.size, sent=sent, complete=not snapshot.cut)
         if snapshot.cut:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
         if snapshot.grew:
@@ -124,8 +134,15 @@ class Transfer:
             self.bytes_sent += stored.size
             uri = f"{self._c.url}/{key}"
             facts = {"session": entry.session, "path": entry.path, "size": stored.size, "uri": uri}
-            logger.info("stored", extra=facts | {"duration": round(self._c.clock() - now, 4)})
+            done = self._c.clock()
+            took = {"duration": round(done - now, 4), "latency": round(max(0.0, done - entry.dirty_since), 4)}
+            logger.info("stored", extra=facts | took)
         return sent
+
+    def _tell_stored(self, entry: Entry, size: int, *, sent: bool, complete: bool) -> None:
+        seconds = self._c.clock() - entry.dirty_since if complete else None
+        tell, place = self._c.happenings.tell, (entry.session, entry.path)
+        tell(What.STORED, *place, size=size, seconds=seconds, sent=sent, complete=None if complete else False)
 
     def _give_up_upload(self, entry: Entry) -> None:
         """Free the parts of an upload of what the file held before."""
@@ -167,7 +184,8 @@ class Transfer:
                 raise PreconditionFailed("store", key, "another writer's bytes stand there")
             info = self._copy(entry, key, snapshot, carried, expect)
             if info is None:
-                info = self._c.store.put(key, body, carried, expect=expect, resume=resume)
+                tail = body.tail if base is known and base is entry.stored and not entry.hidden else None
+                info = self._c.store.put(key, body, carried, expect=expect, resume=resume, tail=tail)
         except PreconditionFailed:
             info = self._rivals.contend(entry, key, body, carried, resume)
         return _confirmed(info, stat, body.sha256, self._c.clock()), True
@@ -199,7 +217,7 @@ class Transfer:
         self, entry: Entry, key: str, snapshot: Snapshot, carried: Attributes, expect: Version | None
     ) -> ObjectInfo | None:
         """If this is a renamed file whose bytes the store has under another name, copy them there."""
-        if entry.stat is None or snapshot.cut or snapshot.grew:
+        if entry.stat is None or snapshot.cut or snapshot.grew or not may_be_renamed(snapshot.stat):
             return None
         for old in self._c.journal.work.left_behind(entry.stat.inode):
             if old.stored is None or old.stat is None or old.stored.sha256 != snapshot.body.sha256:

@@ -24,6 +24,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
+from cachesync.happenings import Happenings, What
 from cachesync.journal import Journal
 from cachesync.policy import MIB, PART_SIZE, Parallelism, after_failure
 from cachesync.transfer import Transfer
@@ -43,9 +44,10 @@ Work = tuple[str, str, int]
 class Uploader:
     """A dispatching thread and a pool of transfers. ``failed`` is told of every try that failed."""
 
-    def __init__(self, journal: Journal, *, transfers: int, clock: Callable[[], float]) -> None:
+    def __init__(self, journal: Journal, *, transfers: int, clock: Callable[[], float], happenings: Happenings) -> None:
         self._journal = journal
         self._clock = clock
+        self._tell = happenings.tell
         self._pace = Parallelism(transfers)
         self._most_large = max(1, transfers // 8)
         self._places: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
@@ -53,6 +55,8 @@ class Uploader:
         self._changed = threading.Condition()
         self._ready: deque[Work] = deque()
         self._in_flight: dict[tuple[str, str], int] = {}
+        self._held = 0  # bytes of small files in flight, which are in memory whole; the store bounds the large ones
+        self._parting = 0
         self._flushing: Counter[str] = Counter()
         self._believing: Counter[str] = Counter()
         self._look_now = True
@@ -128,11 +132,18 @@ class Uploader:
         with self._changed:
             return sum(1 for name, _ in self._in_flight if name == session)
 
+    def all_in_flight(self) -> int:
+        """How many paths are being transferred, of all sessions."""
+        with self._changed:
+            return len(self._in_flight)
+
     @contextmanager
     def apart(self, session: str, path: str) -> Iterator[None]:
         """While this lasts the path is not transferred: somebody else changes its object."""
         with self._changed:
+            self._parting += 1
             self._changed.wait_for(lambda: (session, path) not in self._in_flight)
+            self._parting -= 1
             self._in_flight[session, path] = 0
         try:
             yield
@@ -190,18 +201,28 @@ class Uploader:
                 return min(_SOON, due - now) if due is not None else _SOON
             return _IDLE if due is None else min(_IDLE, due - now)
         with self._changed:
-            while self._ready and free > 0 and not self._stopping:
-                session, path, size = self._ready.popleft()
-                if (session, path) in self._in_flight:
-                    continue
-                if size <= PART_SIZE and self._held() + size > _MEMORY and self._in_flight:
-                    self._ready.appendleft((session, path, size))
-                    return _IDLE
-                self._in_flight[session, path] = size
-                self._submit(session, path)
+            while free > 0 and not self._stopping:
+                if (place := self._next()) is None:
+                    break
+                self._submit(place)
                 free -= 1
-            self._look_now = self._look_now or free > 0
+            self._look_now = self._look_now or (free > 0 and not self._ready)
         return _IDLE
+
+    def _next(self) -> tuple[str, str] | None:
+        """What is to be transferred next, in flight from now on; None if nothing is at hand, or no memory for it."""
+        while self._ready:
+            session, path, size = self._ready.popleft()
+            if (session, path) in self._in_flight:
+                continue
+            small = size if size <= PART_SIZE else 0
+            if small and self._held + small > _MEMORY and self._in_flight:
+                self._ready.appendleft((session, path, size))
+                return None
+            self._in_flight[session, path] = size
+            self._held += small
+            return session, path
+        return None
 
     def _refill(self, now: float) -> bool:
         """Fetch the next work from the journal; whether there is any."""
@@ -224,13 +245,9 @@ class Uploader:
             self._ready.append(work)
         return bool(self._ready)
 
-    def _held(self) -> int:
-        """Bytes of small files in flight, which are in memory whole; the store bounds the parts of large ones."""
-        return sum(size for size in self._in_flight.values() if size <= PART_SIZE)
-
-    def _submit(self, session: str, path: str) -> None:
+    def _submit(self, place: tuple[str, str]) -> None:
         """Hand one transfer to the pool: threads that end with the process, so that a hung one never holds it up."""
-        self._places.put((session, path))
+        self._places.put(place)
         if len(self._threads) < min(len(self._in_flight), self._pace.most):
             thread = threading.Thread(target=self._serve, name=f"transfer-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
@@ -240,7 +257,25 @@ class Uploader:
 
     def _serve(self) -> None:
         while (place := self._places.get()) is not None:
-            self._run(*place)
+            following: tuple[str, str] | None = place
+            while following is not None:
+                self._run(*following)
+                following = self._end(following)
+
+    def _end(self, place: tuple[str, str]) -> tuple[str, str] | None:
+        """A transfer has ended; returns the next one for its thread. Only who has to act is woken for that: being woken
+        costs more than a transfer's own work."""
+        with self._changed:
+            size = self._in_flight.pop(place)
+            self._held -= size if size <= PART_SIZE else 0
+            paused = self._pace.paused_until > self._clock()
+            following = None
+            if not self._stopping and not paused and len(self._in_flight) < self._pace.limit:
+                following = self._next()
+            if following is None or self._parting:
+                self._look_now = True
+                self._changed.notify_all()
+            return following
 
     def _run(self, session: str, path: str) -> None:
         assert self.transfer is not None, "start() sets it"  # noqa: S101 -- an invariant, not a check of input
@@ -256,11 +291,6 @@ class Uploader:
                 with self._changed:
                     self._pace.succeeded()
                     self.no_bucket = None
-        finally:
-            with self._changed:
-                del self._in_flight[session, path]
-                self._look_now = True
-                self._changed.notify_all()
 
     def _judge(self, session: str, path: str, error: Exception, begun: float) -> None:
         """A try failed: note it in the journal, with when it began and when to try again."""
@@ -290,8 +320,12 @@ class Uploader:
         except CacheSyncError as second:
             self._without_journal(second, session, path)
             return
+        what = What.FAILED if verdict.failed else What.RETRIED
+        self._tell(what, session, path, error=reason, attempts=entry.attempts + 1, deleting=entry.tombstone or None)
         level = logging.WARNING if (verdict.failed and not entry.failed) or entry.attempts == 0 else logging.DEBUG
-        facts = {"session": session, "path": path, "attempts": entry.attempts + 1, "again_in": round(due_at - now, 2)}
+        facts: dict[str, object] = {"session": session, "path": path, "attempts": entry.attempts + 1}
+        facts |= {"size": entry.stat and entry.stat.size, "duration": round(now - begun, 4)}
+        facts |= {"again_in": round(due_at - now, 2)}
         told = "not stored: %s" if verdict.failed else "not stored yet, tried again by itself: %s"
         logger.log(level, told, error if verdict.failed else reason, extra=facts, exc_info=not expected)
 

@@ -6,11 +6,15 @@ process. Whoever calls them cannot tell which one it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO, Protocol, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import BinaryIO, Protocol, Self, runtime_checkable
 
+from cachesync.activity import Activity
 from cachesync.address import Address
 from cachesync.errors import UsageError
+from cachesync.happenings import Happenings
+from cachesync.limits import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
+from cachesync.metrics import Measures
 from cachesync.outcomes import (
     Artifact,
     CloseReport,
@@ -22,11 +26,6 @@ from cachesync.outcomes import (
     no_progress,
 )
 from cachesync.reports import FlushReport, StatusReport, Story
-
-DEFAULT_EXPIRES = 3600.0
-MIN_EXPIRES = 1.0
-MAX_EXPIRES = 7 * 86_400.0
-"""Seconds that a link lives, and how long S3 lets one live (Signature Version 4)."""
 
 
 def check_expires(seconds: float) -> float:
@@ -260,4 +259,31 @@ class Verbs(Protocol):
 
     def sessions(self) -> list[str]:
         """The names of the sessions, sorted."""
+        ...
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """What the process that owns the root shows of its work, besides what its verbs answer. Only ``pending`` blocks."""
+
+    @property
+    def happenings(self) -> Happenings:
+        """What happens, as it does."""
+        ...
+
+    @property
+    def activity(self) -> Activity:
+        """What happened, counted."""
+        ...
+
+    @property
+    def measure(self) -> Callable[[], Measures] | None:
+        """Takes the measures of the daemon, in a second at most; None where none runs."""
+        ...
+
+    def pending(self, session: str, *, failed: bool | None, after: str, limit: int) -> Sequence[Story]:
+        """The paths of a session that are not stored, in the journal's order from the one after ``after`` on.
+
+        ``failed`` picks those that failed, or those that did not. Raises NoSuchSession.
+        """
         ...

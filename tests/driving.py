@@ -53,7 +53,7 @@ class Driven:
         self.uploader = self.engine.uploader
         self._queue: list[tuple[str, str]] = []
         self.uploader.transfer = self.engine.transfer
-        self.uploader._submit = lambda *place: self._queue.append(place)  # type: ignore[method-assign]
+        self.uploader._submit = self._queue.append  # type: ignore[assignment,method-assign]
         self.uploader.wait_for_progress = self._progress  # type: ignore[method-assign]
         self._writes_left: int | None = None
         self._hook_journal()
@@ -68,10 +68,14 @@ class Driven:
             self.uploader._round()
             if not self._queue:
                 return count
-            places, self._queue = self._queue, []
+            places = list(self._queue)
+            self._queue.clear()  # the same list: the uploader appends to it
             for place in places:
-                count += 1
-                self.uploader._run(*place)
+                following: tuple[str, str] | None = place
+                while following is not None:
+                    count += 1
+                    self.uploader._run(*following)
+                    following = self.uploader._end(following)
         raise AssertionError(f"the queue never runs dry: {places}")
 
     def flush(self, session: str, timeout: float = 300.0, **options: Any) -> FlushReport:

@@ -26,11 +26,15 @@ OWNERS = {
     "uvicorn": ["mcp_server"],
     # The development server makes its bucket with it.
     "botocore": ["store", "devserver"],
-    "aiobotocore": ["store"],
+    # CloudWatch has a session and a loop of its own.
+    "aiobotocore": ["store", "cloudwatch"],
     "watchdog": ["watcher"],
     "pathspec": ["ignore"],
     "tenacity": ["policy"],
     "diskcache": ["cache"],
+    "prometheus_client": ["metrics"],
+    "argcomplete": ["cli.completion"],
+    "rich": ["cli.screen"],
     # The store only to name aiohttp's errors, which s3fs lets through.
     "aiohttp": [
         "control.server",
@@ -38,6 +42,11 @@ OWNERS = {
         "control.artifact_routes",
         "control.lifecycle_routes",
         "control.ondemand_routes",
+        "control.seeing_routes",
+        "control.pending_routes",
+        "control.page_routes",
+        "control.guard",
+        "control.tcp",
         "control.exchange",
         "control.streams",
         "store",

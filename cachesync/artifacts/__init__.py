@@ -16,10 +16,11 @@ from cachesync.artifacts.local import Local, LocalRoot
 from cachesync.artifacts.remote import Remote
 from cachesync.artifacts.spool import pieces, spooled
 from cachesync.errors import CacheSyncError, ObjectNotFound, Unstorable, UsageError
+from cachesync.limits import DEFAULT_EXPIRES
 from cachesync.model import ObjectInfo
 from cachesync.outcomes import Artifact, PastVersion
 from cachesync.store.base import Archive, ObjectStore
-from cachesync.verbs import DEFAULT_EXPIRES, Reading, check_expires
+from cachesync.verbs import Reading, check_expires
 
 __all__ = ["Artifacts", "LocalRoot"]
 

@@ -56,8 +56,13 @@ def _main(words: Sequence[str]) -> int:
 
 
 def _command(words: Sequence[str]) -> int:
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what fits here
+        from cachesync.cli.completion import answer
+
+        answer(parser)
     try:
-        options = build_parser().parse_args(words)
+        options = parser.parse_args(words)
     except SystemExit as done:  # --help and --version print and leave
         return int(done.code or 0)
     if options.command is None:
@@ -67,6 +72,10 @@ def _command(words: Sequence[str]) -> int:
     for name, near in misspelt(os.environ):
         meant = f"did you mean {near}?" if near else "cachesync config shows every setting"
         print(one_line(f"cachesync: the environment variable {name} is no setting ({meant})"), file=sys.stderr)
+    import logging
+
+    for library in ("aiobotocore", "botocore"):  # what they warn of comes back as an error, which says it in our words
+        logging.getLogger(library).addHandler(logging.NullHandler())
     command = importlib.import_module(f"cachesync.cli.{COMMANDS[options.command].module}")
     return int(command.run(options, partial(connect, options)))
 

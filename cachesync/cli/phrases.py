@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from cachesync.keys import printable
-from cachesync.model import Skipped
-from cachesync.reports import Failure, Pending
+
+if TYPE_CHECKING:
+    from cachesync.model import Skipped
+    from cachesync.reports import Failure, Pending
 
 SHOWN = 20
 """Lines of a list before "and N more"."""

@@ -97,6 +97,16 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
         yield verbs
 
 
+@contextmanager
+def connect_to_daemon(options: argparse.Namespace) -> Iterator[Verbs]:
+    """The verbs of the daemon alone, for the time of the block. Raises DaemonUnavailable if none serves the root."""
+    config = load_config(options)
+    client = ControlClient(config.socket)
+    if not client.is_serving():
+        raise DaemonUnavailable("ask the daemon at", str(config.socket), "it is not there")
+    yield client
+
+
 def _has_root(config: Config) -> bool:
     """Whether there is a root, or was: a journal elsewhere means that it is missing, which is another matter."""
     return os.path.lexists(config.root) or (config.state / "journal.db").exists()

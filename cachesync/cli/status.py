@@ -6,20 +6,17 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from cachesync.cli.phrases import duration, listed, one_line, short_duration, short_size, size
 from cachesync.cli.reach import Connect
-from cachesync.errors import DaemonUnavailable, ExitCode, NoSuchSession
+from cachesync.errors import ExitCode, NoSuchSession
 from cachesync.keys import check_session
 from cachesync.reports import SessionStatus, StatusReport
 
-INTERVAL = 1.0
-
 _WIDTH = 80
-_WORDS = 2  # the columns at the left; the others are numbers
-_COLUMNS: tuple[tuple[str, Callable[[SessionStatus], str]], ...] = (
+WORDS = 2  # the columns at the left; the others are numbers
+COLUMNS: tuple[tuple[str, Callable[[SessionStatus], str]], ...] = (
     ("SESSION", lambda status: status.session),
     ("STATE", lambda status: status.state),
     ("FILES", lambda status: f"{status.files:,}"),
@@ -32,36 +29,28 @@ _COLUMNS: tuple[tuple[str, Callable[[SessionStatus], str]], ...] = (
     ("AGE", lambda status: "-" if status.oldest_dirty_age is None else short_duration(status.oldest_dirty_age)),
     ("SAFE", lambda status: "yes" if status.safe_to_kill else "NO"),
 )
-_ONLY_IF_ANY = {"UNSENT": "0B", "FLIGHT": "0", "FAILED": "0", "EVICTED": "0", "AGE": "-"}
+ONLY_IF_ANY = {"UNSENT": "0B", "FLIGHT": "0", "FAILED": "0", "EVICTED": "0", "AGE": "-"}
 """Columns that are left out while every session has this there, so that a row fits on a terminal."""
-
-_CLEAR = "\x1b[H\x1b[J"
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:
-    """Print the status once, or every second until Ctrl-C, and return the exit code."""
+    """Print the status once, or watch it until Ctrl-C, and return the exit code."""
     session = None if options.session is None else check_session(options.session)
-    terminal = sys.stdout.isatty()
-    if not options.watch:
-        report = _ask(connect, session)
-        _show(report, as_json=options.json, most_rows=_rows_that_fit() if terminal else None)
+    most_rows = _rows_that_fit if sys.stdout.isatty() else lambda: None
+
+    def show(report: StatusReport) -> None:
+        _show(report, as_json=options.json, most_rows=most_rows())
+
+    def code_of(report: StatusReport) -> ExitCode:
         return _code(report, session)
-    code = ExitCode.DONE if session is None else ExitCode.UNFINISHED
-    try:
-        while True:
-            before = _CLEAR if terminal and not options.json else ""
-            try:
-                report = _ask(connect, session)
-            except DaemonUnavailable as error:  # it may be restarting: keep watching
-                print(f"{before}cachesync: {one_line(str(error))}", file=sys.stderr if options.json else sys.stdout)
-            else:
-                print(before, end="")
-                _show(report, as_json=options.json, most_rows=_rows_that_fit() if terminal else None)
-                code = _code(report, session)
-            sys.stdout.flush()
-            time.sleep(INTERVAL)
-    except KeyboardInterrupt:
-        return code
+
+    if options.watch:
+        from cachesync.cli import watch
+
+        return watch.run(options, connect, session, show, code_of)
+    report = _ask(connect, session)
+    show(report)
+    return code_of(report)
 
 
 def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
@@ -73,7 +62,7 @@ def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
     for note in report.notes:
         yield f"note   {one_line(note)}"
     yield ""
-    ordered = sorted(report.sessions, key=lambda status: (status.safe_to_kill, not status.failed, status.session))
+    ordered = unsafe_first(report.sessions)
     shown = ordered[:most_rows]
     if not ordered:
         yield "no sessions yet"
@@ -83,13 +72,26 @@ def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
         unsafe = sum(not status.safe_to_kill for status in ordered[len(shown) :])
         yield f"and {len(ordered) - len(shown):,} more, {unsafe:,} of them not safe"
     yield from _left(report)
-    failures = [
-        f"failed {one_line(f'{place}{failure.path}: {failure.error}')}"
-        for status in shown
-        for place in ("" if len(report.sessions) == 1 else f"{status.session}/",)
-        for failure in status.failures
-    ]
-    yield from listed(iter(failures), max(sum(status.failed for status in shown), len(failures)), indent="")
+    failed = list(failure_lines(report, shown))
+    yield from listed(iter(failed), max(sum(status.failed for status in shown), len(failed)), indent="")
+
+
+def unsafe_first(sessions: Sequence[SessionStatus]) -> list[SessionStatus]:
+    """In the order of a screen: what is not safe before what is, and of those what failed first."""
+    return sorted(sessions, key=lambda status: (status.safe_to_kill, not status.failed, status.session))
+
+
+def failure_lines(report: StatusReport, shown: Sequence[SessionStatus], longest: int | None = None) -> Iterator[str]:
+    """What failed in the sessions that are ``shown``, with its cause, a path a line. The middle is left out of a
+    path of more than ``longest`` characters."""
+    for status in shown:
+        place = "" if len(report.sessions) == 1 else f"{status.session}/"
+        for failure in status.failures:
+            path = one_line(f"{place}{failure.path}")
+            if longest is not None and len(path) > longest:
+                half = longest // 2 - 2
+                path = f"{path[:half]}...{path[-half:]}"
+            yield f"failed {path}: {one_line(failure.error)}"
 
 
 def _left(report: StatusReport) -> Iterator[str]:
@@ -100,20 +102,19 @@ def _left(report: StatusReport) -> Iterator[str]:
 
 
 def _table(shown: Sequence[SessionStatus]) -> Iterator[str]:
-    columns = [(head, *(cell(status) for status in shown)) for head, cell in _COLUMNS]
-    columns = [column for column in columns if {*column[1:]} != {_ONLY_IF_ANY.get(column[0])}]
+    columns = [(head, *(cell(status) for status in shown)) for head, cell in COLUMNS]
+    columns = [column for column in columns if {*column[1:]} != {ONLY_IF_ANY.get(column[0])}]
     widths = [max(map(len, column)) for column in columns]
     gap = "  " if sum(widths) + 2 * len(widths) - 2 <= _WIDTH else " "
     for row in zip(*columns, strict=True):
         cells = (
-            cell.ljust(width) if number < _WORDS else cell.rjust(width)
+            cell.ljust(width) if number < WORDS else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield gap.join(cells).rstrip()
 
 
 def _ask(connect: Connect, session: str | None) -> StatusReport:
-    # Anew each time: without a daemon this process owns the root, and must not keep it while it only watches.
     with connect() as verbs:
         report = verbs.status(session)
     if session is not None and not any(status.session == session for status in report.sessions):

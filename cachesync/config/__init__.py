@@ -98,6 +98,10 @@ class Config:
     socket_group: str | None = _setting(kinds.WORD, None, say="a group that may use the control socket")
     http: Address | None = _setting(kinds.LISTEN, "off", say="serve the control API on TCP as well")
     http_token: str | None = _setting(kinds.WORD, None, say="the bearer token for TCP", secret=True)
+    http_names: tuple[str, ...] | None = _setting(
+        kinds.NAMES, None, say="other host names by which a browser may reach it on TCP"
+    )
+    cloudwatch: bool = _setting(kinds.SWITCH, "false", say="send metrics of uploads to Amazon CloudWatch")
     log_format: str = _setting(
         kinds.choice("auto", "json", "text"), "auto", say="auto is text on a terminal, else json"
     )

@@ -108,6 +108,13 @@ def _listen(text: str) -> Address | None:
     return Address(parts.hostname, parts.port)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.lower() for name in text.replace(",", " ").split())
+    if not names or not all(re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,252}[a-z0-9_])?", name) for name in names):
+        raise ValueError
+    return names
+
+
 def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError
@@ -177,3 +184,4 @@ WORD = Kind(_word, "one word of visible ASCII")
 SIZE = Kind(_size, "a size such as 500MB, 10GiB, 0")
 RATE = Kind(_rate, "unlimited, or a size for each second such as 20MiB")
 LISTEN = Kind(_listen, "HOST:PORT, as 127.0.0.1:8484, or off")
+NAMES = Kind(_names, "host names without a port, as agents.example.com, with commas between them")

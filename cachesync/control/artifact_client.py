@@ -10,8 +10,8 @@ from cachesync.address import Address, Space
 from cachesync.control import wire
 from cachesync.control.asking import STORE_TIMEOUT, Asker, Options, quoted, with_options
 from cachesync.errors import DaemonUnavailable, IntegrityError
+from cachesync.limits import DEFAULT_EXPIRES
 from cachesync.outcomes import Artifact, PastVersion
-from cachesync.verbs import DEFAULT_EXPIRES
 
 
 class RemoteReading:

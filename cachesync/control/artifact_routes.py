@@ -19,8 +19,9 @@ from cachesync.control.exchange import answer, flag, query, seconds, segments
 from cachesync.control.lanes import Lane
 from cachesync.control.streams import BodySource, Outlet
 from cachesync.errors import CacheSyncError, PreconditionFailed, UsageError
+from cachesync.limits import DEFAULT_EXPIRES, MAX_EXPIRES
 from cachesync.reports import Json
-from cachesync.verbs import DEFAULT_EXPIRES, MAX_EXPIRES, Reading, Verbs
+from cachesync.verbs import Reading, Verbs
 
 READS = 64
 LISTS = 16

@@ -5,6 +5,7 @@ Names and paths are percent-encoded bytes; options go in the query, and one that
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,9 @@ _HTTP_STATUS: list[tuple[type[CacheSyncError], int]] = [
 REPORT_STATUS = {ExitCode.DONE: 200, ExitCode.FAILED: 409, ExitCode.UNFINISHED: 504}
 """The HTTP status of a report, by the exit code that the command has."""
 
+BODY_WITHIN = 10.0
+"""Seconds in which a body that nobody asked for has to end, to be refused by its size."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +56,9 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
             await _refuse_body(request)
         return await handler(request)
     except web.HTTPException as error:
-        told = UsageError(f"{request.method} {request.path}", cause=error.reason, hint="the README lists the routes")
+        told = UsageError(
+            f"{request.method} {request.path}", cause=error.reason, hint="docs/reference/http.md lists the routes"
+        )
         return answer(wire.error_json(told), error.status)
     except Exception as error:  # noqa: BLE001  # no traceback may reach a client
         told_error, status = told_as(error, request)
@@ -77,7 +83,14 @@ def answer(told: object, status: int = 200) -> web.Response:
 
 async def _refuse_body(request: web.Request) -> None:
     """A body is somebody's options in the wrong place; to ignore them would be to do something else than asked."""
-    if request.can_read_body and await request.read():
+    if not request.can_read_body:
+        return
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            body = await request.read()
+    except TimeoutError:
+        body = b"?"
+    if body:
         raise UsageError(f"{request.method} {request.path}", cause="takes no body", hint="options go in the query")
 
 

@@ -20,6 +20,7 @@ from cachesync.control.lanes import Lane
 from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import ExitCode, UsageError
 from cachesync.keys import check_session
+from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.outcomes import OnProgress, OpenReport, Progress
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
@@ -89,7 +90,7 @@ class LifecycleRoutes:
         if into is not None and not into.startswith("/"):
             raise UsageError("into", into, "is not absolute", "the daemon has another working directory than you")
         given = asked.get("timeout")
-        timeout = seconds("timeout", given, 0.0, wire.MAX_FLUSH_TIMEOUT) if given else None
+        timeout = seconds("timeout", given, 0.0, MAX_FLUSH_TIMEOUT) if given else None
         lifecycle = self._verbs.lifecycle
 
         def work(progress: OnProgress) -> OpenReport:
@@ -107,7 +108,7 @@ class LifecycleRoutes:
         """Flush, mark closed, evict."""
         asked = query(request, "keep", "timeout", "confirm_deletes")
         session, keep, confirm = _session(request), flag("keep", asked), flag("confirm_deletes", asked)
-        timeout = seconds("timeout", asked.get("timeout"), wire.DEFAULT_FLUSH_TIMEOUT, wire.MAX_FLUSH_TIMEOUT)
+        timeout = seconds("timeout", asked.get("timeout"), DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT)
         lifecycle = self._verbs.lifecycle
         return await self._end(lambda: lifecycle.close(session, keep=keep, timeout=timeout, confirm_deletes=confirm))
 

@@ -14,6 +14,7 @@ from cachesync.control.lanes import Lane
 from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import DaemonUnavailable, UsageError
 from cachesync.keys import check_session
+from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.verbs import Verbs
 
 BRINGS = 64
@@ -70,7 +71,7 @@ class OnDemandRoutes:
         """Wait until one file is stored."""
         asked = query(request, "timeout")
         session, path = check_session(segments(request)[3]), segments(request)[4]
-        timeout = seconds("timeout", asked.get("timeout"), wire.DEFAULT_FLUSH_TIMEOUT, wire.MAX_FLUSH_TIMEOUT)
+        timeout = seconds("timeout", asked.get("timeout"), DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT)
         await self._stores.run(lambda: self._verbs.ondemand.store(session, path, timeout=timeout))
         return answer({"done": True})
 

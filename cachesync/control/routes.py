@@ -16,8 +16,11 @@ from cachesync.control.exchange import REPORT_STATUS, answer, flag, query, secon
 from cachesync.control.lanes import Lane
 from cachesync.control.lifecycle_routes import LifecycleRoutes
 from cachesync.control.ondemand_routes import OnDemandRoutes
+from cachesync.control.pending_routes import PendingRoutes
+from cachesync.control.seeing_routes import SeeingRoutes
 from cachesync.errors import NoSuchSession
 from cachesync.keys import check_path, check_session
+from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
 
@@ -46,8 +49,12 @@ class Routes:
         self._artifacts = ArtifactRoutes(verbs)
         self._lifecycle = LifecycleRoutes(verbs)
         self._ondemand = OnDemandRoutes(verbs)
-        parts = (self._artifacts, self._lifecycle, self._ondemand)
-        self.lanes = (self._flushes, self._queries, *(lane for part in parts for lane in part.lanes))
+        self._seeing = SeeingRoutes(verbs)
+        self._pending = PendingRoutes(verbs)
+        parts = (self._artifacts, self._lifecycle, self._ondemand, self._pending)
+        lanes = (self._flushes, self._queries, *(lane for part in parts for lane in part.lanes))
+        self.lanes: tuple[Lane | SeeingRoutes, ...] = (*lanes, self._seeing)
+        """What may be under way when the server stops."""
 
     def table(self) -> list[web.RouteDef]:
         """Every route there is."""
@@ -63,13 +70,15 @@ class Routes:
             *self._artifacts.table(),
             *self._lifecycle.table(),
             *self._ondemand.table(),
+            *self._seeing.table(),
+            *self._pending.table(),
         ]
 
     async def flush(self, request: web.Request) -> web.Response:
         """The barrier of one session; answers when it is passed or the time is up."""
         asked = query(request, "timeout", "confirm_deletes", "receipt")
         session = check_session(segments(request)[2])
-        timeout = seconds("timeout", asked.get("timeout"), wire.DEFAULT_FLUSH_TIMEOUT, wire.MAX_FLUSH_TIMEOUT)
+        timeout = seconds("timeout", asked.get("timeout"), DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT)
         confirm, receipt = flag("confirm_deletes", asked), flag("receipt", asked)
 
         def work() -> tuple[bytes, int]:

@@ -1,4 +1,6 @@
-"""The daemon's end of the control socket: one thread, one event loop, one AF_UNIX socket for its owner alone."""
+"""The daemon's end of the control API: one thread, one event loop, one AF_UNIX socket for its owner alone, and TCP if
+that is wanted.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -19,6 +22,7 @@ from aiohttp.http import HttpProcessingError
 from cachesync.control.address import connect, short_address
 from cachesync.control.exchange import as_json
 from cachesync.control.routes import MAX_BODY, Routes
+from cachesync.control.tcp import Door, TcpSite
 from cachesync.errors import CacheSyncError, ConfigError
 from cachesync.verbs import Verbs
 
@@ -43,17 +47,26 @@ class ControlServer:
     """Serves ``verbs`` on the socket at ``path``: mode 0600, or 0660 for ``group`` (a name or a number).
 
     ``ready`` and ``live`` are asked by /readyz and /healthz and must not block. A socket that nobody serves is
-    replaced; anything else that stands at ``path`` is left alone and is an error.
+    replaced; anything else that stands at ``path`` is left alone and is an error. The same is served on TCP at
+    ``door``, which stays open.
     """
 
     def __init__(
-        self, verbs: Verbs, path: Path, group: str | None, *, ready: Callable[[], bool], live: Callable[[], bool]
+        self,
+        verbs: Verbs,
+        path: Path,
+        group: str | None,
+        *,
+        ready: Callable[[], bool],
+        live: Callable[[], bool],
+        door: Door | None = None,
     ) -> None:
         self._verbs = verbs
         self._path = path
         self._group = group
         self._ready = ready
         self._live = live
+        self._door = door
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -110,26 +123,30 @@ class ControlServer:
         app = web.Application(middlewares=[as_json], client_max_size=MAX_BODY)
         app.add_routes(routes.table())
         # A client that goes away does not cancel its handler: that is aiohttp's default, and what a flush needs.
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=_http_log,
-            max_line_size=MAX_REQUEST_LINE,
-            lingering_time=1.0,
-            shutdown_timeout=0.5,
-        )
+        settings: dict[str, Any] = {
+            "access_log": None,
+            "logger": _http_log,
+            "max_line_size": MAX_REQUEST_LINE,
+            "lingering_time": 1.0,
+        }
+        runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
         await runner.setup()
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
+        tcp = None if self._door is None else TcpSite(self._door, routes.table(), MAX_BODY, settings)
+        if tcp is not None:
+            await tcp.start()
         self._stop = stop
         started.set()
         await stop.wait()
         await site.stop()
+        if tcp is not None:
+            tcp.shut()
         if waiting := set().union(*(lane.waiting() for lane in routes.lanes)):
             await asyncio.wait(waiting, timeout=self._grace)
         for lane in routes.lanes:
             lane.give_up()
-        await runner.cleanup()
+        await asyncio.gather(runner.cleanup(), *([] if tcp is None else [tcp.cleanup()]))
 
     def _bound(self, group: int | None) -> socket.socket:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,11 +27,6 @@ from cachesync.reports import (
     Story,
 )
 
-MAX_FLUSH_TIMEOUT = 86_400.0
-"""Seconds. A flush that may wait longer than a day is a mistake in somebody's units."""
-
-DEFAULT_FLUSH_TIMEOUT = 300.0
-
 T = TypeVar("T")
 
 

@@ -12,6 +12,7 @@ from cachesync.errors import ConfigError
 from cachesync.journal.database import check_sound, set_aside, store_of
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
+from cachesync.journal.queue import Queue
 from cachesync.journal.residence import Residence
 from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
@@ -38,6 +39,7 @@ class Journal:
         self.work = Work(self._ledger)
         self.uploads = Uploads(self._ledger)
         self.residence = Residence(self._ledger)
+        self.queue = Queue(self._ledger)
         self.turns = Turns(path)
 
     def belongs_to(self, store: str, *, bind: bool) -> None:

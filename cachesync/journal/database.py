@@ -169,7 +169,7 @@ def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged |
 def _check_pages(db: sqlite3.Connection) -> None:
     findings = db.execute("PRAGMA quick_check(1)").fetchone()
     if findings != ("ok",):
-        raise sqlite3.DatabaseError(str(findings and findings[0]))
+        raise sqlite3.DatabaseError(" ".join(str(findings and findings[0]).split()))
     check_contents(db)
 
 

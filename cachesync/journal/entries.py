@@ -12,6 +12,7 @@ from cachesync.journal.rows import (
     LEAVE,
     NEVER_SEEN,
     STORED_TEXT,
+    UNLEARN,
     UNSENT,
     WORK,
     Known,
@@ -30,8 +31,7 @@ INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, c
 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
 ON CONFLICT DO UPDATE SET
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
-    etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file'
-                AND (tried_at IS NOT NULL OR born <= ?15) THEN '' ELSE etag END,
+    etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file' THEN '' ELSE etag END,
     hidden = CASE WHEN hidden = 2 THEN 0 ELSE hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL
              AND (older IS NOT NULL OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
     newer = CASE WHEN kind = 'file' AND ?4 = 'file' THEN newer END, stood_in = NULL,
@@ -51,6 +51,15 @@ UPDATE entry SET generation = ?2, absent = ?2, due_at = ?3, gone_at = ?4, attemp
 WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
 """
 
+
+_DIRECTORIES = """
+WITH RECURSIVE found(dir) AS (
+    SELECT ?2 UNION ALL
+    SELECT (SELECT dir FROM entry WHERE session = ?1 AND dir > found.dir AND dir < ?3 AND resident = 1
+            AND gone_at IS NULL ORDER BY dir LIMIT 1) FROM found WHERE found.dir IS NOT NULL
+) SELECT dir FROM found WHERE dir > ?2
+"""
+"""From one directory to the next: what a directory holds is not counted."""
 
 _IS_EVICTED = "SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0"
 
@@ -85,7 +94,7 @@ class Entries:
                     continue
                 target = None if s.target is None else os.fsencode(s.target)
                 values = (s.kind, generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target, mark.closed)
-                seen.append((*place, *values, mark.due_at, now, self._ledger.opened_at))
+                seen.append((*place, *values, mark.due_at, now))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
             db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
@@ -142,6 +151,9 @@ class Entries:
         if self._ledger.db.one(f"SELECT 1 FROM entry WHERE {condition} LIMIT 1", (number, *values)) is None:
             return
         with self._ledger.db.write() as db:
+            sent = f"SELECT 1 FROM entry WHERE {condition} AND kind = 'file' AND etag IS NULL LIMIT 1"
+            if db.execute(sent, (number, *values)).fetchone():
+                db.execute(UNLEARN, (number,))
             db.execute(f"DELETE FROM entry WHERE {condition} AND (etag IS NULL OR newer = 'null')", (number, *values))
             db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE {condition} AND {UNSENT}", (number, *values))
             db.execute(f"UPDATE entry SET {LEAVE} WHERE {condition}", (number, *values))
@@ -179,6 +191,14 @@ class Entries:
             (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),
         )
         return {row[0]: Known(*row) for row in rows}
+
+    def directories(self, name: str, directory: str) -> list[str]:
+        """Every directory below one that something is expected to stand in, in order; also those of which there is no
+        entry, since a hint told of what is in them and none of themselves."""
+        _, start, end = below(directory)
+        return [
+            os.fsdecode(row[0]) + "/" for row in self._ledger.db.long(_DIRECTORIES, (self._ledger.id(name), start, end))
+        ]
 
     def known(self, name: str, path: str) -> Known | None:
         """What is known of one path."""
@@ -249,5 +269,18 @@ class Entries:
             f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty"
             " WHERE session = ? AND synced < generation AND failed = 1 LIMIT ?",
             (self._ledger.id(name), limit),
+        )
+        return [to_entry(name, row) for row in rows]
+
+    def pending(self, name: str, *, failed: bool | None, after: str, limit: int) -> list[Entry]:
+        """Dirty entries but for directories, by parent path and name, from the one after ``after`` ("": the first) on.
+
+        ``failed`` picks those that failed, or those that did not.
+        """
+        which = "" if failed is None else f" AND failed = {int(failed)}"
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation"
+            f" AND kind <> 'dir'{which} AND (dir, name) > (?, ?) ORDER BY dir, name LIMIT ?",
+            (self._ledger.id(name), *split(after), limit),
         )
         return [to_entry(name, row) for row in rows]

@@ -50,6 +50,10 @@ LEAVE = f"""
 UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
 """A change that the store does not have: should its file come back, it must not be taken for clean."""
 
+UNLEARN = "UPDATE session SET learned = 0 WHERE id = ?"
+"""Where a file that was never confirmed is forgotten: an answer may have been lost, so the next use asks the store what
+it has."""
+
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,

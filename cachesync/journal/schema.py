@@ -59,7 +59,8 @@ CREATE TABLE entry (
                                                  -- seen them (through the mount)
     unsettled       INTEGER NOT NULL DEFAULT 0,  -- the bytes may have changed since without a trace in the stat
     -- the store, as last confirmed (NULL: never stored)
-    etag            TEXT,                        -- '': an answer was lost, there may be an object
+    etag            TEXT,                        -- '': there may be an object, by a try that goes on or
+                                                 -- whose answer was lost
     version_id      TEXT,
     stored_size     INTEGER,
     stored_mtime_ns INTEGER,

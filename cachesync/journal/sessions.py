@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import LEAVE, NEVER_SEEN, STORED_TEXT, UNSENT, join, split, to_columns
+from cachesync.journal.rows import LEAVE, NEVER_SEEN, STORED_TEXT, UNLEARN, UNSENT, join, split, to_columns
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
@@ -101,8 +101,8 @@ class Sessions:
             db.execute(gone, (number,))
             evicted = db.execute(f"UPDATE entry SET {LEAVE} WHERE session = ? AND resident = 1", (number,)).rowcount
             self._ledger.revise(db, number)
-            if forgotten:  # an answer may have been lost: the next use asks the store again what it has
-                db.execute("UPDATE session SET learned = 0 WHERE id = ?", (number,))
+            if forgotten:
+                db.execute(UNLEARN, (number,))
             db.execute("UPDATE session SET lost = lost + ? WHERE id = ?", (lost, number))
         return evicted, lost
 
@@ -203,7 +203,7 @@ class Sessions:
         the store what it has. Durable when it returns."""
         if (row := self.get(name)) is not None and row.learned:
             with self._ledger.db.write(durable=True) as db:
-                db.execute("UPDATE session SET learned = 0 WHERE id = ?", (self._ledger.id(name),))
+                db.execute(UNLEARN, (self._ledger.id(name),))
 
     def evicted(self, name: str) -> set[str]:
         """The files that are only in the store."""

@@ -28,7 +28,9 @@ ON CONFLICT DO UPDATE SET
 _CONFIRM_DISK = """
 UPDATE entry SET size = ?5, mtime_ns = ?6, ctime_ns = ?7, inode = ?8, mode = ?9, unsettled = ?10
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND generation = ?4
+AND (size, mtime_ns, ctime_ns, inode, mode, unsettled) IS NOT (?5, ?6, ?7, ?8, ?9, ?10)
 """
+"""Only where something differs, as it seldom does: else its place among the inodes would be written again."""
 
 _MOVED = """
 SELECT 1 FROM entry AS e INDEXED BY inode WHERE e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session

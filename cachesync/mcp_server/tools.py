@@ -13,6 +13,7 @@ from pydantic import Field, WithJsonSchema
 from cachesync.address import Address, Space
 from cachesync.errors import NoSuchSession, ObjectNotFound, UsageError
 from cachesync.keys import printable
+from cachesync.limits import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
 from cachesync.mcp_server import answers
 from cachesync.mcp_server.answers import (
     MOST_LISTED,
@@ -34,7 +35,6 @@ from cachesync.mcp_server.shared import AgentVerbs, Shared
 from cachesync.model import Kind
 from cachesync.outcomes import Artifact
 from cachesync.reports import FlushReport, SessionStatus
-from cachesync.verbs import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
 
 FLUSH_TIMEOUT = 50.0
 """Seconds. Most clients give up a call after 60, and an answer that says what is left is worth more than none."""

@@ -36,6 +36,9 @@ class Renamer:
     def remove(self, session: str, path: str) -> None:
         """See verbs.OnDemand. The deletion is one as any other: settled first, guarded, conditional."""
         self._bringer.stand(session)
+        one = self._c.journal.entries.entry(session, path)
+        if one is not None and not one.resident:
+            self._keep_above(session, path)
         due = self._c.clock() + self._c.pace.delete_settle
         with self._learner.standing, self._c.journal.turns.alone(session):
             removed = self._c.journal.residence.removed(session, path, due, self._c.clock())
@@ -53,12 +56,23 @@ class Renamer:
             raise ObjectNotFound("rename", f"{session}/{path}", "nothing of this name is only in the store")
         self._bringer.stand(session)
         self._bringer.stand(to_session)
+        if found:
+            self._keep_above(session, path)
         self._learner.ensure(to_session, wait=True)
 
         def move(entry: Entry, _stop: threading.Event) -> None:
             self._move(entry, to_session, to_path + entry.path[len(path) :])
 
         in_parallel(iter(found), move, _AT_ONCE)
+
+    def _keep_above(self, session: str, path: str) -> None:
+        """Let the directory of a path stand that only the names in it tell of: it does not go with the last of them."""
+        above = path.rstrip("/").rpartition("/")[0]
+        if not above or self._c.tree.lstat(session, above) is not None:
+            return
+        told = self._c.journal.entries.entry(session, f"{above}/")
+        if told is None or told.tombstone:
+            self._bringer.bring(session, f"{above}/")
 
     def _move(self, entry: Entry, to_session: str, to_path: str) -> None:
         """Move one entry. What was brought here meanwhile is left to whoever renames what stands on the disk; what

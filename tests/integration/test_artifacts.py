@@ -317,7 +317,7 @@ class RacedStore(FlatStore):
 
     rivals: list[bytes] = []  # noqa: RUF012 -- replaced, never changed in place
 
-    def put(self, key, body, attributes, *, expect, resume=None):
+    def put(self, key, body, attributes, *, expect, resume=None, tail=None):
         if self.rivals:
             *self.rivals, data = self.rivals
             self.foreign_put(key, data)

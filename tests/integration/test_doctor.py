@@ -220,7 +220,9 @@ def test_a_store_that_is_no_bucket(url: str, tmp_path: Path):
 
 def test_a_store_that_breaks_its_word():
     class Careless(FsspecStore):
-        def put(self, key: str, body: Any, attributes: Any, *, expect: Any, resume: Any = None) -> Any:
+        def put(
+            self, key: str, body: Any, attributes: Any, *, expect: Any, resume: Any = None, tail: Any = None
+        ) -> Any:
             body.sha256 = hashlib.sha256(body.read(0, body.size)).hexdigest()
             try:
                 return super().put(key, body, attributes, expect=expect, resume=resume)

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from cachesync import manifest
+from cachesync.keys import manifest_key
 from tests.flat_store import FlatStore
 from tests.life import Host, S, look
 
@@ -104,6 +106,25 @@ def test_a_manifest_that_is_written_meanwhile_is_the_one_that_is_known(a, monkey
     a.flush()  # nobody else's manifest is in the way
     assert a.store.writes <= puts + 1
     assert known(a) == {"file", "made/"}
+
+
+def test_what_an_old_listing_lacks_and_the_manifest_has_is_not_forgotten(a, tmp_path, monkeypatch):
+    a.write("f", "stored")
+    a.write("gone")
+    a.flush()
+    a.store.foreign_delete(f"sessions/{S}/gone")
+    ask = a.store.list
+    monkeypatch.setattr(a.store, "list", lambda *args, **options: iter(list(ask(*args, **options))[:0]))
+    b = Host(tmp_path / "b", a.store)
+    try:
+        b.write("mine")
+        b.flush()
+        assert known(b) == {"f", "mine"}
+        listed = manifest.read(a.store, manifest_key("", S)).files
+        assert listed.keys() == {"f", "mine"}
+        assert listed["f"].sha256 == a.entry("f").stored.sha256
+    finally:
+        b.stop()
 
 
 def test_a_directory_that_no_manifest_has_yet_is_new_when_it_comes_back_with_its_session(a, tmp_path):

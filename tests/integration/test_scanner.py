@@ -656,3 +656,16 @@ def test_p07_deletes_wait_while_the_root_is_away(desk, tmp_path):
     os.rename(tmp_path / "away", desk.root)
     desk.flush()
     assert desk.objects() == {"b"}
+
+
+def test_p13_nobody_hears_of_a_bad_name_that_is_gone(desk, caplog):
+    desk.write("fine.txt")
+    desk.flush()
+    desk.write("bad\udcff.txt")
+    desk.scan()
+    os.rename(desk.session / "bad\udcff.txt", desk.session / "good.txt")
+    desk.driven.clock.push(1)
+    desk.driven.pump()  # before anybody has seen the rename
+    assert "UTF-8" not in caplog.text
+    assert desk.driven.flush(S).stored
+    assert desk.objects() == {"fine.txt", "good.txt"}

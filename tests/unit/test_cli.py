@@ -117,6 +117,7 @@ def run(verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         yield verbs
 
     monkeypatch.setattr(reach, "connect", connect)
+    monkeypatch.setattr(reach, "connect_to_daemon", connect)
     monkeypatch.chdir(tmp_path)
 
     def command(*words: str) -> Done:
@@ -419,7 +420,7 @@ def test_a_row_fits_on_a_terminal_and_shows_what_there_is():
     name = "20261124-132416-0f8fad"
     busy = SessionStatus(name, "open", 9_999, 999_900_000, 999, 99_900_000, 32, 12, 0, 0, 7_200)
     lines = list(status.table(StatusReport("/r", "s3://b", None, [busy])))[4:6]
-    assert lines[0].split() == [name for name, _ in status._COLUMNS if name != "EVICTED"]
+    assert lines[0].split() == [name for name, _ in status.COLUMNS if name != "EVICTED"]
     assert lines[1].split() == [name, "open", "9,999", "999.9MB", "999", "99.9MB", "32", "12", "2h", "NO"]
     assert max(map(len, lines)) <= 80
 
@@ -461,6 +462,60 @@ def test_watch_json_is_one_document_a_line(run: Run, monkeypatch: pytest.MonkeyP
     done = run("status", "demo", "--watch", "--json")
     assert done.code == 0
     assert [json.loads(line) for line in done.out.splitlines()] == [STATUS_GOLDEN] * 3
+
+
+def test_watch_json_tells_of_an_error_as_a_document(run: Run, verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch):
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    verbs.error = DaemonUnavailable("ask", "sock", "gone")
+    done = run("status", "--watch", "--json")
+    assert json.loads(done.out)["error"]["kind"] == "DaemonUnavailable"
+    assert "gone" in done.err
+
+
+def test_watch_ends_with_what_will_not_pass(run: Run, verbs: FakeVerbs):
+    assert run("status", "elsewhere", "--watch").code == 3
+    verbs.error = UsageError("read", "x", "wrong")
+    assert run("status", "--watch").code == 2
+
+
+@pytest.mark.parametrize(("daemon", "pause"), [(DaemonStatus(7, "0.1.0", 75.0), 1.0), (None, 5.0)])
+def test_watch_owns_a_root_without_a_daemon_less_often(
+    daemon: DaemonStatus | None, pause: float, run: Run, verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch
+):
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    verbs.daemon = daemon
+    run("status", "--watch")
+    assert slept == [pause]
+
+
+def test_watch_never_takes_the_root_where_a_daemon_was(run: Run, verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    @contextmanager
+    def daemon(options: argparse.Namespace) -> Iterator[Verbs]:
+        asked.append(options.command)
+        if asked:
+            raise DaemonUnavailable("ask the daemon at", "sock", "it is not there")
+        yield verbs
+
+    def sleep(seconds: float) -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(reach, "connect_to_daemon", daemon)
+    monkeypatch.setattr("time.sleep", sleep)
+    done = run("status", "--watch")
+    assert asked == ["status"]
+    assert "it is not there" in done.out
 
 
 # The others
@@ -550,6 +605,27 @@ def test_help_names_every_command_and_setting_but_no_secret(run: Run):
         assert word in done.out
     assert "--http-token" not in done.out
     assert run("flush", "--help").code == 0
+
+
+def test_help_waits_for_nothing_that_it_does_not_show():
+    code = "import sys; from cachesync.cli import main; main(['--help']); print('\\n', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & {"argcomplete", "asyncio", "concurrent.futures", "fsspec", "logging", "rich", "sqlite3"}
+    ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("cachesync.")}
+    assert ours == {f"cachesync.{name}" for name in ("cli", "config", "errors", "keys", "limits")}
+
+
+def test_help_takes_less_than_150_ms():
+    command = [sys.executable, "-m", "cachesync", "--help"]
+    took = []
+    for _ in range(5):
+        before = os.times()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=30)
+        after = os.times()
+        # Its own time: what others do on this machine in the meantime is not of interest.
+        took.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(took) < 0.150, took
 
 
 def test_run_hands_over_to_the_daemon(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

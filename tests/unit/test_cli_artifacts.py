@@ -590,7 +590,7 @@ def test_every_command_that_answers_has_json(run: Run):
     for name in COMMANDS:
         done = run(name, "--help")
         assert done.code == 0
-        assert name in ("run", "mount", "mcp") or "--json" in done.out, name
+        assert name in ("run", "mount", "mcp", "completion") or "--json" in done.out, name
 
 
 def test_evicted_counts_are_told_with_their_unit(run: Run, verbs: FakeVerbs):

@@ -119,6 +119,7 @@ def test_a_flag_that_is_not_given_and_an_empty_variable_do_not_count(read):
         ("CACHESYNC_HTTP", "127.0.0.1:8484", "http", Address("127.0.0.1", 8484)),
         ("CACHESYNC_HTTP", "[::1]:0", "http", Address("::1", 0)),
         ("CACHESYNC_HTTP_TOKEN", "letmein", "http_token", "letmein"),
+        ("CACHESYNC_CLOUDWATCH", "true", "cloudwatch", True),
         ("CACHESYNC_LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ],
 )

@@ -45,6 +45,7 @@ from cachesync.policy import (
     judge_reading,
     last_deletion,
     looks_temporary,
+    may_be_renamed,
     may_be_stored,
     part_size,
 )
@@ -254,6 +255,12 @@ def test_a_large_file_has_at_most_ten_thousand_parts_of_whole_mebibytes(size):
 def test_a_rename_keeps_inode_size_and_mtime(change, same):
     assert is_same_file(STAT, replace(STAT, **change)) is same
     assert is_same_file(replace(STAT, **change), STAT) is same
+
+
+def test_a_file_whose_bytes_were_the_last_thing_to_change_was_not_renamed_since():
+    assert not may_be_renamed(replace(STAT, mtime_ns=7, ctime_ns=7))
+    assert may_be_renamed(replace(STAT, mtime_ns=7, ctime_ns=8))
+    assert may_be_renamed(replace(STAT, mtime_ns=8, ctime_ns=7))  # dated by hand
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

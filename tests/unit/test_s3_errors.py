@@ -99,6 +99,10 @@ def test_answers(code: str, status: int, kind: type[Exception]) -> None:
         (asyncio.CancelledError(), StoreTransient),
         (OSError(errno.ECONNRESET, "reset"), StoreTransient),
         (RuntimeError("Session is closed"), StoreTransient),
+        (
+            RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."),
+            StoreCredentials,
+        ),
         (boto.NoCredentialsError(), StoreCredentials),
         (boto.CredentialRetrievalError(provider="p", error_msg="m"), StoreCredentials),
         (boto.ProfileNotFound(profile="p"), StoreCredentials),

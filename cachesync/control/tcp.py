@@ -1,0 +1,203 @@
+"""The control API on TCP: the routes of the socket behind a guard, and the page.
+
+Whoever can reach the port may open connections, so what one can take is bounded: how many there are, and how long one
+may say nothing, or not take what it asked for. Where there are too many, the one that has been quiet for the longest
+makes room, so that those who only hold connections lock nobody out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from cachesync.config.kinds import Address, is_loopback
+from cachesync.control import wire
+from cachesync.control.exchange import Handler, answer, as_json
+from cachesync.control.guard import Guard, guarded, protect, seal
+from cachesync.control.page_routes import PageRoutes
+from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
+
+CONNECTIONS = 256
+BACKLOG = 256
+QUIET = 10.0
+"""Seconds that a connection may have no request whose head is complete: before the first, and between two."""
+
+STUCK = 60.0
+"""Seconds that a client may take nothing of an answer."""
+
+_LOOK = 0.5
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens at the setting ``http``'s address. Raises ConfigError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        cause = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
+        hint = "is the port in use? give the setting http another one, or turn it off"
+        raise ConfigError(
+            "setting", "http", f"cannot listen on {address.host}:{address.port}: {cause}", hint
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A listening socket, kept by whoever opened it, and who may come in: see Guard."""
+
+    listener: socket.socket
+    host: str
+    names: Collection[str] = ()
+    token: str = field(default="", repr=False)
+
+    @property
+    def address(self) -> str:
+        """Where a browser on this machine finds it."""
+        port = self.listener.getsockname()[1]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # where to ask, not serve
+        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+    @property
+    def beyond(self) -> bool:
+        """Whether others than this machine can reach it."""
+        return not is_loopback(f"http://[{self.host}]" if ":" in self.host else f"http://{self.host}")
+
+
+class TcpSite:
+    """Serves routes at a door. Make it, and call it, in the event loop that serves it.
+
+    ``settings`` are those of aiohttp's connections.
+    """
+
+    def __init__(self, door: Door, table: Collection[web.RouteDef], max_body: int, settings: Mapping[str, Any]) -> None:
+        self._door = door
+        self._settings = settings
+        page = PageRoutes()
+        guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown=page.paths)
+        app = web.Application(middlewares=[_noting, guarded(guard), as_json], client_max_size=max_body)
+        app.on_response_prepare.append(protect)
+        app.add_routes([*page.table(), *table])
+        self._runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
+        self._open: set[_Connection] = set()
+        self._listening: asyncio.Server | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take connections."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._connection, sock=self._door.listener.dup(), backlog=BACKLOG)
+        self._looking = asyncio.create_task(self._look())
+
+    def shut(self) -> None:
+        """Take no more connections; those that there are go on."""
+        if self._listening is not None:
+            self._listening.close()
+
+    async def cleanup(self) -> None:
+        """End all connections."""
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
+        await self._runner.cleanup()
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        """The protocol of a connection that was just taken (a factory of asyncio's)."""
+        if len(self._open) >= CONNECTIONS:
+            quiet = [connection for connection in self._open if not connection.busy]
+            if not quiet:
+                return _Full()
+            min(quiet, key=lambda connection: connection.since).drop()
+        server = self._runner.server
+        assert server is not None  # noqa: S101  # it is set up
+        return _Connection(server, self._open, self._settings)
+
+    async def _look(self) -> None:
+        """End what is quiet for too long, now and then."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            for connection in list(self._open):
+                connection.look()
+
+
+class _Connection(web.RequestHandler):
+    """One connection, which is in ``those_open`` as long as it counts. ``busy`` while a request is being answered."""
+
+    def __init__(self, server: web.Server, those_open: set[_Connection], settings: Mapping[str, Any]) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+        self._those_open = those_open
+        self._waiting = 0
+        self.busy = False
+        self.since = time.monotonic()
+        those_open.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._those_open.discard(self)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer to what is no request: JSON as well, and without what was sent, which may hold a token."""
+        super().handle_error(request, status, exc, message)
+        hint = "see RFC 9112" if status < web.HTTPInternalServerError.status_code else "see the daemon's log"
+        told = UsageError("answer", cause="that is no HTTP request as it is understood here", hint=hint)
+        response = answer(wire.error_json(told), status)
+        seal(response.headers)
+        response.force_close()
+        return response
+
+    def answered(self) -> None:
+        """A request was answered; what was made of it may still be on its way."""
+        self.busy, self.since = False, time.monotonic()
+
+    def drop(self) -> None:
+        """End it, whatever is not sent yet."""
+        self._those_open.discard(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def look(self) -> None:
+        """End it if it asks nothing, or takes nothing of its answer, for too long."""
+        transport = self.transport
+        if self.busy or transport is None:
+            return
+        waiting = transport.get_write_buffer_size()
+        if waiting < self._waiting:  # it takes what it asked for
+            self.since = time.monotonic()
+        self._waiting = waiting
+        if time.monotonic() - self.since > (STUCK if waiting else QUIET):
+            self.drop()
+
+
+@web.middleware
+async def _noting(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The first thing that a request meets: from here to the answer its connection is not quiet."""
+    connection = request.protocol
+    assert isinstance(connection, _Connection)  # noqa: S101  # there are no others here
+    connection.busy = True
+    try:
+        return await handler(request)
+    finally:
+        connection.answered()
+
+
+class _Full(asyncio.Protocol):
+    """There are too many already, and all of them are being served."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  # of TCP
+        cause = f"{CONNECTIONS} others are being served already"
+        body = wire.dumps(wire.error_json(DaemonUnavailable("answer", cause=cause, hint="try again in a moment")))
+        head = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        transport.write(head.encode() + body)
+        transport.close()

@@ -1,0 +1,55 @@
+"""The token for TCP that nobody has configured: made once, and kept in the state folder for its owner alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from cachesync.errors import ConfigError
+
+NAME = "http.token"
+_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+def kept_token(state: Path) -> str:
+    """The token of this state folder; a new one where there is none, or something else in its place.
+
+    Raises ConfigError if it cannot be kept.
+    """
+    path = state / NAME
+    token = _read(path)
+    if token is not None:
+        return token
+    token = secrets.token_urlsafe(_BYTES)
+    made = state / "tmp" / f"{NAME}.{os.getpid()}"
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(made)
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(token + "\n")
+        os.replace(made, path)
+    except OSError as error:
+        hint = "set http_token, or mend the state folder"
+        raise ConfigError("keep the token for the setting http in", str(path), error.strerror, hint) from error
+    return token
+
+
+def _read(path: Path) -> str | None:
+    """What is kept, if it is a file of our own that nobody else can read or has another name for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+        if not ours or stat.S_IMODE(found.st_mode) & 0o077:
+            return None
+        text = file.read(256).decode("ascii", "replace").strip()
+    return text if _TOKEN.fullmatch(text) else None

@@ -1,0 +1,143 @@
+// A list of any length of which only the rows in sight are in the document. One stop for the Tab key; arrows move in it.
+
+import { el } from "./build.js";
+
+const SPARE = 8;
+
+export class List {
+  // `row(item)` makes what a row shows; `key(item)` names it; `open(item)` is what Enter and a click do.
+  constructor({ label, height, row, key, open, more, empty }) {
+    this.height = height;
+    this.row = row;
+    this.key = key;
+    this.open = open;
+    this.more = more;
+    this.empty = empty;
+    this.items = [];
+    this.at = -1;
+    this.id = `list-${(List.made = (List.made ?? 0) + 1)}`;
+    this.inner = el("div", { class: "rows", role: "presentation" });
+    this.box = el(
+      "div",
+      {
+        class: "list",
+        role: "listbox",
+        tabindex: "0",
+        "aria-label": label,
+        onscroll: () => this.later(),
+        onkeydown: (event) => this.press(event),
+        onclick: (event) => this.click(event),
+        onfocus: () => this.at < 0 && this.items.length && this.choose(0, false),
+      },
+      this.inner,
+    );
+    this.note = el("p", { class: "empty", hidden: true });
+    this.element = el("div", { class: "list-frame" }, this.box, this.note);
+    this.watch = new ResizeObserver(() => this.later());
+    this.watch.observe(this.box);
+  }
+
+  show(items, note = this.empty ?? "") {
+    const chosen = this.items[this.at];
+    this.items = items;
+    if (chosen) this.at = items.findIndex((item) => this.key(item) === this.key(chosen));
+    this.inner.style.height = `${items.length * this.rowHeight()}px`;
+    this.note.hidden = items.length > 0 || !note;
+    this.note.textContent = note;
+    this.box.hidden = items.length === 0;
+    this.drawn = null;
+    this.later();
+  }
+
+  rowHeight() {
+    return typeof this.height === "function" ? this.height() : this.height;
+  }
+
+  later() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const height = this.rowHeight();
+    this.inner.style.height = `${this.items.length * height}px`;
+    const first = Math.max(0, Math.floor(this.box.scrollTop / height) - SPARE);
+    const last = Math.min(this.items.length, Math.ceil((this.box.scrollTop + this.box.clientHeight) / height) + SPARE);
+    const sight = `${first}-${last}-${this.at}`;
+    if (this.drawn !== sight) {
+      this.drawn = sight;
+      this.inner.replaceChildren(
+        ...this.items.slice(first, last).map((item, number) => this.option(item, first + number, height)),
+      );
+    }
+    if (this.more && last >= this.items.length - SPARE) this.more();
+  }
+
+  option(item, number, height) {
+    const chosen = number === this.at;
+    const option = el(
+      "div",
+      {
+        class: chosen ? "row chosen" : "row",
+        role: "option",
+        id: `${this.id}-${number}`,
+        "aria-selected": String(chosen),
+        "aria-setsize": this.items.length,
+        "aria-posinset": number + 1,
+        data: { number },
+      },
+      this.row(item),
+    );
+    option.style.height = `${height}px`;
+    option.style.transform = `translateY(${number * height}px)`;
+    if (chosen) this.box.setAttribute("aria-activedescendant", option.id);
+    return option;
+  }
+
+  choose(number, visibly = true) {
+    this.at = Math.max(0, Math.min(this.items.length - 1, number));
+    if (visibly) {
+      const height = this.rowHeight();
+      const top = this.at * height;
+      if (top < this.box.scrollTop) this.box.scrollTop = top;
+      else if (top + height > this.box.scrollTop + this.box.clientHeight)
+        this.box.scrollTop = top + height - this.box.clientHeight;
+    }
+    this.later();
+  }
+
+  press(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const page = Math.max(1, Math.floor(this.box.clientHeight / this.rowHeight()) - 1);
+    const to = {
+      ArrowDown: this.at + 1,
+      j: this.at + 1,
+      ArrowUp: this.at - 1,
+      k: this.at - 1,
+      PageDown: this.at + page,
+      PageUp: this.at - page,
+      Home: 0,
+      End: this.items.length - 1,
+    }[event.key];
+    if (to !== undefined) this.choose(to);
+    else if (event.key === "Enter" && this.items[this.at]) this.open?.(this.items[this.at]);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // By where it is, not by what it hits: the row may have been drawn anew between press and release.
+  click(event) {
+    const number = Math.floor((event.clientY - this.inner.getBoundingClientRect().top) / this.rowHeight());
+    if (!this.items[number]) return;
+    this.choose(number, false);
+    this.open?.(this.items[number]);
+  }
+
+  close() {
+    this.watch.disconnect();
+    cancelAnimationFrame(this.frame);
+  }
+}
