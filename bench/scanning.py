@@ -25,12 +25,13 @@ def main() -> None:
         sessions = sorted(entry.name for entry in os.scandir(config.root) if not entry.name.startswith("."))
         for name in ("first", "idle"):
             before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-            marked = sum(engine.scanner.scan(session).marked for session in sessions)
+            results = [engine.scanner.scan(session) for session in sessions]
             after = resource.getrusage(resource.RUSAGE_SELF)
             told |= {
                 name: time.perf_counter() - begun,
                 f"{name} cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-                f"{name} marked": marked,
+                f"{name} files": sum(result.changed for result in results),
+                f"{name} marks": sum(result.marked for result in results),
             }
     print(json.dumps(told | {"rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 

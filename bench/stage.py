@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from bench.raw import put_all
 from bench.table import Row
 from bench.target import REGION, Target
 from cachesync.devserver import DevServer
+from cachesync.errors import CacheSyncError
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Stage:
     pinned: bool = False
     label: str = ""
     buckets: list[str] = field(default_factory=list)
-    _folders: int = 0
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of folders; one row of them for a stage and those that are made of it with ``replace``."""
 
     def target(self) -> Target:
         """A bucket with nothing in it. The server has made room for it: that takes it up to a second, once a bucket."""
@@ -70,8 +73,7 @@ class Stage:
 
     def folder(self, name: str) -> Path:
         """The path of a folder that was not there, and is not yet."""
-        self._folders += 1
-        return self.place / f"{self._folders}-{name}"
+        return self.place / f"{next(self._numbers)}-{name}"
 
     def among(self, candidates: Sequence[str]) -> list[str]:
         """Who of the candidates takes part, in this run's order."""
@@ -121,7 +123,7 @@ class Stage:
         work = f"{self.label}{work}"
         try:
             return Row(work, who, measured())
-        except (WentWrong, OSError) as error:
+        except (WentWrong, OSError, CacheSyncError) as error:
             return Row(work, who, {}, f"failed: {error}")
 
 

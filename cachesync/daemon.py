@@ -209,6 +209,8 @@ class Daemon:
         try:
             door = self._door()
             control = serve()
+            if not first:
+                engine.journal.sessions.unlearn_all()
             engine.start()
             attendant.start()
             if first:

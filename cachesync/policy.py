@@ -22,9 +22,10 @@ from cachesync.model import Entry, FileStat, Kind
 
 MIB = 1024 * 1024
 PART_SIZE = 16 * MIB
+"""Above this a file goes up in parts of this size, so memory is bounded by the parts in flight."""
+
 SMALLEST_COPY = 5 * MIB
 LONGEST_TAIL = 8 * PART_SIZE
-"""Above this a file goes up in parts of this size, so memory is bounded by the parts in flight."""
 
 MAX_PARTS = 10_000
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fsspec
 
@@ -105,7 +107,11 @@ def _engine(on: Stage, target: Target) -> Iterator[Engine]:
     root = on.folder("lazy")
     run_for_output([*CACHESYNC, "open", "s", "--lazy", "--root", root], target.env)
     config = load({"root": str(root)}, target.env, Path("/"))
-    with contextlib.closing(open_store(config)) as store, contextlib.closing(Engine(config, store)) as built:
+    with (
+        mock.patch.dict(os.environ, target.env),  # the SDK takes endpoint and credentials from there
+        contextlib.closing(open_store(config)) as store,
+        contextlib.closing(Engine(config, store)) as built,
+    ):
         yield built
 
 

@@ -380,7 +380,7 @@ def test_a_store_that_cannot_be_asked_is_never_an_absence(unreachable, tmp_path)
         "get": lambda: fs.get("s1/a", str(tmp_path / "a")),
     }
     for name, ask in asked.items():
-        with pytest.raises(OSError, match=r"Could not connect to the endpoint") as caught:
+        with pytest.raises(OSError, match=r"(?i)connect to") as caught:
             ask()
         assert caught.value.errno == errno.EIO, name
         assert isinstance(caught.value.__cause__, StoreUnreachable), name

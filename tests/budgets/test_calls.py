@@ -1,0 +1,87 @@
+"""Calls of Python functions: what a file costs the interpreter, whatever the machine. Threads too: whoever stores,
+scans and flushes makes none.
+
+The calls of a file differ a little with the version of Python and of what is imported, so each budget is what was
+measured (on 3.11) and ``MARGIN``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.budgets.conftest import Counted, S
+from tests.budgets.counting import Done
+
+pytestmark = pytest.mark.s3
+
+FEW, MANY = 10, 30
+MARGIN = 1
+
+
+def a_file(few: Done, many: Done) -> float:
+    """What one file more costs: the difference of two runs, so that what comes once is not in it."""
+    return (many.python.total() - few.python.total()) / (MANY - FEW)
+
+
+def shown(few: Done, many: Done) -> str:
+    """The functions that one file more calls, most often called first."""
+    more = many.python.copy()
+    more.subtract(few.python)
+    lines = [f"    {count / (MANY - FEW):6.2f} {name}" for name, count in more.most_common() if count > 0]
+    return "\n".join([f"a file is {a_file(few, many)} calls:", *lines])
+
+
+def scanned(counting: Counted, count: int) -> Done:
+    counting.write(*(f"f{number}" for number in range(count)))
+    counting.settle()
+    with counting.counted(calls=True) as done:
+        counting.driven.scan(S, recheck=True)
+    return done
+
+
+def noticed(counting: Counted, count: int, mark: str) -> Done:
+    counting.write(*(f"{mark}{number}" for number in range(count)))
+    with counting.counted(calls=True) as done:
+        counting.notice()
+    return done
+
+
+def stored(counting: Counted, count: int, mark: str) -> Done:
+    noticed(counting, count, mark)
+    with counting.counted(calls=True) as done:
+        assert counting.driven.pump() == count
+    return done
+
+
+def flushed(counting: Counted, count: int) -> Done:
+    counting.write(*(f"f{number}" for number in range(count)))
+    counting.settle()
+    counting.write("changed", text=str(count))
+    with counting.counted(calls=True) as done:
+        counting.flush()
+    return done
+
+
+def test_a_scan_is_15_calls_for_a_file_that_is_as_it_was(counting: Counted):
+    few, many = scanned(counting, FEW), scanned(counting, MANY)
+    assert a_file(few, many) <= 15 + MARGIN, shown(few, many)
+    assert many.threads == []
+
+
+def test_a_new_file_is_noticed_in_30_calls(counting: Counted):
+    few, many = noticed(counting, FEW, "few"), noticed(counting, MANY, "many")
+    assert a_file(few, many) <= 30 + MARGIN, shown(few, many)
+    assert many.threads == []
+
+
+def test_a_small_file_is_stored_in_211_calls(counting: Counted):
+    stored(counting, 1, "connected")
+    few, many = stored(counting, FEW, "few"), stored(counting, MANY, "many")
+    assert a_file(few, many) <= 211 + MARGIN, shown(few, many)
+    assert many.threads == []
+
+
+def test_a_flush_of_one_change_is_41_calls_for_each_file_that_stands(counting: Counted):
+    few, many = flushed(counting, FEW), flushed(counting, MANY)
+    assert a_file(few, many) <= 41 + MARGIN, shown(few, many)
+    assert many.threads == []
