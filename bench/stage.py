@@ -80,11 +80,12 @@ class Stage:
         return [who for who in self.order if who in candidates]
 
     def objects(self, target: Target, prefix: str = "") -> dict[str, int]:
-        """What a bucket holds: sizes by key, without what cachesync keeps for itself. Asked past the link."""
+        """What a bucket holds: sizes by key, without directories and what cachesync keeps for itself. Asked past the
+        link."""
         with contextlib.closing(self._client()) as client:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=target.bucket, Prefix=prefix)
             found = {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", ())}
-        return {key: size for key, size in found.items() if "/.cachesync/" not in key}
+        return {key: size for key, size in found.items() if "/.cachesync/" not in key and not key.endswith("/")}
 
     def check(self, target: Target, files: int, size: int, prefix: str = "") -> None:
         """Raise WentWrong unless a bucket holds so many objects and bytes below a prefix."""

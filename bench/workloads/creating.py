@@ -23,6 +23,7 @@ _LATENCY_SIZE = 1000
 _KERNEL_FORGETS = 1.1
 """Seconds after which it asks a FUSE server again what it was told."""
 _MIB_IN_SEQUENCE = 256
+_NAMES = "names, us each"
 
 
 def run(on: Stage) -> Iterator[Row]:
@@ -104,13 +105,13 @@ def _at(times: list[float], share: float) -> float:
 def _visits(on: Stage, who: str, here: Place | str, tar: Path, names: Path | None) -> Iterator[Row]:
     """What programs do in one directory after the other."""
     if isinstance(here, str):
-        yield Row("names", who, {}, here)
+        yield Row(_NAMES, who, {}, here)
         return
     top = here.folder
     forget = 0.0 if who in ("ext4", "cachesync root") else _KERNEL_FORGETS
     works: dict[str, Callable[[], dict[str, float]]] = {}
     if names is not None:
-        works["names, us each"] = partial(_names, names, top / "names", on.sizes.names, forget)
+        works[_NAMES] = partial(_names, names, top / "names", on.sizes.names, forget)
     works["one file in sequence"] = partial(_sequence, top / "sequence", min(_MIB_IN_SEQUENCE, on.sizes.big_mib))
     if who != "libfuse's passthrough":
         works["trees: tar, git, grep, cp, SQLite"] = lambda: mixed(top / "trees", tar)

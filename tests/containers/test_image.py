@@ -14,9 +14,9 @@ from uuid import uuid4
 import pytest
 
 from tests.containers.engine import CONTEXT, TOP, Engine
+from tests.promises.documents import FENCE, Step
 from tests.promises.host import eventually
 from tests.promises.line import Line
-from tests.promises.test_readme import FENCE, Step
 from tests.servers import SeaweedServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.timeout(420)]

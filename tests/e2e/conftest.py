@@ -32,9 +32,10 @@ QUIET = [
 OpenPage = Callable[..., Watched]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all; each page has a context of its own."""
+    """One browser for a module; each page has a context of its own. No longer: while Playwright runs, its event loop is
+    that of the thread, and no test that comes after has one of its own."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not REQUIRED:
         pytest.importorskip("playwright")

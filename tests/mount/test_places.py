@@ -51,8 +51,8 @@ def test_a_root_on_an_overlay(make_mounted: MakeMounted, tmp_path: Path) -> None
         before = sh("find . -type f | sort | xargs sha256sum", session)
         assert (session / "old").read_text() == "of the imagemore\n"
         assert host.run("close", "s").code == 0
-        # An overlay gives a directory another time of birth when it copies it up: it is taken for another directory, and
-        # what was stored of "old" by then for bytes that nobody here saw.
+        # An overlay gives a directory another time of birth when it copies it up: it is taken for another directory,
+        # and what was stored of "old" by then for bytes that nobody here saw.
         assert sh("find . -type f | grep -v conflict | sort | xargs sha256sum", session) == before
         host.stored("s")
         objects = host.objects("s")

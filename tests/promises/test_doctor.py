@@ -73,6 +73,21 @@ def test_no_credentials_at_all(host: Host):
     assert "AWS_ACCESS_KEY_ID" in problems(done)["credentials"]
 
 
+def test_credentials_that_have_expired(host: Host):
+    """From a program that hands out old ones again and again: said once, in our words alone."""
+    program = host.folder / "hand-out"
+    keys = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "2020-01-01T00:00:00Z"}
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(keys)}'\n")
+    program.chmod(0o700)
+    config = host.folder / "aws-config"
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_CONFIG_FILE": str(config)}
+    done = host.run("doctor", "--json", env=none)
+    assert (done.code, done.err) == (1, "")
+    assert "expired at 2020-01-01T00:00:00Z | renew them" in problems(done)["credentials"]
+    assert "| renew the credentials" in problems(done)["store"]
+
+
 def test_a_store_that_says_nothing_does_not_hold_it_up(host: Host):
     with deaf_server() as endpoint:
         done = host.run("doctor", "--json", env={"S3_ENDPOINT": endpoint})
