@@ -157,22 +157,23 @@ class Learner:
                 )
         gone = self._gone(session, [*unseen, *standing])
         hidden = self._asked(session, sorted(unlisted)[:_UNLISTED])  # or the next manifest would forget them
+        unshown = [(path, _stored(info, found, path)) for path, info in hidden.items()]
         with self.standing:
-            sessions.learn(
-                session, [(path, _stored(info, found, path)) for path, info in hidden.items()], [], overtaken=overtaken
-            )
+            if unshown:
+                sessions.learn(session, unshown, [], overtaken=overtaken)
             residence.supersede(session, [(path, standing[path][0], None) for path in gone if path in standing])
             for path in gone:
                 sessions.forget_evicted(session, path, overtaken=overtaken)
             if MANIFEST in overtaken:  # it was read before this host wrote the one that there is now
                 found = None
-            if found is not None:
+            row = sessions.get(session)
+            merged = None if row is None else row.manifest
+            if found is not None and found.version != merged:  # else it would learn links again that are gone since
                 residence.supersede_others(session, dict(found.others), whole=not found.flaws)
                 sessions.learn(session, [], found.others)
                 if not found.flaws:
                     sessions.forget_others(session, [path for path, _ in found.others])
-            row = sessions.get(session)
-            written = row.manifest if row is not None and MANIFEST in overtaken else None
+            written = merged if MANIFEST in overtaken else None
             sessions.set_learned(session, written if found is None else found.version)
         return astray
 

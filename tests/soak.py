@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TOLD = re.compile(r"^(?:daemons killed|seed |\d+ schedules|=*\s*\d+ (?:passed|failed)|FAILED|ERROR)")
+TOLD = re.compile(r"^(?:daemons killed|load: |seed |\d+ schedules|=*\s*\d+ (?:passed|failed)|FAILED|ERROR)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,11 +65,12 @@ class Sessions:
         self._ledger.add(name, now)
 
     def get(self, name: str) -> Session | None:
-        """A session's row, or None if it was never seen."""
+        """A session's row, or None if it was never seen. One that is being added has none before its number is known:
+        all other verbs ask by that."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
-            " confirmed, lost FROM session WHERE name = ?",
-            (name,),
+            " confirmed, lost FROM session WHERE id = ?",
+            (self._ledger.number(name),),
         )
         if row is None:
             return None
@@ -204,6 +205,11 @@ class Sessions:
         if (row := self.get(name)) is not None and row.learned:
             with self._ledger.db.write(durable=True) as db:
                 db.execute(UNLEARN, (self._ledger.id(name),))
+
+    def unlearn_all(self) -> None:
+        """Another journal may have been at work in this one's place: the next use of each session asks the store."""
+        with self._ledger.db.write() as db:
+            db.execute("UPDATE session SET learned = 0")
 
     def evicted(self, name: str) -> set[str]:
         """The files that are only in the store."""

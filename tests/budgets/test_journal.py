@@ -143,7 +143,7 @@ def test_evict_is_one_durable_commit_for_a_hundred_files(counting: Counted):
     assert (len(done.commits), done.durable) == (2, 2), str(done)
 
 
-def test_open_is_at_most_a_commit_a_file_and_9_more_and_none_of_them_waits_for_the_disk(counting: Counted):
+def test_open_is_at_most_a_commit_a_file_and_6_more_and_none_of_them_waits_for_the_disk(counting: Counted):
     """What has come meanwhile is put in place together, in one commit: how much that is, the store's speed decides."""
     counting.write(*NAMES)
     counting.settle()
@@ -152,7 +152,7 @@ def test_open_is_at_most_a_commit_a_file_and_9_more_and_none_of_them_waits_for_t
         assert counting.engine.lifecycle.open(S).fetched == MANY + 1
     placing = [commit for commit in tables(done) if "update entry" in commit]
     assert len(placing) <= MANY + 1 + 1, str(done)  # and one for the directories
-    assert len(done.commits) - len(placing) == 8, str(done)
+    assert len(done.commits) - len(placing) == 5, str(done)
     assert done.durable == 0, str(done)
 
 

@@ -18,14 +18,18 @@ Recorder = Callable[[str, object], None]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many daemons were killed: that number is the point of these tests."""
+    """Say how many daemons were killed, and what else was counted: those numbers are the point of these tests."""
     told: Counter[str] = Counter()
+    counts: list[str] = []
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", "") == "teardown":
                 told.update({name: value for name, value in report.user_properties if name in ("kills", "faults")})
+                counts += [value for name, value in report.user_properties if name == "counts"]
     if told:
         terminalreporter.write_line(f"daemons killed: {told['kills']}, requests spoiled: {told['faults']}")
+    for line in counts:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

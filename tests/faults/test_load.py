@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from cachesync.errors import CacheSyncError
+from tests.faults.conftest import Recorder
 from tests.faults.harness import REPOSITORY, Bench, until
 from tests.faults.proxy import Chance, Proxy
 from tests.faults.test_crash import final_state
@@ -50,12 +51,17 @@ class Footprint:
         descriptors = len(os.listdir(self._proc / "fd"))
         self.samples.append((int(status["VmRSS"].split()[0]), descriptors, int(status["Threads"])))
 
+    def most(self) -> list[tuple[int, ...]]:
+        """The most of each in the first, the second and the last third of the time."""
+        third = len(self.samples) // 3
+        parts = self.samples[:third], self.samples[third : 2 * third], self.samples[2 * third :]
+        return [tuple(map(max, zip(*rows, strict=True))) for rows in parts]
+
     def check_flat(self) -> None:
         """The last third is no more than the second."""
-        third = len(self.samples) // 3
-        middle, last = self.samples[third : 2 * third], self.samples[2 * third :]
+        _, middle, last = self.most()
         for index, allowed in ((0, 0), (1, FDS), (2, THREADS)):
-            before, after = max(row[index] for row in middle), max(row[index] for row in last)
+            before, after = middle[index], last[index]
             limit = before * GROWTH if index == 0 else before + allowed
             assert after <= limit, f"{('KiB', 'descriptors', 'threads')[index]}: {before}, then {after}"
 
@@ -93,7 +99,9 @@ def clients(bench: Bench, count: int) -> Iterator[list[str]]:
     assert all(asked), "some client never got an answer"
 
 
-def test_p02_two_hundred_sessions_through_a_store_that_fails(remote: Bench, proxy: Proxy, tmp_path: Path) -> None:
+def test_p02_two_hundred_sessions_through_a_store_that_fails(
+    remote: Bench, proxy: Proxy, tmp_path: Path, record_property: Recorder
+) -> None:
     for name in SESSIONS:
         (remote.root / name).mkdir()
     remote.start()
@@ -115,7 +123,14 @@ def test_p02_two_hundred_sessions_through_a_store_that_fails(remote: Bench, prox
     assert wrong == []
     footprint.check_flat()
     assert proxy.chance.hits > 10
+    ended = time.monotonic()
     until(lambda: not any(s.dirty for s in remote.client.status().sessions), "all is stored, faults or not", 120, 0.2)
+    used = "; ".join(f"{kib // 1024} MiB, {fds} fds, {threads} threads" for kib, fds, threads in footprint.most())
+    counts = (
+        f"load: {len(log.read_bytes().splitlines())} changes in {SECONDS:.0f} s, {len(proxy.records)} requests,"
+        f" {proxy.chance.hits} spoiled, all stored {time.monotonic() - ended:.1f} s later; by thirds: {used}"
+    )
+    record_property("counts", counts)
     proxy.clear()
     for name, files in final_state(log).items():
         assert remote.local(name) == files, "the test's program lost track"

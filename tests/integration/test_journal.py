@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cachesync.errors import ConfigError, JournalDamaged, JournalUnavailable, UsageError
 from cachesync.journal import Journal, set_aside
 from cachesync.journal.rows import WORK
-from cachesync.model import Conflict, Entry, FileStat, Kind, Mark, Multipart, Stored, Version
+from cachesync.model import Conflict, Entry, FileStat, Kind, Mark, Multipart, Session, Stored, Version
 
 S = "s"
 NOW = 1000.0
@@ -845,3 +845,24 @@ def test_every_hot_query_uses_its_index(desk):
             wrong[name] = plan
     assert not wrong
     assert WORK
+
+
+def test_a_session_that_another_thread_is_adding_is_there_wholly_or_not_at_all(desk, monkeypatch):
+    """It is committed before its number is known to those who ask by it."""
+    database, plain = desk.journal._ledger.db, desk.journal._ledger.db.write
+    met: list[Session | None] = []
+
+    @contextlib.contextmanager
+    def write(**options):
+        with plain(**options) as db:
+            yield db
+        if not met:  # committed, and add has not returned
+            met.append(desk.sessions.get("new"))
+            if met[0] is not None:
+                desk.sessions.set_directory("new", "1 2")
+
+    monkeypatch.setattr(database, "write", write)
+    desk.sessions.add("new", NOW)
+    assert len(met) == 1
+    desk.sessions.set_directory("new", "1 2")
+    assert desk.sessions.get("new").directory == "1 2"

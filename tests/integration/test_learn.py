@@ -127,6 +127,27 @@ def test_what_an_old_listing_lacks_and_the_manifest_has_is_not_forgotten(a, tmp_
         b.stop()
 
 
+def test_a_link_that_went_after_the_last_manifest_does_not_come_back_from_it(a):
+    """Its row went with that of a file which stood in its place."""
+    a.write("stays")
+    link = a.session / "link"
+    link.symlink_to("elsewhere")
+    a.flush()
+    link.unlink()
+    a.driven.scan(S)
+    a.write("link", "a file")
+    a.driven.scan(S)
+    link.unlink()
+    a.driven.scan(S)
+    a.driven.clock.push(100.0)
+    a.driven.pump()
+    assert a.entry("link") is None
+    a.driven.engine.learner.again(S)
+    assert known(a) == {"stays"}
+    a.flush()
+    assert manifest.read(a.store, manifest_key("", S)).others == []
+
+
 def test_a_directory_that_no_manifest_has_yet_is_new_when_it_comes_back_with_its_session(a, tmp_path):
     a.write("file")
     a.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,26 @@ def test_what_is_made_where_a_directory_is_only_in_the_store_stands_in_it(mounte
     assert mounted.run("flush", "s").code == 0
     assert mounted.in_bucket() == {"d/e/a", "d/e/b"}
     assert (mounted.mnt / "s" / "d" / "e" / "a").read_bytes() == b"alpha"
+
+
+def test_a_directory_that_only_the_store_tells_of_outlives_what_is_in_it(mounted):
+    """What other tools stored has no directories: they are told of by the names below them."""
+    fill(mounted, {"stays": b"here"})
+    for path in ("d/e/a", "d/e/b", "tree/deep/c", "from/f"):
+        mounted.s3.put_object(Bucket=mounted.bucket, Key=f"sessions/s/{path}", Body=b"of another tool")
+    assert mounted.run("open", "s", "--lazy").code == 0
+    session = mounted.mnt / "s"
+    (session / "d" / "e" / "a").unlink()
+    (session / "d" / "e" / "b").unlink()
+    assert os.listdir(session / "d" / "e") == []
+    (session / "d" / "e" / "made").write_bytes(b"in a directory that is empty, and there")
+    (session / "from" / "f").rename(session / "f")
+    assert os.listdir(session / "from") == []
+    shutil.rmtree(session / "tree")
+    assert sorted(os.listdir(session)) == ["d", "f", "from", "stays"]
+    (session / "from").rmdir()
+    assert mounted.stored("s")["conflicts"] == []
+    assert mounted.in_bucket() == {"stays", "f", "d/e/made"}
 
 
 def test_removing_a_whole_session_removes_nothing_in_the_store(mounted):

@@ -291,6 +291,10 @@ class SimulatedHost:
         """The session's files as they stand."""
         return files_of(self.session)
 
+    def files_away(self) -> dict[str, bytes]:
+        """Those of the session's directory that was moved away."""
+        return files_of(self.away)
+
     def everything(self) -> set[bytes]:
         """The bytes of every file that the host has anywhere: in the session, moved away, on its way in or out."""
         staging = self.root / ".cachesync" / "staging"

@@ -7,11 +7,13 @@ rm, a foreign tool's PUT or DELETE of its key). Everything else must be somewher
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
@@ -48,12 +50,17 @@ class Ledger:
         """By host: paths that a program removed by name, in the directory that stands there still."""
         self.must_go: dict[str, set[str]] = {host.name: set() for host in hosts}
         """... of which the journal knew that they are stored and here."""
+        self.went_at: dict[str, float] = {}
+        """When a program last took something away that the store has."""
         self.deleted_at: dict[str, float] = {}
+        """... of which the engine was told, or saw it: of what happened a moment ago it cannot know."""
         self.set_aside: dict[str, tuple[set[str], set[str]]] = {}
         self.clock_stepped: set[str] = set()
+        self.forgetful: set[str] = set()
+        """Hosts whose journal has lost something."""
         self.believing: set[str] = set()
-        self.asked: set[str] = set()
-        """Paths that are put or removed by name right now."""
+        self.asked: dict[str, str] = {}
+        """Paths that are put or removed by name right now, and on which host."""
 
     # -- what is told to it --------------------------------------------------------------------------------------------
 
@@ -64,6 +71,26 @@ class Ledger:
     def give_up(self, contents: Iterable[bytes]) -> None:
         """Somebody who saw these replaced or removed them."""
         self.given_up |= set(contents)
+
+    @contextlib.contextmanager
+    def asking(self, host: SimulatedHost, path: str) -> Iterator[None]:
+        """While it lasts a path is put or removed by its name there."""
+        self.asked[path] = host.name
+        try:
+            yield
+        finally:
+            self.asked.pop(path, None)
+
+    def seen(self, host: str, key: str, held: Held) -> None:
+        """A host asked for an object. Who puts or removes it by name has then seen it, whoever wrote it and however
+        short before: it may be replaced even if the process dies in between and the next one goes on."""
+        if self.asked.get(key.removeprefix(PREFIX)) == host:
+            self.give_up([held.data])
+
+    def looked(self, host: SimulatedHost) -> None:
+        """The engine there has been told of everything that a program did, or has seen it."""
+        if host.name in self.went_at:
+            self.deleted_at[host.name] = self.went_at[host.name]
 
     def absence(self, host: SimulatedHost) -> None:
         """From now on what is missing there was not deleted by name (P7)."""
@@ -77,7 +104,8 @@ class Ledger:
         path = key.removeprefix(PREFIX)
         if key == MANIFEST:
             return
-        if new is None and path not in self.asked:
+        asked = self.asked.get(path) == host.name
+        if new is None and not asked:
             check(host.session.is_dir(), "P7", f"{path} is deleted by the absence of its session")
             replaced = (host.session / path).is_symlink()
             named = path in self.deleted[host.name]
@@ -88,7 +116,7 @@ class Ledger:
             check(not early or renamed or replaced, "P8", f"{path} is deleted {now - at:.3f} s after it went")
         if old is None or (new is not None and new.data == old.data):
             return
-        if path in self.asked:
+        if asked:
             self.give_up([old.data])
         check(".conflict-" not in path or new is None, "P9", f"{path} is changed")
         lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
@@ -130,7 +158,7 @@ class Ledger:
     def flush_said_stored(self, host: SimulatedHost, before: dict[str, bytes], report: FlushReport) -> None:
         """P1, P3: all that stood there when it began, and still does, is stored, and listed."""
         here = host.files()
-        ignored = {skipped.path for skipped in report.skipped}
+        ignored = {skipped.path for skipped in report.skipped} | _ignored_meanwhile(before, here)
         check(report.manifest == MANIFEST, "P3", "stored, and no manifest is named")
         listed = self.listed()
         for path, data in before.items():
@@ -177,6 +205,17 @@ class Ledger:
                 check(another, "P2", f"{path} on {host.name} is {data!r}, the store has {held and held.data!r}")
                 check(data in self.store.versions(key), "P2", f"{path}: {data!r} of {host.name} was never stored")
 
+    def deletions_followed(self, host: SimulatedHost) -> None:
+        """P8: what was removed by its name is not in the store, also if nobody had seen it stored; unless the journal
+        was lost, the power was, or it is ignored: then nobody knows whose it is. Bytes that nobody gave up stay: who
+        made a file of an evicted one's name, and removed it again, saw nothing of them."""
+        if host.name in self.forgetful or host.files().get(FILE_NAME):
+            return
+        for path in self.deleted[host.name] - host.files().keys():
+            held = self.store.objects.get(PREFIX + path)
+            stands = held is not None and held.writer == host.name and held.data in self.given_up
+            check(not stands, "P8", f"{path} was removed on {host.name}, and is in the store when all is quiet")
+
     def dirty(self, host: SimulatedHost) -> list[str]:
         if host.driven is None or SESSION not in host.driven.engine.journal.sessions.names():
             return []
@@ -207,6 +246,15 @@ class Ledger:
 
 def _has_work(entry: Any) -> bool:
     return bool(entry.dirty and (entry.kind is Kind.FILE or entry.stored is not None))
+
+
+def _ignored_meanwhile(before: dict[str, bytes], here: dict[str, bytes]) -> set[str]:
+    """What a program said while it was flushed that is not to be stored."""
+    now = here.get(FILE_NAME, b"")
+    if before.get(FILE_NAME, b"") == now:
+        return set()
+    rules = IgnoreRules(SESSION, session_text=now.decode())
+    return {path for path in here if rules.reason(path, is_dir=False)}
 
 
 def _is_left_out(path: str, ignored: set[str]) -> bool:

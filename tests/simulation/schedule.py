@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 Argument = int | float | str | bool
@@ -16,7 +16,7 @@ HOSTS = 2
 @dataclass(frozen=True, slots=True)
 class Step:
     """One thing that somebody does on host ``host``. ``inner`` is what happens in the middle of a later step of the
-    engine (verb "trap"); without it the engine is killed there."""
+    engine (verb "trap"); without it the engine is killed there. Of what happens there it is what happens next."""
 
     verb: str
     host: int = 0
@@ -157,6 +157,11 @@ INSIDE = (
     "foreign_delete",
 )
 OTHERS = ("flush", "pump", "scan", "evict", "open")
+ON_ONE = ("write", "append", "flip", "replace", "rename", "unlink", "unlink", "symlink", "symlink", "touch")
+"""What programs do with one file, which is the first argument."""
+
+BESIDE = ("notice", "notice", "scan", "pump", "flush", "evict")
+"""What other threads of the same process do while one waits for the store."""
 
 
 def generate(seed: int) -> Schedule:
@@ -170,7 +175,7 @@ def generate(seed: int) -> Schedule:
     for number in range(len(steps), len(steps) + rng.randrange(4, 20)):
         host = int(rng.random() < second)
         if rng.random() < traps:
-            steps.append(_trap(rng, host, number))
+            steps.append(_trap(rng, host, number, _recent(steps)))
         steps.append(_step(rng, verbs, rng.choices(names, weights)[0], host, number))
     return Schedule(
         seed,
@@ -180,6 +185,11 @@ def generate(seed: int) -> Schedule:
         third=rng.random() < 0.25,
         steps=tuple(steps),
     )
+
+
+def _recent(steps: Sequence[Step]) -> str:
+    """The file that was written last."""
+    return str(next(step.args[0] for step in reversed(steps) if step.verb == "write"))
 
 
 def _mixture(rng: random.Random) -> dict[str, tuple[float, Make]]:
@@ -197,10 +207,12 @@ def _step(rng: random.Random, verbs: dict[str, tuple[float, Make]], verb: str, h
     return Step(verb, host, verbs[verb][1](rng, number))
 
 
-def _trap(rng: random.Random, host: int, number: int) -> Step:
+def _trap(rng: random.Random, host: int, number: int, recent: str) -> Step:
     """Something in the middle of what the engine does next: at a request, a transaction, or a look at the disk."""
     point = rng.choice(("request", "journal", "look"))
     args = (point, min(30, int(rng.expovariate(0.2))), rng.random() < 0.5)
+    if point == "request" and rng.random() < 0.5:
+        return Step("trap", host, args, _meanwhile(rng, host, number, recent))
     if rng.random() < 0.5:
         return Step("trap", host, args)
     if rng.random() < 0.2:
@@ -208,3 +220,25 @@ def _trap(rng: random.Random, host: int, number: int) -> Step:
         return Step("trap", host, args, _step(rng, verbs, verb, 1 - host, number + 500))
     verb = rng.choice(INSIDE)
     return Step("trap", host, args, _step(rng, USER | WORLD, verb, host, number + 500))
+
+
+def _meanwhile(rng: random.Random, host: int, number: int, recent: str) -> Step | None:
+    """Several things in a row while a request is under way: of programs, mostly with one file, and of other threads of
+    the process, which mostly notice that at once."""
+    steps: list[Step] = []
+    path = recent if rng.random() < 0.7 else rng.choice(FILES)
+    for at in range(rng.choice((1, 2, 3, 4))):
+        if rng.random() < 0.7:
+            verb = rng.choice(ON_ONE)
+            step = _step(rng, USER, verb, host, number + 500 + 20 * at)
+            steps.append(replace(step, args=(path, *step.args[1:])))
+            if rng.random() < 0.7:
+                steps.append(Step("notice", host, (1.0,)))
+        else:
+            steps.append(_step(rng, ENGINE | LIFE, rng.choice(BESIDE), host, number))
+    if rng.random() < 0.3:
+        steps.append(Step("flush", host, (False,)))
+    first: Step | None = None
+    for step in reversed(steps):
+        first = replace(step, inner=first)
+    return first

@@ -20,10 +20,18 @@ class SimulatedStore(FlatStore):
         self.acting = "us"
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
+        self.seen: Callable[[str, Held], None] = lambda *_: None
+        """Called when an object was asked for, with its key and what it is."""
         self.stale: dict[str, Held] = {}
         self.stale_left = 0
         self.was_stale = False
         """An old listing was given: what it says of versions may be listed in a manifest until the next one."""
+
+    def head(self, key: str) -> ObjectInfo:
+        info = super().head(key)
+        if key in self.objects:
+            self.seen(key, self.objects[key])
+        return info
 
     def remember(self, listings: int) -> None:
         """The next ``listings`` listings tell what is there now."""

@@ -1,16 +1,16 @@
 """Thousands of seeded schedules, each promise an invariant.
 
-- P2: after the last fault everything is stored in 900 virtual seconds; disk and store agree (``World._drain``,
+- P2: after the last fault everything is stored in 900 virtual seconds; disk and store agree (``ending``,
   ``agreed``).
 - P3: "stored" means that each file that stood there, and still does, is in the store and in the manifest, byte for byte
   (``flush_said_stored``); the manifest lists the objects that there are (``manifest_is_current``); a flush that nothing
-  is in the way of is stored (``World._quiet``), and everything ends (``Hangs``).
+  is in the way of is stored (``ending.quiet``), and everything ends (``Hangs``).
 - P4, P6: what is clean and unchanged is what the store was sent, digest for digest, after every step and every crash
   (``nothing_is_falsely_clean``).
 - P7: nothing is deleted in the store that nobody deleted by name, and nothing while the session's directory is away
   (``object_changes``).
 - P8: a deletion waits ``delete_settle``, unless a flush asks (``object_changes``); what was deleted and flushed is gone
-  (``flush_said_stored``).
+  (``flush_said_stored``, ``deletions_followed``).
 - P9: no object is replaced or deleted whose bytes nobody gave up, unless somebody has them elsewhere; no conflict copy
   changes (``object_changes``).
 - P10: every byte string that nobody gave up is on a disk or in the store, after every step (``nothing_is_lost``).

@@ -9,20 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cachesync.errors import CacheSyncError, JournalDamaged, JournalUnavailable, NoSuchSession
 from tests.flat_store import Crash, Fault, Held
-from tests.simulation.host import EPOCH, MANIFEST, PREFIX, SESSION, SimulatedHost, VirtualTime, virtual
-from tests.simulation.invariants import Ledger, check
+from tests.simulation.ending import quiet
+from tests.simulation.engines import Engines
+from tests.simulation.host import EPOCH, PREFIX, SimulatedHost, VirtualTime, virtual
+from tests.simulation.invariants import Ledger
 from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
 from tests.simulation.store import SimulatedStore
 from tests.simulation.user import Program
 
 _FAULTS = {"lost": Fault.LOST_REPLY, "refused": Fault.REFUSED}
-_LONGEST = 900.0
-"""Virtual seconds after the last fault in which everything must be stored (a failed entry is tried every 600)."""
 
 
-class World:
+class World(Engines):
     """Plays one schedule. ``told`` hears of each step before it is made. Raises Broken, or whatever the product does
     not stand."""
 
@@ -32,6 +31,7 @@ class World:
         self.time = VirtualTime()
         self.store = SimulatedStore()
         self.store.watch = self._object_changes
+        self.store.seen = lambda key, held: self.ledger.seen(self.store.acting, key, held)
         self.store.before = lambda: self._reached("request", before=True)
         self.store.after = lambda: self._reached("request", before=False)
         self._folder = folder
@@ -39,6 +39,7 @@ class World:
         self.ledger = Ledger(self.store, list(self.hosts))
         self._traps: dict[tuple[int, str, bool], tuple[int, Step | None]] = {}
         self._busy: list[int] = []
+        self._asking = False
         self._foreign = False
         self._held = schedule.guard < 100
         self._programs = {host.name: Program(host.session, self._stamp) for host in self.hosts}
@@ -63,7 +64,7 @@ class World:
                     self._told(str(step))
                     self.step(step)
                 self._told("quiet")
-                self._quiet()
+                quiet(self)
             finally:
                 for host in self.hosts:
                     host.die()
@@ -84,7 +85,7 @@ class World:
             point, number, before = step.args
             self._traps[step.host, str(point), bool(before)] = (int(number), step.inner)
         else:
-            self._engine(step.host, getattr(self, f"_run_{step.verb}"), *step.args)
+            self.engine(step.host, getattr(self, f"_run_{step.verb}"), *step.args)
 
     # -- programs ------------------------------------------------------------------------------------------------------
 
@@ -97,23 +98,26 @@ class World:
     @contextlib.contextmanager
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
         """A program's change in a directory: notes what it wrote and what it took away."""
-        before = host.files()
+        before, aside = host.files(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
-        after = host.files()
+        after, still_aside = host.files(), set(host.files_away().values())
         gone = before.keys() - after.keys()
         ledger, name = self.ledger, host.name
         ledger.appeared(after[path] for path in after if before.get(path) != after[path])
-        ledger.give_up(set(before.values()) - set(after.values()))
+        ledger.appeared(still_aside - aside)  # what is held open is written wherever it was moved to
+        ledger.give_up((set(before.values()) | aside) - set(after.values()) - still_aside)
         ledger.give_up({after[path] for path in ledger.asked & after.keys()})  # the last put wins
-        ledger.deleted[name] = (ledger.deleted[name] | gone) - after.keys()
+        ledger.deleted[name] |= gone
+        if not self._busy:  # else its deletion may be under way: the engine has looked, and seen nothing stand there
+            ledger.deleted[name] -= after.keys()
         if gone and not self._busy:
             rules = host.session / ".cachesyncignore"
             rows = {path: row for path in gone if (row := host.entry(path)) and row.resident}
             if any(row.stored for row in rows.values()):
-                ledger.deleted_at[name] = self.time.now
+                ledger.went_at[name] = self.time.now
             if not (rules.is_file() and rules.stat().st_size):
-                ledger.must_go[name] |= {path for path, row in rows.items() if row.stored and not row.hidden}
+                ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
         ledger.must_go[name] -= after.keys()
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
@@ -137,125 +141,6 @@ class World:
             return
         ledger.absence(host)
         host.hints.clear()
-
-    # -- the engine ----------------------------------------------------------------------------------------------------
-
-    def _engine(self, number: int, run: Callable[..., Any], *args: Any) -> Any:
-        """Let a host's engine work; a crash in that ends its process."""
-        if number in self._busy:
-            return None
-        host = self.hosts[number]
-        acting, self.store.acting = self.store.acting, host.name
-        self._busy.append(number)
-        if not host.session.exists():
-            self.ledger.absence(host)
-        answer = None
-        held = self._held_open(host)
-        try:
-            if host.driven is None:
-                host.start()
-            answer = run(host, *args)
-        except Crash:
-            host.die()
-        except (JournalDamaged, JournalUnavailable):
-            raise
-        except CacheSyncError:
-            pass
-        finally:
-            self._busy.pop()
-            self.store.acting = acting
-            self.ledger.believing.discard(host.name)
-        if held and run not in (self._run_put, self._run_rm):
-            gone = [path for path, inode, named in held if named and (path, inode, False) in self._held_open(host)]
-            check(not gone, "P10", f"{gone} on {host.name} are open for writing, and were taken away")
-        if not self._busy:
-            self.ledger.nothing_is_lost()
-            self.ledger.nothing_is_falsely_clean(host)
-        return answer
-
-    def _held_open(self, host: SimulatedHost) -> list[tuple[str, int, bool]]:
-        """What a program has open there that only the engine could take away now."""
-        program = self._programs.get(host.name)
-        return program.held() if program is not None and not self._traps else []
-
-    def _run_notice(self, host: SimulatedHost, share: float) -> None:
-        hints, host.hints = host.hints, {}
-        taken = {path: hint for at, (path, hint) in enumerate(hints.items()) if share == 1.0 or at % 3}
-        host.driven.engine.scanner.notice(SESSION, taken)  # type: ignore[union-attr]
-
-    def _run_scan(self, host: SimulatedHost) -> None:
-        host.driven.scan(SESSION)  # type: ignore[union-attr]
-
-    def _run_pump(self, host: SimulatedHost, rounds: int) -> None:
-        assert host.driven is not None
-        for _ in range(rounds):
-            if not host.driven.pump():
-                break
-            self.time.push(0.05)
-
-    def _run_flush(self, host: SimulatedHost, confirm: bool) -> Any:  # noqa: FBT001
-        assert host.driven is not None
-        before = host.files()
-        self.ledger.believing.add(host.name)
-        timeout = 3.0 if self.store.down else 60.0
-        report = host.driven.engine.service.flush(SESSION, timeout=timeout, confirm_deletes=confirm)
-        if report.stored:
-            self.ledger.flush_said_stored(host, before, report)
-        return report
-
-    def _run_open(self, host: SimulatedHost) -> Any:
-        return host.driven.engine.lifecycle.open(SESSION)  # type: ignore[union-attr]
-
-    def _run_lazy(self, host: SimulatedHost) -> Any:
-        return host.driven.engine.lifecycle.open(SESSION, lazy=True)  # type: ignore[union-attr]
-
-    def _run_evict(self, host: SimulatedHost) -> Any:
-        try:
-            return host.driven.engine.lifecycle.evict(SESSION)  # type: ignore[union-attr]
-        finally:
-            self._left(host)
-
-    def _run_close(self, host: SimulatedHost, keep: bool) -> Any:  # noqa: FBT001
-        before = host.files()
-        self.ledger.believing.add(host.name)
-        try:
-            timeout = 3.0 if self.store.down else 60.0
-            report = host.driven.engine.lifecycle.close(SESSION, keep=keep, timeout=timeout)  # type: ignore[union-attr]
-            if report.closed and keep:
-                self.ledger.flush_said_stored(host, before, report.flush)
-            return report
-        finally:
-            self._left(host)
-
-    def _left(self, host: SimulatedHost) -> None:
-        """What an eviction took away nobody deleted."""
-        if not host.session.exists():
-            self.ledger.absence(host)
-
-    def _run_put(self, host: SimulatedHost, path: str, data: str) -> None:
-        self.ledger.give_up(self._at(path))
-        self.ledger.deleted[host.name].discard(path)
-        self.ledger.must_go[host.name].discard(path)
-        self.ledger.asked.add(path)
-        try:
-            host.put(path, data.encode())
-        finally:
-            self.ledger.asked.discard(path)
-        self.ledger.appeared([data.encode()])
-
-    def _run_rm(self, host: SimulatedHost, path: str) -> None:
-        self.ledger.give_up(self._at(path))
-        self.ledger.asked.add(path)
-        self.ledger.deleted[host.name].add(path)
-        try:
-            host.rm(path)
-        finally:
-            self.ledger.asked.discard(path)
-
-    def _at(self, path: str) -> set[bytes]:
-        """What was ever under a name: whoever names it gives it up."""
-        here = {host.files()[path] for host in self.hosts if path in host.files()}
-        return here | set(self.store.versions(PREFIX + path))
 
     # -- the world -----------------------------------------------------------------------------------------------------
 
@@ -302,9 +187,11 @@ class World:
 
     def _do_power_loss(self, _: int, host: SimulatedHost) -> None:
         host.lose_power()
+        self.ledger.forgetful.add(host.name)
 
     def _do_lose_journal(self, _: int, host: SimulatedHost) -> None:
         host.lose_journal()
+        self.ledger.forgetful.add(host.name)
         self.ledger.absence(host)
 
     # -- in the middle of something ------------------------------------------------------------------------------------
@@ -329,84 +216,23 @@ class World:
         del self._traps[key]
         if inner is None:
             raise Crash
-        self.step(inner)
+        asking, self._asking = self._asking, point == "request"
+        try:
+            while inner is not None:
+                self.step(inner)
+                inner = inner.inner
+        finally:
+            self._asking = asking
 
     def _object_changes(self, key: str, old: Held | None, new: Held | None) -> None:
         if self._busy:
             self.ledger.object_changes(self.hosts[self._busy[-1]], self.time.now, key, old, new)
 
-    # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _quiet(self) -> None:
-        """Faults end and processes start anew: everything must get where it belongs, in a bounded time."""
-        self._calm()
-        for host in self.hosts:
-            with self._changing(host):
-                self._programs[host.name].release_all()
-        lived = [(number, host) for number, host in enumerate(self.hosts) if host.lives or host.files()]
-        for number, host in lived:
-            host.stop() if self._schedule.orderly else host.die()
-            self._engine(number, self._run_scan)
-        for number, _ in lived:
-            self._engine(number, self._drain)
-        self.ledger.nothing_is_lost()
-        whole = self._flush_all(lived)
-        for number, _ in lived:  # a link over another host's object asks for it once more
-            self._engine(number, self._drain)
-        for _, host in lived:
-            if host.session.is_dir():
-                self.ledger.agreed(host)
-        if whole and not self._foreign and not self.store.was_stale and MANIFEST in self.store.objects:
-            self.ledger.manifest_is_current()
-        if self._schedule.third and MANIFEST in self.store.objects:
-            self._bring_elsewhere()
-
-    def _flush_all(self, lived: list[tuple[int, SimulatedHost]]) -> bool:
-        """Flush every host in turn, as often as there are hosts; whether the last answers were all yes."""
-        whole = True
-        for _ in lived:
-            whole = True
-            for number, host in lived:
-                report = self._engine(number, self._run_flush, True)
-                stands = host.session.is_dir()
-                check(not stands or report is not None, "P3", f"flush on {host.name} gives no answer")
-                check(not stands or report.stored, "P3", f"nothing is in the way, and yet: {report}")
-                whole = whole and report is not None and report.stored
-        return whole
-
-    def _calm(self) -> None:
-        self.store.down = False
-        self.store.faults.clear()
-        self.store.stale_left = 0
-        self._traps.clear()
-
-    def _drain(self, host: SimulatedHost) -> None:
-        assert host.driven is not None
-        engine, end = host.driven.engine, self.time.now + _LONGEST
-        if SESSION not in engine.journal.sessions.names():
-            return
-        while engine.journal.work.remaining(SESSION):
-            if not host.driven.pump():
-                now = host.clock()
-                due = engine.journal.work.next_due(now)
-                pause = max(engine.uploader._pace.paused_until - now, 0.0 if due is None else due - now)
-                self.time.push(max(0.001, min(pause, 60.0)))
-            if self.time.now > end:
-                break
-        left = [entry for entry in engine.journal.entries.walk(SESSION) if entry.dirty and entry.kind == "file"]
-        waits = self._held or not self._schedule.watched
-        late = [entry for entry in left if not (entry.tombstone and waits)]
-        check(not late, "P2", f"{_LONGEST} s after the last fault this is not stored on {host.name}: {late}")
-
-    def _bring_elsewhere(self) -> None:
-        third = self._host("h9")
-        self.hosts.append(third)
-        self.ledger.deleted[third.name], self.ledger.must_go[third.name] = set(), set()
-        try:
-            self._engine(len(self.hosts) - 1, self._run_open)
-            self.ledger.came_back(third)
-        except NoSuchSession:
-            pass
+def _is_known(row: Any) -> bool:
+    """Whether the journal knows which bytes the store has. After it was lost it knows of an object of that name only:
+    that may be another host's, and stays (P7, P9)."""
+    return row.stored is not None and row.stored.sha256 is not None
 
 
 def play(schedule: Schedule, folder: Path, told: Callable[[str], None] = lambda _: None) -> None:
