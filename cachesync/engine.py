@@ -214,7 +214,7 @@ def _open_journal(config: Config) -> Journal:
         return Journal(path)
     except JournalDamaged as error:
         kept = set_aside(path, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
-        logger.error("%s; kept as %s, rebuilding from the root and the store", error, kept.name)
+        logger.error("%s is damaged: %s; kept as %s, rebuilt from root and store", path, error.reason, kept.name)
         return Journal(path)
 
 

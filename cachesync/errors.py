@@ -140,7 +140,7 @@ class RootHalted(CacheSyncError):
 class JournalDamaged(CacheSyncError):
     """The journal's file is not a sound journal."""
 
-    hint = "it is set aside and rebuilt from the root and the store"
+    hint = "the next start, or a flush, sets it aside and rebuilds it from the root and the store"
 
 
 class JournalUnavailable(CacheSyncError):
@@ -219,7 +219,7 @@ class StoreSilent(StoreUnreachable):
 class StoreCredentials(StoreError):
     """Missing, expired or refused credentials."""
 
-    hint = "renew the credentials; the chain is asked again by itself"
+    hint = "renew the credentials, or correct them; the chain is asked again by itself"
 
 
 class StorePermanent(StoreError):
@@ -242,7 +242,7 @@ class NoSuchBucket(StoreError):
     """The bucket does not exist."""
 
     exit_code = ExitCode.NOT_FOUND
-    hint = "create it, or correct the store setting"
+    hint = "create it (cachesync bucket init --apply), or correct the store setting"
 
 
 class ObjectNotFound(StoreError):

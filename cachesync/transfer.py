@@ -127,8 +127,7 @@ class Transfer:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
         if snapshot.grew:
             self._scanner.look_again(entry)
-        if not (sent and snapshot.body.part_sha256):
-            self._give_up_upload(entry)
+        self._give_up_upload(entry)
         if sent:
             self.stored[entry.session] += 1
             self.bytes_sent += stored.size

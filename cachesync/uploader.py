@@ -26,6 +26,7 @@ from cachesync.errors import (
 )
 from cachesync.happenings import Happenings, What
 from cachesync.journal import Journal
+from cachesync.keys import printable
 from cachesync.policy import MIB, PART_SIZE, Parallelism, after_failure
 from cachesync.transfer import Transfer
 
@@ -185,15 +186,14 @@ class Uploader:
         """Start what can be started; returns how long nothing more can be, in seconds."""
         now = self._clock()
         with self._changed:
+            self._look_now = False
             paused = self._pace.paused_until - now
             if paused > _LONGEST_PAUSE:  # the clock was set back
                 paused = self._pace.paused_until = 0.0
             free = self._pace.limit - len(self._in_flight)
             if paused > 0:
-                self._look_now = False
                 return paused
             if free <= 0:
-                self._look_now = False
                 return _IDLE
         if not self._ready and not self._refill(now):
             due = self._journal.work.next_due(now)
@@ -204,7 +204,12 @@ class Uploader:
             while free > 0 and not self._stopping:
                 if (place := self._next()) is None:
                     break
-                self._submit(place)
+                try:
+                    self._submit(place)
+                except RuntimeError:  # no more threads are to be had
+                    size = self._in_flight.pop(place)
+                    self._held -= size if size <= PART_SIZE else 0
+                    raise
                 free -= 1
             self._look_now = self._look_now or (free > 0 and not self._ready)
         return _IDLE
@@ -227,7 +232,6 @@ class Uploader:
     def _refill(self, now: float) -> bool:
         """Fetch the next work from the journal; whether there is any."""
         with self._changed:
-            self._look_now = False
             busy = set(self._in_flight)
             large = sum(1 for size in self._in_flight.values() if size > PART_SIZE)
         rest = self._most_large - large
@@ -247,11 +251,11 @@ class Uploader:
 
     def _submit(self, place: tuple[str, str]) -> None:
         """Hand one transfer to the pool: threads that end with the process, so that a hung one never holds it up."""
-        self._places.put(place)
         if len(self._threads) < min(len(self._in_flight), self._pace.most):
             thread = threading.Thread(target=self._serve, name=f"transfer-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
+        self._places.put(place)
 
     # -- the pool ------------------------------------------------------------------------------------------------------
 
@@ -316,8 +320,9 @@ class Uploader:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, CacheSyncError):
                 reason = error.advice if verdict.failed else error.reason
+            reason = printable(reason)
             self._journal.work.fail(entry, tried_at=begun, due_at=due_at, error=reason, failed=verdict.failed)
-        except CacheSyncError as second:
+        except Exception as second:  # noqa: BLE001 -- or its thread would end, and the path be in flight for ever
             self._without_journal(second, session, path)
             return
         what = What.FAILED if verdict.failed else What.RETRIED
@@ -327,9 +332,9 @@ class Uploader:
         facts |= {"size": entry.stat and entry.stat.size, "duration": round(now - begun, 4)}
         facts |= {"again_in": round(due_at - now, 2)}
         told = "not stored: %s" if verdict.failed else "not stored yet, tried again by itself: %s"
-        logger.log(level, told, error if verdict.failed else reason, extra=facts, exc_info=not expected)
+        logger.log(level, told, printable(str(error)) if verdict.failed else reason, extra=facts, exc_info=not expected)
 
-    def _without_journal(self, error: CacheSyncError, session: str, path: str) -> None:
+    def _without_journal(self, error: Exception, session: str, path: str) -> None:
         """Nothing can be noted: begin nothing for a second. At the end the journal is closed under what still hangs."""
         with self._changed:
             self._pace.paused_until = self._clock() + 1.0

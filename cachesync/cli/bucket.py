@@ -48,7 +48,8 @@ def _wanted(config: Config, dev_server: DevServer | None, options: argparse.Name
 
     bucket = config.store.bucket
     if bucket is None:
-        raise ConfigError("set up the bucket of", config.store.shown, "the store is no bucket", "--store s3://BUCKET")
+        hint = "--store s3://BUCKET, or --dev-server .dev-s3 after make run"
+        raise ConfigError("find the bucket of", config.store.shown, "the store is no bucket", hint)
     return Wanted(
         bucket=bucket,
         prefix=config.prefix,

@@ -20,6 +20,7 @@ _OURS = "fuse.cachesync"
 _LEAST_BYTES = 64 * 2**20
 _LEAST_INODES = 1000
 _PERCENT = 100
+_GB = 1e9
 _FEW = 5  # percent
 
 
@@ -110,7 +111,7 @@ def _root_kind(check: str, found: Folder) -> Finding:
 def space(found: Space) -> list[Finding]:
     """What is left on the root's disk."""
     free = found.free * _PERCENT // max(found.size, 1)
-    seen = f"{_gigabytes(found.free)} free of {_gigabytes(found.size)}"
+    seen = f"{_room(found.free)} free of {_room(found.size)}"
     findings = []
     if found.free < _LEAST_BYTES:
         findings.append(problem("space", seen, "make room on the root's disk"))
@@ -127,8 +128,8 @@ def space(found: Space) -> list[Finding]:
     return findings or [ok("space", seen)]
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB"
+def _room(count: int) -> str:
+    return f"{count / _GB:,.1f} GB" if count >= _GB else f"{count / 1e6:,.1f} MB"
 
 
 def state(found: Folder, *, root_device: int | None, user: int) -> list[Finding]:

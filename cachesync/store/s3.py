@@ -28,7 +28,7 @@ from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.s3_archive import S3Archive
 from cachesync.store.s3_client import PATIENCE, S3Client, S3Settings
 from cachesync.store.s3_download import Pieces, download
-from cachesync.store.s3_errors import NotSupported, UploadGone
+from cachesync.store.s3_errors import NotSupported, PartsRefused, UploadGone
 from cachesync.store.s3_multipart import SMALLEST_PART, Uploads
 from cachesync.store.s3_probe import Probe
 
@@ -96,7 +96,7 @@ class S3Store:
             self._check_bucket()
             raise
         self._bucket_seen = time.monotonic()
-        return fields.info(key, answer, int(answer["ContentLength"]))
+        return fields.found("ask for", key, answer)
 
     def get(self, key: str, *, version: Version | None = None, start: int = 0, length: int | None = None) -> Download:
         """Read one version, or ``length`` bytes of it from ``start``; a range may go past the end. One request."""
@@ -106,12 +106,11 @@ class S3Store:
         if start or length is not None:
             byte_range = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
         try:
-            head, source, first = download(self._client, key, version, byte_range)
+            info, head, source, first = download(self._client, key, version, byte_range)
         except StorePermanent as error:
             if "InvalidRange" in str(error.cause) or "416" in str(error.cause):
                 return self._nothing(key, version)
             raise
-        info = fields.info(key, head, fields.total_size(head))
         if byte_range and not head.get("ContentRange") and (start or (length or 0) < info.size):
             source.close()
             raise StorePermanent("read", key, "the store ignored the range that was asked for")
@@ -236,6 +235,8 @@ class S3Store:
         )  # fmt: skip
         if answer.get("ChecksumSHA256", sent) != sent:
             raise IntegrityError("store", key, "the store confirmed another SHA-256 than was sent")
+        if not answer.get("ETag"):
+            raise StoreTransient("store", key, "the store took it but named no version")
         return fields.version(answer)
 
     def _put_parts(
@@ -262,14 +263,14 @@ class S3Store:
     def _put_tail(
         self, key: str, body: Body, attributes: Attributes, expect: Version, resume: Resume | None, tail: Tail
     ) -> Version:
-        """Append to what is there; where the store cannot, send all of it, now and from now on."""
+        """Append to what is there. Where the store refuses that, send all of it; from now on if it never can."""
         described = fields.described(attributes)
         try:
             return self._uploads.append(
                 key, body, tail, described, expect=expect, check=lambda: self._compare(key, expect)
             )
-        except NotSupported:
-            self._appends = False
+        except (StorePermanent, PartsRefused) as error:
+            self._appends = not isinstance(error, NotSupported)
             return self.put(key, body, attributes, expect=expect, resume=resume).version
 
     def _copy_whole(

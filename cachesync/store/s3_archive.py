@@ -59,8 +59,7 @@ class S3Archive:
     def read(self, key: str, version_id: str) -> Download:
         """Read a past version, verified like the newest one. One request."""
         with _no_such_version("read", key, version_id):
-            head, source, first = download(self._client, key, None, None, version_id)
-        info = fields.info(key, head, int(head["ContentLength"]))
+            info, _, source, first = download(self._client, key, None, None, version_id)
         return Download(info, Pieces(source, first, info, info.size))
 
     def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
@@ -72,7 +71,7 @@ class S3Archive:
             answer = self._client.call(
                 "restore", key, "head_object", Key=key, VersionId=version_id, ChecksumMode="ENABLED"
             )
-        found = fields.info(key, answer, int(answer["ContentLength"]))
+        found = fields.found("restore", key, answer)
         if found.size > self._client.settings.copy_limit:
             described = fields.described(self._uploads.attributes(found, version_id))
             version = self._uploads.copy(

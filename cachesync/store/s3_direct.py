@@ -30,9 +30,12 @@ T = TypeVar("T")
 FRESH = 10.0
 """Seconds that credentials are used before the chain is asked for them again; it renews them minutes ahead."""
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCOPE = "/s3/aws4_request"
 _OK = frozenset({200, 204, 206})
 _FIRST_ERROR = 400
+_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+_UNTOLD = "400"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,13 @@ class Direct:
             limit, question = self._client.questioning(operation, path)
             with question:
                 reply = self._send(route, "get_object", args, time.monotonic() + limit)
-            return None if reply is None else (s3_sign.told(reply.headers), reply)
+                if reply is None:
+                    return None
+                try:
+                    return s3_sign.told(reply.headers), reply
+                except BaseException:
+                    reply.close()
+                    raise
 
         return self._on_route(operation, path, "get_object", args, asked)
 
@@ -122,13 +131,18 @@ class Direct:
         reply = route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline)
         if reply.status in _OK:
             return reply
-        if reply.status < _FIRST_ERROR:
-            reply.close()
-            route.wire.close()
-            self._route = replace(route, wire=None)
-            return None
-        raw = {"status_code": reply.status, "headers": reply.headers, "body": reply.text(deadline)}
-        raise ClientError(RestXMLParser().parse(raw, None), method.title().replace("_", ""))
+        if reply.status >= _FIRST_ERROR:
+            raw = {"status_code": reply.status, "headers": reply.headers, "body": reply.text(deadline)}
+            error = RestXMLParser().parse(raw, None)
+            code = error["Error"]["Code"]
+            if verb == "HEAD" and code == _UNTOLD:
+                return None
+            if code not in _ELSEWHERE:
+                raise ClientError(error, method.title().replace("_", ""))
+        reply.close()
+        route.wire.close()
+        self._route = replace(route, wire=None)
+        return None
 
     async def _find(self, operation: str, path: str) -> _Route:
         """The way, as it is now; on the loop."""
@@ -164,10 +178,12 @@ async def _way(fs: Any, s3: Any, settings: S3Settings) -> _Route:
     context = None
     if link.scheme == "https":
         context, _ = await asyncio.to_thread(session._build_ssl_contexts, None)  # noqa: SLF001
-    port = link.port or (443 if context else 80)
+    port = link.port or _DEFAULT_PORTS[link.scheme]
     connect_timeout = min(5.0, settings.timeout)
     wire = Wire(link.hostname, port, context, connect_timeout=connect_timeout, silence=settings.timeout)
-    return _Route(fs, 0.0, wire, link.netloc, link.path[:-1], scope)
+    named = link.hostname if ":" not in link.hostname else f"[{link.hostname}]"
+    host = named if port == _DEFAULT_PORTS[link.scheme] else f"{named}:{port}"
+    return _Route(fs, 0.0, wire, host, link.path[:-1], scope)
 
 
 def private(endpoint: str | None) -> bool:

@@ -14,12 +14,16 @@ import aiohttp
 from cachesync.errors import IntegrityError, StoreTransient
 from cachesync.model import ObjectInfo, Version
 from cachesync.store import s3_fields as fields
-from cachesync.store.s3_client import S3Client
+from cachesync.store.s3_client import SLOWEST, S3Client
 from cachesync.store.s3_errors import classified
 from cachesync.store.s3_wire import Reply
+from cachesync.store.silence import PATIENCE as SILENT
 
 PIECE = 1024 * 1024
 """Bytes of a piece. Two are in memory: the one being read and the one being used."""
+
+SLICE = int(SLOWEST * SILENT)
+"""Bytes that are waited for at once: a line may be as slow as that before the store counts as silent."""
 
 OPERATION = "read"
 
@@ -50,9 +54,16 @@ class Direct:
 
     def piece(self) -> bytes:
         """See Source."""
-        limit, question = self._client.questioning(OPERATION, self._key)
-        with question:
-            return self._reply.read(PIECE, time.monotonic() + limit)
+        gathered, came = [], 0
+        while came < PIECE:
+            limit, question = self._client.questioning(OPERATION, self._key)
+            with question:
+                data = self._reply.read(SLICE, time.monotonic() + limit)
+            gathered.append(data)
+            came += len(data)
+            if len(data) < SLICE:
+                break
+        return b"".join(gathered)
 
     def close(self) -> None:
         """Let the connection go, if there are bytes left that nobody wants."""
@@ -197,17 +208,24 @@ def _too(left: int) -> str:
 
 def download(
     client: S3Client, key: str, version: Version | None, byte_range: str | None, version_id: str | None = None
-) -> tuple[dict[str, Any], Source, bytes | None]:
+) -> tuple[ObjectInfo, dict[str, Any], Source, bytes | None]:
     """Open a GET of ``key``, or of a past version of it; ``byte_range`` as HTTP writes it. Returns what its head says,
-    its body, and the first piece of it where that came along."""
+    in our words and in botocore's, its body, and the first piece of it where that came along."""
     args: dict[str, Any] = {} if version_id is None else {"VersionId": version_id}
     if version is not None:
         args["IfMatch"] = fields.quoted(version.etag)
     if byte_range is not None:
         args["Range"] = byte_range
+    source: Source
     if (opened := client.direct.open(OPERATION, key, {"Key": key} | args)) is not None:
         head, reply = opened
-        return head, Direct(client, key, reply), None
-    answer = Answer(client, key)
-    first = client.run(answer.open(**args))
-    return answer.head, answer, first
+        source, first = Direct(client, key, reply), None
+    else:
+        source = answer = Answer(client, key)
+        first = client.run(answer.open(**args))
+        head = answer.head
+    try:
+        return fields.found(OPERATION, key, head), head, source, first
+    except StoreTransient:
+        source.close()
+        raise

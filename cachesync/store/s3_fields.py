@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
+from cachesync.errors import StoreTransient
 from cachesync.model import Attributes, ObjectInfo, Version
 
 
@@ -55,7 +56,7 @@ def described(attributes: Attributes) -> dict[str, Any]:
 
 
 def info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:
-    """What a HEAD or GET says about an object of ``size`` bytes."""
+    """What is said about an object of ``size`` bytes."""
     metadata = {name.lower(): _decoded(value) for name, value in answer.get("Metadata", {}).items()}
     modified = answer.get("LastModified")
     return ObjectInfo(
@@ -69,11 +70,14 @@ def info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:
     )
 
 
-def total_size(answer: Mapping[str, Any]) -> int:
-    """The size of the whole object, also in the answer to a range."""
-    if content_range := answer.get("ContentRange"):
-        return int(str(content_range).rpartition("/")[2])
-    return int(answer["ContentLength"])
+def found(operation: str, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+    """What a HEAD or GET says about an object, be it asked for a range only. Raises StoreTransient if that is not how
+    large it is: then the answer is not the store's."""
+    content_range = answer.get("ContentRange")
+    size = str(content_range).rpartition("/")[2] if content_range else str(answer.get("ContentLength"))
+    if not size.isdecimal():
+        raise StoreTransient(operation, key, "the answer does not say how large it is")
+    return info(key, answer, int(size))
 
 
 def _digest(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:

@@ -254,6 +254,8 @@ class Uploads:
             Key=upload.key, UploadId=upload.upload_id, PartNumber=number, Body=data,
             ChecksumSHA256=fields.checksum(digest),
         )  # fmt: skip
+        if not answer.get("ETag"):
+            raise StoreTransient("store", upload.key, "the store took a part but named no version of it")
         return str(answer["ETag"])
 
     def _collect(

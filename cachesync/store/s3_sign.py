@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
+from cachesync.store.s3_wire import Garbled
+
 ALGORITHM = "AWS4-HMAC-SHA256"
 VERBS = {
     "get_object": "GET",
@@ -108,11 +110,14 @@ def _signing_key(secret: str, scope: str) -> bytes:
 
 
 def told(lines: Mapping[str, str]) -> dict[str, Any]:
-    """What an answer's headers, with names in small letters, say by botocore's names."""
+    """What an answer's headers, with names in small letters, say by botocore's names. Raises Garbled."""
     said: dict[str, Any] = {name: lines[header] for header, name in _TOLD.items() if header in lines}
     if length := lines.get("content-length"):
         said["ContentLength"] = int(length)
     if modified := lines.get("last-modified"):
-        said["LastModified"] = parsedate_to_datetime(modified)
+        try:
+            said["LastModified"] = parsedate_to_datetime(modified)
+        except (ValueError, OverflowError):
+            raise Garbled("the answer's date is none") from None
     said["Metadata"] = {name[len(_METADATA) :]: value for name, value in lines.items() if name.startswith(_METADATA)}
     return said

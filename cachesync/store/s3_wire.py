@@ -7,6 +7,7 @@ old one just then. All writes are conditional, so that does no harm.
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -28,6 +29,8 @@ _RECEIVE = 256 * 1024
 _LEFT = 1.0
 _NO_BODY = frozenset({204, 304})
 _INFORMATIONAL = range(100, 200)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CHUNK = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
 class ConnectFailed(OSError):
@@ -72,7 +75,10 @@ class Connection:
             headers: dict[str, str] = {}
             for line in lines:
                 name, _, value = line.partition(":")
-                headers[name.lower()] = value.strip()
+                name, value = name.lower(), value.strip()
+                if name == "content-length" and headers.get(name, value) != value:
+                    raise Garbled("the answer has two lengths")
+                headers[name] = value
             if version == "HTTP/1.0":
                 headers.setdefault("connection", "close")
             if int(rest[:3]) not in _INFORMATIONAL:
@@ -123,9 +129,18 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it can be kept and used again, as far as can be seen: nothing has come that nobody asked for."""
-        fresh = time.monotonic() - self.idle_since < KEPT
-        # What TLS itself sends is readable too; there the next request finds out.
-        return fresh and not self._got and (isinstance(self._socket, ssl.SSLSocket) or not self._poll.poll(0))
+        if self._got or time.monotonic() - self.idle_since >= KEPT:
+            return False
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return not self._poll.poll(0)
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1)
+        except ssl.SSLWantReadError:  # if anything came, it was for TLS itself
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """Let it go."""
@@ -150,11 +165,13 @@ class Reply:
         self._chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
         self._left = 0
         self._endless = False
+        if length and not _LENGTH.fullmatch(length):
+            raise Garbled("the answer's length is no number")
+        if length and self._chunked:
+            self.headers["connection"] = "close"  # where it really ends, others may see otherwise (RFC 9112, 6.3)
         if verb == "HEAD" or self.status in _NO_BODY:
             self._chunked = False
         elif not self._chunked and length:
-            if not length.isdecimal():
-                raise Garbled("the answer's length is no number")
             self._left = int(length)
         elif not self._chunked:
             self._endless = True
@@ -206,10 +223,9 @@ class Reply:
 
     def _next_chunk(self, connection: Connection, deadline: float) -> None:
         told = connection.line(deadline).partition(b";")[0].strip()
-        try:
-            self._left = int(told, 16)
-        except ValueError:
-            raise Garbled("a chunk's length is no number") from None
+        if not _CHUNK.fullmatch(told):
+            raise Garbled("a chunk's length is no number")
+        self._left = int(told, 16)
         if not self._left:
             while connection.line(deadline):
                 pass  # trailers
@@ -275,12 +291,18 @@ class Wire:
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back whose answer was read."""
-        connection.idle_since = time.monotonic()
+        now = connection.idle_since = time.monotonic()
+        past = []
         with self._lock:
-            if not self._closed:
+            if self._closed:
+                past.append(connection)
+            else:
                 self._idle.append(connection)
-                return
-        connection.close()
+            # Those at this end are what a rush left behind: the last one kept is the first one used.
+            while self._idle and now - self._idle[0].idle_since >= KEPT:
+                past.append(self._idle.popleft())
+        for gone in past:
+            gone.close()
 
     def close(self) -> None:
         """Let the connections go; those in use when they are given back."""
@@ -296,7 +318,7 @@ class Wire:
             patience = self._silence
             try:
                 connection.send(head, body, deadline, self._silence)
-            except ConnectionError as error:
+            except (ConnectionError, ssl.SSLError) as error:
                 # Who refuses a body may say why before closing.
                 refused = error
                 patience = _LEFT
@@ -304,7 +326,7 @@ class Wire:
                 return Reply(self, connection, verb, min(deadline, time.monotonic() + patience))
             except OSError:
                 if refused is not None:
-                    raise refused from None
+                    raise ConnectionResetError(f"the connection broke under the request: {refused}") from refused
                 raise
         except BaseException:
             connection.close()
@@ -321,9 +343,8 @@ class Wire:
             connection.close()
 
     def _connect(self, deadline: float) -> Connection:
-        timeout = min(self._connect_timeout, max(0.001, deadline - time.monotonic()))
         try:
-            held = socket.create_connection((self._host, self._port), timeout)
+            held = self._reach(min(deadline, time.monotonic() + self._connect_timeout))
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {self._host}:{self._port}: {error}") from error
         try:
@@ -334,3 +355,16 @@ class Wire:
             held.close()
             raise
         return Connection(held)
+
+    def _reach(self, deadline: float) -> socket.socket:
+        """The first of the host's addresses that answers. Each has half of the time that is left, the last all."""
+        _, *others = found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        for number, (*_, address) in enumerate(found):
+            last = number == len(others)
+            left = max(0.001, deadline - time.monotonic())
+            try:
+                return socket.create_connection((str(address[0]), self._port), left if last else left / 2)
+            except OSError:
+                if last:
+                    raise
+        raise AssertionError("the last one returns or raises")

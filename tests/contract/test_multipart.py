@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import FileChanging, PreconditionFailed, StoreTransient
+from cachesync.errors import FileChanging, PreconditionFailed, StoreDenied, StoreError, StoreTransient
 from cachesync.model import Attributes, Multipart, Tail, Version
 from cachesync.store.s3 import S3Store
-from cachesync.store.s3_errors import NotSupported
+from cachesync.store.s3_errors import NotSupported, PartsRefused
 from tests.bodies import MIB, PLAIN, Bytes, Memory
 from tests.servers import Server
 
@@ -262,14 +262,24 @@ def test_a_tail_that_changes_is_not_stored(s3: S3Store) -> None:
     assert s3.head("log").version == first.version
 
 
-def test_a_store_that_cannot_append_gets_all(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("refused", "error"),
+    [
+        ("upload_part_copy", NotSupported),
+        ("upload_part_copy", StoreDenied),  # what stands there was moved to GLACIER, say
+        ("complete_multipart_upload", PartsRefused),  # Cloudflare R2 wants parts of one size
+    ],
+)
+def test_a_store_that_cannot_append_gets_all(
+    s3: S3Store, monkeypatch: pytest.MonkeyPatch, refused: str, error: type[StoreError]
+) -> None:
     data = os.urandom(6 * MIB + 5)
     first = s3.put("log", Bytes(data[: 6 * MIB]), PLAIN, expect=None)
     real = s3._client.call
 
     def call(operation: str, path: str, method: str, **args: Any) -> Any:
-        if method == "upload_part_copy":
-            raise NotSupported(operation, path, "not here")
+        if method == refused:
+            raise error(operation, path, "not here")
         return real(operation, path, method, **args)
 
     monkeypatch.setattr(s3._client, "call", call)

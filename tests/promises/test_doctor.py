@@ -52,7 +52,7 @@ def test_lines_for_people(host: Host):
 @pytest.mark.parametrize(
     ("env", "word"),
     [
-        ({"CACHESYNC_STORE": "s3://no-such-bucket"}, "create it"),
+        ({"CACHESYNC_STORE": "s3://no-such-bucket"}, "create it (cachesync bucket init --apply)"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         ({"S3_ENDPOINT": closed_port()}, "endpoint"),
     ],

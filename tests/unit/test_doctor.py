@@ -80,7 +80,7 @@ def test_space():
     says(ground.space(roomy), "ok", "53.7 GB free", "500,000 inodes")
     says(ground.space(replace(roomy, inodes=0)), "ok", "53.7 GB free of 107.4 GB")
     says(ground.space(replace(roomy, free=GIB, cached=False)), "warning", "cache", "1 %")
-    says(ground.space(replace(roomy, free=2**20, cached=False)), "problem", "make room")
+    says(ground.space(replace(roomy, free=2**20, cached=False)), "problem", "1.0 MB free of", "make room")
     says(ground.space(replace(roomy, inodes_free=20_000)), "warning", "20,000 inodes")
     says(ground.space(replace(roomy, inodes_free=9)), "problem", "9 inodes")
     assert len(ground.space(replace(roomy, free=0, inodes_free=0))) == 2
@@ -116,7 +116,8 @@ def test_a_state_folder_that_is_missing_or_wrong_twice():
 def test_journal():
     says(ground.journal("/j", there=False, fault=None), "ok", "none yet")
     says(ground.journal("/j", there=True, fault=None), "ok", "sound")
-    says(ground.journal("/j", there=True, fault=JournalDamaged("read", "/j", "torn")), "problem", "torn", "set aside")
+    torn = JournalDamaged("read", "/j", "torn")
+    says(ground.journal("/j", there=True, fault=torn), "problem", "torn", "sets it aside")
 
 
 def test_time_stamps():
