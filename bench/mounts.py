@@ -57,8 +57,7 @@ def place(who: str, on: Stage, target: Target | None = None) -> Iterator[Place]:
     """
     with contextlib.ExitStack() as stack:
         if who == "ext4":
-            made = Place(on.folder("ext4"))
-            made.folder.mkdir()
+            made = Place(on.folder("ext4") / "s")
         elif who in OURS:
             made = stack.enter_context(_ours(on, target, mounted=who == "cachesync mount"))
         elif who == "libfuse's passthrough":

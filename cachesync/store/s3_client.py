@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 import fsspec.asyn
 import s3fs
 from aiobotocore.session import AioSession
+from botocore.utils import parse_timestamp
 
 from cachesync.errors import StoreCredentials, StoreError
 from cachesync.store.s3_direct import Direct, private
@@ -34,6 +37,8 @@ SLOWEST = 64 * 1024
 
 PATIENCE = 10
 """Times as long that the store gets for work of its own: completing and copying can take minutes on AWS."""
+
+_ISO_8601 = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z")
 
 ANSWER = 30.0
 """Seconds for the answer to a request that carries no bytes, and between two pieces of what is read, at most."""
@@ -236,6 +241,7 @@ async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
     """A file system with a session of its own. ``asynchronous``: its life is ours, no finalizer closes it for us."""
     session = AioSession()
     session.register_component("data_loader", descriptions())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
     fs = s3fs.S3FileSystem(
         session=session,
         asynchronous=True,
@@ -267,6 +273,14 @@ async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
     # Asked for by hand: told so by a parameter, botocore would hash every byte that is read a second time.
     client.meta.events.register("before-sign.s3.GetObject", _ask_for_checksum)
     return fs
+
+
+def _time(text: str) -> datetime:
+    """A time as S3 writes it in a listing; in any other form as botocore reads it, which takes 300 times as long."""
+    if _ISO_8601.fullmatch(text):
+        return datetime.fromisoformat(text)
+    told: datetime = parse_timestamp(text)
+    return told
 
 
 def _ask_for_checksum(request: Any, signature_version: str, **_: object) -> None:

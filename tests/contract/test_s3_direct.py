@@ -11,11 +11,13 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
+from botocore.utils import parse_timestamp
 
 from cachesync.errors import CacheSyncError, ObjectNotFound, PreconditionFailed, StoreCredentials
 from cachesync.model import Attributes, Version
 from cachesync.store import s3_sign
 from cachesync.store.s3 import S3Store
+from cachesync.store.s3_client import _time
 from cachesync.store.s3_wire import Wire
 from tests.bodies import Bytes
 from tests.servers import MotoServer, SeaweedServer
@@ -49,6 +51,21 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Wire, "ask", ask)
     return asked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-28T14:29:58.123Z",
+        "2026-11-28T14:29:58Z",
+        "2026-11-28T14:29:58",
+        "2026-11-28T14:29:58+02:00",
+        "Wed, 12 Oct 2009 17:50:00 GMT",
+        "1700000000",
+    ],
+)
+def test_times_of_a_listing_are_what_botocore_reads(text):
+    assert _time(text) == parse_timestamp(text)
 
 
 @pytest.mark.parametrize("kind", ["seaweed", "moto"])

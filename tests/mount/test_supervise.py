@@ -53,3 +53,11 @@ def test_a_server_that_does_not_get_ready_holds_nobody_up(make_mounted: MakeMoun
     host.stop(20)
     assert fuse.mounted(str(host.mnt)) is None
     eventually(lambda: not os.path.exists(f"/proc/{server}"), 10, "it is gone too")
+
+
+def test_who_stores_stands_back_and_not_who_serves_programs(mounted: MountedHost) -> None:
+    standing = {
+        name: (os.sched_getscheduler(pid), os.getpriority(os.PRIO_PROCESS, pid))
+        for name, pid in mounted.children().items()
+    }
+    assert standing == {"daemon": (os.SCHED_BATCH, 5), "server": (os.SCHED_OTHER, 0)}

@@ -102,3 +102,23 @@ def test_p01_a_writer_never_waits_for_a_lease_of_ours(host: Host, flags: int):
         slowest = max(slowest, time.perf_counter() - begun)
     assert refused <= 10 + opened // 1000
     assert slowest < 1
+
+
+def _standing(pid: int) -> set[tuple[int, int]]:
+    """How the threads of a process are scheduled, and how nice they are."""
+    tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
+    return {(os.sched_getscheduler(task), os.getpriority(os.PRIO_PROCESS, task)) for task in tasks}
+
+
+def test_p01_who_writes_goes_first_on_a_busy_processor(host: Host):
+    host.start()
+    host.write("a.txt")
+    host.stored()  # so that there are threads that transfer
+    assert host.daemon is not None
+    scans = (os.SCHED_BATCH, 10)
+    assert _standing(host.daemon.pid) == {(os.SCHED_BATCH, 5), scans}
+    host.stop()
+    host.wrap = ("nice", "-n", "3")
+    host.start()
+    assert host.daemon is not None
+    assert _standing(host.daemon.pid) == {(os.SCHED_BATCH, 3), scans}
