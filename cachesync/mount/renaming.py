@@ -19,6 +19,9 @@ from cachesync.mount.nodes import Node
 from cachesync.mount.view import KINDS, View, split
 from cachesync.watcher.hints import Hint
 
+_ROUNDS = 5
+"""Of moving what was dropped while the last round went on; what is ignored by now and stands here stays out of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Names:
@@ -132,20 +135,23 @@ class Renaming:
         elif target is None:
             raise Later(partial(remove, view, names.new, directory=there == st.S_IFDIR))
 
-    def _moving(self, names: _Names, kind: int) -> Later:
+    def _moving(self, names: _Names, kind: int, begun: int = 0) -> Later:
         """What to raise so that what is only in the store has moved, and then the rest."""
         move = partial(self._view.keeper.move, split(names.old), split(names.new), directory=kind == st.S_IFDIR)
-        return Later(move, partial(self._finish, names, kind, begun=kind == st.S_IFDIR))
+        return Later(move, partial(self._finish, names, kind, begun=begun + 1))
 
-    def _finish(self, names: _Names, kind: int, *, begun: bool = False) -> bytes:
-        """Rename on the disk what stands there; of a directory, part may have been ``begun`` to be moved in the store.
+    def _finish(self, names: _Names, kind: int, *, begun: int = 0) -> bytes:
+        """Rename on the disk what stands there; ``begun`` is how often what was in the store only has been moved there.
         Raises OSError, Later."""
         view = self._view
         stands = _lstat(names.old_parent, names.old_name) is not None
-        if (kind == st.S_IFDIR or not stands) and not names.exchanged and view.evicted(names.old) is not None:
-            raise self._moving(names, kind)  # dropped a moment ago
+        is_left = self._is_left(names.old, stands=stands, directory=kind == st.S_IFDIR)
+        if is_left and not names.exchanged and begun < _ROUNDS:
+            raise self._moving(names, kind, begun)  # dropped a moment ago
         if stands or names.exchanged:
-            put = partial(_put, names.old_parent.below(names.old_name), flags=names.flags, begun=begun)
+            put = partial(
+                _put, names.old_parent.below(names.old_name), flags=names.flags, begun=begun > 0 and kind == st.S_IFDIR
+            )
             self._changing.place_in(names.new_parent, names.new_name, put)
         self._renamed(names)
         view.hint(names.old_parent, names.old_name, Hint.GONE | Hint.CHANGED if names.flags else Hint.GONE)
@@ -154,6 +160,10 @@ class Renaming:
             return b""
         # It was put where the store has a file, and nobody had noticed it yet: that file is not there any more.
         raise Later(partial(remove, view, names.old, directory=False), bytes)
+
+    def _is_left(self, path: bytes, *, stands: bool, directory: bool) -> bool:
+        """Whether something of what is renamed is in the store only."""
+        return self._partly_away(path) if directory else not stands and self._view.evicted(path) is not None
 
     def _renamed(self, names: _Names) -> None:
         nodes = self._view.nodes

@@ -17,6 +17,7 @@ from cachesync.parallel import in_parallel
 from cachesync.rivals import with_digest
 from cachesync.scanner import Scanner
 from cachesync.uploader import Uploader
+from cachesync.watcher import Hint
 
 _AT_ONCE = 8
 
@@ -75,8 +76,8 @@ class Renamer:
             self._bringer.bring(session, f"{above}/")
 
     def _move(self, entry: Entry, to_session: str, to_path: str) -> None:
-        """Move one entry. What was brought here meanwhile is left to whoever renames what stands on the disk; what
-        cannot be moved in the store, because its new name has not left it yet, is brought here for them."""
+        """Move one entry. What stands here by now is left to whoever renames what is on the disk; what cannot be moved
+        in the store, because its new name has not left it yet, is brought here for them."""
         if entry.kind is not Kind.FILE or entry.stored is None:
             moved = self._renamed(entry, to_session, to_path, None)
         else:
@@ -84,8 +85,13 @@ class Renamer:
                 for place in sorted({(entry.session, entry.path), (to_session, to_path)}):  # none that cross wait
                     apart.enter_context(self._uploader.apart(*place))
                 moved = self._move_file(entry, entry.stored, to_session, to_path)
-        if not moved and self._is_away_still(entry):
+        if moved:
+            return
+        if self._is_away_still(entry):
             self._bringer.bring(entry.session, entry.path)
+        elif entry.kind is not Kind.DIRECTORY:
+            # Put into its place a moment ago, or the journal would go on to have it, in the store only, at this name.
+            self._scanner.notice(entry.session, {entry.path: Hint.CHANGED})
 
     def _move_file(self, entry: Entry, stored: Stored, to_session: str, to_path: str) -> bool:
         there = self._c.journal.entries.entry(to_session, to_path)

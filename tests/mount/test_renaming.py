@@ -85,6 +85,12 @@ def remove_tree_and_rename(s: Path) -> None:
     (s / "d").rename(s / "e")
 
 
+def replace_and_rename_above(s: Path) -> None:
+    (s / "d" / "new").write_text("N")
+    (s / "d" / "new").rename(s / "d" / "x")
+    (s / "d").rename(s / "f")  # nobody has noticed yet that "x" stands there
+
+
 def there_and_back(s: Path) -> None:
     (s / "d").rename(s / "f")
     (s / "f").rename(s / "d")
@@ -105,6 +111,7 @@ FILES = {"a": "A", "b": "B", "d/x": "X", "d/y/z": "Z", "e/q": "Q"}
         (rename_mixed_over, {"d/x": None, "d/y/z": None, "f/x": "X", "f/y/z": "Z"}),
         (rename_over_emptied, {"d/x": None, "d/y/z": None, "e/q": None, "e/x": "X", "e/y/z": "Z"}),
         (remove_tree_and_rename, {"d/x": None, "d/y/z": None, "e/q": None, "e/x": "X", "e/y/z": "Z"}),
+        (replace_and_rename_above, {"d/x": None, "d/y/z": None, "f/x": "N", "f/y/z": "Z"}),
         (there_and_back, {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

@@ -1,0 +1,44 @@
+"""What a mount asks of the daemon, in moments that a mount comes to only now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flat_store import FlatStore
+from tests.life import Host, S
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> Iterator[Host]:
+    a = Host(tmp_path / "a", FlatStore())
+    yield a
+    a.stop()
+
+
+def known(a: Host) -> dict[str, bool]:
+    """The paths that the journal has, and which of them are here."""
+    return {entry.path: entry.resident for entry in a.journal.entries.walk(S) if not entry.tombstone}
+
+
+def test_what_nobody_noticed_in_an_evicted_files_place_goes_along_with_its_directory(a: Host):
+    a.write("kept")
+    a.write("d/x", "old")
+    a.write("d/y", "far away")
+    a.flush()
+    a.life.evict(S)
+    ondemand = a.driven.engine.service.ondemand
+    ondemand.foresee(S, "d/x")
+    a.write("d/x", "new")
+    ondemand.move(S, "d/", S, "e/")
+    (a.session / "d").rename(a.session / "e")
+    assert "d/x" not in {path for path, here in known(a).items() if not here}
+    a.driven.scan(S)
+    a.flush()
+    assert known(a) == {"kept": False, "e/": True, "e/x": True, "e/y": False}
+    assert isinstance(a.store, FlatStore)
+    stored = {key.removeprefix("sessions/s/"): held.data for key, held in a.store.objects.items()}
+    del stored[".cachesync/manifest.json"]
+    assert stored == {"kept": b"text", "e/x": b"new", "e/y": b"far away"}
