@@ -106,7 +106,7 @@ class Activity:
         if (seconds := happening.seconds) is not None:
             totals.latency[bisect_left(BOUNDS, seconds)] += 1
             totals.seconds += seconds
-            bucket.steps[_step(seconds)] += 1
+            bucket.steps[step_of(seconds)] += 1
 
     def _count_failed(self, happening: Happening) -> None:
         totals = self._totals
@@ -155,9 +155,14 @@ class Activity:
         return {"bucket": BUCKET, "from": (last - KEPT + 1) * BUCKET, "buckets": told}
 
 
-def _step(seconds: float) -> int:
+def step_of(seconds: float) -> int:
     """In which step of a tenth a time lies; what is shorter than half a millisecond lies in the first."""
     return int(math.log(max(seconds, _LEAST) / _LEAST) / _STEP)
+
+
+def middle_of(step: int) -> float:
+    """The seconds in the middle of a step: true to a twentieth for every time in it."""
+    return _LEAST * math.exp((step + 0.5) * _STEP)
 
 
 def _quantile(steps: Counter[int], share: float) -> float | None:
@@ -166,5 +171,5 @@ def _quantile(steps: Counter[int], share: float) -> float | None:
     for step, count in sorted(steps.items()):
         left -= count
         if left <= 0:
-            return round(_LEAST * math.exp((step + 0.5) * _STEP), 5)
+            return round(middle_of(step), 5)
     return None

@@ -22,6 +22,7 @@ from typing import Any
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
+from cachesync.activity import middle_of, step_of
 from cachesync.happenings import Happening, What
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,11 @@ VALUES = 150
 TIMEOUT = 10.0
 """Seconds for one request."""
 
-_STEP = math.log(1.1)
-_LEAST = 0.5
-
 
 @dataclass(slots=True)
 class _Minute:
-    """``latency`` counts by steps of a tenth: CloudWatch's percentiles are true to a twentieth then."""
+    """``latency`` counts by steps (activity.step_of): CloudWatch's percentiles are true to a twentieth then. VALUES of
+    them reach ten minutes and beyond."""
 
     stored: int = 0
     failed: int = 0
@@ -77,7 +76,7 @@ class CloudWatch:
                 minute = self._minute(happening.at)
                 minute.stored += 1
                 if happening.seconds is not None:
-                    minute.latency[_step(happening.seconds * 1000)] += 1
+                    minute.latency[min(VALUES - 1, step_of(happening.seconds))] += 1
         elif what in (What.FAILED, What.RETRIED) and not happening.deleting:
             with self._lock:
                 self._minute(happening.at).failed += 1
@@ -182,11 +181,6 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _step(milliseconds: float) -> int:
-    """A step of a tenth; there are VALUES of them, up to ten minutes and beyond."""
-    return min(VALUES - 1, int(math.log(max(milliseconds, _LEAST) / _LEAST) / _STEP))
-
-
 def _data(number: int, minute: _Minute) -> list[dict[str, Any]]:
     """A minute as CloudWatch's MetricDatum objects."""
     at = {"Timestamp": datetime.fromtimestamp(number * 60, UTC)}
@@ -195,7 +189,7 @@ def _data(number: int, minute: _Minute) -> list[dict[str, Any]]:
     rows += [{"MetricName": name, "Value": count, "Unit": "Count"} | at for name, count in counts.items() if count]
     if minute.latency:
         steps = sorted(minute.latency)
-        values = [round(_LEAST * math.exp((step + 0.5) * _STEP), 3) for step in steps]
+        values = [round(middle_of(step) * 1000, 3) for step in steps]
         rows.append(
             {
                 "MetricName": "ArtifactUploadLatency",

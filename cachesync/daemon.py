@@ -109,10 +109,11 @@ def _step_back() -> None:
     process stays as it is."""
     if not sys.platform.startswith("linux"):
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a sandbox may forbid the one and not the other
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        if os.nice(0) == 0:
+    with contextlib.suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) == 0:
             os.nice(_NICE)
 
 

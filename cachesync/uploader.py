@@ -56,7 +56,7 @@ class Uploader:
         self._changed = threading.Condition()
         self._ready: deque[Work] = deque()
         self._in_flight: dict[tuple[str, str], int] = {}
-        self._held = 0  # bytes of small files in flight, which are in memory whole; the store bounds the large ones
+        self._held = 0  # bytes of small files in flight, which are in memory whole
         self._parting = 0
         self._flushing: Counter[str] = Counter()
         self._believing: Counter[str] = Counter()
@@ -207,8 +207,7 @@ class Uploader:
                 try:
                     self._submit(place)
                 except RuntimeError:  # no more threads are to be had
-                    size = self._in_flight.pop(place)
-                    self._held -= size if size <= PART_SIZE else 0
+                    self._landed(place)
                     raise
                 free -= 1
             self._look_now = self._look_now or (free > 0 and not self._ready)
@@ -220,14 +219,19 @@ class Uploader:
             session, path, size = self._ready.popleft()
             if (session, path) in self._in_flight:
                 continue
-            small = size if size <= PART_SIZE else 0
-            if small and self._held + small > _MEMORY and self._in_flight:
+            held = size if size <= PART_SIZE else 0  # the store bounds the parts of large ones
+            if held and self._held + held > _MEMORY and self._in_flight:
                 self._ready.appendleft((session, path, size))
                 return None
             self._in_flight[session, path] = size
-            self._held += small
+            self._held += held
             return session, path
         return None
+
+    def _landed(self, place: tuple[str, str]) -> None:
+        """What ``_next`` gave out is not in flight any more."""
+        size = self._in_flight.pop(place)
+        self._held -= size if size <= PART_SIZE else 0
 
     def _refill(self, now: float) -> bool:
         """Fetch the next work from the journal; whether there is any."""
@@ -270,8 +274,7 @@ class Uploader:
         """A transfer has ended; returns the next one for its thread. Only who has to act is woken for that: being woken
         costs more than a transfer's own work."""
         with self._changed:
-            size = self._in_flight.pop(place)
-            self._held -= size if size <= PART_SIZE else 0
+            self._landed(place)
             paused = self._pace.paused_until > self._clock()
             following = None
             if not self._stopping and not paused and len(self._in_flight) < self._pace.limit:

@@ -57,10 +57,7 @@ def umount(parser: argparse.ArgumentParser) -> None:
     as_json(parser)
 
 
-def flush(parser: argparse.ArgumentParser) -> None:
-    """Of ``flush``."""
-    parser.add_argument("sessions", nargs="*", metavar="SESSION")
-    parser.add_argument("--all", action="store_true", help="every session; JSON is a list then")
+def _flush_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="S",
@@ -68,10 +65,21 @@ def flush(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_FLUSH_TIMEOUT,
         help="seconds to wait (%(default)g)",
     )
-    parser.add_argument("--receipt", action="store_true", help="list every file with its checksum and version")
+
+
+def _confirm_deletes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confirm-deletes", action="store_true", help="let through the deletes that the guard holds back"
     )
+
+
+def flush(parser: argparse.ArgumentParser) -> None:
+    """Of ``flush``."""
+    parser.add_argument("sessions", nargs="*", metavar="SESSION")
+    parser.add_argument("--all", action="store_true", help="every session; JSON is a list then")
+    _flush_timeout(parser)
+    parser.add_argument("--receipt", action="store_true", help="list every file with its checksum and version")
+    _confirm_deletes(parser)
     as_json(parser)
 
 
@@ -120,16 +128,8 @@ def close(parser: argparse.ArgumentParser) -> None:
     """Of ``close``."""
     parser.add_argument("session", metavar="SESSION")
     parser.add_argument("--keep", action="store_true", help="keep the local files")
-    parser.add_argument(
-        "--timeout",
-        metavar="S",
-        type=values.seconds,
-        default=DEFAULT_FLUSH_TIMEOUT,
-        help="seconds to wait (%(default)g)",
-    )
-    parser.add_argument(
-        "--confirm-deletes", action="store_true", help="let through the deletes that the guard holds back"
-    )
+    _flush_timeout(parser)
+    _confirm_deletes(parser)
     as_json(parser)
 
 
