@@ -20,7 +20,8 @@ from botocore.parsers import RestXMLParser
 
 from cachesync.errors import StoreCredentials
 from cachesync.store import s3_sign
-from cachesync.store.s3_wire import Reply, Wire
+from cachesync.store.s3_connection import Reply
+from cachesync.store.s3_wire import Wire
 
 if TYPE_CHECKING:
     from cachesync.store.s3_client import S3Client, S3Settings

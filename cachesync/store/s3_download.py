@@ -15,8 +15,8 @@ from cachesync.errors import IntegrityError, StoreTransient
 from cachesync.model import ObjectInfo, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.s3_client import SLOWEST, S3Client
+from cachesync.store.s3_connection import Reply
 from cachesync.store.s3_errors import classified
-from cachesync.store.s3_wire import Reply
 from cachesync.store.silence import PATIENCE as SILENT
 
 PIECE = 1024 * 1024

@@ -30,7 +30,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.store.s3_wire import ConnectFailed
+from cachesync.store.s3_connection import ConnectFailed
 
 MAX_CAUSE = 400
 """Characters of a server's message that are shown: some servers answer with a page of HTML."""

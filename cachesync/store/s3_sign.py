@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-from cachesync.store.s3_wire import Garbled
+from cachesync.store.s3_connection import Garbled
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 VERBS = {

@@ -13,7 +13,8 @@ from cachesync.errors import StoreTransient
 from cachesync.store import s3_client, s3_download, s3_wire
 from cachesync.store.s3 import S3Store
 from cachesync.store.s3_client import S3Settings
-from cachesync.store.s3_wire import ConnectFailed, Garbled, Wire
+from cachesync.store.s3_connection import ConnectFailed, Garbled
+from cachesync.store.s3_wire import Wire
 from tests.bodies import PLAIN, Bytes
 from tests.integration.test_s3_wire import Serve, Server, always, certificate, got, request_of, talking
 

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cachesync.store.s3_wire import ConnectFailed, Garbled, Wire
+from cachesync.store.s3_connection import ConnectFailed, Garbled
+from cachesync.store.s3_wire import Wire
 
 Serve = Callable[[socket.socket, int], None]
 

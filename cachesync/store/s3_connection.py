@@ -1,0 +1,246 @@
+"""One connection that speaks HTTP/1.1 (RFC 9112), and the answers that come over it, in the calling thread."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+MAX_HEAD = 128 * 1024
+"""Bytes of an answer's status and headers, at most."""
+
+MAX_TEXT = 1024 * 1024
+"""Bytes that are read of a body which nobody streams."""
+
+_RECEIVE = 256 * 1024
+_NO_BODY = frozenset({204, 304})
+_INFORMATIONAL = range(100, 200)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CHUNK = re.compile(rb"[0-9A-Fa-f]{1,15}")
+
+
+class ConnectFailed(OSError):
+    """Nobody answers at the address."""
+
+
+class Garbled(OSError):
+    """What came is no HTTP answer, or not all of one."""
+
+
+class Connection:
+    """One connection. ``deadline`` is when to give up, by time.monotonic(); TimeoutError then."""
+
+    def __init__(self, held: socket.socket) -> None:
+        self._socket = held
+        self._poll = select.poll()
+        self._poll.register(held, select.POLLIN)
+        self._got = bytearray()
+        self.idle_since = 0.0
+
+    def send(self, head: bytes, body: bytes, deadline: float, silence: float) -> None:
+        """Send a request, of which the server takes nothing for ``silence`` seconds at most. One that it does not want
+        to read to its end may have been answered."""
+        for piece in (head + body,) if len(body) <= _RECEIVE else (head, body):
+            left = memoryview(piece)
+            while left:
+                self._limit(min(deadline, time.monotonic() + silence))
+                left = left[self._socket.send(left) :]
+
+    def head(self, deadline: float) -> tuple[int, dict[str, str]]:
+        """Status and headers of the next answer that is final, with their names in small letters."""
+        while True:
+            while (end := self._got.find(b"\r\n\r\n")) < 0:
+                if len(self._got) > MAX_HEAD:
+                    raise Garbled("the answer's head has no end")
+                self.more(deadline)
+            first, *lines = self._got[:end].decode("utf-8", "surrogateescape").split("\r\n")
+            del self._got[: end + 4]
+            version, _, rest = first.partition(" ")
+            if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
+                raise Garbled("the answer is no HTTP")
+            headers: dict[str, str] = {}
+            for line in lines:
+                name, _, value = line.partition(":")
+                name, value = name.lower(), value.strip()
+                if name == "content-length" and headers.get(name, value) != value:
+                    raise Garbled("the answer has two lengths")
+                headers[name] = value
+            if version == "HTTP/1.0":
+                headers.setdefault("connection", "close")
+            if int(rest[:3]) not in _INFORMATIONAL:
+                return int(rest[:3]), headers
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that have come and were not taken."""
+        return len(self._got)
+
+    def more(self, deadline: float) -> None:
+        """Wait for bytes. Raises ConnectionResetError at their end."""
+        self._limit(deadline)
+        data = self._socket.recv(_RECEIVE)
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        self._got += data
+
+    def take(self, size: int, deadline: float) -> bytes:
+        """Exactly ``size`` bytes."""
+        got = len(self._got)
+        if got >= size:
+            data = bytes(self._got[:size])
+            del self._got[:size]
+            return data
+        room = bytearray(size)
+        room[:got] = self._got
+        self._got.clear()
+        view = memoryview(room)
+        while got < size:
+            self._limit(deadline)
+            came = self._socket.recv_into(view[got:])
+            if not came:
+                raise ConnectionResetError("the server closed the connection")
+            got += came
+        return bytes(room)
+
+    def line(self, deadline: float) -> bytes:
+        """The next line, without its end."""
+        while (end := self._got.find(b"\r\n")) < 0:
+            if len(self._got) > MAX_HEAD:
+                raise Garbled("a line has no end")
+            self.more(deadline)
+        line = bytes(self._got[:end])
+        del self._got[: end + 2]
+        return line
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it can be used again, as far as can be seen: nothing has come that nobody asked for."""
+        if self._got:
+            return False
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return not self._poll.poll(0)
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1)
+        except ssl.SSLWantReadError:  # if anything came, it was for TLS itself
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Let it go."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def _limit(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+class Reply:
+    """An answer: ``status``, ``headers``, and its body, read in pieces. Once that is read to its end, ``keep`` is given
+    the connection; who does not read so far closes it."""
+
+    def __init__(self, connection: Connection, keep: Callable[[Connection], None], verb: str, deadline: float) -> None:
+        self._keep = keep
+        self._connection: Connection | None = connection
+        self.status, self.headers = connection.head(deadline)
+        length = self.headers.get("content-length", "")
+        self._chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
+        self._left = 0
+        self._endless = False
+        if length and not _LENGTH.fullmatch(length):
+            raise Garbled("the answer's length is no number")
+        if length and self._chunked:
+            self.headers["connection"] = "close"  # where it really ends, others may see otherwise (RFC 9112, 6.3)
+        if verb == "HEAD" or self.status in _NO_BODY:
+            self._chunked = False
+        elif not self._chunked and length:
+            self._left = int(length)
+        elif not self._chunked:
+            self._endless = True
+        self._settle()
+
+    def read(self, size: int, deadline: float) -> bytes:
+        """The next ``size`` bytes; fewer only at the end. Raises OSError if it breaks off, TimeoutError."""
+        if self._connection is None:
+            return b""
+        try:
+            data = self._read(self._connection, size, deadline)
+        except BaseException:
+            self.close()
+            raise
+        self._settle()
+        return data
+
+    def text(self, deadline: float) -> bytes:
+        """All of a short body."""
+        data = self.read(MAX_TEXT, deadline)
+        self.close()
+        return data
+
+    def close(self) -> None:
+        """Let the connection go, if it is not given back yet."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _read(self, connection: Connection, size: int, deadline: float) -> bytes:
+        if self._endless:
+            return self._to_the_end(connection, size, deadline)
+        if not self._chunked:
+            data = connection.take(min(size, self._left), deadline)
+            self._left -= len(data)
+            return data
+        gathered, came = [], 0
+        while came < size and self._chunked:
+            if not self._left:
+                self._next_chunk(connection, deadline)
+                continue
+            part = connection.take(min(size - came, self._left), deadline)
+            self._left -= len(part)
+            gathered.append(part)
+            came += len(part)
+            if not self._left and connection.line(deadline):
+                raise Garbled("a chunk is longer than it says")
+        return b"".join(gathered)
+
+    def _next_chunk(self, connection: Connection, deadline: float) -> None:
+        told = connection.line(deadline).partition(b";")[0].strip()
+        if not _CHUNK.fullmatch(told):
+            raise Garbled("a chunk's length is no number")
+        self._left = int(told, 16)
+        if not self._left:
+            while connection.line(deadline):
+                pass  # trailers
+            self._chunked = False
+
+    def _to_the_end(self, connection: Connection, size: int, deadline: float) -> bytes:
+        """A body without a length ends with its connection. Whether that was all only a digest can tell."""
+        gathered = bytearray()
+        while len(gathered) < size:
+            try:
+                gathered += connection.take(1, deadline)
+            except ConnectionResetError:
+                self._endless = False
+                self.headers["connection"] = "close"
+                break
+            gathered += connection.take(min(connection.buffered, size - len(gathered)), deadline)
+        return bytes(gathered)
+
+    def _settle(self) -> None:
+        """Give the connection back once the body is read."""
+        if self._left or self._chunked or self._endless or self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        if "close" in self.headers.get("connection", "").lower():
+            connection.close()
+        else:
+            self._keep(connection)
