@@ -1,6 +1,6 @@
 """What happened, counted: totals since this process began, and the last quarter of an hour in small buckets. Pure.
 
-``Activity.hear`` listens (happenings.Happenings.join); whoever shows numbers reads them here. Memory is bounded: the
+``Activity.hear`` listens (events.Events.join); whoever shows numbers reads them here. Memory is bounded: the
 buckets are a fixed number, and the times in each are counted in steps of a tenth.
 """
 
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cachesync.happenings import Happening, What
+from cachesync.events import Event, What
 from cachesync.reports import Json
 
 BUCKET = 5
@@ -71,50 +71,50 @@ class Activity:
         self._totals = Totals()
         self._buckets: dict[int, _Bucket] = {}
 
-    def hear(self, happening: Happening) -> None:
+    def hear(self, event: Event) -> None:
         """Count it."""
         with self._lock:
-            totals, what = self._totals, happening.what
+            totals, what = self._totals, event.what
             if what is What.STORED:
-                self._count_stored(happening)
+                self._count_stored(event)
             elif what is What.DIRTY:
                 totals.marks += 1
             elif what in (What.FAILED, What.RETRIED):
-                self._count_failed(happening)
+                self._count_failed(event)
             elif what is What.CONFLICT:
                 totals.conflicts += 1
             elif what is What.DELETED:
-                totals.deleted += happening.sent is True
+                totals.deleted += event.sent is True
             elif what is What.REPAIRED:
-                totals.repaired += happening.changes or 0
+                totals.repaired += event.changes or 0
             elif what is What.EVICTED:
-                totals.evicted += happening.files or 0
-                totals.evicted_bytes += happening.bytes or 0
+                totals.evicted += event.files or 0
+                totals.evicted_bytes += event.bytes or 0
             elif what is What.FLUSHED:
-                totals.flushes[happening.stored is True] += 1
+                totals.flushes[event.stored is True] += 1
 
-    def _count_stored(self, happening: Happening) -> None:
+    def _count_stored(self, event: Event) -> None:
         totals = self._totals
-        if not happening.sent:
+        if not event.sent:
             totals.unchanged += 1
             return
-        bucket = self._bucket(happening.at)
+        bucket = self._bucket(event.at)
         totals.stored += 1
-        totals.bytes += happening.size or 0
+        totals.bytes += event.size or 0
         bucket.stored += 1
-        bucket.bytes += happening.size or 0
-        if (seconds := happening.seconds) is not None:
+        bucket.bytes += event.size or 0
+        if (seconds := event.seconds) is not None:
             totals.latency[bisect_left(BOUNDS, seconds)] += 1
             totals.seconds += seconds
             bucket.steps[step_of(seconds)] += 1
 
-    def _count_failed(self, happening: Happening) -> None:
+    def _count_failed(self, event: Event) -> None:
         totals = self._totals
-        if happening.what is What.FAILED:
-            self._bucket(happening.at).failed += 1
-        if happening.deleting:
+        if event.what is What.FAILED:
+            self._bucket(event.at).failed += 1
+        if event.deleting:
             totals.undeleted += 1
-        elif happening.what is What.FAILED:
+        elif event.what is What.FAILED:
             totals.failed += 1
         else:
             totals.retried += 1

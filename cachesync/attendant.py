@@ -12,7 +12,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, RootHalted
-from cachesync.happenings import What
+from cachesync.events import What
 from cachesync.keys import RESERVED
 from cachesync.watcher import Hint, Watcher
 
@@ -202,7 +202,7 @@ class Attendant:
             repaired += result.marked
             found = result.untold if reasons <= _ROUTINE else result.changed
             if found and "start" not in reasons:
-                self._engine.happenings.tell(What.REPAIRED, name, changes=found)
+                self._engine.events.tell(What.REPAIRED, name, changes=found)
             self._list_links(name)
         self._give_up_uploads()
         if "start" not in reasons:

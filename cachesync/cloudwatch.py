@@ -23,7 +23,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from cachesync.activity import middle_of, step_of
-from cachesync.happenings import Happening, What
+from cachesync.events import Event, What
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _Minute:
 
 
 class CloudWatch:
-    """A listener (happenings.Happenings.join) and a thread that sends. ``region`` None: as the AWS chain has it."""
+    """A listener (events.Events.join) and a thread that sends. ``region`` None: as the AWS chain has it."""
 
     def __init__(self, region: str | None, *, clock: Callable[[], float] = time.time, period: float = PERIOD) -> None:
         self._region = region
@@ -68,18 +68,18 @@ class CloudWatch:
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="cloudwatch", daemon=True)
 
-    def hear(self, happening: Happening) -> None:
+    def hear(self, event: Event) -> None:
         """Count it, if it is an upload or one that failed."""
-        what = happening.what
-        if what is What.STORED and happening.sent:
+        what = event.what
+        if what is What.STORED and event.sent:
             with self._lock:
-                minute = self._minute(happening.at)
+                minute = self._minute(event.at)
                 minute.stored += 1
-                if happening.seconds is not None:
-                    minute.latency[min(VALUES - 1, step_of(happening.seconds))] += 1
-        elif what in (What.FAILED, What.RETRIED) and not happening.deleting:
+                if event.seconds is not None:
+                    minute.latency[min(VALUES - 1, step_of(event.seconds))] += 1
+        elif what in (What.FAILED, What.RETRIED) and not event.deleting:
             with self._lock:
-                self._minute(happening.at).failed += 1
+                self._minute(event.at).failed += 1
 
     def start(self) -> None:
         """Send what was counted, once a period."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cachesync.events import Events
 from cachesync.files import Tree
-from cachesync.happenings import Happenings
 from cachesync.journal import Journal
 from cachesync.keys import to_key
 from cachesync.policy import Pace
@@ -20,7 +20,7 @@ class Context:
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
     seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
     deletions are believed at once; ``watched`` whether somebody hears of changes as they happen. What is
-    done is told to ``happenings``."""
+    done is told to ``events``."""
 
     tree: Tree
     journal: Journal
@@ -34,7 +34,7 @@ class Context:
     urgent: Callable[[str], bool]
     believing: Callable[[str], bool]
     watched: bool
-    happenings: Happenings
+    events: Events
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cachesync.activity import Activity
 from cachesync.errors import CacheSyncError, ExitCode, RootHalted
-from cachesync.happenings import Happenings
+from cachesync.events import Events
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ class Daemon:
         self._listener = listener
         self._notifier = Notifier(os.environ)
         self._begun = time.time()
-        self._happenings = Happenings()
+        self._events = Events()
         self._activity = Activity(time.time)
-        self._happenings.join(self._activity.hear)
+        self._events.join(self._activity.hear)
         self._expiry = Expiry(credentials_of(config, store), time.time)
         self._signals = 0
         self._signalled = threading.Event()
@@ -162,7 +162,7 @@ class Daemon:
             from cachesync.cloudwatch import CloudWatch
 
             cloudwatch = CloudWatch(self._config.region)
-            self._happenings.join(cloudwatch.hear)
+            self._events.join(cloudwatch.hear)
             cloudwatch.start()
         try:
             yield
@@ -202,7 +202,7 @@ class Daemon:
             self._store,
             create_root=first,
             since=self._begun,
-            happenings=self._happenings,
+            events=self._events,
             activity=self._activity,
         )
         attendant = Attendant(engine, self._notifier)

@@ -19,9 +19,9 @@ from cachesync.cache import BlockCache
 from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import JournalDamaged, UsageError
+from cachesync.events import Events
 from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
-from cachesync.happenings import Happenings
 from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
@@ -47,7 +47,7 @@ class Engine:
 
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
     somebody brings hints of changes as they happen; a ``read_only`` root is never written to. What is done is told to
-    ``happenings``; ``activity`` is who counts it, if anybody does.
+    ``events``; ``activity`` is who counts it, if anybody does.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -63,10 +63,10 @@ class Engine:
         watched: bool = True,
         read_only: bool = False,
         clock: Callable[[], float] = time.time,
-        happenings: Happenings | None = None,
+        events: Events | None = None,
         activity: Activity | None = None,
     ) -> None:
-        self.happenings = happenings or Happenings(clock)
+        self.events = events or Events(clock)
         self.activity = activity or Activity(clock)
         self.config = config
         self.store = store
@@ -86,7 +86,7 @@ class Engine:
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
         config = self.config
-        self.uploader = Uploader(self.journal, transfers=config.transfers, clock=clock, happenings=self.happenings)
+        self.uploader = Uploader(self.journal, transfers=config.transfers, clock=clock, events=self.events)
         context = Context(
             tree=self.tree,
             journal=self.journal,
@@ -100,9 +100,9 @@ class Engine:
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
             watched=watched,
-            happenings=self.happenings,
+            events=self.events,
         )
-        self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake, self.happenings)
+        self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake, self.events)
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
@@ -146,7 +146,7 @@ class Engine:
             silent_for=lambda: self.store.silent_for,
             clock=clock,
             since=since,
-            happenings=self.happenings,
+            events=self.events,
             activity=self.activity,
         )
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from cachesync.context import Context
 from cachesync.errors import FileUnreadable, FileUnwritable
+from cachesync.events import What
 from cachesync.files import Ground, Leftover, Staging, drop_leftover, make_session
-from cachesync.happenings import What
 from cachesync.journal import Turn
 from cachesync.learn import Astray
 from cachesync.model import Entry, FileStat, Kind
@@ -82,7 +82,7 @@ class Evictor:
                     run.keep(".", "something was put into it a moment ago")
         kept = [Pending(path, reason) for path, reason in sorted(run.kept.items())]
         logger.info("evicted", extra={"session": session, "files": run.evicted, "bytes": run.bytes, "kept": len(kept)})
-        self._c.happenings.tell(What.EVICTED, session, files=run.evicted, bytes=run.bytes)
+        self._c.events.tell(What.EVICTED, session, files=run.evicted, bytes=run.bytes)
         return EvictReport(session, run.evicted, run.bytes, kept)
 
     # -- files and links -----------------------------------------------------------------------------------------------

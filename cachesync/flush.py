@@ -24,7 +24,7 @@ from cachesync.errors import (
     RootHalted,
     StoreTransient,
 )
-from cachesync.happenings import What
+from cachesync.events import What
 from cachesync.keys import RESERVED, check_session, manifest_key
 from cachesync.model import Barrier, Entry, Kind
 from cachesync.patience import StillRunning, within
@@ -110,7 +110,7 @@ class Flusher:
 
     def _tell(self, report: FlushReport) -> None:
         left = len(report.failed) + len(report.pending)
-        self._c.happenings.tell(
+        self._c.events.tell(
             What.FLUSHED,
             report.session,
             stored=report.stored,

@@ -22,10 +22,10 @@ from cachesync.address import Space, parse
 from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import NoSuchSession, ObjectNotFound, PreconditionFailed, StoreTransient, UsageError
+from cachesync.events import What
 from cachesync.evict import IN_USE, Evictor
 from cachesync.files import Ground, Staging, Tree, make_session, make_whole_session
 from cachesync.flush import Flusher
-from cachesync.happenings import What
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.keys import check_path, check_session
 from cachesync.learn import Astray, Learner
@@ -182,7 +182,7 @@ class SessionLife:
                 brought = Brought(present=here)
             directory = str(self._c.tree.root / session)
             evicted = counts.evicted if lazy else 0
-            self._c.happenings.tell(What.OPENED, session, files=brought.fetched, bytes=brought.fetched_bytes)
+            self._c.events.tell(What.OPENED, session, files=brought.fetched, bytes=brought.fetched_bytes)
             return _report(session, directory, brought, watch.begun, evicted=evicted, flaws=astray.flaws)
 
     def _learn(self, session: str) -> Astray:

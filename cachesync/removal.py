@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed, Unstorable
-from cachesync.happenings import What
+from cachesync.events import What
 from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Stored, Tombstones
 from cachesync.policy import Belief, believe_delete, last_deletion, may_be_stored
 from cachesync.rivals import Rivals
@@ -69,7 +69,7 @@ class Removal:
             self._c.journal.uploads.drop(entry.session, entry.path)
         self._c.journal.work.confirm_delete(entry)
         seconds = self._c.clock() - entry.dirty_since
-        self._c.happenings.tell(What.DELETED, entry.session, entry.path, seconds=seconds, sent=version is not None)
+        self._c.events.tell(What.DELETED, entry.session, entry.path, seconds=seconds, sent=version is not None)
         return version is not None
 
     def _believed(self, entry: Entry) -> bool:
@@ -148,7 +148,7 @@ class Removal:
         self._leave(entry, info)
         conflict = Conflict(entry.path, entry.path)
         self._c.journal.sessions.add_conflict(entry.session, conflict, None, self._c.clock())
-        self._c.happenings.tell(What.CONFLICT, entry.session, entry.path, kept_as=entry.path)
+        self._c.events.tell(What.CONFLICT, entry.session, entry.path, kept_as=entry.path)
         return False
 
     def _leave(self, entry: Entry, info: ObjectInfo) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import ObjectNotFound, PreconditionFailed
-from cachesync.happenings import What
+from cachesync.events import What
 from cachesync.keys import conflict_path
 from cachesync.model import Attributes, Conflict, Entry, ObjectInfo, Version
 from cachesync.store.base import Body, ObjectStore, Resume
@@ -77,7 +77,7 @@ class Rivals:
         conflict = Conflict(entry.path, path)
         kept = replace(attributes.to_stored(theirs), version=copied.version)
         self._c.journal.sessions.add_conflict(entry.session, conflict, kept, self._c.clock())
-        self._c.happenings.tell(What.CONFLICT, entry.session, entry.path, kept_as=path)
+        self._c.events.tell(What.CONFLICT, entry.session, entry.path, kept_as=path)
         sentence = "the object holds what was not seen here: its bytes are kept"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path, "kept_as": path})
 

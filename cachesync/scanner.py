@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cachesync.errors import FileUnreadable
+from cachesync.events import Events, What
 from cachesync.files import Tree
-from cachesync.happenings import Happenings, What
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.journal import Journal, Known
 from cachesync.keys import RESERVED, is_reserved, is_session_name
@@ -55,14 +55,14 @@ class Scanner:
         pace: Pace,
         clock: Callable[[], float],
         wake: Callable[[], None],
-        happenings: Happenings,
+        events: Events,
     ) -> None:
         self._tree = tree
         self._journal = journal
         self._pace = pace
         self._clock = clock
         self._wake = wake
-        self._tell = happenings.tell
+        self._tell = events.tell
         self._rules: dict[str, IgnoreRules] = {}
         self.lost: Counter[str] = Counter()
         """How many files went with their session's directory before they were stored, since this process began."""

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from cachesync import __version__
 from cachesync.activity import Activity
 from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
+from cachesync.events import Events
 from cachesync.files import Tree
 from cachesync.flush import Flusher
-from cachesync.happenings import Happenings
 from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
 from cachesync.metrics import Measures
@@ -69,7 +69,7 @@ class Service:
         silent_for: Callable[[], float | None],
         clock: Callable[[], float],
         since: float | None,
-        happenings: Happenings,
+        events: Events,
         activity: Activity,
     ) -> None:
         self._place = place
@@ -84,7 +84,7 @@ class Service:
         self.ondemand = ondemand
         self._clock = clock
         self._since = since
-        self.happenings = happenings
+        self.events = events
         self.activity = activity
         self._silent_for = silent_for
         self._rate = Rate()

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import ObjectNotFound, PreconditionFailed
+from cachesync.events import What
 from cachesync.files import OpenFile, Snapshot, take
-from cachesync.happenings import What
 from cachesync.journal import Journal
 from cachesync.learn import Learner
 from cachesync.model import Attributes, Entry, FileStat, Kind, Multipart, ObjectInfo, Stored, Version
@@ -140,7 +140,7 @@ class Transfer:
 
     def _tell_stored(self, entry: Entry, size: int, *, sent: bool, complete: bool) -> None:
         seconds = self._c.clock() - entry.dirty_since if complete else None
-        tell, place = self._c.happenings.tell, (entry.session, entry.path)
+        tell, place = self._c.events.tell, (entry.session, entry.path)
         tell(What.STORED, *place, size=size, seconds=seconds, sent=sent, complete=None if complete else False)
 
     def _give_up_upload(self, entry: Entry) -> None:

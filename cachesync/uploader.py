@@ -24,7 +24,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.happenings import Happenings, What
+from cachesync.events import Events, What
 from cachesync.journal import Journal
 from cachesync.keys import printable
 from cachesync.policy import MIB, PART_SIZE, Parallelism, after_failure
@@ -45,10 +45,10 @@ Work = tuple[str, str, int]
 class Uploader:
     """A dispatching thread and a pool of transfers. ``failed`` is told of every try that failed."""
 
-    def __init__(self, journal: Journal, *, transfers: int, clock: Callable[[], float], happenings: Happenings) -> None:
+    def __init__(self, journal: Journal, *, transfers: int, clock: Callable[[], float], events: Events) -> None:
         self._journal = journal
         self._clock = clock
-        self._tell = happenings.tell
+        self._tell = events.tell
         self._pace = Parallelism(transfers)
         self._most_large = max(1, transfers // 8)
         self._places: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()

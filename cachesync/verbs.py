@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, Self, runtime_checkable
 from cachesync.activity import Activity
 from cachesync.address import Address
 from cachesync.errors import UsageError
-from cachesync.happenings import Happenings
+from cachesync.events import Events
 from cachesync.limits import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
 from cachesync.metrics import Measures
 from cachesync.outcomes import (
@@ -267,7 +267,7 @@ class Seeing(Protocol):
     """What the process that owns the root shows of its work, besides what its verbs answer. Only ``pending`` blocks."""
 
     @property
-    def happenings(self) -> Happenings:
+    def events(self) -> Events:
         """What happens, as it does."""
         ...
 

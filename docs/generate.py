@@ -27,7 +27,7 @@ from cachesync.client import ClientArtifacts
 from cachesync.config import SETTINGS, load
 from cachesync.control.routes import Routes
 from cachesync.errors import ExitCode
-from cachesync.happenings import Happening, What
+from cachesync.events import Event, What
 from cachesync.mcp_server import Scope, build_server
 from docs import told
 from docs.samples import ANSWERS, ERROR
@@ -169,7 +169,7 @@ def http() -> Iterator[str]:
     yield from table(("route", "query", "answers"), rows)
     yield from ("", "## Events", "", told.EVENTS, "")
     yield from table(("event", ""), [(code(str(what)), _kind(what)) for what in What])
-    yield from ("", inspect.cleandoc(Happening.__doc__ or "").replace("``", "`"), "", "```", *_event(), "```")
+    yield from ("", inspect.cleandoc(Event.__doc__ or "").replace("``", "`"), "", "```", *_event(), "```")
 
 
 def _kind(what: What) -> str:
@@ -183,7 +183,7 @@ def _kind(what: What) -> str:
 
 
 def _event() -> Iterator[str]:
-    stored = Happening(What.STORED, 1795526656.1, "demo", "a/b.txt", size=123, seconds=0.0312, sent=True, complete=True)
+    stored = Event(What.STORED, 1795526656.1, "demo", "a/b.txt", size=123, seconds=0.0312, sent=True, complete=True)
     yield f"event: {stored.what}"
     yield f"data: {json.dumps(stored.json())}"
 

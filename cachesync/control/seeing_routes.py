@@ -15,7 +15,7 @@ from cachesync.control.exchange import answer, query
 from cachesync.control.lanes import Lane
 from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import UsageError
-from cachesync.happenings import Happening, Listener
+from cachesync.events import Event, Listener
 from cachesync.keys import check_session
 from cachesync.metrics import CONTENT_TYPE, render
 from cachesync.verbs import Seeing, Verbs
@@ -101,7 +101,7 @@ class SeeingRoutes:
         response.content_type = "text/event-stream"
         self._woken.add(woken)
         try:
-            with self._seeing.happenings.listen(session, wake) as listener, suppress(ClientGone):
+            with self._seeing.events.listen(session, wake) as listener, suppress(ClientGone):
                 await begin(response, request)
                 await write(response, b": listening\n\n")
                 await self._send(request, response, listener, woken)
@@ -120,11 +120,11 @@ class SeeingRoutes:
                     await woken.wait()
                 await asyncio.sleep(0 if self._stopping else GATHER)
             woken.clear()
-            lost, happenings = listener.take()
+            lost, events = listener.take()
             now = asyncio.get_running_loop().time()
-            if lost or happenings:
+            if lost or events:
                 said = now
-                await write(response, _as_events(lost, happenings))
+                await write(response, _as_events(lost, events))
             elif now - said >= KEEPALIVE:
                 said = now
                 await write(response, b": still here\n\n")
@@ -134,17 +134,17 @@ def _hung_up(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _as_events(lost: int, happenings: Iterable[Happening]) -> bytes:
-    """The happenings as server-sent events, after a ``lost`` if some are missing before them."""
+def _as_events(lost: int, events: Iterable[Event]) -> bytes:
+    """Events as they are sent, after a ``lost`` if some are missing before them."""
     told = [_event("lost", {"count": lost})] if lost else []
-    told += [_told(happening) for happening in happenings]
+    told += [_told(event) for event in events]
     return b"".join(told)
 
 
 @lru_cache(4096)
-def _told(happening: Happening) -> bytes:
-    """One happening as an event: made once, however many listen."""
-    return _event(happening.what, happening.json())
+def _told(event: Event) -> bytes:
+    """One event as it is sent: made once, however many listen."""
+    return _event(event.what, event.json())
 
 
 def _event(kind: str, data: dict[str, object]) -> bytes:

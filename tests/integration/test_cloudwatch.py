@@ -14,7 +14,7 @@ from botocore.session import Session
 from cachesync import cloudwatch
 from cachesync.bucket import policies
 from cachesync.cloudwatch import AT_ONCE, KEPT, NAMESPACE, VALUES, CloudWatch
-from cachesync.happenings import Happening, What
+from cachesync.events import Event, What
 from tests.promises.host import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -56,7 +56,7 @@ def received(moto):
 
 
 def stored(at, seconds=0.1, **told):
-    return Happening(What.STORED, at, "s", "a", size=1, seconds=seconds, **({"sent": True} | told))
+    return Event(What.STORED, at, "s", "a", size=1, seconds=seconds, **({"sent": True} | told))
 
 
 class Calls:
@@ -101,10 +101,10 @@ def test_moto_has_what_was_counted(aws, received):
     for seconds in (0.010, 0.020, 0.020, 3.0):
         watch.hear(stored(now, seconds))
     watch.hear(stored(now, sent=False))
-    watch.hear(Happening(What.FAILED, now, "s", "a", error="denied"))
-    watch.hear(Happening(What.RETRIED, now, "s", "a", error="503"))
-    watch.hear(Happening(What.FAILED, now, "s", "a", error="held", deleting=True))
-    watch.hear(Happening(What.DIRTY, now, "s", "a"))
+    watch.hear(Event(What.FAILED, now, "s", "a", error="denied"))
+    watch.hear(Event(What.RETRIED, now, "s", "a", error="503"))
+    watch.hear(Event(What.FAILED, now, "s", "a", error="held", deleting=True))
+    watch.hear(Event(What.DIRTY, now, "s", "a"))
     send(watch)
     (success,), (failure,) = received("ArtifactUploadSuccess"), received("ArtifactUploadFailure")
     assert (success["Sum"], failure["Sum"]) == (4, 2)
@@ -155,7 +155,7 @@ def test_a_busy_minute_is_one_request_of_three_metrics(calls):
     watch = CloudWatch(REGION, clock=lambda: NOON)
     for number in range(50_000):
         watch.hear(stored(NOON + number % 60, 0.0001 * number))
-    watch.hear(Happening(What.FAILED, NOON, "s", "a", error="denied"))
+    watch.hear(Event(What.FAILED, NOON, "s", "a", error="denied"))
     send(watch)
     (request,) = calls.requests
     assert request["Namespace"] == NAMESPACE

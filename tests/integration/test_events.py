@@ -20,7 +20,7 @@ from cachesync.activity import Activity
 from cachesync.control import seeing_routes
 from cachesync.control.address import connect
 from cachesync.control.server import ControlServer
-from cachesync.happenings import LISTENERS, QUEUE, Happenings, What
+from cachesync.events import LISTENERS, QUEUE, Events, What
 from tests.promises.host import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -304,8 +304,8 @@ def get(path, target):
 
 @pytest.fixture
 def verbs():
-    seen = SimpleNamespace(happenings=Happenings(), activity=Activity(time.time), measure=None, pending=list)
-    seen.happenings.join(seen.activity.hear)
+    seen = SimpleNamespace(events=Events(), activity=Activity(time.time), measure=None, pending=list)
+    seen.events.join(seen.activity.hear)
     return seen
 
 
@@ -320,7 +320,7 @@ def path(tmp_path, verbs):
 
 def test_names_are_made_printable(verbs, path):
     ear = Ear(path)
-    verbs.happenings.tell(What.STORED, "s", "\udcff\x1b[2J\n\ndata: {}", size=1)
+    verbs.events.tell(What.STORED, "s", "\udcff\x1b[2J\n\ndata: {}", size=1)
     (stored,) = eventually(lambda: ear.of("stored"))
     assert stored["path"] == "\\xff\x1b[2J\n\ndata: {}"
     ear.close()
@@ -328,11 +328,11 @@ def test_names_are_made_printable(verbs, path):
 
 def test_one_that_is_too_slow_is_told_what_it_lost_and_the_engine_never_waits(verbs, path):
     ear = Ear(path, read=False)
-    eventually(lambda: verbs.happenings.listeners == 1)
+    eventually(lambda: verbs.events.listeners == 1)
     slowest, error, sent = 0.0, "e" * 5000, 6000
     for number in range(sent):
         begun = time.perf_counter()
-        verbs.happenings.tell(What.FAILED, "s", str(number), error=error)
+        verbs.events.tell(What.FAILED, "s", str(number), error=error)
         slowest = max(slowest, time.perf_counter() - begun)
     assert slowest < 0.5
     ear.begin()
@@ -340,7 +340,7 @@ def test_one_that_is_too_slow_is_told_what_it_lost_and_the_engine_never_waits(ve
     lost = sum(data["count"] for data in ear.of("lost"))
     assert lost > 0
     assert lost + len(ear.of("failed")) == sent
-    assert verbs.happenings.lost == lost
+    assert verbs.events.lost == lost
     assert sent - QUEUE <= lost + len(ear.of("failed"))
     ear.close()
 
@@ -350,7 +350,7 @@ def test_so_many_listeners_and_the_next_one_is_refused(verbs, path):
     ears.append(Ear(path))
     assert ears[-1].status == 503
     ears[0].close()
-    eventually(lambda: verbs.happenings.listeners == LISTENERS - 1, 10, "the place of who hung up is free")
+    eventually(lambda: verbs.events.listeners == LISTENERS - 1, 10, "the place of who hung up is free")
     ears.append(Ear(path))
     assert ears[-1].status == 200
     for ear in ears[1:]:

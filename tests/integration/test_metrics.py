@@ -26,7 +26,7 @@ from cachesync import __version__
 from cachesync.activity import BOUNDS, Activity, Totals
 from cachesync.control.address import connect
 from cachesync.control.server import ControlServer
-from cachesync.happenings import Happenings
+from cachesync.events import Events
 from cachesync.journal import Journal
 from cachesync.measuring import WAIT, Measuring
 from cachesync.metrics import METRICS, CacheUse, Measures, Watching, render
@@ -368,7 +368,7 @@ def test_one_that_fails_leaves_the_last_one():
 
 def test_without_the_library_the_answer_is_501_and_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    verbs = SimpleNamespace(happenings=Happenings(), activity=Activity(time.time), measure=lambda: FULL, pending=list)
+    verbs = SimpleNamespace(events=Events(), activity=Activity(time.time), measure=lambda: FULL, pending=list)
     path = tmp_path / "c.sock"
     server = ControlServer(verbs, path, None, ready=bool, live=bool)
     server.start()

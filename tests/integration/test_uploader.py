@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cachesync.errors import StorePermanent
-from cachesync.happenings import Happenings
+from cachesync.events import Events
 from cachesync.journal import Journal
 from cachesync.model import Mark, Multipart
 from cachesync.policy import PART_SIZE
@@ -52,7 +52,7 @@ def transfers() -> Transfers:
 
 @pytest.fixture
 def uploader(journal, transfers) -> Iterator[Uploader]:
-    uploader = Uploader(journal, transfers=8, clock=time.time, happenings=Happenings())
+    uploader = Uploader(journal, transfers=8, clock=time.time, events=Events())
     yield uploader
     transfers.go.set()
     assert uploader.stop(5)

@@ -19,7 +19,7 @@ import pytest
 from cachesync.control import tcp
 from cachesync.control.page_routes import PageRoutes
 from cachesync.control.routes import Routes
-from cachesync.happenings import LISTENERS
+from cachesync.events import LISTENERS
 from tests.conftest import MakeHost
 from tests.promises.host import Host, eventually, hosts_of
 from tests.servers import SeaweedServer

@@ -25,7 +25,7 @@ LISTENERS = 32
 """Listeners with a queue of their own, at once; the next one is refused."""
 
 QUEUE = 2048
-"""Happenings that wait for one listener; about 1 MB."""
+"""Events that wait for one listener; about 1 MB."""
 
 
 class What(StrEnum):
@@ -46,14 +46,14 @@ class What(StrEnum):
     FLUSHED = "flushed"
     """A flush has ended, one way or the other."""
     REPAIRED = "repaired"
-    """A scan found changes that no event had told of."""
+    """A scan found changes that no hint had told of."""
     OPENED = "opened"
     """A session was brought here."""
     EVICTED = "evicted"
     """Local bytes of a session were dropped, or its directory was removed."""
 
 
-class Happening(NamedTuple):
+class Event(NamedTuple):
     """One fact. What does not belong to its kind is None.
 
     ``at`` is seconds since the epoch; ``size`` and ``bytes`` are bytes. ``seconds`` of STORED and DELETED is how long
@@ -94,11 +94,11 @@ def _shown(value: object) -> object:
     return printable(value) if isinstance(value, str) else value
 
 
-Hear = Callable[[Happening], None]
+Hear = Callable[[Event], None]
 """Called in the thread that tells, which is the engine's: to be done in microseconds, and never to wait."""
 
 
-class Happenings:
+class Events:
     """Who tells and who listens meet here. Safe to use from many threads."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -108,7 +108,7 @@ class Happenings:
         self.listeners = 0
         """Queues there are."""
         self.lost = 0
-        """Happenings that slow listeners have lost."""
+        """Events that slow listeners have lost."""
 
     def tell(
         self,
@@ -130,19 +130,19 @@ class Happenings:
         left: int | None = None,
         deleting: bool | None = None,
     ) -> None:
-        """Something has happened; see Happening."""
+        """Something has happened; see Event."""
         hearing = self._hearing
         if not hearing:
             return
         if seconds is not None and seconds < 0:  # the clock was set back
             seconds = 0.0
-        happening = Happening(
+        event = Event(
             what, self._clock(), session, path, size, seconds, sent, complete, error, attempts, kept_as, stored, files,
             bytes, changes, left, deleting,
         )  # fmt: skip
         for hear in hearing:
             try:
-                hear(happening)
+                hear(event)
             except Exception:
                 self.leave(hear)
                 logger.exception("somebody who listened to what happens is not told any more")
@@ -182,31 +182,31 @@ class Happenings:
 
 
 class Listener:
-    """A bounded queue of happenings. ``close`` it, or use it as a context manager."""
+    """A bounded queue of events. ``close`` it, or use it as a context manager."""
 
-    def __init__(self, happenings: Happenings, session: str | None, wake: Callable[[], None]) -> None:
-        self._happenings = happenings
+    def __init__(self, events: Events, session: str | None, wake: Callable[[], None]) -> None:
+        self._events = events
         self._session = session
         self._wake = wake
         self._lock = threading.Lock()
-        self._waiting: deque[Happening] = deque(maxlen=QUEUE)
+        self._waiting: deque[Event] = deque(maxlen=QUEUE)
         self._lost = 0
         self._closed = False
 
-    def hear(self, happening: Happening) -> None:
+    def hear(self, event: Event) -> None:
         """Queue it; if the queue is full the oldest is lost."""
-        if self._session is not None and happening.session != self._session:
+        if self._session is not None and event.session != self._session:
             return
         with self._lock:
             idle = not self._waiting
             if len(self._waiting) == QUEUE:
                 self._lost += 1
-                self._happenings.note_lost()
-            self._waiting.append(happening)
+                self._events.note_lost()
+            self._waiting.append(event)
         if idle:
             self._wake()
 
-    def take(self) -> tuple[int, list[Happening]]:
+    def take(self) -> tuple[int, list[Event]]:
         """How many were lost since the last call, and what came after those, in order."""
         with self._lock:
             lost, self._lost = self._lost, 0
@@ -218,7 +218,7 @@ class Listener:
         """Listen no more."""
         if not self._closed:
             self._closed = True
-            self._happenings.gone(self)
+            self._events.gone(self)
 
     def __enter__(self) -> Self:
         return self

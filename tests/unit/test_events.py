@@ -9,7 +9,7 @@ import pytest
 
 from cachesync.activity import BOUNDS, BUCKET, KEPT, Activity
 from cachesync.errors import DaemonUnavailable
-from cachesync.happenings import LISTENERS, QUEUE, Happening, Happenings, What
+from cachesync.events import LISTENERS, QUEUE, Event, Events, What
 
 
 def no_wake():
@@ -17,127 +17,127 @@ def no_wake():
 
 
 def stored(at, seconds=0.02, size=100, **told):
-    return Happening(What.STORED, at, "s", "a", size=size, seconds=seconds, **({"sent": True} | told))
+    return Event(What.STORED, at, "s", "a", size=size, seconds=seconds, **({"sent": True} | told))
 
 
 @pytest.fixture
-def happenings():
-    return Happenings(lambda: 1764043200.12345)
+def events():
+    return Events(lambda: 1764043200.12345)
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
 
 
-def test_telling_nobody_takes_less_than_two_microseconds(happenings):
+def test_telling_nobody_takes_less_than_two_microseconds(events):
     def once():
         begun = time.perf_counter()
         for _ in range(10_000):
-            happenings.tell(What.STORED, "s", "a/b.txt", size=123, seconds=0.031, sent=True)
+            events.tell(What.STORED, "s", "a/b.txt", size=123, seconds=0.031, sent=True)
         return (time.perf_counter() - begun) / 10_000
 
     assert min(once() for _ in range(20)) < 2e-6
 
 
-def test_telling_a_listener_that_takes_nothing_stays_cheap(happenings):
+def test_telling_a_listener_that_takes_nothing_stays_cheap(events):
     """Its queue is full all the time."""
-    with happenings.listen(None, no_wake) as listener:
+    with events.listen(None, no_wake) as listener:
         begun = time.perf_counter()
         for _ in range(50_000):
-            happenings.tell(What.DIRTY, "s", "a")
+            events.tell(What.DIRTY, "s", "a")
         assert (time.perf_counter() - begun) / 50_000 < 100e-6
         lost, taken = listener.take()
     assert (lost, len(taken)) == (50_000 - QUEUE, QUEUE)
 
 
-def test_json_has_what_belongs_to_the_kind_and_nothing_else(happenings):
-    with happenings.listen(None, no_wake) as listener:
-        happenings.tell(What.STORED, "s", "a/b.txt", size=123, seconds=0.03149, sent=True)
-        happenings.tell(What.FLUSHED, "s", stored=False, files=0, seconds=1.5, left=2)
-        happenings.tell(What.CONFLICT, "s", "\udcff\n", kept_as="\udcff.conflict")
+def test_json_has_what_belongs_to_the_kind_and_nothing_else(events):
+    with events.listen(None, no_wake) as listener:
+        events.tell(What.STORED, "s", "a/b.txt", size=123, seconds=0.03149, sent=True)
+        events.tell(What.FLUSHED, "s", stored=False, files=0, seconds=1.5, left=2)
+        events.tell(What.CONFLICT, "s", "\udcff\n", kept_as="\udcff.conflict")
         taken = listener.take()[1]
     at = 1764043200.1235
-    assert [happening.json() for happening in taken] == [
+    assert [event.json() for event in taken] == [
         {"at": at, "session": "s", "path": "a/b.txt", "size": 123, "seconds": 0.0315, "sent": True},
         {"at": at, "session": "s", "seconds": 1.5, "stored": False, "files": 0, "left": 2},
         {"at": at, "session": "s", "path": "\\xff\n", "kept_as": "\\xff.conflict"},
     ]
 
 
-def test_a_clock_that_was_set_back_makes_no_negative_times(happenings):
-    with happenings.listen(None, no_wake) as listener:
-        happenings.tell(What.STORED, "s", "a", seconds=-3600.0)
+def test_a_clock_that_was_set_back_makes_no_negative_times(events):
+    with events.listen(None, no_wake) as listener:
+        events.tell(What.STORED, "s", "a", seconds=-3600.0)
         assert listener.take()[1][0].seconds == 0.0
 
 
-def test_a_listener_hears_its_session_only(happenings):
-    with happenings.listen("mine", no_wake) as listener:
-        happenings.tell(What.DIRTY, "other", "a")
-        happenings.tell(What.DIRTY, "mine", "b")
-        assert [happening.path for happening in listener.take()[1]] == ["b"]
+def test_a_listener_hears_its_session_only(events):
+    with events.listen("mine", no_wake) as listener:
+        events.tell(What.DIRTY, "other", "a")
+        events.tell(What.DIRTY, "mine", "b")
+        assert [event.path for event in listener.take()[1]] == ["b"]
 
 
-def test_a_listener_is_woken_once_until_it_takes(happenings):
+def test_a_listener_is_woken_once_until_it_takes(events):
     woken = []
-    with happenings.listen(None, lambda: woken.append(1)) as listener:
+    with events.listen(None, lambda: woken.append(1)) as listener:
         for _ in range(100):
-            happenings.tell(What.DIRTY, "s", "a")
+            events.tell(What.DIRTY, "s", "a")
         assert len(woken) == 1
         listener.take()
-        happenings.tell(What.DIRTY, "s", "a")
+        events.tell(What.DIRTY, "s", "a")
         assert len(woken) == 2
 
 
-def test_a_slow_listener_loses_the_oldest_and_is_told_how_many(happenings):
-    with happenings.listen(None, no_wake) as slow, happenings.listen(None, no_wake) as quick:
-        heard: list[Happening] = []
+def test_a_slow_listener_loses_the_oldest_and_is_told_how_many(events):
+    with events.listen(None, no_wake) as slow, events.listen(None, no_wake) as quick:
+        heard: list[Event] = []
         for number in range(QUEUE + 10):
-            happenings.tell(What.DIRTY, "s", str(number))
+            events.tell(What.DIRTY, "s", str(number))
             heard += quick.take()[1]
         lost, taken = slow.take()
         assert lost == 10
-        assert [happening.path for happening in taken] == [str(number) for number in range(10, QUEUE + 10)]
+        assert [event.path for event in taken] == [str(number) for number in range(10, QUEUE + 10)]
         assert len(heard) == QUEUE + 10, "the other one lost nothing"
         assert slow.take() == (0, []), "told once"
 
 
-def test_a_listener_that_raises_is_heard_of_once_and_harms_nobody(happenings, caplog):
-    heard: list[Happening] = []
+def test_a_listener_that_raises_is_heard_of_once_and_harms_nobody(events, caplog):
+    heard: list[Event] = []
 
-    def broken(_happening):
+    def broken(_event):
         raise ValueError
 
-    happenings.join(broken)
-    happenings.join(heard.append)
-    happenings.tell(What.DIRTY, "s", "a")
-    happenings.tell(What.DIRTY, "s", "b")
-    assert [happening.path for happening in heard] == ["a", "b"]
+    events.join(broken)
+    events.join(heard.append)
+    events.tell(What.DIRTY, "s", "a")
+    events.tell(What.DIRTY, "s", "b")
+    assert [event.path for event in heard] == ["a", "b"]
     assert len(caplog.records) == 1
 
 
-def test_so_many_listeners_and_no_more(happenings):
-    listeners = [happenings.listen(None, no_wake) for _ in range(LISTENERS)]
+def test_so_many_listeners_and_no_more(events):
+    listeners = [events.listen(None, no_wake) for _ in range(LISTENERS)]
     with pytest.raises(DaemonUnavailable):
-        happenings.listen(None, no_wake)
+        events.listen(None, no_wake)
     listeners[0].close()
     listeners[0].close()  # twice is once: it frees one place, not two
-    happenings.listen(None, no_wake)
+    events.listen(None, no_wake)
     with pytest.raises(DaemonUnavailable):
-        happenings.listen(None, no_wake)
+        events.listen(None, no_wake)
 
 
-def test_who_has_left_hears_nothing(happenings):
-    with happenings.listen(None, no_wake) as listener:
+def test_who_has_left_hears_nothing(events):
+    with events.listen(None, no_wake) as listener:
         pass
-    happenings.tell(What.DIRTY, "s", "a")
+    events.tell(What.DIRTY, "s", "a")
     assert listener.take() == (0, [])
 
 
-def test_many_threads_tell_at_once_and_nothing_is_counted_wrong(happenings):
+def test_many_threads_tell_at_once_and_nothing_is_counted_wrong(events):
     activity = Activity(time.time)
-    happenings.join(activity.hear)
+    events.join(activity.hear)
     taken, lost, done = [], [], threading.Event()
 
-    with happenings.listen(None, no_wake) as listener:
+    with events.listen(None, no_wake) as listener:
 
         def take():
             while not done.is_set():
@@ -147,7 +147,7 @@ def test_many_threads_tell_at_once_and_nothing_is_counted_wrong(happenings):
 
         def tell(name):
             for number in range(2000):
-                happenings.tell(What.STORED, name, str(number), size=1, seconds=0.01, sent=True)
+                events.tell(What.STORED, name, str(number), size=1, seconds=0.01, sent=True)
 
         taker = threading.Thread(target=take)
         tellers = [threading.Thread(target=tell, args=(f"s{n}",)) for n in range(8)]
@@ -160,8 +160,8 @@ def test_many_threads_tell_at_once_and_nothing_is_counted_wrong(happenings):
         gone, some = listener.take()
     assert len(taken) + len(some) + sum(lost) + gone == 16_000
     assert activity.totals().stored == sum(activity.totals().latency) == 16_000
-    for name in {happening.session for happening in taken}:
-        numbers = [int(happening.path) for happening in taken if happening.session == name]
+    for name in {event.session for event in taken}:
+        numbers = [int(event.path) for event in taken if event.session == name]
         assert numbers == sorted(numbers), "each thread's own order is kept"
 
 
@@ -171,24 +171,24 @@ def test_many_threads_tell_at_once_and_nothing_is_counted_wrong(happenings):
 def test_every_kind_is_counted():
     activity = Activity(lambda: 1000.0)
     hear = activity.hear
-    for happening in (
+    for event in (
         stored(1000.0, size=7),
         stored(1000.0, sent=False),
-        Happening(What.DIRTY, 1000.0, "s", "a"),
-        Happening(What.FAILED, 1000.0, "s", "a", error="denied"),
-        Happening(What.RETRIED, 1000.0, "s", "a", error="503"),
-        Happening(What.FAILED, 1000.0, "s", "a", error="held", deleting=True),
-        Happening(What.RETRIED, 1000.0, "s", "a", error="503", deleting=True),
-        Happening(What.CONFLICT, 1000.0, "s", "a", kept_as="b"),
-        Happening(What.DELETED, 1000.0, "s", "a", sent=True),
-        Happening(What.DELETED, 1000.0, "s", "never stored", sent=False),
-        Happening(What.REPAIRED, 1000.0, "s", changes=3),
-        Happening(What.EVICTED, 1000.0, "s", files=4, bytes=400),
-        Happening(What.FLUSHED, 1000.0, "s", stored=True),
-        Happening(What.FLUSHED, 1000.0, "s", stored=False),
-        Happening(What.FLUSHED, 1000.0, "s", stored=True),
+        Event(What.DIRTY, 1000.0, "s", "a"),
+        Event(What.FAILED, 1000.0, "s", "a", error="denied"),
+        Event(What.RETRIED, 1000.0, "s", "a", error="503"),
+        Event(What.FAILED, 1000.0, "s", "a", error="held", deleting=True),
+        Event(What.RETRIED, 1000.0, "s", "a", error="503", deleting=True),
+        Event(What.CONFLICT, 1000.0, "s", "a", kept_as="b"),
+        Event(What.DELETED, 1000.0, "s", "a", sent=True),
+        Event(What.DELETED, 1000.0, "s", "never stored", sent=False),
+        Event(What.REPAIRED, 1000.0, "s", changes=3),
+        Event(What.EVICTED, 1000.0, "s", files=4, bytes=400),
+        Event(What.FLUSHED, 1000.0, "s", stored=True),
+        Event(What.FLUSHED, 1000.0, "s", stored=False),
+        Event(What.FLUSHED, 1000.0, "s", stored=True),
     ):
-        hear(happening)
+        hear(event)
     totals = activity.totals()
     told = {name: getattr(totals, name) for name in totals.__slots__ if name not in ("latency", "seconds", "flushes")}
     assert told == {
@@ -227,7 +227,7 @@ def test_buckets_are_those_of_a_quarter_of_an_hour():
     activity.hear(stored(now - (KEPT - 1) * BUCKET, size=1))
     activity.hear(stored(now, size=10))
     activity.hear(stored(now + 4.9, size=20))
-    activity.hear(Happening(What.FAILED, now - 5, "s", "a", error="denied"))
+    activity.hear(Event(What.FAILED, now - 5, "s", "a", error="denied"))
     told = activity.json()
     assert (told["bucket"], told["from"]) == (5, now - (KEPT - 1) * BUCKET)
     assert [(b["at"], b["stored"], b["bytes"], b["failed"]) for b in told["buckets"]] == [
