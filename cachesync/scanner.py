@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -123,7 +123,9 @@ class Scanner:
                 self._commit(session, batch)
         self._commit(session, batch)
         if result.finished:
-            self._compare_unlisted(session, directory, batch)
+            # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
+            unlisted = [path for path in self._journal.entries.directories(session, directory) if path not in batch.met]
+            self._compare_missing(session, unlisted, batch)
         result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
         if not directory and result.finished:
             self.unseen[session] = result.failures
@@ -192,31 +194,19 @@ class Scanner:
                 batch.trees.append(path)
             missing.discard(raw)
             self._judge(path, stat, known.get(raw), Hint(0), batch)
-        self._compare_missing(session, directory, missing, batch)
+        self._compare_missing(session, [directory + os.fsdecode(raw) for raw in missing], batch)
 
     def _leave_out(self, session: str, path: str, known: Known | None, *, is_dir: bool) -> None:
         if is_dir or (known is not None and known.resident):
             self._journal.entries.let_go(session, path, is_dir=is_dir)
 
-    def _compare_missing(self, session: str, directory: str, missing: set[bytes], batch: _Batch) -> None:
+    def _compare_missing(self, session: str, missing: Sequence[str], batch: _Batch) -> None:
         rules = self._ignore(session)
-        for raw in missing:
-            path = directory + os.fsdecode(raw)
+        for path in missing:
             if rules.reason(path, path.endswith("/")):
                 self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
             elif not path.endswith("/"):
                 batch.marks.append(Mark(path, None, self._gone_due()))
-            elif not self._stands(session, path):
-                batch.marked += self._tree_gone(session, path)
-
-    def _compare_unlisted(self, session: str, directory: str, batch: _Batch) -> None:
-        """What was seen in a directory that has no entry, and that went before anybody had looked at itself."""
-        rules = self._ignore(session)
-        for path in self._journal.entries.directories(session, directory):
-            if path in batch.met:
-                continue
-            if rules.reason(path, is_dir=True):
-                self._journal.entries.let_go(session, path.rstrip("/"), is_dir=True)
             elif not self._stands(session, path):
                 batch.marked += self._tree_gone(session, path)
 
