@@ -11,9 +11,11 @@ from typing import Any
 
 import botocore.config
 import botocore.session
+import pytest
 from moto.server import ThreadedMotoServer
 
 from cachesync.devserver import DevServer
+from cachesync.store import s3_calls
 from cachesync.store.s3_client import S3Settings
 
 REGION = "us-east-1"
@@ -87,6 +89,11 @@ def _settings(server: Server, bucket: str, changes: dict[str, Any]) -> S3Setting
         "key": server.key, "secret": server.secret,
     }  # fmt: skip
     return S3Settings(**(given | changes))
+
+
+def by_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no request of ours goes past botocore."""
+    monkeypatch.setattr(s3_calls, "is_known", lambda _method, _args: False)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def warm() -> None:
     import cachesync.engine
     import cachesync.migrate
     import cachesync.store.s3  # noqa: F401
-    from cachesync.store.s3_client import descriptions
+    from cachesync.store.s3_library import descriptions
 
     loader = descriptions()
     for kind in ("service-2", "paginators-1", "waiters-2", "endpoint-rule-set-1"):

@@ -72,11 +72,11 @@ class Bucket:
 
     def _create(self) -> None:
         async def region() -> str | None:
-            async with self._client.using("create", self._url) as fs:
+            async with self._client.library.using("create", self._url) as fs:
                 found = fs._s3.meta.region_name  # noqa: SLF001
                 return None if found is None else str(found)
 
-        named = self._client.run(region())
+        named = self._client.library.run(region())
         place = {} if named in _NO_LOCATION else {"CreateBucketConfiguration": {"LocationConstraint": named}}
         self._call("create", "create_bucket", **place)
 

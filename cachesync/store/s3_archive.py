@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
@@ -88,11 +87,8 @@ class S3Archive:
         asked = {"Bucket": self._client.settings.bucket, "Key": key}
         if version_id is not None:
             asked["VersionId"] = version_id
-        return self._client.run(self._sign(key, asked, int(expires)))
-
-    async def _sign(self, key: str, asked: dict[str, str], expires: int) -> str:
-        async with self._client.using("link to", key) as fs, asyncio.timeout(self._client.settings.timeout):
-            return str(await fs._s3.generate_presigned_url("get_object", Params=asked, ExpiresIn=expires))  # noqa: SLF001
+        library = self._client.library
+        return library.run(library.link("link to", key, asked, int(expires)))
 
     def _compared(self, key: str, expect: Version | None) -> ObjectInfo | None:
         try:

@@ -180,9 +180,9 @@ class Reply:
         self._settle()
         return data
 
-    def text(self, deadline: float) -> bytes:
+    def text(self, deadline: float, most: int = MAX_TEXT) -> bytes:
         """All of a short body."""
-        data = self.read(MAX_TEXT, deadline)
+        data = self.read(most, deadline)
         self.close()
         return data
 

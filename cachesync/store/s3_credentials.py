@@ -36,11 +36,11 @@ def find(client: S3Client, *, renew: bool = False) -> Found | None:
     settings = client.settings
     if settings.key is not None:
         return Found("explicit", temporary=settings.token is not None)
-    return client.run(_ask_chain(client, renew=renew))
+    return client.library.run(_ask_chain(client, renew=renew))
 
 
 async def _ask_chain(client: S3Client, *, renew: bool) -> Found | None:
-    async with client.using("look for", "credentials") as fs, asyncio.timeout(client.settings.answer):
+    async with client.library.using("look for", "credentials") as fs, asyncio.timeout(client.settings.answer):
         found: Any = await fs.session.get_credentials()
         if found is None:
             return None

@@ -1,38 +1,41 @@
-"""Requests for single objects past botocore: with its credentials, but signed, sent and read in the calling thread.
+"""Requests past botocore: signed, sent and read in the calling thread.
 
 botocore and aiohttp take a millisecond of the one interpreter for a request, and two changes of thread; this takes a
-tenth of it. Where they would do something else than signing with a key and connecting (no credentials, S3 Express, a
-proxy), and after a redirect, which botocore knows how to follow, this does nothing, and they are asked.
+tenth of it. The address and the key are what the environment says, if it says all of it, or botocore's. Where botocore
+would do something else than signing with a key and connecting (no credentials, S3 Express, a proxy), and after a
+redirect, which it knows how to follow, this does nothing, and it is asked.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import importlib.util
+import os
+import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qs, quote, urlsplit
-
-from botocore.exceptions import ClientError
-from botocore.parsers import RestXMLParser
 
 from cachesync.errors import StoreCredentials
-from cachesync.store import s3_sign
+from cachesync.store import s3_calls, s3_sign
+from cachesync.store.s3_address import Address, from_environment, is_private
 from cachesync.store.s3_connection import Reply
 from cachesync.store.s3_wire import Wire
 
 if TYPE_CHECKING:
-    from cachesync.store.s3_client import S3Client, S3Settings
+    from cachesync.store.s3_client import S3Client
 
 T = TypeVar("T")
 
 FRESH = 10.0
 """Seconds that credentials are used before the chain is asked for them again; it renews them minutes ahead."""
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_SCOPE = "/s3/aws4_request"
+MAX_DOCUMENT = 16 * 1024 * 1024
+"""Bytes of a document that an answer brings, at most: a page of a thousand names is a tenth of it."""
+
 _OK = frozenset({200, 204, 206})
 _FIRST_ERROR = 400
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
@@ -41,25 +44,25 @@ _UNTOLD = "400"
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """How to get to the bucket with the credentials of ``fs``. ``base`` is the path before a key; without a ``wire``
-    botocore has to be asked."""
+    """How to get to the bucket. Without a ``wire`` botocore has to be asked. ``fs`` has the credentials, or is None
+    where they are the environment's."""
 
-    fs: Any
-    found_at: float
+    fs: Any = None
+    found_at: float = 0.0
     wire: Wire | None = None
-    host: str = ""
-    base: str = ""
-    scope: str = ""
+    address: Address | None = None
     credentials: Any = None
 
 
 class Direct:
-    """The short way to the objects of one bucket, for many threads."""
+    """The short way to one bucket, for many threads."""
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
-        self._signed = not private(client.settings.endpoint)
+        self._signed = not is_private(client.settings.endpoint)
         self._route: _Route | None = None
+        self._finding = threading.Lock()
+        self._refused = False
 
     def call(
         self, operation: str, path: str, method: str, args: Mapping[str, Any], *, size: int, patience: float
@@ -70,11 +73,16 @@ class Direct:
             limit, question = self._client.questioning(operation, path, size=size, patience=patience)
             with question:
                 deadline = time.monotonic() + limit
-                reply = self._send(route, method, args, deadline)
+                reply = self._send(route, method, args, deadline, patience)
                 if reply is None:
                     return None
-                reply.text(deadline)
-                return s3_sign.told(reply.headers)
+                text = reply.text(deadline, MAX_DOCUMENT)
+                told = s3_calls.told(reply.headers)
+                if method in s3_calls.DOCUMENTS:
+                    from cachesync.store.s3_xml import read
+
+                    told |= read(method, text)
+                return told
 
         return self._on_route(operation, path, method, args, asked)
 
@@ -88,7 +96,7 @@ class Direct:
                 if reply is None:
                     return None
                 try:
-                    return s3_sign.told(reply.headers), reply
+                    return s3_calls.told(reply.headers), reply
                 except BaseException:
                     reply.close()
                     raise
@@ -97,104 +105,108 @@ class Direct:
 
     def close(self) -> None:
         """Let the connections go."""
-        route, self._route = self._route, None
-        if route is not None and route.wire is not None:
-            route.wire.close()
+        self._let_go()
 
     def _on_route(
         self, operation: str, path: str, method: str, args: Mapping[str, Any], asked: Callable[[_Route], T | None]
     ) -> T | None:
-        if not s3_sign.is_plain(method, args):
+        self._client.check_open()
+        if not s3_calls.is_known(method, args):
             return None
         route = self._route
-        if route is None or not self._client.uses(route.fs) or time.monotonic() - route.found_at > FRESH:
-            route = self._client.run(self._find(operation, path))
+        if route is None or (route.fs is not None and not self._is_current(route)):
+            route = self._found(operation, path)
         if route.wire is None:
             return None
         try:
             return asked(route)
         except StoreCredentials:
-            self._client.retire(route.fs)
+            self._refuse(route)
             raise
 
-    def _send(self, route: _Route, method: str, args: Mapping[str, Any], deadline: float) -> Reply | None:
-        assert route.wire is not None  # noqa: S101 -- its caller looked
-        verb, body = s3_sign.VERBS[method], args.get("Body", b"")
-        path, query = route.base + quote(args["Key"], safe="/~"), s3_sign.query(args)
+    def _is_current(self, route: _Route) -> bool:
+        return time.monotonic() - route.found_at <= FRESH and self._client.library.uses(route.fs)
+
+    def _refuse(self, route: _Route) -> None:
+        """The chain is asked for other credentials before the next request."""
+        if route.fs is not None:
+            self._client.library.retire(route.fs)
+            return
+        with self._finding:
+            self._refused = True
+            if self._route is route:
+                self._let_go()
+
+    def _found(self, operation: str, path: str) -> _Route:
+        """The way, as it is now."""
+        settings = self._client.settings
+        wire: Wire | None
+        with self._finding:
+            if self._route is None and not self._refused and (found := from_environment(settings, os.environ)):
+                address, key = found
+                with contextlib.suppress(OSError):  # botocore says better what is wrong with a bundle
+                    wire = self._wire(address, _trusting() if address.scheme == "https" else None)
+                    self._route = _Route(None, 0.0, wire, address, key)
+            if self._route is not None and self._route.fs is None:
+                return self._route
+        library = self._client.library
+        way = library.run(library.way(operation, path))
+        with self._finding:
+            old = self._route
+            if old is not None and old.fs is way.fs:
+                wire = old.wire
+            else:
+                self._let_go()
+                wire = None if way.address is None else self._wire(way.address, way.context)
+            self._route = _Route(way.fs, time.monotonic(), wire, way.address, way.credentials)
+            return self._route
+
+    def _wire(self, address: Address, context: ssl.SSLContext | None) -> Wire:
+        silence = self._client.settings.timeout
+        return Wire(address.hostname, address.port, context, connect_timeout=min(5.0, silence), silence=silence)
+
+    def _send(
+        self, route: _Route, method: str, args: Mapping[str, Any], deadline: float, patience: float = 1
+    ) -> Reply | None:
+        assert route.wire is not None and route.address is not None  # noqa: S101, PT018 -- its caller looked
+        verb, path, query, body = s3_calls.request(method, route.address.base, args)
         date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         key = route.credentials
-        lines = s3_sign.headers(method, args, date=date, token=key.token, signed=self._signed)
-        lines["host"] = route.host
+        lines = s3_calls.headers(method, args, body, date=date, token=key.token, signed=self._signed)
+        lines["host"] = route.address.host
         lines["authorization"] = s3_sign.authorization(
-            verb, path, query, lines, route.scope, key.access_key, key.secret_key
+            verb, path, query, lines, route.address.scope, key.access_key, key.secret_key
         )
         lines["user-agent"] = "cachesync"
-        reply = route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline)
+        reply = route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline, patience)
         if reply.status in _OK:
             return reply
         if reply.status >= _FIRST_ERROR:
-            raw = {"status_code": reply.status, "headers": reply.headers, "body": reply.text(deadline)}
-            error = RestXMLParser().parse(raw, None)
-            code = error["Error"]["Code"]
+            from cachesync.store.s3_xml import refusal
+
+            error = refusal(reply.status, reply.text(deadline))
+            code = error.response["Error"]["Code"]
             if verb == "HEAD" and code == _UNTOLD:
                 return None
             if code not in _ELSEWHERE:
-                raise ClientError(error, method.title().replace("_", ""))
+                raise error
         reply.close()
         route.wire.close()
         self._route = replace(route, wire=None)
         return None
 
-    async def _find(self, operation: str, path: str) -> _Route:
-        """The way, as it is now; on the loop."""
-        settings = self._client.settings
-        async with self._client.using(operation, path) as fs, asyncio.timeout(settings.answer):
-            s3 = await fs.get_s3(settings.bucket)
-            old = self._route
-            if old is None or old.fs is not fs:
-                self.close()
-                old = await _way(fs, s3, settings)
-            route = replace(old, found_at=time.monotonic())
-            if route.wire is not None:
-                frozen = await s3._request_signer._credentials.get_frozen_credentials()  # noqa: SLF001
-                route = replace(route, credentials=frozen)
-            self._route = route
-            return route
+    def _let_go(self) -> None:
+        route, self._route = self._route, None
+        if route is not None and route.wire is not None:
+            route.wire.close()
 
 
-async def _way(fs: Any, s3: Any, settings: S3Settings) -> _Route:
-    """Where botocore would send a request, as one of its links shows it."""
-    none = _Route(fs, 0.0)
-    if s3._request_signer._credentials is None:  # noqa: SLF001
-        return none
-    url = await s3.generate_presigned_url("get_object", Params={"Bucket": settings.bucket, "Key": "k"})
-    link = urlsplit(url)
-    said = parse_qs(link.query)
-    scope = said.get("X-Amz-Credential", [""])[0].partition("/")[2].partition("/")[2]
-    if said.get("X-Amz-Algorithm") != [s3_sign.ALGORITHM] or not scope.endswith(_SCOPE):
-        return none
-    session = s3._endpoint.http_session  # noqa: SLF001
-    if not link.path.endswith("/k") or link.hostname is None or session._proxy_config.proxy_url_for(url):  # noqa: SLF001
-        return none
-    context = None
-    if link.scheme == "https":
-        context, _ = await asyncio.to_thread(session._build_ssl_contexts, None)  # noqa: SLF001
-    port = link.port or _DEFAULT_PORTS[link.scheme]
-    connect_timeout = min(5.0, settings.timeout)
-    wire = Wire(link.hostname, port, context, connect_timeout=connect_timeout, silence=settings.timeout)
-    named = link.hostname if ":" not in link.hostname else f"[{link.hostname}]"
-    host = named if port == _DEFAULT_PORTS[link.scheme] else f"{named}:{port}"
-    return _Route(fs, 0.0, wire, host, link.path[:-1], scope)
-
-
-def private(endpoint: str | None) -> bool:
-    """Whether nobody between us and the endpoint can change bytes; then the body need not be in the signature."""
-    if endpoint is None:
-        return True
-    parts = urlsplit(endpoint)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
-    try:
-        return ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+def _trusting() -> ssl.SSLContext:
+    """A context that trusts whom botocore would. Raises OSError if that cannot be read."""
+    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    if not bundle:
+        for package in ("certifi", "botocore"):
+            if (found := importlib.util.find_spec(package)) is not None and found.origin:
+                bundle = str(Path(found.origin).with_name("cacert.pem"))
+                break
+    return ssl.create_default_context(cafile=bundle)

@@ -6,17 +6,13 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any, Protocol, Self
-
-import aiohttp
 
 from cachesync.errors import IntegrityError, StoreTransient
 from cachesync.model import ObjectInfo, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.s3_client import SLOWEST, S3Client
 from cachesync.store.s3_connection import Reply
-from cachesync.store.s3_errors import classified
 from cachesync.store.silence import PATIENCE as SILENT
 
 PIECE = 1024 * 1024
@@ -68,79 +64,6 @@ class Direct:
     def close(self) -> None:
         """Let the connection go, if there are bytes left that nobody wants."""
         self._reply.close()
-
-
-class Answer:
-    """A GET that botocore asked. Its coroutines run on the loop; ``close`` gives the connection back."""
-
-    def __init__(self, client: S3Client, key: str) -> None:
-        self._client = client
-        self._key = key
-        self._stack = contextlib.AsyncExitStack()
-        self._body: aiohttp.ClientResponse | None = None
-        self._next: Future[bytes] | None = None
-        self.head: dict[str, Any] = {}
-        self._ended = False
-
-    def ahead(self) -> None:
-        """Have the loop gather the next piece."""
-        self._next = self._client.submit(self.gather())
-
-    def piece(self) -> bytes:
-        """See Source."""
-        if self._next is None:
-            self.ahead()
-        future, self._next = self._next, None
-        assert future is not None  # noqa: S101 -- ahead() made it
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """Stop reading."""
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-        if not self._ended and not self._client.stopped:
-            self._client.submit(self.end())
-
-    async def open(self, **args: Any) -> bytes:
-        """Send the request; return the first piece. Classified errors leave nothing open."""
-        try:
-            fs = await self._stack.enter_async_context(self._client.using(OPERATION, self._key))
-            bucket = self._client.settings.bucket
-            async with self._client.using(OPERATION, self._key), self._client.question(OPERATION, self._key):
-                self.head = await fs._call_s3("get_object", Bucket=bucket, Key=self._key, **args)  # noqa: SLF001
-                self._body = self.head["Body"].raw_stream
-            return await self.gather()
-        except BaseException:
-            await self.end()
-            raise
-
-    async def gather(self) -> bytes:
-        """The next piece."""
-        gathered, came = [], 0
-        if self._body is not None:
-            stream = self._body.content
-            with classified(OPERATION, self._key):
-                while came < PIECE and not stream.at_eof():
-                    async with self._client.question(OPERATION, self._key):
-                        data = await stream.read(PIECE - came)
-                    gathered.append(data)
-                    came += len(data)
-        if came < PIECE:
-            await self.end()
-        return gathered[0] if len(gathered) == 1 else b"".join(gathered)
-
-    async def end(self) -> None:
-        """Give the connection back; one with unread bytes is closed."""
-        self._ended = True
-        body, self._body = self._body, None
-        if body is not None:
-            body.close()
-        await self._stack.aclose()
 
 
 class Pieces(Iterator[bytes]):
@@ -221,8 +144,10 @@ def download(
         head, reply = opened
         source, first = Direct(client, key, reply), None
     else:
-        source = answer = Answer(client, key)
-        first = client.run(answer.open(**args))
+        from cachesync.store.s3_answer import Answer
+
+        source = answer = Answer(client.library, key)
+        first = client.library.run(answer.open(**args))
         head = answer.head
     try:
         return fields.found(OPERATION, key, head), head, source, first

@@ -1,25 +1,21 @@
 """What an S3 answer, or the lack of one, means. Pure.
 
 First the error code of the answer decides, then its HTTP status, then the type of the exception that the client raised.
-The client is s3fs: it turns botocore's ClientError into an OSError and keeps the ClientError as ``__cause__``.
+s3fs turns botocore's ClientError into an OSError and keeps the ClientError as ``__cause__``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ssl
+import sys
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
-
-import aiohttp
-import botocore.exceptions as boto
-from botocore.parsers import ResponseParserError
 
 from cachesync.errors import (
     CacheSyncError,
     FileChanging,
-    IntegrityError,
     NoSuchBucket,
     ObjectNotFound,
     PreconditionFailed,
@@ -129,50 +125,19 @@ _HINTS: dict[str, str] = {
     "InvalidObjectState": "the object is archived; restore it from GLACIER first",
 }
 
-_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.TokenRetrievalError,
-    boto.UnauthorizedSSOTokenError,
-    boto.SSOTokenLoadError,
-    boto.RefreshWithMFAUnsupportedError,
-    boto.ProfileNotFound,
-    boto.MetadataRetrievalError,
-    boto.InvalidConfigError,
-)
-_BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], type[CacheSyncError]], ...] = (
-    (_CREDENTIALS, StoreCredentials),
-    ((boto.FlexibleChecksumError,), IntegrityError),
-    ((boto.ParamValidationError, boto.ValidationError), StorePermanent),
-    (
-        (
-            boto.HTTPClientError,
-            boto.ConnectionError,
-            boto.IncompleteReadError,
-            boto.ResponseStreamingError,
-            ResponseParserError,
-        ),
-        StoreTransient,
-    ),
-    ((OSError, aiohttp.ClientError, asyncio.CancelledError, EOFError, RuntimeError), StoreTransient),
-)
-_STILL_EXPIRED = "refreshed credentials are still expired"
-"""botocore has no type of its own for that."""
 
-_UNREACHABLE = (
-    boto.ConnectTimeoutError,
-    boto.ProxyConnectionError,
-    ConnectionRefusedError,
-    ConnectFailed,
-    aiohttp.ClientConnectorError,
-)
+class Refused(Exception):
+    """The store said no. ``response`` is what botocore makes of such an answer."""
+
+    def __init__(self, response: Mapping[str, Any]) -> None:
+        super().__init__(response)
+        self.response = response
 
 
 def classify(error: BaseException, operation: str, path: str) -> CacheSyncError:
     """The cachesync error that says what ``error`` means.
 
-    ``error`` is whatever the S3 client raised while it did ``operation`` on ``path``; one of ours comes back as it is.
+    ``error`` is whatever was raised while S3 did ``operation`` on ``path``; one of ours comes back as it is.
     """
     if isinstance(error, CacheSyncError):
         return error
@@ -213,14 +178,15 @@ def has_answer(error: BaseException) -> bool:
 
 def is_silence(error: BaseException) -> bool:
     """Whether the server took the request, and then said nothing for too long."""
-    return isinstance(error, boto.ReadTimeoutError)
+    library = _library_errors()
+    return library is not None and library.is_silence(error)
 
 
 def _response(error: BaseException) -> Mapping[str, Any] | None:
     """The error answer of the server, if there was one."""
     for link in (error, error.__cause__):
-        if isinstance(link, boto.ClientError):
-            response: Mapping[str, Any] = link.response
+        response = getattr(link, "response", None)  # of botocore's ClientError too
+        if isinstance(response, Mapping) and "Error" in response:
             return response
     return None
 
@@ -230,29 +196,38 @@ def _by_type(error: BaseException) -> tuple[type[CacheSyncError], str]:
     links = list(_links(error))
     if any(isinstance(link, ssl.SSLCertVerificationError) for link in links):
         return StorePermanent, "is the endpoint's certificate trusted here? AWS_CA_BUNDLE names another authority"
-    if any(isinstance(link, _UNREACHABLE) for link in links):
+    if any(isinstance(link, ConnectionRefusedError | ConnectFailed) for link in links):
         return StoreUnreachable, ""
-    if isinstance(error, RuntimeError) and _STILL_EXPIRED in str(error):
-        return StoreCredentials, ""
-    for types, kind in _BY_TYPE:
-        if isinstance(error, types):
-            return kind, ""
-    return StorePermanent, ""
+    library = _library_errors()
+    kind = library.kind_of(links) if library else None
+    if kind is None:
+        kind = StoreTransient if isinstance(error, OSError | EOFError | RuntimeError) else StorePermanent
+    return kind, ""
+
+
+def _library_errors() -> ModuleType | None:
+    """What the libraries raise, once they are imported: before that they have raised nothing."""
+    if "botocore" not in sys.modules:
+        return None
+    from cachesync.store import s3_library_errors
+
+    return s3_library_errors
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
     """``error`` and what botocore and aiohttp wrapped in it."""
+    library = _library_errors()
     seen = 0
     link: object = error
     while isinstance(link, BaseException) and seen < MAX_LINKS:
         yield link
-        inner = getattr(link, "kwargs", {}).get("error") if isinstance(link, boto.BotoCoreError) else None
+        inner = library.wrapped(link) if library else None
         link = inner or link.__cause__ or getattr(link, "os_error", None)
         seen += 1
 
 
 def _describe(error: BaseException) -> str:
-    if isinstance(error, asyncio.TimeoutError) and not str(error):
+    if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
     return _shorten(str(error) or type(error).__name__)
 

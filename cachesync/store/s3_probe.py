@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from urllib.parse import unquote
 
 from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreDenied, Unstorable
 from cachesync.store import s3_fields as fields
@@ -65,6 +64,6 @@ class Probe:
             self._client.call("try the name", name, "put_object", Key=name, Body=b"")
         except StoreDenied:
             return True
-        listed = self._client.call("list", name, "list_objects_v2", Prefix=self._key, EncodingType="url")
+        listed = self._client.call("list", name, "list_objects_v2", Prefix=self._key)
         self._client.call("remove", name, "delete_object", Key=name)
-        return any(unquote(found["Key"]) == name for found in listed.get("Contents", ()))
+        return any(found["Key"] == name for found in listed.get("Contents", ()))

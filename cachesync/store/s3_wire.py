@@ -1,12 +1,11 @@
 """Kept connections to one server, for many threads: a request is sent and its answer begun in the calling thread.
 
 A request that breaks off on a connection that was kept is sent once more, on a new one: the server may have closed the
-old one just then. All writes are conditional, so that does no harm.
+old one just then. All writes are conditional, so that does no harm; but a POST begins or ends an upload, and no second.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -19,6 +18,7 @@ from cachesync.store.s3_connection import ConnectFailed, Connection, Reply
 KEPT = 15.0
 """Seconds that a connection is kept unused: less than what servers keep them for."""
 
+_WITH_BODY = frozenset({"PUT", "POST"})
 _LEFT = 1.0
 """Seconds for a server that refuses a body to say why."""
 
@@ -42,20 +42,32 @@ class Wire:
         self._lock = threading.Lock()
         self._closed = False
 
-    def ask(self, verb: str, target: str, headers: Mapping[str, str], body: bytes, deadline: float) -> Reply:
+    def ask(
+        self,
+        verb: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadline: float,
+        patience: float = 1,
+    ) -> Reply:
         """Send a request and return its answer, whose head has come. ``headers`` have all but content-length.
+        ``patience`` is how many times as long the server may do nothing.
 
         Raises ConnectFailed, TimeoutError, OSError.
         """
-        length = f"content-length: {len(body)}\r\n" if body or verb == "PUT" else ""
+        length = f"content-length: {len(body)}\r\n" if body or verb in _WITH_BODY else ""
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a line end in a header")
         head = f"{verb} {target} HTTP/1.1\r\n{lines}{length}\r\n".encode("utf-8", "surrogateescape")
         if (connection := self._kept()) is not None:
-            with contextlib.suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                return self._exchange(connection, verb, head, body, deadline)
-        return self._exchange(self._connect(deadline), verb, head, body, deadline)
+            try:
+                return self._exchange(connection, verb, head, body, deadline, patience)
+            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                if verb == "POST":
+                    raise
+        return self._exchange(self._connect(deadline), verb, head, body, deadline, patience)
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back whose answer was read."""
@@ -80,10 +92,12 @@ class Wire:
         for connection in idle:
             connection.close()
 
-    def _exchange(self, connection: Connection, verb: str, head: bytes, body: bytes, deadline: float) -> Reply:
+    def _exchange(
+        self, connection: Connection, verb: str, head: bytes, body: bytes, deadline: float, patience: float
+    ) -> Reply:
         try:
             refused: OSError | None = None
-            patience = self._silence
+            patience *= self._silence
             try:
                 connection.send(head, body, deadline, self._silence)
             except (ConnectionError, ssl.SSLError) as error:

@@ -29,15 +29,17 @@ from cachesync.store.throttled import ThrottledStore
 from tests.bodies import MIB, PLAIN, Bytes
 from tests.contract.test_store import ODD_NAMES
 from tests.flat_store import FlatStore
-from tests.servers import SeaweedServer, Server, closed_port
+from tests.servers import SeaweedServer, Server, by_botocore, closed_port
 
 STALE = Version("00000000000000000000000000000000")
 
 
-@pytest.fixture(params=["seaweed", "moto"])
-def kind(request: pytest.FixtureRequest) -> str:
-    kind: str = request.param
-    return kind
+@pytest.fixture(params=["seaweed", "moto", "seaweed by botocore"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    kind, _, way = request.param.partition(" by ")
+    if way:
+        by_botocore(monkeypatch)
+    return str(kind)
 
 
 @pytest.fixture

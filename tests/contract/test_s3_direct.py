@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -15,10 +17,13 @@ from botocore.utils import parse_timestamp
 
 from cachesync.errors import CacheSyncError, ObjectNotFound, PreconditionFailed, StoreCredentials
 from cachesync.model import Attributes, Version
-from cachesync.store import s3_sign
+from cachesync.store import s3_calls, s3_direct, s3_sign
 from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import _time
+from cachesync.store.s3_address import Key, from_environment
+from cachesync.store.s3_client import S3Client, S3Settings
+from cachesync.store.s3_library import Library
 from cachesync.store.s3_wire import Wire
+from cachesync.store.s3_xml import moment
 from tests.bodies import Bytes
 from tests.servers import MotoServer, SeaweedServer
 
@@ -33,11 +38,8 @@ def opened(server: SeaweedServer | MotoServer, bucket: str):
 
 
 def past_botocore(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on botocore must not be asked."""
-    # Whatever the client needed for its first request, it has.
-    live = store._client._live
-    assert live is not None
-    monkeypatch.setattr(live.fs, "_call_s3", None)
+    """From here on botocore must not be asked for anything but its credentials."""
+    monkeypatch.setattr(Library, "request", None)
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -65,7 +67,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_times_of_a_listing_are_what_botocore_reads(text):
-    assert _time(text) == parse_timestamp(text)
+    assert moment(text) == parse_timestamp(text)
 
 
 @pytest.mark.parametrize("kind", ["seaweed", "moto"])
@@ -122,6 +124,9 @@ def test_what_the_store_refuses_is_told_alike(seaweed, bucket, monkeypatch):
             store.put("k", Bytes(b"y"), Attributes("text/plain", {}), expect=Version("0" * 32))
 
 
+PARTS = {"Parts": [{"PartNumber": 1, "ETag": '"e"', "ChecksumSHA256": "a+/="}]}
+
+
 @pytest.mark.parametrize("token", [None, "to/ken=="])
 @pytest.mark.parametrize(
     ("method", "args", "query"),
@@ -130,23 +135,34 @@ def test_what_the_store_refuses_is_told_alike(seaweed, bucket, monkeypatch):
         ("head_object", {"VersionId": "a/b+c=~"}, "versionId=a%2Fb%2Bc%3D~"),
         ("put_object", {"Metadata": {"a": " b   c ", "B": "=?UTF-8?B?w6k=?="}, "Body": b"x", "IfNoneMatch": "*"}, ""),
         ("upload_part", {"UploadId": "u/1", "PartNumber": 10, "Body": b"x"}, "partNumber=10&uploadId=u%2F1"),
+        ("create_multipart_upload", {"ChecksumAlgorithm": "SHA256", "ContentType": "a/b"}, "uploads="),
+        (
+            "complete_multipart_upload",
+            {"UploadId": "u", "MultipartUpload": {"Parts": [{"PartNumber": 1}]}},
+            "uploadId=u",
+        ),
+        (
+            "list_objects_v2",
+            {"Prefix": "a/é b", "MaxKeys": 1000, "Delimiter": "/", "ContinuationToken": "x/y=="},
+            "continuation-token=x%2Fy%3D%3D&delimiter=%2F&encoding-type=url&list-type=2&max-keys=1000&prefix=a%2F%C3%A9%20b",
+        ),
     ],
 )
 @pytest.mark.parametrize("signed", [True, False])
 def test_it_is_signed_as_botocore_signs(method, args, query, token, signed):
     path = "/a%20b/%C3%A9~"
-    verb = s3_sign.VERBS[method]
+    verb, _, asked, body = s3_calls.request(method, "/", {"Key": "k"} | args)
     credentials = Credentials("AKIDEXAMPLE", "secret/key+", token)
-    lines = s3_sign.headers(
-        method, args, date=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), token=token, signed=signed
+    lines = s3_calls.headers(
+        method, args, body, date=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), token=token, signed=signed
     )
     sent = {name: value for name, value in lines.items() if name not in {"x-amz-date", "x-amz-security-token"}}
     url = "https://b.s3.eu-west-1.amazonaws.com" + path + (f"?{query}" if query else "")
-    request = AWSRequest(verb, url, sent, args.get("Body", b""))
-    request.context["client_config"] = Config(s3={"payload_signing_enabled": signed or "Body" not in args})
+    request = AWSRequest(verb, url, sent, body)
+    request.context["client_config"] = Config(s3={"payload_signing_enabled": signed or not body})
     S3SigV4Auth(credentials, "s3", "eu-west-1").add_auth(request)
     lines |= {"host": "b.s3.eu-west-1.amazonaws.com", "x-amz-date": request.headers["X-Amz-Date"]}
-    assert s3_sign.query(args) == query
+    assert asked == query
     said = s3_sign.authorization(
         verb, path, query, lines, "eu-west-1/s3/aws4_request", credentials.access_key, credentials.secret_key
     )
@@ -154,8 +170,8 @@ def test_it_is_signed_as_botocore_signs(method, args, query, token, signed):
 
 
 def test_what_is_not_plain_is_left_to_botocore():
-    assert not s3_sign.is_plain("copy_object", {"Key": "k"})
-    assert not s3_sign.is_plain("get_object", {"Key": "k", "ExpectedBucketOwner": "1"})
+    assert not s3_calls.is_known("get_object_tagging", {"Key": "k"})
+    assert not s3_calls.is_known("get_object", {"Key": "k", "ExpectedBucketOwner": "1"})
 
 
 def test_bodies_are_in_the_signature_where_others_may_change_them(seaweed, bucket, monkeypatch):
@@ -211,15 +227,165 @@ def test_without_credentials_botocore_is_asked(seaweed, bucket, monkeypatch):
     assert not asked
 
 
-def test_refused_credentials_are_asked_for_again(seaweed, bucket):
+@pytest.mark.parametrize("found", [True, False])
+def test_refused_credentials_are_asked_for_again(seaweed, bucket, monkeypatch, found):
+    if not found:
+        monkeypatch.setattr(s3_direct, "from_environment", lambda *_: None)
     with opened(seaweed, bucket) as store:
         store.put("k", Bytes(b"x"), Attributes("text/plain", {}), expect=None)
         direct = store._client.direct
         route = direct._route
         assert route is not None
-        wrong = type(route.credentials)(access_key="AKIDWRONG", secret_key="x", token=None)
+        assert (route.fs is None) is found
+        wrong = Key("AKIDWRONG", "x")
         direct._route = replace(route, credentials=wrong)
         with pytest.raises(StoreCredentials):
             store.put("l", Bytes(b"x"), Attributes("text/plain", {}), expect=None)
         assert store.head("k").size == 1
-        assert direct._route.fs is not route.fs
+        now = direct._route
+        assert now is not None
+        assert now.fs not in (None, route.fs)
+
+
+@pytest.fixture
+def nothing_said(no_aws: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Neither files nor variables say anything."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        no_aws.delenv(name, raising=False)
+    return no_aws
+
+
+AWS = S3Settings("buck-et", region="eu-west-1", key="k", secret="s", token="t")
+OWN = S3Settings("buck-et", "http://127.0.0.1:9000", key="k", secret="s")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AWS,
+        replace(AWS, region="us-east-1"),
+        replace(AWS, region="ap-southeast-5"),
+        replace(AWS, path_style=True),
+        replace(AWS, region="us-east-1", path_style=True),
+        OWN,
+        replace(OWN, region="x", path_style=True),
+        replace(OWN, endpoint="https://minio.example:443/"),
+        replace(OWN, endpoint="http://[::1]:80"),
+        replace(OWN, endpoint="http://LOCALHOST:9000"),
+    ],
+    ids=str,
+)
+def test_it_leads_where_botocore_leads(nothing_said, settings):
+    found = from_environment(settings, os.environ)
+    assert found is not None
+    client = S3Client(settings)
+    way = client.library.run(client.library.way("find", "the bucket"))
+    client.close()
+    address, key = found
+    assert (address, way.credentials[:3]) == (way.address, (key.access_key, key.secret_key, key.token))
+
+
+def test_the_key_is_what_botocore_finds(nothing_said):
+    settings = replace(AWS, key=None, secret=None, token=None)
+    assert from_environment(settings, os.environ) is None
+    nothing_said.setenv("AWS_ACCESS_KEY_ID", "ours")
+    assert from_environment(settings, os.environ) is None
+    nothing_said.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    nothing_said.setenv("AWS_SESSION_TOKEN", "token")
+    client = S3Client(settings)
+    way = client.library.run(client.library.way("find", "the bucket"))
+    client.close()
+    found = from_environment(settings, os.environ)
+    assert found == (way.address, Key("ours", "secret", "token"))
+    assert way.credentials[:3] == ("ours", "secret", "token")
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("https_proxy", "http://127.0.0.1:1"),
+        ("HTTP_PROXY", "http://127.0.0.1:1"),
+        ("AWS_PROFILE", "other"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
+        ("AWS_USE_FIPS_ENDPOINT", "true"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
+        ("AWS_S3_US_EAST_1_REGIONAL_ENDPOINT", "regional"),
+        ("AWS_CREDENTIAL_EXPIRATION", "2026-11-28T00:00:00Z"),
+        ("AWS_SECURITY_TOKEN", "old"),
+    ],
+)
+def test_what_else_botocore_hears_is_left_to_it(nothing_said, name, value):
+    nothing_said.setenv(name, "")
+    assert from_environment(AWS, os.environ) is not None
+    nothing_said.setenv(name, value)
+    assert from_environment(AWS, os.environ) is None
+
+
+def test_an_endpoint_of_ours_is_not_the_environments(nothing_said):
+    nothing_said.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    found = from_environment(OWN, os.environ)
+    assert found is not None
+    assert found[0].port == 9000
+
+
+@pytest.mark.parametrize("name", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
+def test_files_are_left_to_botocore(nothing_said, tmp_path, name):
+    (tmp_path / "said").write_text("[default]\nendpoint_url = http://127.0.0.1:1\n")
+    nothing_said.setenv(name, str(tmp_path / "said"))
+    assert from_environment(AWS, os.environ) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(AWS, region=None),
+        replace(AWS, region="cn-north-1"),
+        replace(AWS, region="us-gov-west-1"),
+        replace(AWS, bucket="with.dots"),
+        replace(AWS, bucket="fast--use1-az4--x-s3"),
+        replace(AWS, bucket="arn:aws:s3:eu-west-1:1:accesspoint/a"),
+        replace(AWS, secret=None),
+        replace(OWN, endpoint="https://s3.eu-west-1.amazonaws.com"),
+        replace(OWN, endpoint="http://127.0.0.1:9000/under/this"),
+        replace(OWN, endpoint="http://user:word@127.0.0.1:9000"),
+    ],
+    ids=str,
+)
+def test_addresses_of_another_kind_are_left_to_botocore(nothing_said, settings):
+    assert from_environment(settings, os.environ) is None
+
+
+EVERY_VERB = """
+import os, sys
+from cachesync.model import Attributes
+from cachesync.store.s3 import S3Store
+from cachesync.store.s3_client import S3Settings
+from tests.bodies import Bytes
+bucket, endpoint = sys.argv[1:]
+store = S3Store(S3Settings(bucket, endpoint, "us-east-1"))
+plain = Attributes("text/plain", {"note": "é ☃"})
+big = Bytes(os.urandom(11 << 20), 5 << 20)
+assert store.traits.versioned is False
+small = store.put("a+b ☃/k", Bytes(b"x"), plain, expect=None)
+large = store.put("big", big, plain, expect=None)
+copied = store.copy("big", "copy", source_version=large.version, expect=None)
+assert b"".join(store.get("copy").chunks) == big.data
+assert [(found.key, found.size) for found in store.list("")] == [("a+b ☃/k", 1), ("big", 11 << 20), ("copy", 11 << 20)]
+assert [found.key for found in store.list("", shallow=True)] == ["a+b ☃/", "big", "copy"]
+store.delete("copy", expect=copied.version)
+store.close()
+slow = {"botocore", "s3fs", "fsspec", "aiohttp", "asyncio"} & sys.modules.keys()
+assert not slow, slow
+"""
+
+
+def test_botocore_is_imported_by_who_needs_it(seaweed, bucket, nothing_said):
+    seaweed.make_bucket(bucket)
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_VERB, bucket, seaweed.endpoint],
+        env=os.environ | {"AWS_ACCESS_KEY_ID": seaweed.key, "AWS_SECRET_ACCESS_KEY": seaweed.secret},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -164,6 +164,37 @@ def test_the_body_is_what_was_sent():
     assert heads[1][0].decode() == "PUT /a?b=1 HTTP/1.1\r\nhost: h\r\nx-amz-meta-n: é\r\ncontent-length: 1"
 
 
+def test_what_begins_or_ends_an_upload_is_not_sent_twice():
+    def serve(connection: socket.socket, _number: int) -> None:
+        request_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        request_of(connection)  # taken, and never answered
+
+    for verb in ("POST", "PUT"):
+        with talking(serve) as (wire, server):
+            assert got(wire) == (200, b"")
+            if verb == "POST":
+                with pytest.raises(ConnectionError):
+                    got(wire, verb)
+            else:
+                assert got(wire, verb) == (200, b"")
+            assert server.connections == (1 if verb == "POST" else 2)
+
+
+def test_a_server_may_be_given_time():
+    done = threading.Event()
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        request_of(connection)
+        done.wait(0.6)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with talking(serve, silence=0.3) as (wire, _):
+        with pytest.raises(TimeoutError):
+            got(wire)
+        assert wire.ask("POST", "/k", {"host": "h"}, b"", soon(), 10).status == 200
+
+
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_a_kept_connection_that_the_server_let_go_costs_nothing(how):
     def serve(connection: socket.socket, number: int) -> None:
