@@ -81,7 +81,7 @@ class Direct:
                 if method in s3_calls.DOCUMENTS:
                     from cachesync.store.s3_xml import read
 
-                    told |= read(method, text)
+                    told |= read(method, text) | {"ResponseMetadata": {"HTTPHeaders": reply.headers}}
                 return told
 
         return self._on_route(operation, path, method, args, asked)
