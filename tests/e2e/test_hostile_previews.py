@@ -166,7 +166,7 @@ def test_errors_and_events_are_text_too(served: Host, open_page: OpenPage):
     shown = "<img src=x onerror=alert(1)>\\xff"
     expect(page.page.locator(".feed")).to_contain_text(shown)
     page.row("s1").click()
-    expect(page.page.locator(".waiting")).to_contain_text(shown)
+    expect(page.page.locator(".waiting")).to_contain_text(shown, timeout=15_000)
     page.page.keyboard.press("f")
     expect(page.page.get_by_role("region", name="Receipt of the flush")).to_contain_text(shown)
     assert page.page.locator("main img").count() == 0

@@ -105,7 +105,7 @@ def test_p06_an_upload_that_nobody_needs_any_more_is_given_up(host: Host):
     host.start()
     host.stored()
     assert host.keys() == {"small"}
-    eventually(lambda: not uploads(Bucket=host.bucket).get("Uploads"), 5)
+    eventually(lambda: not uploads(Bucket=host.bucket).get("Uploads"))
 
 
 def test_p06_changes_while_nobody_watched_are_found(host: Host):
