@@ -79,7 +79,7 @@ def play(options: argparse.Namespace, place: Path) -> Iterator[Row]:
         for who in PARTS[letter]:
             if options.against is not None and not is_ours(who) and who not in options.against:
                 continue
-            fuse = None if who != OURS_ON_FUSE or has_fuse() else "not here: needs root and /dev/fuse"
+            fuse = None if not who.startswith(OURS_ON_FUSE) or has_fuse() else "not here: needs root and /dev/fuse"
             if (reason := fuse or peers.why_not(who)) is None:
                 here.append(who)
             else:

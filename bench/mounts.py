@@ -19,6 +19,9 @@ from cachesync.control.client import ControlClient
 from cachesync.errors import CacheSyncError
 
 OURS = ("cachesync root", "cachesync mount")
+IGNORED = "cachesync mount, ignored"
+"""Our mount on files that are to stay here: what a mount takes where nobody uploads beside."""
+
 PEERS = ("rclone mount", "s3fs-fuse", "juicefs", "juicefs --writeback")
 _EXAMPLE = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 _FLUSH_SECONDS = 600.0
@@ -60,6 +63,11 @@ def place(who: str, on: Stage, target: Target | None = None) -> Iterator[Place]:
             made = Place(on.folder("ext4") / "s")
         elif who in OURS:
             made = stack.enter_context(_ours(on, target, mounted=who == "cachesync mount"))
+        elif who == IGNORED:
+            here = stack.enter_context(_ours(on, None, mounted=True))
+            here.folder.mkdir()
+            (here.folder / ".cachesyncignore").write_text("*\n")
+            made = Place(here.folder, here.pids)
         elif who == "libfuse's passthrough":
             made = stack.enter_context(_passthrough(on))
         else:

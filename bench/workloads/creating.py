@@ -12,13 +12,13 @@ from pathlib import Path
 from bench.file_work import create, make_tar, metadata, mixed, sequential
 from bench.loops import loop
 from bench.machine import WentWrong
-from bench.mounts import OURS, PEERS, Place, compiled, place
+from bench.mounts import IGNORED, OURS, PEERS, Place, compiled, place
 from bench.raw import Asker, Signer
 from bench.stage import Stage, fill
 from bench.table import Row
 
 STORED = ("ext4", "raw", *OURS, *PEERS)
-WHO = (*STORED, "libfuse's passthrough")
+WHO = (*STORED, IGNORED, "libfuse's passthrough")
 _LATENCY_SIZE = 1000
 _KERNEL_FORGETS = 1.1
 """Seconds after which it asks a FUSE server again what it was told."""
@@ -113,7 +113,7 @@ def _visits(on: Stage, who: str, here: Place | str, tar: Path, names: Path | Non
     if names is not None:
         works[_NAMES] = partial(_names, names, top / "names", on.sizes.names, forget)
     works["one file in sequence"] = partial(_sequence, top / "sequence", min(_MIB_IN_SEQUENCE, on.sizes.big_mib))
-    if who != "libfuse's passthrough":
+    if who not in (IGNORED, "libfuse's passthrough"):
         works["trees: tar, git, grep, cp, SQLite"] = lambda: mixed(top / "trees", tar)
         if who != "ext4" and here.keys is not None:
             works["close to stored, 1 KB, one at a time"] = partial(_latencies, on, here)
