@@ -39,7 +39,8 @@ class MemoryBody:
 class FileBody:
     """The first ``size`` bytes of an open file, which is read twice: once for the digests, once for sending.
 
-    The second reading is held against the first, so what is sent is what was hashed even if a writer is at work.
+    The second reading is held against the first, so what is sent is what was hashed even if a writer is at work: all of
+    it stood there when the first reading ended.
     """
 
     def __init__(self, file: OpenFile, size: int, part_size: int, grown_from: Stored | None = None) -> None:
@@ -168,9 +169,10 @@ def take(
 
 def _same_prefix(file: OpenFile, body: MemoryBody | FileBody) -> bool:
     """Whether the bytes that were read are still there: growing leaves them alone, rewriting does not."""
-    if body.part_sha256:
-        return digest(file, body.size, body.part_size).whole == body.sha256
-    return file.read(0, body.size) == body.read(0, body.size)
+    if isinstance(body, MemoryBody):
+        return file.read(0, body.size) == body.read(0, body.size)
+    # Sending reads a large one again, part by part, and compares; but not what a tail follows.
+    return body.tail is None or digest(file, body.size, body.size).whole == body.sha256
 
 
 def _last_line_end(file: OpenFile, size: int) -> int:

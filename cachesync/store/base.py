@@ -17,7 +17,8 @@ class Body(Protocol):
     """Bytes to store, readable again at any offset.
 
     ``sha256`` is of the whole; ``part_sha256`` has one digest for each ``part_size`` bytes and is empty for a body that
-    goes up in one piece. ``read`` returns exactly ``length`` bytes or raises FileChanging.
+    goes up in one piece. ``read`` returns exactly ``length`` bytes or raises FileChanging. Each part is read at least
+    once: a body may need that to know that all of its bytes were there at one moment.
     """
 
     @property

@@ -213,6 +213,8 @@ class Uploads:
         try:
             for number, digest in enumerate(body.part_sha256, 1):
                 if number in etags:
+                    # Not sent, but read: what a body's bytes were held against must be all of them.
+                    self._read(body, number)
                     continue
                 self._slots.acquire()
                 flying[self._start(upload, body, number, digest)] = number
@@ -245,8 +247,11 @@ class Uploads:
         return future
 
     def _send_part(self, upload: Multipart, body: Body, number: int, digest: str) -> str:
+        return self._send_bytes(upload, number, self._read(body, number), digest)
+
+    def _read(self, body: Body, number: int) -> bytes:
         start = (number - 1) * body.part_size
-        return self._send_bytes(upload, number, body.read(start, min(body.part_size, body.size - start)), digest)
+        return body.read(start, min(body.part_size, body.size - start))
 
     def _send_bytes(self, upload: Multipart, number: int, data: bytes, digest: str) -> str:
         answer = self._client.call(
