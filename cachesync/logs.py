@@ -55,4 +55,7 @@ class _Text(logging.Formatter):
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         facts = " ".join(f"{name}={value}" for name, value in _facts(record).items())
         line = _visible(f"{when} {record.levelname.lower():8}{record.getMessage()}  {facts}".rstrip())
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        told = self.formatException(record.exc_info).splitlines()
+        return "\n".join([line, *(f"  {_visible(each)}" for each in told)])

@@ -22,6 +22,9 @@ WHO = (*STORED, IGNORED, "libfuse's passthrough")
 _LATENCY_SIZE = 1000
 _KERNEL_FORGETS = 1.1
 """Seconds after which it asks a FUSE server again what it was told."""
+_AT_REST = 5.0
+"""Seconds after which nobody is busy any more with what was done before."""
+
 _MIB_IN_SEQUENCE = 256
 _NAMES = "names, us each"
 
@@ -137,6 +140,7 @@ def _latencies(on: Stage, here: Place) -> dict[str, float]:
     times = []
     folder = here.folder / "close"
     folder.mkdir(parents=True)
+    time.sleep(_AT_REST)
     with contextlib.closing(Asker(here.target)) as asker:
         for i in range(on.sizes.latencies):
             signed = signer.sign("head_object", f"{here.keys}close/{i}.txt")
