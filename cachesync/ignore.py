@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache, partial
@@ -32,6 +32,9 @@ DEFAULTS = (
 """What nobody wants stored. For names of files and links only: a folder is never skipped unless somebody says so."""
 
 _DEFAULT = re.compile("|".join(f"({translate(rule)})" for rule in DEFAULTS))
+_HINTS = [max(rule.split("*"), key=len) for rule in DEFAULTS]
+"""What is in each name that a default speaks of."""
+
 _REMEMBERED_FOLDERS = 4096
 _MOST_STARS = 3
 _FOLDER_MARK = "ps_d"
@@ -102,6 +105,21 @@ class IgnoreRules:
             if above := self._folder(folder):
                 return above
         return None if is_dir else self._judge(path, is_dir=False)
+
+    def ignored(self, directory: str, names: Sequence[str], *, is_dir: bool) -> dict[str, str]:
+        """Which of ``names``, all files or all folders in ``directory`` ("" or ending in "/"), are not stored, and why.
+        The same as ``reason`` of each, at a fraction of the cost."""
+        judge: Callable[[str], str | None]
+        if not self._files:
+            text = "/".join(names)
+            if is_dir or not any(hint in text for hint in _HINTS):
+                return {}
+            above, judge = None, _default
+        else:
+            above = self.reason(directory, is_dir=True) if directory else self._whole
+            judge = self._folder if is_dir else partial(self._judge, is_dir=False)
+        reasons = ((name, above or judge(directory + name)) for name in names)
+        return {name: reason for name, reason in reasons if reason}
 
     def _judge(self, path: str, *, is_dir: bool) -> str | None:
         for file in self._files:

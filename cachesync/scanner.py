@@ -16,7 +16,7 @@ from functools import partial
 
 from cachesync.errors import FileUnreadable
 from cachesync.events import Events, What
-from cachesync.files import Tree
+from cachesync.files import Listing, Tree
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.journal import Journal, Known
 from cachesync.keys import RESERVED, is_reserved, is_session_name
@@ -159,9 +159,9 @@ class Scanner:
 
     def _compare(self, session: str, directory: str, batch: _Batch, result: ScanResult) -> None:
         batch.met.add(directory)
-        known = self._journal.entries.children(session, directory)
+        seen = self._journal.entries.seen(session, directory)
         try:
-            listing = self._tree.listing(session, directory)
+            listing = self._tree.listing(session, directory, seen)
         except FileUnreadable as error:
             result.failures.append(Failure(directory or ".", error.reason))
             return
@@ -171,34 +171,38 @@ class Scanner:
             return
         batch.listed(directory, listing.stamp)
         result.skipped.extend(listing.special)
-        rules = self._ignore(session)
-        missing = {raw for raw, row in known.items() if row.resident and row.gone_at is None}
+        known = self._journal.entries.children(session, directory) if listing.found else {}
+        ignored = self._leave_out(session, directory, listing, known, result)
+        batch.trees.extend(f"{directory}{name}/" for name in listing.directories() if name not in ignored)
         for count, (name, stat) in enumerate(listing.found.items(), 1):
             if not count % _BATCH:
                 self._commit(session, batch)
                 if batch.expired():
                     result.finished = False
                     return
-            path, raw = directory + name, os.fsencode(name)
-            is_dir = stat.kind is Kind.DIRECTORY
-            if is_reserved(path):
-                result.failures.append(Failure(path, f"{RESERVED} is cachesync's own name in every session"))
-                continue
-            if reason := rules.reason(path, is_dir):
-                result.skipped.append(Skipped(path, reason))
-                missing -= {raw, raw + b"/"}
-                self._leave_out(session, path, known.get(raw), is_dir=is_dir)
-                continue
-            if is_dir:
-                path, raw = path + "/", raw + b"/"
-                batch.trees.append(path)
-            missing.discard(raw)
-            self._judge(path, stat, known.get(raw), Hint(0), batch)
-        self._compare_missing(session, [directory + os.fsdecode(raw) for raw in missing], batch)
+            raw = os.fsencode(name) + b"/" * (stat.kind is Kind.DIRECTORY)
+            seen.pop(raw, None)
+            if name not in ignored:
+                self._judge(directory + os.fsdecode(raw), stat, known.get(raw), Hint(0), batch)
+        missing = [name for raw in seen if (name := os.fsdecode(raw)).rstrip("/") not in ignored]
+        self._compare_missing(session, [directory + name for name in missing], batch)
 
-    def _leave_out(self, session: str, path: str, known: Known | None, *, is_dir: bool) -> None:
-        if is_dir or (known is not None and known.resident):
-            self._journal.entries.let_go(session, path, is_dir=is_dir)
+    def _leave_out(
+        self, session: str, directory: str, listing: Listing, known: dict[bytes, Known], result: ScanResult
+    ) -> set[str]:
+        """The names in a listing that are ignored. What the store has of them stays there."""
+        left_out = set[str]()
+        if not directory and listing.found.pop(RESERVED, None) is not None:
+            result.failures.append(Failure(RESERVED, f"{RESERVED} is cachesync's own name in every session"))
+        rules = self._ignore(session)
+        for names, is_dir in ((listing.files(), False), (listing.directories(), True)):
+            for name, reason in rules.ignored(directory, names, is_dir=is_dir).items():
+                left_out.add(name)
+                result.skipped.append(Skipped(directory + name, reason))
+                row = known.get(os.fsencode(name))
+                if is_dir or name not in listing.found or (row is not None and row.resident):
+                    self._journal.entries.let_go(session, directory + name, is_dir=is_dir)
+        return left_out
 
     def _compare_missing(self, session: str, missing: Sequence[str], batch: _Batch) -> None:
         rules = self._ignore(session)

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import os
 import stat as st
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
 from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular, writer_of
@@ -35,16 +36,30 @@ _SPECIAL = {
     st.S_IFBLK: "a block device",
     st.S_IFCHR: "a character device",
 }
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""As os.fsencode has them, for where a call of that is too much."""
+
 _KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTORY}
 
 
 @dataclass(slots=True)
 class Listing:
-    """One directory: what is in it by name, and what is there but not stored. ``stamp`` is of before it was listed."""
+    """One directory: what is in it by name, but for files and directories that are as they were, and what is there but
+    not stored. ``stamp`` is of before it was listed."""
 
     stamp: int = 0
+    same_files: list[str] = field(default_factory=list)
+    same_directories: list[str] = field(default_factory=list)
     found: dict[str, FileStat] = field(default_factory=dict)
     special: list[Skipped] = field(default_factory=list)
+
+    def files(self) -> list[str]:
+        """The names of all files and links."""
+        return self.same_files + [name for name, stat in self.found.items() if stat.kind is not Kind.DIRECTORY]
+
+    def directories(self) -> list[str]:
+        """The names of all directories."""
+        return self.same_directories + [name for name, stat in self.found.items() if stat.kind is Kind.DIRECTORY]
 
 
 class OpenFile:
@@ -184,10 +199,12 @@ class Tree:
                 return None
             raise FileUnreadable("look at", path, error.strerror) from error
 
-    def listing(self, session: str, directory: str) -> Listing | None:
+    def listing(self, session: str, directory: str, seen: dict[bytes, tuple[Any, ...]] | None = None) -> Listing | None:
         """What is in a directory of a session ("" is its top), or None if there is no such directory.
 
-        Raises FileUnreadable where it cannot be listed; that is not emptiness.
+        ``seen`` is how files and directories were when somebody looked before, by raw name (a directory's ends in "/"):
+        that name, ``st_mode``, size, mtime, ctime and inode. What still is so is taken out of it. Raises FileUnreadable
+        where it cannot be listed; that is not emptiness.
         """
         listing = Listing()
         try:
@@ -199,17 +216,7 @@ class Tree:
         try:
             listing.stamp = _stamp(descriptor)
             with os.scandir(descriptor) as entries:
-                for entry in entries:
-                    try:
-                        found = _examine(descriptor, entry.name, directory + entry.name)
-                    except OSError as error:
-                        if error.errno in _ABSENT:  # deleted since it was listed
-                            continue
-                        raise
-                    if isinstance(found, Skipped):
-                        listing.special.append(found)
-                    else:
-                        listing.found[entry.name] = found
+                _fill(listing, descriptor, entries, directory, {} if seen is None else seen)
         except OSError as error:
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         finally:
@@ -268,10 +275,45 @@ def _stamp(directory: int) -> int:
     return changed if not 0 <= now - changed < _TICK else -now
 
 
-def _examine(directory: int, name: str, path: str) -> FileStat | Skipped:
-    """What ``name`` is in an open directory. A link that becomes something else meanwhile is looked at again."""
+def _fill(
+    listing: Listing,
+    descriptor: int,
+    entries: Iterator[os.DirEntry[str]],
+    directory: str,
+    seen: dict[bytes, tuple[Any, ...]],
+) -> None:
+    """Look at each of ``entries``. A scan comes by here with every file of the root: one that is as it was costs a stat
+    and no object of ours."""
+    for entry in entries:
+        name = entry.name
+        try:
+            s = entry.stat(follow_symlinks=False)
+            raw = name.encode(_ENCODING, _ERRORS)
+            if seen.get(raw) == (raw, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino):
+                del seen[raw]
+                listing.same_files.append(name)
+                continue
+            found = _examine(descriptor, name, directory + name, s)
+        except OSError as error:
+            if error.errno in _ABSENT:  # deleted since it was listed
+                continue
+            raise
+        if isinstance(found, Skipped):
+            listing.special.append(found)
+            continue
+        was = seen.get(raw + b"/") if found.kind is Kind.DIRECTORY else None
+        if was is not None and was[1::2] == (s.st_mode, s.st_mtime_ns, s.st_ino):
+            del seen[raw + b"/"]
+            listing.same_directories.append(name)  # its size and ctime say nothing that its entries do not
+        else:
+            listing.found[name] = found
+
+
+def _examine(directory: int, name: str, path: str, found: os.stat_result | None = None) -> FileStat | Skipped:
+    """What ``name`` is in an open directory; ``found`` if somebody has just asked. A link that becomes something else
+    meanwhile is looked at again."""
     while True:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
         kind = st.S_IFMT(found.st_mode)
         if kind in _SPECIAL:
             return Skipped(path, _SPECIAL[kind])
@@ -282,6 +324,7 @@ def _examine(directory: int, name: str, path: str) -> FileStat | Skipped:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
+            found = None
 
 
 def _to_stat(found: os.stat_result, target: str | None) -> FileStat:

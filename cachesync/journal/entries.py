@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import (
     ENTRY_COLUMNS,
     KNOWN_COLUMNS,
     LEAVE,
     NEVER_SEEN,
+    SEEN_COLUMNS,
     STORED_TEXT,
     UNLEARN,
     UNSENT,
@@ -61,7 +63,9 @@ WITH RECURSIVE found(dir) AS (
 """
 """From one directory to the next: what a directory holds is not counted."""
 
-_IS_EVICTED = "SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0"
+_IS_AWAY = """
+SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND (resident = 0 OR gone_at IS NOT NULL)
+"""
 
 
 class Entries:
@@ -76,8 +80,8 @@ class Entries:
         """Make paths dirty, all with one new generation. A missing path counts only if it was expected on disk.
 
         A look is a moment old: ``stands`` looks once more, while nobody else writes. What was missing and stands was
-        brought here meanwhile; what counts as evicted, was seen and does not stand was on its way out: an eviction
-        drops nothing that is written down to be here.
+        brought here meanwhile; what counts as evicted or deleted, was seen and does not stand was on its way out: an
+        eviction drops nothing that is written down to be here.
         """
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
@@ -90,7 +94,7 @@ class Entries:
                     gone.append((number, generation, mark.due_at, now, *split(mark.path)))
                     continue
                 place = (number, *split(mark.path))
-                if stands is not None and db.execute(_IS_EVICTED, place).fetchone() and not stands(mark.path):
+                if stands is not None and db.execute(_IS_AWAY, place).fetchone() and not stands(mark.path):
                     continue
                 target = None if s.target is None else os.fsencode(s.target)
                 values = (s.kind, generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target, mark.closed)
@@ -191,6 +195,14 @@ class Entries:
             (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),
         )
         return {row[0]: Known(*row) for row in rows}
+
+    def seen(self, name: str, directory: str) -> dict[bytes, Row]:
+        """What is expected to stand directly in ``directory`` on disk, by name, as ``files.Tree.listing`` takes it."""
+        rows = self._ledger.db.long(
+            f"SELECT {SEEN_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND resident = 1 AND gone_at IS NULL",
+            (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),
+        )
+        return {row[0]: row for row in rows}
 
     def directories(self, name: str, directory: str) -> list[str]:
         """Every directory below one that something is expected to stand in, in order; also those of which there is no

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat as st
 from typing import Any, NamedTuple
 
 from cachesync.journal.database import Row
@@ -58,6 +59,12 @@ NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode 
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
     synced < generation, dirty_since, stored_at, closed"""
+
+SEEN_COLUMNS = f"""name, CASE WHEN kind = 'file' AND (unsettled = 0 OR synced < generation) THEN mode | {st.S_IFREG}
+    WHEN kind = 'dir' THEN mode | {st.S_IFDIR} END, size, mtime_ns, ctime_ns, inode"""
+"""What a scan compares with the disk: where they are equal it has nothing to do. No ``st_mode``, so that they never
+are, where it has to look closer: at links, and at bytes that may have changed without a trace. Few columns, since there
+may be a million rows."""
 
 WORK = "synced < generation AND (kind = 'file' OR etag IS NOT NULL)"
 """The uploader's part of what is dirty. Spelled as the index ``work`` is, or SQLite would not use that."""

@@ -122,14 +122,14 @@ def test_a_flush_of_what_is_stored_changes_no_row_and_asks_14_questions(counting
     assert len(done.reads) == 14, str(done)  # one of them for each directory, and there is one
 
 
-def test_a_flush_with_one_change_is_four_commits_and_22_questions(counting: Counted):
+def test_a_flush_with_one_change_is_four_commits_and_23_questions(counting: Counted):
     counting.write("a")
     with counting.counted() as done:
         counting.flush()
     hurry, manifest = ["update entry"], ["delete entry", "update entry", "update session", "update conflict"]
     assert tables(done) == [MARK, hurry, CONFIRM, manifest], str(done)
     assert done.durable == 0, str(done)
-    assert len(done.reads) == 22, str(done)
+    assert len(done.reads) == 23, str(done)
 
 
 # -- a session's life --------------------------------------------------------------------------------------------------

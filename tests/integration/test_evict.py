@@ -495,7 +495,7 @@ def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatc
 
 
 def test_a_look_that_is_a_moment_old_changes_nothing(a):
-    """A scan saw a file that was dropped before that was written down, or missed one that was brought before."""
+    """A scan saw a file that was dropped or deleted since, or missed one that was brought since."""
     entries, stat = a.journal.entries, a.driven.engine.tree.lstat(S, "f")
     entries.mark(S, [Mark("d/e/g", None, 0.0)], 1.0, stands=lambda _: True)
     assert not entries.entry(S, "d/e/g").tombstone
@@ -504,3 +504,7 @@ def test_a_look_that_is_a_moment_old_changes_nothing(a):
     entries.mark(S, [Mark("f", stat, 0.0)], 1.0, stands=lambda _: False)
     assert not entries.entry(S, "f").resident
     assert a.dirty() == set()
+    a.life.open(S)
+    entries.mark(S, [Mark("f", None, 0.0)], 1.0)
+    entries.mark(S, [Mark("f", stat, 0.0)], 1.0, stands=lambda _: False)
+    assert entries.entry(S, "f").tombstone

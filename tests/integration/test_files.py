@@ -99,6 +99,43 @@ def test_everything_is_seen_as_what_it_is(tree, session):
     assert tree.lstat(S, "pipe") == Skipped("pipe", "a pipe")
 
 
+def as_seen(session, name, place=None, **other):
+    """What somebody who looked before has kept of a name, but for what is ``other`` now."""
+    s = (session / (place or name)).lstat()
+    was = {"mode": s.st_mode, "size": s.st_size, "mtime": s.st_mtime_ns, "ctime": s.st_ctime_ns, "inode": s.st_ino}
+    return os.fsencode(name), (os.fsencode(name), *(was | other).values())
+
+
+def test_what_is_as_it_was_is_only_named(tree, session):
+    for name in ("same", "grown", "touched", "chmod", "changed", "other", "new"):
+        (session / name).write_text(name)
+    for name in ("d", "moved", "was a file"):
+        (session / name).mkdir()
+    (session / "link").symlink_to("d")
+    seen = dict(
+        [
+            as_seen(session, "same"),
+            as_seen(session, "grown", size=1),
+            as_seen(session, "touched", mtime=1),
+            as_seen(session, "chmod", mode=0o100600),
+            as_seen(session, "changed", ctime=1),
+            as_seen(session, "other", inode=1),
+            as_seen(session, "gone", "same"),
+            as_seen(session, "d/", size=None, ctime=None),
+            as_seen(session, "moved/", inode=1),
+            as_seen(session, "was a file", mode=0o100644),
+            as_seen(session, "link", mode=None),
+        ]
+    )
+    left, whole = seen.copy(), tree.listing(S, "")
+    listing = tree.listing(S, "", left)
+    assert (listing.same_files, listing.same_directories) == (["same"], ["d"])
+    assert listing.found == {name: stat for name, stat in whole.found.items() if name not in {"same", "d"}}
+    assert left == {name: row for name, row in seen.items() if name not in {b"same", b"d/"}}
+    assert sorted(listing.files()) == sorted(whole.files())
+    assert sorted(listing.directories()) == sorted(whole.directories()) == ["d", "moved", "was a file"]
+
+
 def test_what_is_not_there_is_none(tree, session):
     (session / "file").touch()
     assert tree.lstat(S, "missing") is None

@@ -443,13 +443,13 @@ def mover(desk, turns):
     listing, here, there = tree.listing, desk.session / "b/x", desk.session / "g/x"
     left = [turns]
 
-    def moved_meanwhile(session, directory):
+    def moved_meanwhile(session, directory, seen):
         if left[0] and directory in {"b/", "g/"}:
             away, back = (here, there) if directory == "b/" else (there, here)
             if away.exists():
                 os.rename(away, back)
                 left[0] -= 1
-        return listing(session, directory)
+        return listing(session, directory, seen)
 
     tree.listing = moved_meanwhile
 

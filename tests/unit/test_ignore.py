@@ -158,6 +158,29 @@ def test_agrees_with_git(tmp_path_factory, paths, root, own):
     assert {path for path in paths if rules.reason(path, is_dir=False)} == ignored
 
 
+@pytest.mark.parametrize("directory", ["", "a/", "a/b/", "c.log/"])
+@pytest.mark.parametrize("name", ["s1", "a"])
+@given(
+    names=st.lists(st.sampled_from([rule.replace("*", "x") for rule in DEFAULTS]) | _NAMES, unique=True),
+    root=st.lists(_LINES, max_size=3),
+    own=st.lists(_LINES, max_size=3),
+    is_dir=st.booleans(),
+)
+def test_many_names_are_judged_as_each_is(name, directory, names, root, own, is_dir):
+    rules = IgnoreRules(name, "\n".join(root), "\n".join(own))
+    each = {name: reason for name in names if (reason := rules.reason(directory + name, is_dir=is_dir))}
+    assert rules.ignored(directory, names, is_dir=is_dir) == each
+
+
+@pytest.mark.parametrize("is_dir", [False, True])
+def test_the_defaults_are_judged_alike_one_by_one_and_together(is_dir):
+    names = [rule.replace("*", x) for rule in DEFAULTS for x in ("", "x", "x\n", "4913")] + ["14913", "kept", "#"]
+    rules = IgnoreRules("s")
+    each = {name: reason for name in names if (reason := rules.reason(f"d/{name}", is_dir=is_dir))}
+    assert rules.ignored("d/", names, is_dir=is_dir) == each
+    assert bool(each) != is_dir
+
+
 def test_each_default_is_a_rule_of_its_own():
     for rule in DEFAULTS:
         assert IgnoreRules("s").reason(rule.replace("*", "x"), is_dir=False) == f"ignored by '{rule}' (default)"
