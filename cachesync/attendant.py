@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cachesync.errors import CacheSyncError, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED
+from cachesync.policy import until_next_scan
 from cachesync.watcher import Hint, Watcher
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Attendant:
         self._hinting_since: float | None = None
         self._polled_at = 0.0
         self._scanned_at = 0.0
+        self._scan_cost = 0.0
         self._reasons: set[str] = set()
         self._reported: set[str] = set()
         self._store_notes: list[str] = []
@@ -98,10 +100,13 @@ class Attendant:
         self._check_root()
         self._engine.service.tend()
         self.watcher.tend()
-        now = time.monotonic()
-        if now - self._scanned_at >= self._engine.config.scan_interval:
+        now, config, uncovered = time.monotonic(), self._engine.config, self.watcher.uncovered()
+        pause = until_next_scan(
+            config.scan_interval, self._scan_cost, chosen=config.scan_interval_chosen, watched=not uncovered
+        )
+        if now - self._scanned_at >= pause:
             self._ask_scan("interval")
-        if self.watcher.uncovered() and now - self._polled_at >= _POLL:
+        if uncovered and now - self._polled_at >= _POLL:
             self._ask_scan("poll")
         if self._notifier.watchdog is not None and self.alive:
             self._notifier.send("WATCHDOG=1")
@@ -188,7 +193,7 @@ class Attendant:
                 self._engine.scanner.scan(session, rest and rest + "/")
 
     def _scan_all(self, reasons: set[str]) -> None:
-        self._scanned_at = time.monotonic()
+        self._scanned_at, spent = time.monotonic(), time.thread_time()
         names, others = self._engine.tree.sessions()
         for other in others:
             if other.path not in self._reported:
@@ -205,6 +210,7 @@ class Attendant:
                 self._engine.events.tell(What.REPAIRED, name, changes=found)
             self._list_links(name)
         self._give_up_uploads()
+        self._scan_cost = time.thread_time() - spent
         if "start" not in reasons:
             self.repaired += repaired
         level = logging.DEBUG if reasons in ({"interval"}, {"poll"}) else logging.INFO

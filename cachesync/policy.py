@@ -41,6 +41,12 @@ LINGERING = 60.0
 """Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s), so that the next store
 to it shows in the file's times."""
 
+SCAN_SHARE = 0.01
+"""Of one processor: what scans may take that nothing calls for."""
+
+LONGEST_PAUSE = 900.0
+"""Seconds from one scan to the next, whatever it costs."""
+
 _NAME_TRIES = 8
 _TEMPORARY = re.compile(
     r"(.*\.(tmp|temp|part|partial|crdownload|download|swp)|.*~|~\$.*|\.?#.*|tmp[a-z0-9_]{8}|tmp\.[A-Za-z0-9]{6,})",
@@ -58,6 +64,18 @@ class Pace:
     max_dirty_age: float = 5.0
     delete_settle: float = 2.0
     delete_guard: int = 100
+
+
+def until_next_scan(interval: float, cost: float, *, chosen: bool, watched: bool) -> float:
+    """Seconds from the beginning of a scan to that of the next one that nothing calls for. ``cost`` is the processor
+    time of the last.
+
+    A root so large that a scan each ``interval`` would take more than SCAN_SHARE is scanned less often, if all of it is
+    ``watched``: then only what no event tells of waits for the scan. An interval that was ``chosen`` is kept.
+    """
+    if chosen or not watched:
+        return interval
+    return max(interval, min(cost / SCAN_SHARE, LONGEST_PAUSE))
 
 
 class Writer(Enum):

@@ -125,6 +125,11 @@ class Config:
         """Nobody configured a store, so it is a folder of this machine."""
         return any(row.name == "store" and row.source == "embedded" for row in self.origins)
 
+    @property
+    def scan_interval_chosen(self) -> bool:
+        """Somebody said how often it is to be scanned."""
+        return any(row.name == "scan_interval" and row.source != "default" for row in self.origins)
+
     def sources(self) -> list[Source]:
         """Every setting with the value to show and its origin, then the credentials that the environment has."""
         return list(self.origins)

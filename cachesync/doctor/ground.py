@@ -100,7 +100,7 @@ def _root_kind(check: str, found: Folder) -> Finding:
     if kind in _NETWORK or kind.startswith("fuse."):
         cause = f"{seen} is a network file system: inotify sees only what this host writes"
         return warning(
-            check, cause, "let this host alone write there, or lower scan_interval; keep state on a local disk"
+            check, cause, "let this host alone write there, or set scan_interval; keep state on a local disk"
         )
     if kind in _MEMORY:
         cause = f"{seen} is memory: what is not stored yet is gone when the machine stops"

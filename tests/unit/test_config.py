@@ -49,6 +49,8 @@ def test_nothing_configured_works_with_the_embedded_store(read, tmp_path):
     assert (config.transfers, config.bandwidth, config.cache_size) == (32, None, 10 * 2**30)
     assert config.revalidate == 10
     assert (config.drain_timeout, config.delete_settle, config.delete_guard) == (25, 2, 100)
+    assert not config.scan_interval_chosen
+    assert read(environ={"CACHESYNC_SCAN_INTERVAL": "60s"}).scan_interval_chosen
     assert config.transfer_timeout == 120
     assert (config.path_style, config.allow_http) == (False, False)
     assert {row.source for row in config.sources()} == {"default", "embedded"}

@@ -26,9 +26,11 @@ from cachesync.errors import (
 from cachesync.model import FileStat, Kind
 from cachesync.policy import (
     LINGERING,
+    LONGEST_PAUSE,
     MAX_PARTS,
     MIB,
     PART_SIZE,
+    SCAN_SHARE,
     SPACING,
     Belief,
     Pace,
@@ -48,6 +50,7 @@ from cachesync.policy import (
     may_be_renamed,
     may_be_stored,
     part_size,
+    until_next_scan,
 )
 from tests.rows import an_entry
 
@@ -55,6 +58,30 @@ PACE = Pace()
 TIMES = st.floats(0, 4e9)
 STAT = FileStat(Kind.FILE, 10, 10**18, 10**18, 7, 0o644)
 NOW = 1.0e9
+
+# -- scans -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cost", "pause"),
+    [(0.0, 60.0), (0.1, 60.0), (0.6, 60.0), (0.7, 70.0), (5.0, 500.0), (9.0, 900.0), (1000.0, 900.0)],
+)
+def test_what_a_scan_costs_puts_the_next_one_off_and_no_longer_than_a_quarter_of_an_hour(cost, pause):
+    assert until_next_scan(60.0, cost, chosen=False, watched=True) == pytest.approx(pause)
+
+
+@given(cost=st.floats(0, 1e6), interval=st.floats(1, 1e7))
+def test_scans_take_their_share_at_most_and_an_interval_is_a_lower_bound(cost, interval):
+    pause = until_next_scan(interval, cost, chosen=False, watched=True)
+    assert pause >= interval
+    assert pause <= max(interval, LONGEST_PAUSE)
+    assert cost / pause <= SCAN_SHARE * 1.001 or pause >= LONGEST_PAUSE
+
+
+@pytest.mark.parametrize(("chosen", "watched"), [(True, True), (True, False), (False, False)])
+def test_a_chosen_interval_is_kept_and_so_is_any_where_hints_are_missing(chosen, watched):
+    assert until_next_scan(5.0, 1000.0, chosen=chosen, watched=watched) == 5.0
+
 
 # -- names -------------------------------------------------------------------------------------------------------------
 
