@@ -26,6 +26,7 @@ from cachesync.store.base import ObjectStore
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder a row
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LARGEST = 16 * 1024 * 1024
 """Bytes that are understood at once. What they become takes up to 25 times as much memory, and may be anybody's."""
@@ -58,7 +59,7 @@ def write(out: IO[bytes], entries: Iterable[Entry], *, session: str, state: str,
         if row is None:
             continue
         try:
-            line = json.dumps(row, ensure_ascii=False).encode()
+            line = _encode(row).encode()
         except UnicodeEncodeError:
             assert summary.failures is not None  # noqa: S101 -- set three lines above
             summary.failures.append(Failure(entry.path, "the name or its target is not UTF-8"))
@@ -81,8 +82,10 @@ def _row(entry: Entry) -> dict[str, Any] | None:
         if s is None:
             return None
         own = entry.superseded is None and not entry.dirty and entry.resident
-        if own and entry.stat is not None:  # touched since it was sent: same bytes
-            s = replace(s, mtime_ns=entry.stat.mtime_ns, mode=entry.stat.mode)
+        now = entry.stat if own else None
+        if now is not None and (now.mtime_ns, now.mode) != (s.mtime_ns, s.mode):
+            # Touched since it was sent: same bytes.
+            s = replace(s, mtime_ns=now.mtime_ns, mode=now.mode)
         return _file_row(entry.path, s)
     told = entry.stat if entry.superseded is None or entry.dirty else entry.superseded.other
     if told is None:
@@ -124,7 +127,7 @@ def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored 
         return False
     out.write(head)
     rows = [_file_row(path, stored) for path, stored in changes.items() if stored is not None]
-    quoted = [json.dumps(path, ensure_ascii=False).encode() for path in changes]
+    quoted = [_encode(path).encode() for path in changes]
     separator, changed = b"\n", bool(rows)
     for line in lines:
         if line == b"]}":
@@ -139,7 +142,7 @@ def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored 
     else:
         return False
     for row in rows:
-        out.write(separator + json.dumps(row, ensure_ascii=False).encode())
+        out.write(separator + _encode(row).encode())
         separator = b",\n"
     out.write(b"\n]}\n")
     return changed

@@ -15,6 +15,9 @@ ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, 
     puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels,
     hidden, newer, older"""
 
+_KINDS = {str(kind): kind for kind in Kind}
+"""Asking Kind itself is two calls of Python, for each row."""
+
 _STORED = {
     "etag": "etag",
     "version_id": "version_id",
@@ -117,7 +120,7 @@ def to_entry(session: str, row: Row) -> Entry:
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
-        stat = FileStat(Kind(kind), size, mtime_ns, ctime_ns, inode, mode, link)
+        stat = FileStat(_KINDS[kind], size, mtime_ns, ctime_ns, inode, mode, link)
     if etag is not None:
         stored = Stored(
             Version(etag, version_id),
@@ -130,7 +133,7 @@ def to_entry(session: str, row: Row) -> Entry:
     return Entry(
         session=session,
         path=join(parent, name),
-        kind=Kind(kind),
+        kind=_KINDS[kind],
         born=born,
         generation=generation,
         absent=absent,

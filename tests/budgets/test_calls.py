@@ -81,7 +81,7 @@ def test_a_small_file_is_stored_in_212_calls(counting: Counted):
     assert many.threads == []
 
 
-def test_a_flush_of_one_change_is_27_calls_for_each_file_that_stands(counting: Counted):
+def test_a_flush_of_one_change_is_18_calls_for_each_file_that_stands(counting: Counted):
     few, many = flushed(counting, FEW), flushed(counting, MANY)
-    assert a_file(few, many) <= 27 + MARGIN, shown(few, many)
+    assert a_file(few, many) <= 18 + MARGIN, shown(few, many)
     assert many.threads == []
