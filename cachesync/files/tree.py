@@ -244,6 +244,20 @@ class Tree:
                 return None
             raise FileUnreadable("open", path, error.strerror) from error
 
+    def look(self, session: str, path: str) -> OpenFile | FileStat | Skipped | None:
+        """``open`` where a regular file stands, ``lstat`` where it is something else: of what is not there at all, one
+        question. (What became a regular file between the two is told by its stat.) Raises FileUnreadable."""
+        try:
+            descriptor = open_regular(self._root, f"{session}/{path}")
+            if descriptor is not None:
+                return OpenFile(descriptor, path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            if error.errno not in _ABSENT:  # a link: on the way there, or, where that cannot be held, the path itself
+                raise FileUnreadable("open", path, error.strerror) from error
+        return self.lstat(session, path)
+
     def ignore_text(self, session: str | None) -> str:
         """The text of ``.cachesyncignore`` in a session, or in the root (None); empty if there is none."""
         try:

@@ -90,6 +90,15 @@ class Database:
                 if durable:
                     self._writer.execute("PRAGMA synchronous=NORMAL")
 
+    @property
+    def changes(self) -> int | None:
+        """A number that grows with every row that is changed, before that is committed: while it stands still, what was
+        read is what there is. None where that cannot be said: within a transaction, which may be taken back."""
+        try:
+            return None if self._writer.in_transaction else self._writer.total_changes
+        except sqlite3.ProgrammingError:  # closed: the next question says so
+            return None
+
     def all(self, sql: str, values: Row = ()) -> list[Row]:
         """All rows of a short query, as of now."""
         with self._lock, self._translated("read the journal"):

@@ -63,6 +63,8 @@ WITH RECURSIVE found(dir) AS (
 """
 """From one directory to the next: what a directory holds is not counted."""
 
+_MOST_REMEMBERED = 1024
+
 _IS_AWAY = """
 SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND (resident = 0 OR gone_at IS NOT NULL)
 """
@@ -73,6 +75,7 @@ class Entries:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._remembered: tuple[int, dict[tuple[str, str], Entry | None]] = (-1, {})
 
     def mark(
         self, name: str, marks: Sequence[Mark], now: float, *, stands: Callable[[str], bool] | None = None
@@ -187,6 +190,22 @@ class Entries:
             f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND name = ?", (number, *split(path))
         )
         return None if row is None else to_entry(name, row)
+
+    def remembered(self, name: str, path: str) -> Entry | None:
+        """The same, for those who ask again and again: not asked of the database while nothing in it has changed.
+
+        Sound since this process alone writes to it, and on one connection.
+        """
+        changes, place = self._ledger.db.changes, (name, path)
+        at, entries = self._remembered
+        if changes is not None and changes == at and place in entries:
+            return entries[place]
+        entry = self.entry(name, path)
+        if changes is not None and changes == self._ledger.db.changes:
+            if changes != at or len(entries) >= _MOST_REMEMBERED:
+                self._remembered = at, entries = changes, {}
+            entries[place] = entry
+        return entry
 
     def children(self, name: str, directory: str) -> dict[bytes, Known]:
         """What is known of every path directly in ``directory`` ("" is the session's top), by name."""

@@ -123,12 +123,15 @@ def look(local: Local, address: Address) -> LocalReading | Entry | None:
     """
     session, path = address.name, address.path
     while True:
-        entry = local.journal.entries.entry(session, path)  # before the disk: a file made in between is no deletion
-        file = local.tree.open(session, path)
-        if file is not None:
-            return LocalReading(address, file, entry)
-        stands = local.tree.lstat(session, path)
-        if not (isinstance(stands, FileStat) and stands.kind is Kind.FILE):  # made, or put in place, just now
+        # Before the disk: a file made in between is no deletion.
+        entry = local.journal.entries.remembered(session, path)
+        stands = local.tree.look(session, path)
+        if isinstance(stands, OpenFile):
+            return LocalReading(address, stands, entry)
+        if isinstance(stands, FileStat) and stands.kind is Kind.FILE:  # made, or put in place, just now
+            continue
+        missed = stands is None and entry is not None and entry.resident
+        if not missed or local.journal.entries.remembered(session, path) == entry:  # or it was evicted just now
             break
     if stands is not None:
         raise ObjectNotFound("read", str(address), _no_file(stands))

@@ -54,7 +54,9 @@ class Desk:
         return self.entry(paths[0])
 
     def entry(self, path):
-        return self.entries.entry(S, path)
+        found = self.entries.entry(S, path)
+        assert self.entries.remembered(S, path) == self.entries.remembered(S, path) == found
+        return found
 
     def store(self, *paths, **more):
         for path in paths:
@@ -255,6 +257,75 @@ def test_an_upload_that_ends_after_its_entry_was_forgotten_is_evicted(desk):
     desk.work.confirm(entry, stored(), read=entry.stat)
     assert not desk.entry("a").resident
     assert desk.entry("a").stored == stored()
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+def asked(desk, call):
+    statements: list[str] = []
+    desk.db._writer.set_trace_callback(statements.append)
+    try:
+        return call(), len(statements)
+    finally:
+        desk.db._writer.set_trace_callback(None)
+
+
+def test_what_was_read_is_remembered_until_something_changes(desk):
+    entry = desk.see("a")
+
+    def again(path="a"):
+        return asked(desk, lambda: desk.entries.remembered(S, path))
+
+    assert again() == (entry, 0)
+    assert again("b") == (None, 1)
+    assert again("b") == (None, 0)
+    assert again() == (entry, 0)
+    assert desk.entries.remembered("another", "a") is None
+    desk.see("b")
+    assert again() == (entry, 1)
+    assert again() == (entry, 0)
+
+
+def test_what_is_read_within_a_transaction_that_is_taken_back_is_not_remembered(desk):
+    entry = desk.see("a")
+    with contextlib.suppress(KeyError), desk.db.write() as db:
+        db.execute("UPDATE entry SET generation = 1000")
+        assert desk.entries.remembered(S, "a").generation == 1000
+        raise KeyError
+    assert desk.entries.remembered(S, "a") == entry == desk.entries.entry(S, "a")
+
+
+def test_nobody_is_told_what_was_before_a_change_that_is_committed(desk):
+    """One thread writes; another asks all the time, and hears of each change at once."""
+    done, wrong, stop = [desk.see("a").generation], [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            at_least = done[-1]
+            found = desk.entries.remembered(S, "a").generation
+            if found < at_least:
+                wrong.append((found, at_least))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        desk.entries.mark(S, [Mark("a", file_stat(size=number), NOW)], NOW)
+        done.append(done[-1] + 1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert desk.entries.entry(S, "a").generation == done[-1]
+    assert wrong == []
+
+
+def test_a_closed_journal_remembers_nothing(desk):
+    desk.see("a")
+    desk.journal.close()
+    with pytest.raises(JournalUnavailable):
+        desk.entries.remembered(S, "a")
+    desk.journal = Journal(desk.path)
 
 
 # -- what is learned ---------------------------------------------------------------------------------------------------

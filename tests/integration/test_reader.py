@@ -24,7 +24,7 @@ from cachesync.errors import (
     StoreTransient,
     UsageError,
 )
-from cachesync.files import OpenFile
+from cachesync.files import OpenFile, Tree
 from cachesync.model import Version
 from cachesync.reader import Local, Reader
 from cachesync.store.base import Download
@@ -735,6 +735,22 @@ def test_what_was_deleted_here_is_not_found_though_the_store_has_it(flat, here, 
     with pytest.raises(ObjectNotFound, match="deleted"):
         here.reader.find(WHOLE)
     assert flat.take_asked() == []
+
+
+def test_what_is_evicted_between_the_looks_into_journal_and_root_is_not_deleted(flat, here, monkeypatch):
+    here.write("a", SMALL)
+    here.flush()
+    here.write("b", b"not stored, so the directory stays")
+    real, evicted = Tree.look, list[int]()
+
+    def look(tree, session, path):
+        if not evicted:
+            evicted.append(here.driven.engine.lifecycle.evict("s").evicted)
+        return real(tree, session, path)
+
+    monkeypatch.setattr(Tree, "look", look)
+    assert read(here.reader) == SMALL
+    assert evicted == [1]
 
 
 def test_a_session_directory_that_is_gone_deletes_nothing(flat, here):
