@@ -58,7 +58,7 @@ class BlockCache(Shelf):
 
     def put(self, key: str, version: Version, number: int, block: Block) -> None:
         """Keep a block, if there is room for it or can be made."""
-        self.keep(_row(key, version, number), block)
+        self.keep((_row(key, version, number), block))
 
     def has(self, key: str, version: Version, number: int) -> bool:
         """Whether a block is there, by its row alone."""
@@ -86,11 +86,15 @@ class BlockCache(Shelf):
             self.refuse(row)
         return known
 
-    def note(self, key: str, info: ObjectInfo, checked_at: float) -> None:
-        """Remember what the store said of a key."""
+    def note(self, key: str, info: ObjectInfo, checked_at: float, block: Block | None = None) -> None:
+        """Remember what the store said of a key, and with it the only block that the object has, if it came along."""
         data = record.encode(key, info, checked_at)
-        if len(data) <= record.LONGEST:
-            self.keep(_place_of_record(key), Block(data))
+        if len(data) > record.LONGEST:
+            return
+        rows = [(_place_of_record(key), Block(data))]
+        if block is not None and block.data:
+            rows.append((_row(key, info.version, 0), block))
+        self.keep(*rows)
 
     def forget(self, key: str) -> None:
         """The store has no such object any more."""

@@ -55,6 +55,8 @@ class Room:
     def make(self, database: Database, need: int) -> int | None:
         """Evict until ``need`` more bytes fit, and reserve them until ``give_back``. Returns how many rows went, or
         None if what must stay leaves no room."""
+        if need + SLACK > self._size:
+            return None
         self._sweep(database)
         evicted = 0
         for _ in range(_ROUNDS):
@@ -77,9 +79,11 @@ class Room:
         """What ``make`` reserved is in its place, or will not come."""
         self._reserved -= need
 
-    def fits(self, database: Database) -> bool:
-        """Whether what is reserved still fits: another process may have taken the room."""
-        return self.taken(database) + self._reserved <= self._size
+    def fitting(self, database: Database) -> int | None:
+        """Bytes of the disk that the folder will take with what is reserved, or None if that does not fit any more:
+        another process may have taken the room."""
+        bytes_ = self.taken(database) + self._reserved
+        return bytes_ if bytes_ <= self._size else None
 
     def write_use(self, database: Database) -> None:
         """Write the times of hits to their rows, so that other processes and the next one know them."""

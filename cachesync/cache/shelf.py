@@ -54,7 +54,7 @@ class Shelf:
     bounds all bytes that the folder takes of the disk; 0 keeps nothing. ``clock`` gives seconds that only grow.
 
     ``hits``, ``misses`` and ``evictions`` count rows; ``damaged`` is how often something was wrong and dropped;
-    ``bytes`` is what the folder took after the last insertion.
+    ``bytes`` is what the folder takes with the last insertion, at most.
     """
 
     def __init__(self, folder: Path, size: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -128,9 +128,11 @@ class Shelf:
         """Count a row as used just now."""
         self._room.used[row] = time.time()
 
-    def keep(self, row: bytes, block: Block) -> None:
-        """Fill a row, if there is room for it or can be made."""
-        need = self._room.need(len(block.data))
+    def keep(self, *rows: tuple[bytes, Block]) -> None:
+        """Fill rows, all in one transaction, if there is room for them or can be made. One that is too long for that is
+        left out."""
+        fitting = [(row, block, need) for row, block in rows if (need := self._room.need(len(block.data)))]
+        need = sum(need for _, _, need in fitting)
         if not need or self._clock() < self._full_until or not disk.has_room(self._folder, need):
             return
         self._check_place()
@@ -138,28 +140,34 @@ class Shelf:
         if evicted is None:
             return
         self.evictions += evicted
-        value: bytes | ValueFile = block.data
+        filled: list[tuple[bytes, bytes | ValueFile, bytes]] = []
         kept = False
         try:
-            if len(block.data) >= disk.INLINE:
-                value = disk.write_value(self._folder, block.data, need)
-            kept = self._run(lambda database: self._insert(database, row, value, block.sha256), False, tries=1)
+            for row, block, length in fitting:
+                inline = len(block.data) < disk.INLINE
+                value = block.data if inline else disk.write_value(self._folder, block.data, length)
+                filled.append((row, value, _seal(row, block.sha256)))
+            kept = self._run(lambda database: self._insert(database, filled), False, tries=1)
         except OSError as error:
             self._failed(error)
         finally:
-            if not kept and isinstance(value, ValueFile):
-                disk.remove_value(self._folder, value.name)
+            if not kept:
+                for _, value, _ in filled:
+                    if isinstance(value, ValueFile):
+                        disk.remove_value(self._folder, value.name)
             with self._lock:
                 self._room.give_back(need)
 
-    def _insert(self, database: Database, row: bytes, value: bytes | ValueFile, sha256: bytes) -> bool:
+    def _insert(self, database: Database, filled: list[tuple[bytes, bytes | ValueFile, bytes]]) -> bool:
         with database.transact():
-            if not self._room.fits(database):
+            taken = self._room.fitting(database)
+            if taken is None:
                 return False
-            database.set(row, value, tag=_seal(row, sha256))
-            self._room.used.pop(row, None)
-            self._files.pop(row, None)
-            self.bytes = self._room.taken(database)
+            for row, value, seal in filled:
+                database.set(row, value, tag=seal)
+                self._room.used.pop(row, None)
+                self._files.pop(row, None)
+            self.bytes = taken
         return True
 
     def drop_rows(self, first: bytes, last: bytes) -> None:

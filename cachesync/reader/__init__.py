@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from cachesync.address import Address
 from cachesync.cache import BlockCache
@@ -14,7 +15,7 @@ from cachesync.reader.fetch import Fetcher
 from cachesync.reader.local import Local, LocalReading, look
 from cachesync.reader.past import Past
 from cachesync.reader.stored import StoredReading
-from cachesync.reader.versions import Known, Versions
+from cachesync.reader.versions import Guess, Known, Versions, no_guess
 from cachesync.store.base import ObjectStore
 from cachesync.verbs import Reading
 
@@ -46,8 +47,8 @@ class Reader:
         self._local = local
         self._clock = clock
         self._url = url
-        self._versions = Versions(store, cache, revalidate, clock)
         self._fetcher = Fetcher(store, cache)
+        self._versions = Versions(store, cache, revalidate, clock, self._fetcher.first)
 
     def read(self, address: Address, *, version_id: str | None = None) -> Reading:
         """Open one artifact: the newest version, or a past one, as the store has it.
@@ -63,10 +64,10 @@ class Reader:
         key = self._key(address)
         return StoredReading(
             address,
-            self._newest(address, key, seen),
+            self._newest(address, key, seen, read=True),
             self._cache,
             self._fetcher.blocks,
-            lambda: self._versions.newest(key, anew=True),
+            partial(self._versions.newest, key, anew=True),
             state="stored" if seen is None else "evicted",
             url=self._url,
         )
@@ -81,7 +82,7 @@ class Reader:
         if isinstance(seen, LocalReading):
             seen.close()
             return self._versions.newest(key).info
-        return self._newest(address, key, seen).info
+        return self._newest(address, key, seen, read=False).info
 
     def note(self, info: ObjectInfo) -> None:
         """An object was just stored by this process, past the journal: the next read must see it."""
@@ -96,12 +97,16 @@ class Reader:
         _check(address)
         return None if self._local is None or address.session is None else look(self._local, address)
 
-    def _newest(self, address: Address, key: str, entry: Entry | None) -> Known:
-        guess = None if entry is None else describing.of_entry(entry, key)
-        if entry is not None and guess is not None and entry.puts > 0:
-            return self._versions.of_ours(guess)
+    def _newest(self, address: Address, key: str, entry: Entry | None, *, read: bool) -> Known:
+        stored = None if entry is None else entry.stored
+        if entry is None or stored is None or not stored.version.etag:  # never stored, or the answer to that was lost
+            guess: Guess = no_guess
+        else:
+            guess = known = partial(describing.of_stored, entry, stored, key)
+            if entry.puts > 0:
+                return self._versions.of_ours(key, stored.version, known)
         try:
-            return self._versions.newest(key, guess)
+            return self._versions.newest(key, guess, read=read)
         except ObjectNotFound as error:
             if self._is_directory(key):
                 raise ObjectNotFound("read", str(address), "it is a directory") from error

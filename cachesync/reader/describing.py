@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cachesync import attributes
 from cachesync.address import Address
-from cachesync.model import Entry, FileStat, Kind, ObjectInfo
+from cachesync.model import Entry, FileStat, Kind, ObjectInfo, Stored
 from cachesync.outcomes import Artifact
 
 
@@ -51,6 +51,11 @@ def of_entry(entry: Entry, key: str) -> ObjectInfo | None:
     stored = entry.stored
     if stored is None or not stored.version.etag:  # never stored, or the answer to that was lost
         return None
+    return of_stored(entry, stored, key)
+
+
+def of_stored(entry: Entry, stored: Stored, key: str) -> ObjectInfo:
+    """The same, of one that knows a version."""
     labels = entry.labels
     metadata = {"mtime": attributes.format_mtime(stored.mtime_ns)} | dict(labels.metadata if labels else {})
     kind = (labels and labels.content_type) or attributes.content_type(entry.path)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from cachesync.cache import BLOCK, Block, BlockCache
-from cachesync.errors import CacheSyncError, IntegrityError, PreconditionFailed, StoreTransient
+from cachesync.errors import CacheSyncError, IntegrityError, PreconditionFailed, StorePermanent, StoreTransient
 from cachesync.model import ObjectInfo, Version
+from cachesync.reader.flights import Flight, Flights
 from cachesync.store.base import Download, ObjectStore
 
 AHEAD = 2
@@ -25,13 +25,14 @@ class Got(NamedTuple):
     stored: bool
 
 
-class _Flight:
-    """A download that any number of readers may wait for."""
+class First(NamedTuple):
+    """What the store said of an object, with its bytes where they are one block and arrived whole."""
 
-    def __init__(self) -> None:
-        self.ended = threading.Event()
-        self.got: Got | None = None
-        self.error: BaseException | None = None
+    info: ObjectInfo
+    block: Block | None
+
+
+Note = Callable[[ObjectInfo, Block | None], None]
 
 
 class Fetcher:
@@ -40,19 +41,49 @@ class Fetcher:
     def __init__(self, store: ObjectStore, cache: BlockCache | None) -> None:
         self._store = store
         self._cache = cache
-        self._lock = threading.Lock()
-        self._flights: dict[tuple[str, Version, int], _Flight] = {}
+        self._flights = Flights[Got]()
+        self._firsts = Flights[First]()
+
+    def first(self, key: str, note: Note) -> First:
+        """The newest version of an object of which nothing is here, by one request: it asks for the bytes at once.
+
+        Of an object of more than one block they are let go, since nobody knows yet which of them will be read. Bytes
+        that do not arrive, or are wrong, are asked for again by whoever reads them. ``note`` keeps what came,
+        once for all who asked. Raises StoreError.
+        """
+        return self._firsts.take(key, partial(self._first, key, note))
+
+    def _first(self, key: str, note: Note) -> First:
+        block = None
+        try:
+            download = self._store.get(key)
+        except StorePermanent:  # one that lies in an archive can be described, and not be read
+            info = self._store.head(key)
+        else:
+            info = download.info
+            if info.size > BLOCK:
+                close(download)
+            else:
+                with contextlib.suppress(CacheSyncError):
+                    block = _checked(gather(download, info.size), info)
+        note(info, block)
+        return First(info, block)
 
     def blocks(self, info: ObjectInfo, first: int, last: int) -> Iterator[Got]:
         """Blocks ``first`` to ``last`` in order. While the store is what gives them, the next are on their way.
 
         Raises PreconditionFailed if the object is another version now, IntegrityError, StoreError.
         """
-        ahead: deque[_Flight | None] = deque()
+        if first == last:
+            return iter((self._cached(info, first) or self._take(None, info, first),))
+        return self._in_order(info, first, last)
+
+    def _in_order(self, info: ObjectInfo, first: int, last: int) -> Iterator[Got]:
+        ahead: deque[Flight[Got] | None] = deque()
         for number in range(first, last + 1):
             yield self._next(ahead, info, number, last)
 
-    def _next(self, ahead: deque[_Flight | None], info: ObjectInfo, number: int, last: int) -> Got:
+    def _next(self, ahead: deque[Flight[Got] | None], info: ObjectInfo, number: int, last: int) -> Got:
         """A block, which ``ahead`` may begin with; what comes after it is begun and added there, one block at first: a
         reader of a header reads no more. (Here, since a variable of a generator would keep a block in memory.)"""
         most = AHEAD if ahead else 1
@@ -62,70 +93,35 @@ class Fetcher:
             return cached
         for following in range(number + 1 + len(ahead), min(number + most, last) + 1):
             ahead.append(self._begin(info, following))
-        return self._wait(flight, info, number)
+        return self._take(flight, info, number)
 
     def _cached(self, info: ObjectInfo, number: int) -> Got | None:
         block = self._cache.get(info.key, info.version, number) if self._cache else None
         return None if block is None else Got(block, stored=False)
 
-    def _begin(self, info: ObjectInfo, number: int) -> _Flight | None:
+    def _begin(self, info: ObjectInfo, number: int) -> Flight[Got] | None:
         """Have a block brought by a thread of its own; None if the cache has it, and nothing needs to be done."""
         if self._cache and self._cache.has(info.key, info.version, number):
             return None
-        flight, mine = self._join(info, number)
-        if mine:
-            # A daemon thread: one that hangs does not hold up the end of the process.
-            thread = threading.Thread(
-                target=self._fly_ahead, args=(flight, info, number), name="cachesync-read-ahead", daemon=True
-            )
-            thread.start()
-        return flight
+        return self._flights.begin(_name(info, number), partial(self._fetch, info, number))
 
-    def _wait(self, flight: _Flight | None, info: ObjectInfo, number: int) -> Got:
-        while True:
-            if flight is None:
-                flight, mine = self._join(info, number)
-                if mine:
-                    return self._fly(flight, info, number)
-            flight.ended.wait()
-            if flight.got is not None:
-                return flight.got
-            if isinstance(flight.error, CacheSyncError):
-                raise copy.copy(flight.error) from flight.error
-            flight = None  # whoever flew it was interrupted: that is no answer
+    def _take(self, flight: Flight[Got] | None, info: ObjectInfo, number: int) -> Got:
+        return self._flights.take(_name(info, number), partial(self._fetch, info, number), flight)
 
-    def _join(self, info: ObjectInfo, number: int) -> tuple[_Flight, bool]:
-        """The download of a block that is under way, or a new one, which is the caller's to fly."""
-        name = (info.key, info.version, number)
-        with self._lock:
-            flight = self._flights.get(name)
-            if flight is not None:
-                return flight, False
-            flight = self._flights[name] = _Flight()
-            return flight, True
+    def _fetch(self, info: ObjectInfo, number: int) -> Got:
+        # Another flight may have ended between the look into the cache and this one.
+        if self._cache and self._cache.has(info.key, info.version, number):
+            got = self._cached(info, number)
+            if got is not None:
+                return got
+        block = _download(self._store, info, number)
+        if self._cache:
+            self._cache.put(info.key, info.version, number, block)
+        return Got(block, stored=True)
 
-    def _fly(self, flight: _Flight, info: ObjectInfo, number: int) -> Got:
-        try:
-            # Another flight may have ended between the look into the cache and this one.
-            if self._cache and self._cache.has(info.key, info.version, number):
-                flight.got = self._cached(info, number)
-            if flight.got is None:
-                block = _download(self._store, info, number)
-                if self._cache:
-                    self._cache.put(info.key, info.version, number, block)
-                flight.got = Got(block, stored=True)
-            return flight.got
-        except BaseException as error:
-            flight.error = error
-            raise
-        finally:
-            with self._lock:
-                del self._flights[info.key, info.version, number]
-            flight.ended.set()
 
-    def _fly_ahead(self, flight: _Flight, info: ObjectInfo, number: int) -> None:
-        with contextlib.suppress(BaseException):  # raised again in those who wait for it
-            self._fly(flight, info, number)
+def _name(info: ObjectInfo, number: int) -> tuple[str, Version, int]:
+    return info.key, info.version, number
 
 
 def _download(store: ObjectStore, info: ObjectInfo, number: int) -> Block:
@@ -148,7 +144,12 @@ def _get(store: ObjectStore, info: ObjectInfo, number: int) -> Block:
         close(download)
         raise PreconditionFailed("read", info.key, f"it is version {download.info.version.etag} now")
     block = gather(download, length)
-    if whole and info.sha256 and block.sha256.hex() != info.sha256:
+    return _checked(block, info) if whole else block
+
+
+def _checked(block: Block, info: ObjectInfo) -> Block:
+    """The only block of an object. Raises IntegrityError."""
+    if info.sha256 and block.sha256.hex() != info.sha256:
         raise IntegrityError("read", info.key, "its SHA-256 is not the one it was stored with")
     return block
 

@@ -53,7 +53,7 @@ class StoredReading:
         self._url = url
         self._let_go = let_go
         self._begun = False
-        self._asked: bool | None = None
+        self._asked = True if known.block is not None and known.block.data else None
         self._pinned = self._pin()
 
     @property
@@ -94,17 +94,20 @@ class StoredReading:
         end = info.size if length is None else min(info.size, start + length)
         if start >= end:
             return
-        digest = hashlib.sha256() if info.sha256 and (start, end) == (0, info.size) else None
-        last = (end - 1) // BLOCK
-        for number, got in enumerate(self._blocks(info, start // BLOCK, last), start // BLOCK):
+        whole = bool(info.sha256) and (start, end) == (0, info.size)
+        first, last = start // BLOCK, (end - 1) // BLOCK
+        digest = hashlib.sha256() if whole and last else None
+        block = self._known.block
+        blocks = self._blocks(info, first, last) if block is None else iter((Got(block, stored=True),))
+        for number, got in enumerate(blocks, first):
             self._asked = self._asked or got.stored
             data = got.block.data
-            if digest is not None and number == last:
+            if whole and number == last:
                 # Before the last bytes go out, so that nobody has all of a wrong object in hand.
-                handed_out = digest.digest()
-                if last:
+                handed_out = b"" if digest is None else digest.digest()
+                if digest is not None:
                     digest.update(data)
-                if (digest.digest() if last else got.block.sha256).hex() != info.sha256:
+                if (got.block.sha256 if digest is None else digest.digest()).hex() != info.sha256:
                     data = self._once_more(info, last, handed_out)
             elif digest is not None:
                 digest.update(data)
@@ -120,7 +123,7 @@ class StoredReading:
         self._drop(info)
         digest, before, data = hashlib.sha256(), b"", b""
         for number, got in enumerate(self._blocks(info, 0, last)):
-            if number == last:
+            if number == last and last:
                 before = digest.digest()
             data = got.block.data
             digest.update(data)

@@ -8,72 +8,105 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from cachesync.cache import BlockCache
+from cachesync.cache import BLOCK, Block, BlockCache
 from cachesync.errors import ObjectNotFound, StoreTransient
-from cachesync.model import ObjectInfo
+from cachesync.model import ObjectInfo, Version
+from cachesync.reader.fetch import First, Note
 from cachesync.store.base import ObjectStore
 
 _MOST_IN_MEMORY = 4096
 
 
 class Known(NamedTuple):
-    """A version, and whether the store could not be asked if it is the newest."""
+    """A version, and whether the store could not be asked if it is the newest; ``block`` are its bytes, if the answer
+    brought them."""
 
     info: ObjectInfo
     unverified: bool
+    block: Block | None = None
+
+
+Guess = Callable[[], ObjectInfo | None]
+"""What the journal knows of an object: only made when it is needed."""
+
+
+def no_guess() -> None:
+    """The journal knows nothing."""
 
 
 class Versions:
     """What the store said of each key, and when: in memory, and in the cache for the next process and for an outage.
 
-    ``revalidate`` is how many seconds an answer is believed; ``clock`` gives seconds since the epoch.
+    ``revalidate`` is how many seconds an answer is believed; ``clock`` gives seconds since the epoch; ``first`` asks
+    for an object and its bytes at once.
     """
 
     def __init__(
-        self, store: ObjectStore, cache: BlockCache | None, revalidate: float, clock: Callable[[], float]
+        self,
+        store: ObjectStore,
+        cache: BlockCache | None,
+        revalidate: float,
+        clock: Callable[[], float],
+        first: Callable[[str, Note], First],
     ) -> None:
         self._store = store
         self._cache = cache
         self._revalidate = revalidate
         self._clock = clock
+        self._first = first
         self._lock = threading.Lock()
         self._memory: OrderedDict[str, tuple[ObjectInfo, float]] = OrderedDict()
+        self._ours: dict[str, ObjectInfo] = {}
 
-    def newest(self, key: str, guess: ObjectInfo | None = None, *, anew: bool = False) -> Known:
+    def newest(self, key: str, guess: Guess = no_guess, *, anew: bool = False, read: bool = False) -> Known:
         """The newest version. In an outage the last one known, or ``guess``, unverified; not so with ``anew``, which
-        is for when that is known to be wrong.
+        is for when that is known to be wrong. ``read`` says that its bytes are wanted next.
 
         Raises ObjectNotFound if the store says so, StoreError if it cannot be asked and nothing is known.
         """
         known = None if anew else self._remembered(key)
         if known is not None and 0 <= self._clock() - known[1] < self._revalidate:
             return Known(_with_digest(known[0], guess), unverified=False)
+        last = known[0] if known is not None else guess()
         try:
-            info = self._store.head(key)
+            if read and self._is_news(last):
+                info, block = self._first(key, self.note)
+            else:
+                info, block = self._store.head(key), None
+                self.note(info)
         except ObjectNotFound:
             self.forget(key)
             raise
         except StoreTransient:
-            last = known[0] if known is not None else guess
             if last is None or anew:
                 raise
             return Known(last, unverified=True)
-        self.note(info)
+        return Known(_with_digest(info, guess), unverified=False, block=block)
+
+    def _is_news(self, last: ObjectInfo | None) -> bool:
+        """Whether nothing is here of an object: then its bytes are as soon asked for as its version. Not if it is known
+        to be large: of that a reader may want any part."""
+        if last is None:
+            return True
+        return last.size <= BLOCK and not (self._cache and self._cache.has(last.key, last.version, 0))
+
+    def of_ours(self, key: str, version: Version, guess: Callable[[], ObjectInfo]) -> Known:
+        """A version that this daemon stored: nobody needs to be asked. With what else is known of it."""
+        info = self._ours.get(key)
+        if info is None or info.version != version:
+            known = self._remembered(key)
+            info = known[0] if known is not None and known[0].version == version else guess()
+            if len(self._ours) >= _MOST_IN_MEMORY:
+                self._ours = {}
+            self._ours[key] = info
         return Known(_with_digest(info, guess), unverified=False)
 
-    def of_ours(self, guess: ObjectInfo) -> Known:
-        """A version that this daemon stored: nobody needs to be asked. With what else is known of it."""
-        known = self._remembered(guess.key)
-        if known is None or known[0].version != guess.version:
-            return Known(guess, unverified=False)
-        return Known(_with_digest(known[0], guess), unverified=False)
-
-    def note(self, info: ObjectInfo) -> None:
-        """The store has just said that this is the newest version."""
+    def note(self, info: ObjectInfo, block: Block | None = None) -> None:
+        """The store has just said that this is the newest version, and perhaps given the only block that it has."""
         now = self._clock()
         self._remember(info.key, (info, now))
         if self._cache:
-            self._cache.note(info.key, info, now)
+            self._cache.note(info.key, info, now, block)
 
     def forget(self, key: str) -> None:
         """The store has just said that there is no such object."""
@@ -100,8 +133,10 @@ class Versions:
                 self._memory.popitem(last=False)
 
 
-def _with_digest(info: ObjectInfo, guess: ObjectInfo | None) -> ObjectInfo:
+def _with_digest(info: ObjectInfo, guess: Guess) -> ObjectInfo:
     """What the store says, with the SHA-256 that the journal has of the same version, where the store has none."""
-    if info.sha256 or guess is None or (guess.version.etag, guess.size) != (info.version.etag, info.size):
+    if info.sha256 or (guessed := guess()) is None:
         return info
-    return replace(info, sha256=guess.sha256)
+    if (guessed.version.etag, guessed.size) != (info.version.etag, info.size):
+        return info
+    return replace(info, sha256=guessed.sha256)

@@ -84,6 +84,7 @@ def test_flipped_answers_never_become_data(far, name, at):
 )
 @pytest.mark.parametrize("name", BODIES)
 def test_an_answer_that_does_not_come_whole_is_tried_again_by_the_next(far, name, action):
+    far.reader.find(parse(f"s/{name}"))
     far.proxy.add(action, GET, times=1)
     with pytest.raises(StoreTransient):
         read(far.reader, name)

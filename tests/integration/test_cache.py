@@ -704,6 +704,13 @@ def test_slack_is_enough_for_what_an_insertion_adds(folder):
     size = room.SLACK + 64 * KIB
     cache = BlockCache(folder, size)
     for number in range(300):
-        put(cache, "k", os.urandom(4000 if number % 2 else 20_000), number)
+        data = os.urandom(4000 if number % 2 else 20_000)
+        if number % 3:
+            put(cache, "k", data, number)
+        else:
+            key = f"{number}"
+            cache.note(key, ObjectInfo(key, len(data), V, 1.5, "ab" * 32), 7.5, Block(data))
+            assert cache.describe(key) is not None
+            assert get(cache, key) == data
         assert taken(folder) <= size
     cache.close()
