@@ -19,6 +19,7 @@ MAX_KEY_BYTES = 1024
 MAX_NAME_BYTES = 255
 """NAME_MAX of Linux's file systems."""
 
+_NO_NAMES = frozenset({"", ".", ".."})
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -36,7 +37,7 @@ def check_session(name: str) -> str:
 
 def is_path(path: str) -> bool:
     """Whether ``path`` is in normal form, cannot leave its session, and is bytes that a disk could have."""
-    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+    if "\0" in path or not _NO_NAMES.isdisjoint(path.split("/")):
         return False
     try:
         return path.isascii() or bool(path.encode("utf-8", "surrogateescape"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter
 from functools import lru_cache
 from typing import Self
 
@@ -20,20 +19,20 @@ BLOCK = disk.LONGEST
 class Pin:
     """Keeps what is in use from being evicted, until it is closed. Also a context manager."""
 
-    def __init__(self, lock: threading.RLock, pins: Counter[bytes], place: bytes) -> None:
+    def __init__(self, lock: threading.RLock, pins: dict[bytes, int], place: bytes) -> None:
         self._lock = lock
         self._pins = pins
         self._place: bytes | None = place
         with lock:
-            pins[place] += 1
+            pins[place] = pins.get(place, 0) + 1
 
     def close(self) -> None:
         """Let go of it."""
         with self._lock:
             if self._place is not None:
-                self._pins[self._place] -= 1
-                if not self._pins[self._place]:
-                    del self._pins[self._place]
+                left = self._pins.pop(self._place) - 1
+                if left:
+                    self._pins[self._place] = left
                 self._place = None
 
     def __enter__(self) -> Self:

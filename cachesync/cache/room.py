@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
 from pathlib import Path
 
 from cachesync.cache import disk
@@ -39,7 +38,7 @@ class Room:
         self._reserved = 0
         self.unit = 4096
         """Bytes of a block of the file system."""
-        self.pins: Counter[bytes] = Counter()
+        self.pins: dict[bytes, int] = {}
         self.used: dict[bytes, float] = {}
         """When rows were last hit, as far as the rows do not say it yet: a hit is no transaction."""
 

@@ -113,10 +113,13 @@ class Shelf:
         known = self._files.get(row)
         if known is None:
             return None
-        with contextlib.suppress(OSError):
-            block = Block(disk.read_value(self._folder, known[0]))
-            if known[1] == _seal(row, block.sha256):
-                return block
+        name, seal = known
+        try:
+            block = Block(disk.read_value(self._folder, name))
+        except OSError:
+            block = None
+        if block is not None and seal == _seal(row, block.sha256):
+            return block
         self._files.pop(row, None)
         return None
 

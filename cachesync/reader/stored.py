@@ -42,7 +42,7 @@ class StoredReading:
         *,
         state: str,
         url: str | None,
-        let_go: Callable[[], None] = lambda: None,
+        let_go: Callable[[], None] | None = None,
     ) -> None:
         self._address = address
         self._known = known
@@ -150,7 +150,8 @@ class StoredReading:
     def close(self) -> None:
         """Let it go: the cache may evict it again."""
         self._unpin()
-        self._let_go()
+        if self._let_go is not None:
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self

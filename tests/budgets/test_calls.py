@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.budgets.conftest import Counted, S
+from cachesync.address import Address, Space
+from tests.budgets.conftest import Counted, MakeCounted, S
 from tests.budgets.counting import Done
 
 pytestmark = pytest.mark.s3
@@ -62,6 +63,14 @@ def flushed(counting: Counted, count: int) -> Done:
     return done
 
 
+def read(counting: Counted, count: int) -> Done:
+    with counting.counted(calls=True) as done:
+        for number in range(count):
+            with counting.engine.reader.read(Address(Space.SESSIONS, S, f"f{number}")) as reading:
+                assert b"".join(reading.chunks()) == b"text" * 5000
+    return done
+
+
 def test_a_scan_is_no_call_for_a_file_that_is_as_it_was(counting: Counted):
     few, many = scanned(counting, FEW), scanned(counting, MANY)
     assert a_file(few, many) < MARGIN, shown(few, many)
@@ -84,4 +93,19 @@ def test_a_small_file_is_stored_in_212_calls(counting: Counted):
 def test_a_flush_of_one_change_is_18_calls_for_each_file_that_stands(counting: Counted):
     few, many = flushed(counting, FEW), flushed(counting, MANY)
     assert a_file(few, many) <= 18 + MARGIN, shown(few, many)
+    assert many.threads == []
+
+
+def test_a_cached_read_is_56_calls_and_no_question_of_the_journal(counting: Counted, make_counted: MakeCounted):
+    counting.write(*(f"f{number}" for number in range(MANY)), text="text" * 5000)
+    counting.settle()
+    other = make_counted("other")
+    other.session.rmdir()
+    other.engine.lifecycle.open(S, lazy=True)
+    read(other, MANY)  # brings them into the cache
+    read(other, MANY)  # and into memory where they are in it
+    few, many = read(other, FEW), read(other, MANY)
+    assert a_file(few, many) <= 56 + MARGIN, shown(few, many)
+    assert many.requests == {}
+    assert many.statements == []
     assert many.threads == []
