@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.credentials import DeferredRefreshableCredentials
-
 from cachesync.store.base import ObjectStore
 from cachesync.store.s3 import S3Store
+from cachesync.store.s3_address import from_environment
 from cachesync.store.s3_client import S3Client
 from cachesync.store.throttled import ThrottledStore
 
@@ -36,10 +36,15 @@ def find(client: S3Client, *, renew: bool = False) -> Found | None:
     settings = client.settings
     if settings.key is not None:
         return Found("explicit", temporary=settings.token is not None)
+    if (found := from_environment(settings, os.environ)) is not None:
+        _, key = found
+        return Found("env", temporary=key.token is not None)
     return client.library.run(_ask_chain(client, renew=renew))
 
 
 async def _ask_chain(client: S3Client, *, renew: bool) -> Found | None:
+    from botocore.credentials import DeferredRefreshableCredentials
+
     async with client.library.using("look for", "credentials") as fs, asyncio.timeout(client.settings.answer):
         found: Any = await fs.session.get_credentials()
         if found is None:

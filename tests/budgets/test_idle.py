@@ -21,9 +21,8 @@ pytestmark = pytest.mark.s3
 IDLE = 3.0
 FILES = 40
 
-THREADS = 10
-"""The main one; the watcher's, hints, scan, dispatch, one transfer; the control socket's loop, the credentials' end;
-the loop of the S3 client, and one for its calls that block."""
+THREADS = 8
+"""The main one; the watcher's, hints, scan, dispatch, one transfer; the control socket's loop, the credentials' end."""
 
 TICK = {
     "newfstatat": 4,  # the root, twice: the tree's and the watcher's; the journal; the control socket
@@ -65,7 +64,7 @@ def test_it_asks_the_store_nothing_and_writes_nothing(idle: Host, proxy: Proxy):
     assert after == before, [f"{r.operation} {r.key}" for r in proxy.records[before[2] :]]
 
 
-def test_it_has_10_threads_and_work_leaves_no_more(idle: Host):
+def test_it_has_8_threads_and_work_leaves_no_more(idle: Host):
     for folder in ("d", "again", "once more"):
         work(idle, folder)
         eventually(lambda: len(threads(idle)) <= THREADS, 10, f"no more than {THREADS} threads are left")

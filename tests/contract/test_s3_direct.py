@@ -17,7 +17,7 @@ from botocore.utils import parse_timestamp
 
 from cachesync.errors import CacheSyncError, ObjectNotFound, PreconditionFailed, StoreCredentials
 from cachesync.model import Attributes, Version
-from cachesync.store import s3_calls, s3_direct, s3_sign
+from cachesync.store import s3_calls, s3_credentials, s3_direct, s3_sign
 from cachesync.store.s3 import S3Store
 from cachesync.store.s3_address import Key, from_environment
 from cachesync.store.s3_client import S3Client, S3Settings
@@ -293,6 +293,8 @@ def test_the_key_is_what_botocore_finds(nothing_said):
     nothing_said.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     nothing_said.setenv("AWS_SESSION_TOKEN", "token")
     client = S3Client(settings)
+    told = s3_credentials.find(client)
+    assert told == client.library.run(s3_credentials._ask_chain(client, renew=False))
     way = client.library.run(client.library.way("find", "the bucket"))
     client.close()
     found = from_environment(settings, os.environ)
