@@ -152,6 +152,7 @@ class Attendant:
                 continue
             by_session[session][rest] = hint
         for session, paths in by_session.items():
+            self._engine.journal.turns.let_end(session)  # what we bring and drop is no change once it is written down
             self._engine.scanner.notice(session, paths)
 
     # -- scans ---------------------------------------------------------------------------------------------------------

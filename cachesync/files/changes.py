@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 _MOST = 10_000
 _BEAT = 5.0
+_GATHER = 0.02
+"""Seconds in which changes are told together: a file that somebody waits for is not held up by telling of it. A mount's
+kernel believes what it knows for fifty times as long."""
 
 EVERYTHING: Mapping[str, list[str]] = {"": []}
 """What is told where too much changed to name it."""
@@ -39,6 +43,9 @@ class Changes:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: listener.count, _BEAT)
+                if listener.count:
+                    time.sleep(_GATHER)
+                with self._changed:
                     told = listener.take()
                 yield told
         finally:

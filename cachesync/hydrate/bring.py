@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from cachesync.context import Context
@@ -120,6 +120,7 @@ class _Run:
         self._todo: Iterator[str] = iter(())
         self._ready: deque[tuple[Wanted, Stored, Temporary, FileStat]] = deque()
         self._lock = threading.Lock()
+        self._is_one = False
         self._ended: str | None = None
         self._raised: list[BaseException] = []
 
@@ -132,6 +133,7 @@ class _Run:
         for path in [path for path in plan.files if path + "/" in folders]:
             del plan.files[path]
             self._tally.note(Failure(path, _CLASH))
+        self._is_one = len(plan.files) == 1 and not plan.links and not plan.directories
         self._todo = iter(plan.files)
         self._tally.tell()
         workers = [
@@ -215,8 +217,9 @@ class _Run:
         self._tally.tell()
 
     def _place_ready(self) -> None:
-        """Put into place and write down what is ready, of all threads."""
+        """Put into place and write down what is ready, of all threads; where that was all, the directories too."""
         placed: list[Placed] = []
+        finished: list[tuple[str, FileStat]] = []
         with self._c.journal.turns.alone(self._session) as turn:
             try:
                 for _ in range(min(len(self._ready), _MANY)):
@@ -228,8 +231,11 @@ class _Run:
                         self._tally.note(self._judge(wanted.path, error))
                     finally:
                         file.discard()
+                if self._is_one and self.brought.complete:
+                    finished = self._finished(deepest_first(self._again()))
+                    self._filled.clear()
             finally:
-                self._marks.placed(placed)
+                self._marks.placed(placed, finished)
         self._tally.fetched([done.stat.size for done in placed])
 
     def _place(self, wanted: Wanted, stored: Stored, file: Temporary, sealed: FileStat, turn: Turn) -> Placed | None:
@@ -267,9 +273,8 @@ class _Run:
         links = iter(self._plan.links)
         while batch := list(itertools.islice(links, _MANY)):
             with self._turn():
-                self._marks.placed_others(
-                    [made for path, told in batch if (made := self._link(path, told)) is not None]
-                )
+                made = [link for path, told in batch if (link := self._link(path, told)) is not None]
+                self._marks.placed([], made)
 
     def _link(self, path: str, told: FileStat) -> tuple[str, FileStat] | None:
         target = told.target or ""
@@ -304,13 +309,17 @@ class _Run:
                         self._tally.note(self._judge(path, error))
         if not self.brought.complete:
             return
-        again = {path: stat for path, stat in plan.standing.items() if path in self._filled}
-        unfinished = deepest_first(plan.directories | again)
+        unfinished = deepest_first(plan.directories | self._again())
         while some := list(itertools.islice(unfinished, _MANY)):
             with self._turn():
-                self._marks.placed_others(
-                    [done for path, told in some if (done := self._finish(path, told)) is not None]
-                )
+                self._marks.placed([], self._finished(some))
+
+    def _again(self) -> dict[str, FileStat]:
+        """Directories that stood here and into which something was put: they get their times again."""
+        return {path: stat for path, stat in self._plan.standing.items() if path in self._filled}
+
+    def _finished(self, directories: Iterable[tuple[str, FileStat]]) -> list[tuple[str, FileStat]]:
+        return [done for path, told in directories if (done := self._finish(path, told)) is not None]
 
     def _finish(self, path: str, told: FileStat) -> tuple[str, FileStat] | None:
         if not self._marks.still(path):

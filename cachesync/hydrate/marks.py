@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,11 +58,8 @@ class Marks(Protocol):
         """Whether a link or directory of the plan is wanted still, or is the one that stood there: it may have been
         renamed or removed meanwhile."""
 
-    def placed(self, files: list[Placed]) -> None:
-        """Files have their names."""
-
-    def placed_others(self, others: Iterable[tuple[str, FileStat]]) -> None:
-        """Links have their names, directories their modes and times."""
+    def placed(self, files: Sequence[Placed], others: Sequence[tuple[str, FileStat]]) -> None:
+        """Files and links have their names, directories their modes and times."""
 
 
 class JournalMarks:
@@ -139,18 +136,14 @@ class JournalMarks:
         found = self._ground.tree.lstat(self._session, directory.path.rstrip("/"))
         return isinstance(found, FileStat) and directory.stat is not None and found.inode == directory.stat.inode
 
-    def placed(self, files: list[Placed]) -> None:
+    def placed(self, files: Sequence[Placed], others: Sequence[tuple[str, FileStat]]) -> None:
         """See Marks."""
         residence, identity = self._journal.residence, self._ground.identity
         new = [(done.wanted.path, done.stat, done.stored) for done in files if done.wanted.replaces is None]
-        residence.placed(self._session, identity, new)
+        residence.placed(self._session, identity, new, others)
         for done in files:
             if done.wanted.replaces is not None:
                 residence.renewed(done.wanted.replaces, identity, done.stat, done.stored)
-
-    def placed_others(self, others: Iterable[tuple[str, FileStat]]) -> None:
-        """See Marks."""
-        self._journal.residence.placed_others(self._session, self._ground.identity, others)
 
 
 class NoMarks:
@@ -182,10 +175,7 @@ class NoMarks:
         """See Marks."""
         return True
 
-    def placed(self, files: list[Placed]) -> None:
-        """See Marks."""
-
-    def placed_others(self, others: Iterable[tuple[str, FileStat]]) -> None:
+    def placed(self, files: Sequence[Placed], others: Sequence[tuple[str, FileStat]]) -> None:
         """See Marks."""
 
 

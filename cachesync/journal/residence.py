@@ -77,9 +77,16 @@ class Residence:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def placed(self, name: str, directory: str, files: Iterable[tuple[str, FileStat, Stored]]) -> None:
+    def placed(
+        self,
+        name: str,
+        directory: str,
+        files: Sequence[tuple[str, FileStat, Stored]],
+        others: Iterable[tuple[str, FileStat]] = (),
+    ) -> None:
         """Files that were brought here: they are clean, if the journal still knows the version they were made from,
-        and nobody has seen anything else at their path."""
+        and nobody has seen anything else at their path. And ``others``: links and directories that were made here as
+        the manifest has them."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             db.executemany(
@@ -90,12 +97,6 @@ class Residence:
                 ],
             )
             db.executemany(_SHOWN, [(s.sha256, number, *split(path), s.version.etag) for path, _, s in files])
-            self._ledger.revise(db, number)
-
-    def placed_others(self, name: str, directory: str, others: Iterable[tuple[str, FileStat]]) -> None:
-        """Links and directories that were made here as the manifest has them."""
-        number = self._ledger.id(name)
-        with self._ledger.db.write() as db:
             db.executemany(
                 _PLACED_OTHER,
                 [(number, *split(path), directory, stat.kind, *_disk(stat)) for path, stat in others],

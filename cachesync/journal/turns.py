@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 _FILES = 1 << 32
 _INODES = 1 << 62
+_PATIENCE = 1.0
 _SUPPORTED = hasattr(fcntl, "F_OFD_SETLK")
 
 
@@ -70,20 +72,32 @@ class Turns:
 
     def __init__(self, journal: Path) -> None:
         self._path = _path(journal)
+        self._ours: dict[str, threading.Lock] = {}
 
     @contextlib.contextmanager
     def alone(self, session: str) -> Iterator[Turn]:
         """Wait until nobody changes names of a session, and let nobody do so. Not to be held while the store is asked:
         programs wait. Raises OSError where the state folder cannot be written to."""
-        if not _SUPPORTED:
-            yield Turn(-1)
-            return
-        descriptor = _open(self._path)
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _asked(fcntl.F_WRLCK, _byte_of(os.fsencode(session))))
-            yield Turn(descriptor)
-        finally:
-            os.close(descriptor)
+        with self._of(session):
+            if not _SUPPORTED:
+                yield Turn(-1)
+                return
+            descriptor = _open(self._path)
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _asked(fcntl.F_WRLCK, _byte_of(os.fsencode(session))))
+                yield Turn(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def let_end(self, session: str) -> None:
+        """Wait for the turn that is under way in a session, if one is, but not for long: what it changed is written
+        down then. A saving, and no exclusion: the next one may begin at once."""
+        lock = self._of(session)
+        if lock.acquire(timeout=_PATIENCE):
+            lock.release()
+
+    def _of(self, session: str) -> threading.Lock:
+        return self._ours.setdefault(session, threading.Lock())
 
 
 class HeldTurn:

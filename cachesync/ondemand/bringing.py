@@ -129,8 +129,9 @@ class Bringer:
 
     @contextmanager
     def _ground(self, session: str) -> Iterator[Ground]:
-        make_session(self._c.tree, session)
-        self._scanner.notice(session, {})  # it learns which directory it is
+        if not self._scanner.is_known_directory(session):
+            make_session(self._c.tree, session)
+            self._scanner.notice(session, {})  # it learns which directory it is
         with Ground(self._c.tree, session, self._staging()) as ground:
             yield ground
 

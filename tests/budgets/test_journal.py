@@ -156,6 +156,19 @@ def test_open_is_at_most_a_commit_a_file_and_6_more_and_none_of_them_waits_for_t
     assert done.durable == 0, str(done)
 
 
+def test_a_file_that_is_brought_alone_is_one_commit_and_6_questions(counting: Counted):
+    """The session; the file, when it is planned, fetched and placed; its directory, when it is planned and finished."""
+    counting.write(*NAMES)
+    counting.settle()
+    counting.engine.lifecycle.evict(S)
+    counting.engine.service.ondemand.bring(S, NAMES[0])
+    with counting.counted() as done:
+        counting.engine.service.ondemand.bring(S, NAMES[3])
+    assert [commit.count("update entry") for commit in tables(done)] == [3], str(done)
+    assert len(done.reads) == 6, str(done)
+    assert done.durable == 0, str(done)
+
+
 def test_verify_writes_nothing(counting: Counted):
     with counting.counted() as done:
         counting.engine.lifecycle.verify(S)

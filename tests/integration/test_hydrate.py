@@ -429,11 +429,10 @@ def test_killed_at_a_write_of_the_journal_and_opened_again(a, b, store, write):
 def test_the_watcher_sees_a_file_before_the_journal_does(a, b, monkeypatch):
     placed = b.journal.residence.placed
 
-    def noticed_first(name, directory, files):
-        files = list(files)
+    def noticed_first(name, directory, files, others):
         b.driven.engine.scanner.notice(S, {path: Hint.CHANGED | Hint.CLOSED for path, _, _ in files})
         assert {path for path, _, _ in files} <= b.dirty()
-        placed(name, directory, files)
+        placed(name, directory, files, others)
 
     monkeypatch.setattr(b.journal.residence, "placed", noticed_first)
     b.life.open(S)
@@ -443,11 +442,12 @@ def test_the_watcher_sees_a_file_before_the_journal_does(a, b, monkeypatch):
 def test_a_session_directory_that_goes_meanwhile_is_no_deletion(a, b, store, monkeypatch):
     placed = b.journal.residence.placed
 
-    def removed_first(name, directory, files):
-        shutil.rmtree(b.session)
-        b.session.mkdir()
-        b.driven.scan(S)
-        placed(name, directory, files)
+    def removed_first(name, directory, files, others):
+        if files:
+            shutil.rmtree(b.session)
+            b.session.mkdir()
+            b.driven.scan(S)
+        placed(name, directory, files, others)
 
     monkeypatch.setattr(b.journal.residence, "placed", removed_first)
     b.life.open(S)
@@ -505,11 +505,11 @@ def test_a_file_made_while_it_is_fetched_wins(a, b, store, monkeypatch):
 def test_a_file_written_right_after_it_was_placed_is_dirty(a, b, monkeypatch):
     placed = b.journal.residence.placed
 
-    def write_first(name, directory, files):
+    def write_first(name, directory, files, others):
         for path, _, _ in files:
             if path == "run.sh":
                 (b.session / path).write_bytes(b"mine")
-        placed(name, directory, files)
+        placed(name, directory, files, others)
 
     monkeypatch.setattr(b.journal.residence, "placed", write_first)
     b.life.open(S)

@@ -197,12 +197,12 @@ def test_who_changes_what_was_just_brought_has_seen_it(pair, monkeypatch, writte
     b.life.evict(S)
     placed = b.journal.residence.placed
 
-    def late(name, directory, files):
+    def late(name, directory, files, others):
         for path, _, _ in files:
             if written:
                 b.write(path, "changed by b")
             b.driven.engine.scanner.notice(S, {path: Hint.CHANGED | Hint.CLOSED})
-        placed(name, directory, files)
+        placed(name, directory, files, others)
 
     monkeypatch.setattr(b.journal.residence, "placed", late)
     b.life.open(S)
