@@ -122,7 +122,10 @@ class Bucket:
         found = {}
         for key, etag in self.objects(prefix).items():
             if (key, etag) not in self._digests:
-                self._digests[key, etag] = digest(self.body(key))
+                try:
+                    self._digests[key, etag] = digest(self.body(key))
+                except self.s3.exceptions.NoSuchKey:
+                    continue  # a server still does what somebody asked who was killed meanwhile
             found[key.removeprefix(prefix)] = self._digests[key, etag]
         return found
 
