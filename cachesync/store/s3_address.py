@@ -1,9 +1,8 @@
 """Where the requests for a bucket go, and with which key: as settings and environment say, where they say all of it, or
-as botocore finds it. Pure, but for looking whether there are files that would say something else."""
+as botocore finds it. Pure, but for what AWS's files may say (``s3_profile``)."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +10,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cachesync.store import s3_profile
 from cachesync.store.s3_sign import SCOPE
 
 if TYPE_CHECKING:
     from cachesync.store.s3_client import S3Settings
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 _SAY_MORE = re.compile(
     r"(https?|all)_proxy|aws_(default_)?profile|aws_credential_expiration|aws_security_token"
     r"|aws_use_(fips|dualstack)_endpoint|aws_s3_us_east_1_regional_endpoint|aws_data_path|aws_sigv4a_.*"
@@ -66,11 +65,10 @@ def from_environment(settings: S3Settings, environment: Mapping[str, str]) -> tu
     """What botocore would find, where it would only look at these; None if it has to be asked."""
     if any(value and _SAY_MORE.fullmatch(name) for name, value in environment.items()):
         return None
-    if any(os.path.lexists(os.path.expanduser(environment.get(name, usual))) for name, usual in _FILES.items()):
+    if (region := s3_profile.region(environment)) is None or (key := _key(settings, environment)) is None:
         return None
-    key = _key(settings, environment)
-    address = _address(settings, environment)
-    return None if key is None or address is None else (address, key)
+    address = _address(settings, environment, region)
+    return None if address is None else (address, key)
 
 
 def _key(settings: S3Settings, environment: Mapping[str, str]) -> Key | None:
@@ -80,8 +78,8 @@ def _key(settings: S3Settings, environment: Mapping[str, str]) -> Key | None:
     return Key(access, secret, environment.get("AWS_SESSION_TOKEN")) if access and secret else None
 
 
-def _address(settings: S3Settings, environment: Mapping[str, str]) -> Address | None:
-    bucket, region = settings.bucket, settings.region or environment.get("AWS_DEFAULT_REGION") or ""
+def _address(settings: S3Settings, environment: Mapping[str, str], region: str) -> Address | None:
+    bucket, region = settings.bucket, settings.region or environment.get("AWS_DEFAULT_REGION") or region
     if not _BUCKET.fullmatch(bucket):
         return None
     if settings.endpoint is None:

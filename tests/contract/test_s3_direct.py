@@ -332,11 +332,52 @@ def test_an_endpoint_of_ours_is_not_the_environments(nothing_said):
     assert found[0].port == 9000
 
 
-@pytest.mark.parametrize("name", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
-def test_files_are_left_to_botocore(nothing_said, tmp_path, name):
-    (tmp_path / "said").write_text("[default]\nendpoint_url = http://127.0.0.1:1\n")
+FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "says",
+    [
+        "endpoint_url = http://127.0.0.1:1",
+        "s3 =\n  addressing_style = virtual",
+        "s3 =\n  max_concurrent_requests = 10\n  use_dualstack_endpoint = true",
+        "s3 = nothing",
+        "s3 =\n  region = nowhere",
+        "services = mine",
+        "services =\n  region = nowhere",
+        "role_arn = arn:aws:iam::1:role/r",
+        "no setting",
+        "[default]",
+        "\udcff = 1",
+    ],
+)
+def test_files_that_say_more_are_left_to_botocore(nothing_said, tmp_path, name, says):
+    (tmp_path / "said").write_text(f"[default]\nregion = eu-west-3\n{says}\n", errors="surrogateescape")
     nothing_said.setenv(name, str(tmp_path / "said"))
     assert from_environment(AWS, os.environ) is None
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("section", ["default", "profile default", "profile other", "other"])
+@pytest.mark.parametrize("variable", [None, "AWS_DEFAULT_REGION"])
+def test_files_that_say_no_more_than_a_region_are_read(nothing_said, tmp_path, name, section, variable):
+    if variable is not None:
+        nothing_said.setenv(variable, "eu-north-1")
+    said = "output = json\nregion = eu-west-3\naws_access_key_id = a\naws_secret_access_key = b\n"
+    said += "s3 =\n  max_queue_size = 1\n"
+    (tmp_path / "said").write_text(f"[{section}]\n{said}[third]\nrole_arn = r\n")
+    nothing_said.setenv(name, str(tmp_path / "said"))
+    settings = replace(AWS, region=None)
+    found = from_environment(settings, os.environ)
+    client = S3Client(settings)
+    way = client.library.run(client.library.way("find", "the bucket"))
+    client.close()
+    if found is None:  # nobody names a region: what is taken then is botocore's
+        assert section not in ("default", "profile default") or (section, name) == ("profile default", FILES[1])
+        assert variable is None
+    else:
+        assert (found[0], way.credentials[:3]) == (way.address, ("k", "s", "t"))
 
 
 @pytest.mark.parametrize(
