@@ -53,6 +53,8 @@ UPDATE entry SET generation = ?2, absent = ?2, due_at = ?3, gone_at = ?4, attemp
 WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
 """
 
+_IS_EXPECTED = "SELECT 1 FROM entry WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND "
+_AT_OR_BELOW = "((dir = ?5 AND name = ?6) OR dir = ?7 OR (dir >= ?8 AND dir < ?9))"
 
 _DIRECTORIES = """
 WITH RECURSIVE found(dir) AS (
@@ -130,13 +132,13 @@ class Entries:
 
     def mark_tree_gone(self, name: str, directory: str, due_at: float, now: float) -> int:
         """A directory is missing, and with it everything below that was expected on disk. Returns how much it was."""
-        number = self._ledger.id(name)
+        number, place = self._ledger.id(name), (*split(directory), *below(directory))
+        # Asked of each file that is gone: it may have been a directory. Mostly it was none, and nothing is written.
+        if self._ledger.db.one(_IS_EXPECTED + _AT_OR_BELOW, (number, None, None, None, *place)) is None:
+            return 0
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)
-            count = db.execute(
-                _MARK_GONE + "((dir = ?5 AND name = ?6) OR dir = ?7 OR (dir >= ?8 AND dir < ?9))",
-                (number, generation, due_at, now, *split(directory), *below(directory)),
-            ).rowcount
+            count = db.execute(_MARK_GONE + _AT_OR_BELOW, (number, generation, due_at, now, *place)).rowcount
             if count:
                 self._ledger.revise(db, number)
         return count

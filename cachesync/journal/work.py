@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import ENTRY_COLUMNS, STORED_TEXT, WORK, join, labels_text, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
@@ -49,16 +50,24 @@ class Work:
         self, now: float, limit: int, *, largest: int, small_first: bool = False, without: Collection[str] = ()
     ) -> list[tuple[str, str, int]]:
         """Work whose time has come, as ``(session, path, size)``, most overdue or smallest first; no file over
-        ``largest`` bytes, and nothing of the sessions ``without``. What is due later than anything is ever put off to
-        was put off by a clock that has been set back: it is due as well."""
-        order = "size" if small_first else "due_at"
+        ``largest`` bytes, and nothing of the sessions ``without``. Where more is due than ``limit``, the latest comes
+        first in a third of it: a file that is closed now does not wait for thousands of deletes. What is due later than
+        anything is ever put off to was put off by a clock that has been set back: it is due as well."""
         others = "".join(f" AND session <> {self._ledger.id(name)}" for name in without)
-        query = (
-            f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK} AND due_at {{}} ?"
-            f" AND ifnull(size, 0) <= ?{others} ORDER BY {order} LIMIT ?"
-        )
-        rows = self._ledger.db.all(query.format("<="), (now, largest, limit))
-        rows += self._ledger.db.all(query.format(">"), (now + FARTHEST, largest, limit))
+
+        def asked(sign: str, when: float, order: str, most: int) -> list[Row]:
+            query = (
+                f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK}"
+                f" AND due_at {sign} ? AND ifnull(size, 0) <= ?{others} ORDER BY {order} LIMIT ?"
+            )
+            return self._ledger.db.all(query, (when, largest, most))
+
+        order = "size" if small_first else "due_at"
+        rows = asked("<=", now, order, limit)
+        if len(rows) == limit and not small_first:
+            latest = asked("<=", now, "due_at DESC", limit // 3)
+            rows = list(dict.fromkeys([*latest, *rows]))[:limit]
+        rows += asked(">", now + FARTHEST, order, limit)
         return [(self._ledger.name(row[0]), join(row[1], row[2]), row[3]) for row in rows]
 
     def next_due(self, now: float) -> float | None:

@@ -427,6 +427,14 @@ def test_due_is_most_overdue_first_or_smallest_first_and_leaves_large_files_out(
     assert desk.work.due(NOW, 1, largest=99) == [(S, "latest", 50)]
 
 
+def test_where_more_is_due_than_is_asked_for_the_latest_waits_for_two_thirds_of_the_rest_at_most(desk):
+    for number in range(9):
+        desk.see(f"f{number}", due=NOW - 9 + number)
+    assert desk.due(limit=6) == ["f8", "f7", "f0", "f1", "f2", "f3"]
+    assert desk.due(limit=9) == ["f8", "f7", "f6", "f0", "f1", "f2", "f3", "f4", "f5"]
+    assert desk.due(limit=10) == [f"f{number}" for number in range(9)]
+
+
 def test_links_and_directories_are_no_work_but_an_object_under_a_links_name_is(desk):
     desk.see("l", stat=LINK)
     desk.see("d/", stat=DIRECTORY)
