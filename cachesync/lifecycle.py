@@ -64,7 +64,7 @@ class SessionLife:
         flusher: Flusher,
         verifier: Verifier,
         *,
-        threads: int = 16,
+        threads: int = 32,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._c = context

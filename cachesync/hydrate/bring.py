@@ -55,7 +55,7 @@ class Hydrator:
         context: Context,
         standing: threading.Lock,
         *,
-        threads: int = 16,
+        threads: int = 32,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._c = context
