@@ -214,7 +214,7 @@ class Sessions(RuleBasedStateMachine):
         if not self.session.exists() or self.away.exists():
             return
         self.flush_in_calm()
-        before = self.local_files()
+        before, stood = self.local_files(), PREFIX + path in self.store.objects
         self.move_session_away()
         self.scan()
         self.foreign_put(path, data, digest=True)
@@ -227,7 +227,11 @@ class Sessions(RuleBasedStateMachine):
         if path in before:
             theirs = b"theirs " + data
             held = self.store.objects[PREFIX + path].data
-            assert held == (b"edited while it was away" if edit else theirs)
+            if stood or edit:
+                assert held == (b"edited while it was away" if edit else theirs)
+            else:  # some host had deleted it before, so that it stood here alone: both are kept
+                both = {known.data for key, known in self.store.objects.items() if key.startswith(PREFIX + path)}
+                assert {theirs, before[path]} <= both
             kept = f"{PREFIX}{path}.conflict-"
             copies = [held.data for key, held in self.store.objects.items() if key.startswith(kept)]
             assert not edit or theirs in copies, f"{theirs!r} is lost"

@@ -99,7 +99,14 @@ def test_p06_an_upload_that_nobody_needs_any_more_is_given_up(host: Host):
     host.write("small", "1")
     host.start(bandwidth="20MiB")
     uploads = host.s3.list_multipart_uploads
-    eventually(lambda: uploads(Bucket=host.bucket).get("Uploads"), 10)
+
+    def has_part() -> bool:
+        """A part is there: so the upload is in the journal, whoever is killed now."""
+        found = uploads(Bucket=host.bucket).get("Uploads", ())
+        asked = ({"Bucket": host.bucket, "Key": each["Key"], "UploadId": each["UploadId"]} for each in found)
+        return any(host.s3.list_parts(**each).get("Parts") for each in asked)
+
+    eventually(has_part)
     host.kill()
     host.path("big.bin").unlink()
     host.start()
