@@ -96,6 +96,19 @@ def by_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_calls, "is_known", lambda _method, _args: False)
 
 
+def kind_of(*kinds: str) -> Any:
+    """A fixture ``kind``: which store a test has. "X by botocore" is X, with nothing past botocore."""
+
+    @pytest.fixture(params=kinds)
+    def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        kind, _, way = request.param.partition(" by ")
+        if way:
+            by_botocore(monkeypatch)
+        return str(kind)
+
+    return kind
+
+
 @contextlib.contextmanager
 def deaf_server() -> Iterator[str]:
     """The URL of a server that takes connections and never says a word."""

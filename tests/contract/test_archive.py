@@ -29,17 +29,12 @@ from cachesync.store.throttled import ThrottledStore
 from tests.bodies import MIB, PLAIN, Bytes
 from tests.contract.test_store import ODD_NAMES
 from tests.flat_store import FlatStore
-from tests.servers import SeaweedServer, Server, by_botocore, closed_port
+from tests.servers import SeaweedServer, Server, closed_port, kind_of
 
 STALE = Version("00000000000000000000000000000000")
 
 
-@pytest.fixture(params=["seaweed", "moto", "seaweed by botocore"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    kind, _, way = request.param.partition(" by ")
-    if way:
-        by_botocore(monkeypatch)
-    return str(kind)
+kind = kind_of("seaweed", "moto", "seaweed by botocore")
 
 
 @pytest.fixture

@@ -14,18 +14,13 @@ from cachesync.model import Attributes, Multipart, Tail, Version
 from cachesync.store.s3 import S3Store
 from cachesync.store.s3_errors import NotSupported, PartsRefused
 from tests.bodies import MIB, PLAIN, Bytes, Memory
-from tests.servers import Server, by_botocore
+from tests.servers import Server, kind_of
 
 PART = 5 * MIB
 STALE = Version("00000000000000000000000000000000")
 
 
-@pytest.fixture(params=["seaweed", "moto", "seaweed by botocore"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    kind, _, way = request.param.partition(" by ")
-    if way:
-        by_botocore(monkeypatch)
-    return str(kind)
+kind = kind_of("seaweed", "moto", "seaweed by botocore")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from cachesync.store.s3_library import Library
 from cachesync.store.s3_wire import Wire
 from cachesync.store.s3_xml import moment
 from tests.bodies import Bytes
-from tests.servers import MotoServer, SeaweedServer
+from tests.servers import MotoServer, SeaweedServer, by_botocore
 
 KEYS = ["a", "a b/+é~(%)'!*.txt", "%2F%25/ü☃", "x=1&y=2?z#.json"]
 
@@ -77,10 +77,15 @@ def test_both_ways_lead_to_the_same(request, bucket, monkeypatch, kind, key):
     data = os.urandom(100_000)
     with opened(server, bucket) as store:
         attributes = Attributes("text/x-odd", {"mtime": "1.5", "artifact-type": "plan é ☃"})
-        stored = store.put(key, Bytes(data), attributes, expect=None)
-        first = store.get(key)
-        assert b"".join(first.chunks) == data
+        with monkeypatch.context() as patch:
+            by_botocore(patch)
+            stored = store.put(key, Bytes(data), attributes, expect=None)
+            first = store.get(key)
+            assert b"".join(first.chunks) == data
+            listed = list(store.list(""))
         past_botocore(store, monkeypatch)
+        assert list(store.list("")) == listed
+        assert [info.key for info in listed] == [key]
         assert store.head(key) == first.info
         again = store.get(key, version=stored.version)
         assert again.info == first.info
