@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, RootHalted
 from cachesync.events import What
-from cachesync.keys import RESERVED
+from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
 from cachesync.watcher import Hint, Watcher
 
@@ -63,6 +64,7 @@ class Attendant:
             threading.Thread(target=self._ask_store, name="ask", daemon=True),
         ]
         engine.service.notes = self.notes
+        engine.ondemand.unseen = self._unseen
 
     # -- for the daemon ------------------------------------------------------------------------------------------------
 
@@ -124,6 +126,17 @@ class Attendant:
 
     # -- hints ---------------------------------------------------------------------------------------------------------
 
+    def _unseen(self, hints: Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
+        """What a mount tells of, and the watcher does not: to look twice at each change is half of the work."""
+        if not self.watcher.healthy():
+            return hints
+        if not (uncovered := self.watcher.uncovered()):
+            return {}
+        return {
+            session: {path: hint for path, hint in paths.items() if is_within(f"{session}/{path}", uncovered)}
+            for session, paths in hints.items()
+        }
+
     def _take_hints(self) -> None:
         while not self._stopping.is_set():
             self._hinted.wait()
@@ -164,7 +177,7 @@ class Attendant:
     def _scan_now_and_then(self) -> None:
         if sys.platform.startswith("linux"):
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
         while True:
             self._scan_asked.wait()
             self._scan_asked.clear()

@@ -41,8 +41,8 @@ what is being remounted is back by then."""
 _LAST_METRICS = 3.0
 """Seconds for the last metrics at the end: of the five that systemd is asked for besides the drain's."""
 
-_NICE = 5
-"""A third of the weight of a program on a busy processor, and all of an idle one."""
+_NICE = 10
+"""A tenth of the weight of a program on a busy processor, and all of an idle one."""
 
 _SHOWN = 20
 _DRAINS = 64
@@ -115,6 +115,10 @@ def _step_back() -> None:
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) == 0:
             os.nice(_NICE)
+            if os.getsid(0) == os.getpid():
+                # Where each session is a group of its own, niceness counts only inside one (sched(7), autogroup): as
+                # nobody else is in ours, the group itself steps back.
+                Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 class Daemon:

@@ -131,6 +131,7 @@ class Engine:
             clock=clock,
             scratch=context.scratch,
         )
+        self.ondemand = OnDemand(context, self.scanner, self.learner, self.uploader, staging)
         place = Place(str(config.root), config.store.shown, config.prefix)
         self.service = Service(
             place,
@@ -142,7 +143,7 @@ class Engine:
             flusher,
             artifacts=artifacts,
             lifecycle=self.lifecycle,
-            ondemand=OnDemand(context, self.scanner, self.learner, self.uploader, staging),
+            ondemand=self.ondemand,
             silent_for=lambda: self.store.silent_for,
             clock=clock,
             since=since,

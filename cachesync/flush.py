@@ -39,6 +39,10 @@ MANIFEST = f"{RESERVED}/manifest.json"
 _FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
 _SLOW_LOOK = 1.0
+_FEW = 64
+_LOOK_AT_FEW = 0.01
+"""Entries, and seconds: so many are looked at that often. What is left at the end may be what changed since the barrier
+was taken, and is not waited for."""
 _SCANS = 5
 _BETWEEN_SCANS = 0.05
 
@@ -165,15 +169,17 @@ class Flusher:
         self._c.journal.work.hurry(session)
         self._uploader.resume()
         failed, pending = list[Failure](), list[Pending]()
-        look_at = time.monotonic() + _FIRST_LOOK
+        look_at = look_at_few = time.monotonic() + _FIRST_LOOK
         while True:
             now = time.monotonic()
             expired = now >= deadline
-            if done := not self._c.journal.work.remaining(session):
+            left = self._c.journal.work.left(session, _FEW)
+            if done := not left:
                 failed, pending = [], []
-            elif expired or now >= look_at:
+            elif expired or now >= (look_at if left == _FEW else look_at_few):
                 failed, pending = self._left(session, barrier, started)
                 cost = time.monotonic() - now
+                look_at_few = now + _LOOK_AT_FEW
                 # A hundred thousand paths take longer to look at, and many who look must not hold up the uploads.
                 look_at = now + max(_FULL_LOOK, 10 * cost * self._uploader.waited_for())
                 if pending and self._c.journal.work.untried(session, generation):

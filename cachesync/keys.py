@@ -7,6 +7,7 @@ passes ``check_path`` or ``from_key`` before anything is opened, so no ``..``, a
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from cachesync.errors import Unstorable, UsageError
 
@@ -103,6 +104,15 @@ def stays_inside(path: str, target: str) -> bool:
     parts = [part for part in target.split("/") if part not in ("", ".")]
     ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return ups <= path.count("/") and ".." not in parts[ups:]
+
+
+def is_within(path: str, directories: Container[str]) -> bool:
+    """Whether a path is one of ``directories``, or below one; "." stands for all. Pure."""
+    while path not in directories:
+        if not path:
+            return "." in directories
+        path = path.rpartition("/")[0]
+    return True
 
 
 def manifest_key(prefix: str, session: str) -> str:

@@ -78,6 +78,18 @@ class Driven:
                     following = self.uploader._end(following)
         raise AssertionError(f"the queue never runs dry: {places}")
 
+    def one(self) -> bool:
+        """Run one transfer; returns whether one was due."""
+        if not self._queue:
+            self.uploader._round()
+        if not self._queue:
+            return False
+        place = self._queue.pop(0)
+        self.uploader._run(*place)
+        if (following := self.uploader._end(place)) is not None:
+            self._queue.insert(0, following)
+        return True
+
     def flush(self, session: str, timeout: float = 300.0, **options: Any) -> FlushReport:
         """``flush`` in the engine's time: a timeout of five minutes takes none of ours."""
         with (

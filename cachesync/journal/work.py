@@ -84,6 +84,14 @@ class Work:
         )
         return row is not None
 
+    def left(self, name: str, most: int) -> int:
+        """How many entries of a session the uploader has work with; it stops counting at ``most``."""
+        ((count,),) = self._ledger.db.all(
+            f"SELECT count(*) FROM (SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} LIMIT ?)",
+            (self._ledger.id(name), most),
+        )
+        return int(count)
+
     def hurry(self, name: str) -> None:
         """Make all work of a session due, before that of any other session."""
         with self._ledger.db.write() as db:

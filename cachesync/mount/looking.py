@@ -26,7 +26,7 @@ class Listing:
     """A directory as it was read first: name, type bits, inode number (0: only in the store), and what the journal told
     of those that are not here when its version was ``version``."""
 
-    version: int
+    version: bytes
     names: list[tuple[bytes, int, int]]
     away: dict[bytes, Absent]
 

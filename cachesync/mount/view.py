@@ -82,8 +82,8 @@ class View:
         session, inside = split(path)
         return _asked(self.absent.find, session, inside) if inside else None
 
-    def version(self) -> int:
-        """A number that is another one after each change of what is only in the store."""
+    def version(self) -> bytes:
+        """Another one after each change of what is only in the store."""
         return _asked(self.absent.version)
 
     def children_away(self, path: bytes) -> dict[bytes, Absent]:

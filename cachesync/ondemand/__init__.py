@@ -21,12 +21,16 @@ from cachesync.watcher import Hint
 
 __all__ = ["OnDemand"]
 
+Noticed = Mapping[str, Mapping[str, int]]
+"""Hints of paths, by session."""
+
 _LISTING = 1.0
 """Seconds that the store gets to say which sessions it has; a directory listing waits for it."""
 
 
 class OnDemand:
-    """Implements verbs.OnDemand. ``staging`` gives the one staging folder of this process."""
+    """Implements verbs.OnDemand. ``staging`` gives the one staging folder of this process; ``unseen`` takes from hints
+    those of which nobody else tells."""
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class OnDemand:
         self._awaiter = Awaiter(context, uploader)
         self._bringer = Bringer(context, scanner, learner, staging)
         self._renamer = Renamer(context, scanner, learner, self._bringer, uploader)
+        self.unseen: Callable[[Noticed], Noticed] = lambda hints: hints
 
     def bring(self, session: str, path: str) -> None:
         """See verbs.OnDemand."""
@@ -69,9 +74,9 @@ class OnDemand:
         self._scanner.notice(check_session(session), {check_path(path): Hint.CHANGED})
         self._awaiter.stored(session, path, timeout)
 
-    def notice(self, hints: Mapping[str, Mapping[str, int]]) -> None:
+    def notice(self, hints: Noticed) -> None:
         """See verbs.OnDemand."""
-        for session, paths in hints.items():
+        for session, paths in self.unseen(hints).items():
             self._scanner.notice(session, {path: Hint(hint) for path, hint in paths.items()})
 
     def changes(self) -> Iterator[Mapping[str, Sequence[str]]]:

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 _BUSY = 0.005
 _GATHER = 0.002
-"""Seconds. Where events come this close together, some are gathered before they are read: to be woken for each takes a
-processor from whoever makes them, several times over."""
+_GATHER_AT_MOST = 0.016
+"""Seconds. Where events come this close together, some are gathered before they are read, and more the longer that goes
+on: to be woken for each takes a processor from whoever makes them, several times over."""
 
 
 class Reader(InotifyFD):
@@ -64,7 +65,7 @@ class Reader(InotifyFD):
 
     def run(self) -> None:
         """Read until told to stop."""
-        before = 0.0
+        before, gather = 0.0, _GATHER
         try:
             while self.should_keep_running():
                 events = self.read_events()
@@ -74,8 +75,11 @@ class Reader(InotifyFD):
                         self.handle_event(event)
                     except Exception:
                         logger.exception("an inotify event could not be handled: %r", event)
-                if now - before < _BUSY:
-                    self.stopped_event.wait(_GATHER)
+                if now - before < _BUSY + gather:
+                    self.stopped_event.wait(gather)
+                    gather = min(gather * 1.5, _GATHER_AT_MOST)
+                else:
+                    gather = _GATHER
                 before = now
         except Exception:
             logger.exception("the inotify reader ends; it is started again")

@@ -42,3 +42,26 @@ def test_what_a_scan_cost_says_when_the_next_one_is_due(tmp_path, monkeypatch, f
         driven.close()
     assert {told[:3] for told in asked} == {(60.0, chosen, True)}
     assert asked[1][3] > 0
+
+
+def test_what_the_watcher_tells_of_is_not_looked_at_again_for_a_mount(tmp_path, monkeypatch):
+    (tmp_path / "root/s").mkdir(parents=True)
+    driven = Driven(tmp_path / "root", FlatStore())
+    looked = []
+    monkeypatch.setattr(driven.engine.scanner, "notice", lambda session, hints: looked.append((session, set(hints))))
+    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    told = {"s": {"a": 1, "d/b": 1}, "t": {"c": 1}}
+    driven.engine.ondemand.notice(told)
+    assert looked == [("s", {"a", "d/b"}), ("t", {"c"})], "nobody watches yet"
+    looked.clear()
+    daemon.watcher.start()
+    try:
+        driven.engine.ondemand.notice(told)
+        assert looked == []
+        monkeypatch.setattr(daemon.watcher, "uncovered", lambda: frozenset({"s/d"}))
+        driven.engine.ondemand.notice(told)
+        assert ("s", {"d/b"}) in looked
+        assert all(not hints for session, hints in looked if session != "s")
+    finally:
+        daemon.watcher.stop()
+        driven.close()

@@ -60,4 +60,4 @@ def test_who_stores_stands_back_and_not_who_serves_programs(mounted: MountedHost
         name: (os.sched_getscheduler(pid), os.getpriority(os.PRIO_PROCESS, pid))
         for name, pid in mounted.children().items()
     }
-    assert standing == {"daemon": (os.SCHED_BATCH, 5), "server": (os.SCHED_OTHER, 0)}
+    assert standing == {"daemon": (os.SCHED_BATCH, 10), "server": (os.SCHED_OTHER, 0)}

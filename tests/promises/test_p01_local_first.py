@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -110,15 +111,31 @@ def _standing(pid: int) -> set[tuple[int, int]]:
     return {(os.sched_getscheduler(task), os.getpriority(os.PRIO_PROCESS, task)) for task in tasks}
 
 
-def test_p01_who_writes_goes_first_on_a_busy_processor(host: Host):
+def _started(host: Host, *wrap: str) -> int:
+    host.wrap = wrap
     host.start()
+    assert host.daemon is not None
+    return host.daemon.pid
+
+
+def test_p01_who_writes_goes_first_on_a_busy_processor(host: Host):
+    pid = _started(host)
     host.write("a.txt")
     host.stored()  # so that there are threads that transfer
-    assert host.daemon is not None
-    scans = (os.SCHED_BATCH, 10)
-    assert _standing(host.daemon.pid) == {(os.SCHED_BATCH, 5), scans}
+    assert _standing(pid) == {(os.SCHED_BATCH, 10), (os.SCHED_BATCH, 15)}
     host.stop()
-    host.wrap = ("nice", "-n", "3")
-    host.start()
-    assert host.daemon is not None
-    assert _standing(host.daemon.pid) == {(os.SCHED_BATCH, 3), scans}
+    assert _standing(_started(host, "nice", "-n", "3")) == {(os.SCHED_BATCH, 3), (os.SCHED_BATCH, 15)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel groups no sessions")
+def test_p01_also_before_a_daemon_of_another_session(host: Host):
+    def steps_back(*wrap: str) -> bool:
+        group = Path(f"/proc/{_started(host, 'setsid', *wrap)}/autogroup").read_text()
+        host.stop()
+        return group.endswith("nice 10\n")
+
+    assert steps_back()
+    assert not steps_back("nice", "-n", "3")
+    before = Path("/proc/self/autogroup").read_text()
+    _started(host)  # in our session: we are not to step back with it
+    assert Path("/proc/self/autogroup").read_text() == before

@@ -13,6 +13,7 @@ from cachesync.keys import (
     from_key,
     is_reserved,
     is_session_name,
+    is_within,
     manifest_key,
     printable,
     session_prefix,
@@ -126,3 +127,20 @@ def test_a_conflict_lies_beside_its_file(version):
     assert check_path(path) == path
     assert path.startswith("a/b.txt.conflict-20261124T132416Z-")
     assert len(path) <= len("a/b.txt.conflict-20261124T132416Z-") + 12
+
+
+@pytest.mark.parametrize(
+    ("path", "directories", "expected"),
+    [
+        ("s/a/b", {"s/a"}, True),
+        ("s/a", {"s/a"}, True),
+        ("s/ab", {"s/a"}, False),
+        ("s/ab", {"s"}, True),
+        ("s", {"s/a"}, False),
+        ("s/a", {"."}, True),
+        ("s/a", set(), False),
+        ("s/", {"s"}, True),
+    ],
+)
+def test_what_lies_within_directories(path, directories, expected):
+    assert is_within(path, directories) is expected
