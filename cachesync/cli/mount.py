@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
         raise UsageError("mount", str(directory), cause, "name a directory beside the root")
     through = WriteThrough(options.write_through)
     state = os.path.abspath(config.state)
-    plan = Plan(str(real), state, str(directory), through, options.read_only, config.revalidate)
+    plan = Plan(str(real), state, str(directory), through, options.read_only, options.allow_other, config.revalidate)
     server = asdict(plan) | {
         "socket": os.path.abspath(config.socket),
         "patience": options.timeout,

@@ -35,6 +35,11 @@ def mount(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--read-only", action="store_true", help="nobody changes anything through it")
     parser.add_argument(
+        "--allow-other",
+        action="store_true",
+        help="other users may come in too, each with the rights that files give; root's mounts let them in anyway",
+    )
+    parser.add_argument(
         "--timeout", metavar="S", type=values.seconds, default=DEFAULT_FLUSH_TIMEOUT,
         help="seconds that an fsync or close waits for the store (%(default)g)",
     )  # fmt: skip

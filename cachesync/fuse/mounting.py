@@ -33,15 +33,16 @@ class Mounted:
     number: int
 
 
-def mount(path: str, *, source: str, read_only: bool) -> Device:
+def mount(path: str, *, source: str, read_only: bool, others: bool) -> Device:
     """Mount an empty FUSE file system at a directory. ``source`` is what df shows of it.
 
-    As root every user may come in, and the kernel checks their rights; otherwise only this user.
-    Raises UsageError where that cannot be done.
+    As root every user may come in, and the kernel checks their rights; otherwise only this user, or with ``others`` all
+    where /etc/fuse.conf says ``user_allow_other``. Raises UsageError where that cannot be done.
     """
     mode = "ro" if read_only else "rw"
     if os.geteuid() != 0:
-        return _ask_helper(path, f"{mode},default_permissions,fsname={_comma(source)},subtype=cachesync")
+        rights = "default_permissions,allow_other" if others else "default_permissions"
+        return _ask_helper(path, f"{mode},{rights},fsname={_comma(source)},subtype=cachesync")
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:

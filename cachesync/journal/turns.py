@@ -192,5 +192,7 @@ class SharedTurns:
         self._tell(_asked(fcntl.F_UNLCK, _byte_of_file(inode)))
 
     def _tell(self, asked: bytes) -> None:
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(self._file(), fcntl.F_OFD_SETLK, asked)
+        try:
+            fcntl.fcntl(self._descriptor if self._descriptor >= 0 else self._file(), fcntl.F_OFD_SETLK, asked)
+        except OSError:
+            return

@@ -69,7 +69,7 @@ class Changing:
         path = self.place_in(parent, name, make)
         if owned:
             self.give(path, r, mode)
-        view.hint(parent, name, Hint.CHANGED)
+        view.hint(parent, name, Hint.CHANGED.value)
         found = os.lstat(path)
         node = view.nodes.local(parent, name, found)
         return wire.entry_out(node.number, VALID, attributes_here(node, found))
@@ -125,7 +125,7 @@ class Changing:
         if node is not None:
             node.unlinked = node.unlinked or last
             self.lost(node)
-        view.hint(parent, name, Hint.GONE)
+        view.hint(parent, name, Hint.GONE.value)
         if view.evicted(path) is not None:  # the daemon was about to drop it
             raise Later(partial(remove, view, path, directory=False), bytes)
         return b""
@@ -153,13 +153,13 @@ class Changing:
             if must:
                 raise
         except OSError:
-            self._view.hint(parent, name, Hint.CHANGED)
+            self._view.hint(parent, name, Hint.CHANGED.value)
             raise
         if (node := self._view.nodes.at(parent, name)) is not None:
             node.let_go()
             node.unlinked = True
             self._view.nodes.left(node)
-        self._view.hint(parent, name, Hint.GONE)
+        self._view.hint(parent, name, Hint.GONE.value)
         return b""
 
     def lost(self, node: Node) -> None:
@@ -195,7 +195,7 @@ class Changing:
                 _time(which, Set.MTIME, Set.MTIME_NOW, mtime, mtime_ns),
             )
         if node.parent is not None:
-            view.hint(node.parent, node.name, Hint.CHANGED if which & Set.SIZE else Hint.ATTRIBUTES)
+            view.hint(node.parent, node.name, Hint.CHANGED.value if which & Set.SIZE else Hint.ATTRIBUTES.value)
         return wire.attr_out(VALID, view.attributes(node))
 
     def resize(self, node: Node, where: int | bytes, size: int) -> None:

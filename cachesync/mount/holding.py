@@ -28,6 +28,7 @@ WHOLE = 64 * 1024 * 1024
 """Bytes up to which a file is brought here when it is opened; a larger one is read where it is until it is written."""
 
 _SUID = st.S_ISUID | st.S_ISGID
+_WRITTEN = (Hint.CHANGED | Hint.CLOSED).value
 
 
 class Holding:
@@ -245,7 +246,7 @@ class Holding:
         if not node.opens:
             self._let_go(node)
         if flags & os.O_ACCMODE != os.O_RDONLY and not node.unlinked and node.parent is not None and not node.lost:
-            self._view.hint(node.parent, node.name, Hint.CHANGED | Hint.CLOSED)
+            self._view.hint(node.parent, node.name, _WRITTEN)
         return b""
 
     def _let_go(self, node: Node) -> None:

@@ -67,7 +67,7 @@ class Keeper:
         self._lifecycle = lifecycle
         self._ondemand = ondemand
         self._patience = patience
-        self._hints: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._hints: dict[bytes, int] = {}
         self._hints_lock = threading.Lock()
         self._hinted = threading.Event()
         threading.Thread(target=self._tell, name="notices", daemon=True).start()
@@ -143,12 +143,11 @@ class Keeper:
 
     # -- what nobody waits for -----------------------------------------------------------------------------------------
 
-    def hint(self, session: bytes, path: bytes, hint: int) -> None:
-        """Let the daemon look at a path soon. It would see the change by itself, unless its watcher is behind."""
-        name, hint = os.fsdecode(path), int(hint)  # an enum's arithmetic takes longer than the rest of this
+    def hint(self, place: bytes, hint: int) -> None:
+        """Let the daemon look at a place, session and path in one, soon. It would see the change by itself, unless it
+        is not watched."""
         with self._hints_lock:
-            paths = self._hints[os.fsdecode(session)]
-            paths[name] = paths.get(name, 0) | hint
+            self._hints[place] = self._hints.get(place, 0) | hint
         if not self._hinted.is_set():  # setting it anew would take a lock each time
             self._hinted.set()
 
@@ -158,9 +157,14 @@ class Keeper:
             time.sleep(_GATHER)
             self._hinted.clear()
             with self._hints_lock:
-                hints, self._hints = self._hints, defaultdict(dict)
+                hints, self._hints = self._hints, {}
+            told = defaultdict[str, dict[str, int]](dict)
+            for place, hint in hints.items():
+                session, _, path = os.fsdecode(place).partition("/")
+                if path:
+                    told[session][path] = hint
             try:
-                self._ondemand.notice(hints)
+                self._ondemand.notice(told)
             except CacheSyncError as error:
                 logger.debug("a notice was not taken: %s", error)  # its watcher and its scans see what it was about
 

@@ -40,6 +40,7 @@ class Plan:
     directory: str
     through: WriteThrough
     read_only: bool
+    others: bool
     revalidate: float
 
 
@@ -51,7 +52,7 @@ def serve(plan: Plan, keeper: Keeper, absent: AbsentNames, ready: Callable[[], N
     os.umask(0)  # what a program asks for is what it gets: its own umask has been applied
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    device = fuse.mount(plan.directory, source=plan.root, read_only=plan.read_only)
+    device = fuse.mount(plan.directory, source=plan.root, read_only=plan.read_only, others=plan.others)
     identity = _identity(plan.root)
     if not fuse.confine(plan.root, away_from=plan.directory) and os.geteuid() == 0:
         logger.warning("links under the root cannot be kept from being followed: no private view of the mounts")

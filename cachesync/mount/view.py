@@ -240,11 +240,10 @@ class View:
     def hint(self, parent: Node, name: bytes, hint: int) -> None:
         """Tell the daemon to look at a name."""
         try:
-            session, inside = split(parent.child(name))
+            place = parent.child(name)
         except OSError:
             return  # of a file that is open still, whose directory is gone
-        if inside:
-            self.keeper.hint(session, inside, hint)
+        self.keeper.hint(place, hint)
 
 
 def _asked(ask: Callable[P, T], *names: P.args, **none: P.kwargs) -> T:

@@ -30,7 +30,7 @@ def test_a_flush_does_not_wait_for_what_changes_after_its_barrier(tmp_path):
         if not driven.one():
             driven.clock.push(timeout)
 
-    driven.uploader.wait_for_progress = one_transfer
+    driven.uploader.wait_for_progress = one_transfer  # type: ignore[method-assign]
     begun = driven.clock.ahead
     assert driven.flush(S).stored
     assert driven.clock.ahead - begun < 0.5, "four files and the manifest"

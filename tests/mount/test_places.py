@@ -141,3 +141,46 @@ def test_who_is_not_root_mounts_through_fusermount_and_takes_over_a_stale_mount(
     assert nobody.objects("s") == nobody.local("s")
     assert nobody.stop() == 0
     assert fuse.mounted(str(nobody.mnt)) is None
+
+
+OTHERS = "/etc/fuse.conf"
+
+
+@pytest.fixture
+def others_allowed() -> Iterator[None]:
+    """The line is in the file, for as long as this takes."""
+    file = Path(OTHERS)
+    before = file.read_bytes() if file.exists() else None
+    file.write_bytes((before or b"") + b"\nuser_allow_other\n")
+    yield
+    if before is None:
+        file.unlink()
+    else:
+        file.write_bytes(before)
+
+
+@pytest.mark.usefixtures("others_allowed")
+def test_others_come_into_the_mount_of_who_is_not_root_if_they_are_allowed_to(nobody: MountedHost) -> None:
+    nobody.mount("--allow-other")
+    as_nobody(
+        'umask 022; mkdir "$HERE/s"; echo alpha > "$HERE/s/a"; echo own > "$HERE/s/b"; chmod 600 "$HERE/s/b"',
+        nobody.mnt,
+    )
+    somebody = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+
+    def read(name: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*somebody, "cat", str(nobody.mnt / "s" / name)], capture_output=True, check=False)
+
+    assert read("a").stdout == b"alpha\n"
+    refused = read("b")
+    assert refused.returncode == 1
+    assert b"Permission denied" in refused.stderr
+    assert nobody.stop() == 0
+
+
+def test_others_do_not_come_in_where_the_system_does_not_let_them(nobody: MountedHost) -> None:
+    if "\nuser_allow_other" in Path(OTHERS).read_text():
+        pytest.skip("this system allows it")
+    refused = nobody.run("mount", str(nobody.mnt), "--allow-other")
+    assert refused.code == 2
+    assert "user_allow_other" in refused.err
