@@ -16,7 +16,8 @@ from cachesync.errors import CacheSyncError, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
-from cachesync.watcher import Hint, Watcher
+from cachesync.watcher import Hint
+from cachesync.watcher.watch import Watcher
 
 if TYPE_CHECKING:
     from cachesync.engine import Engine

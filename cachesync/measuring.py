@@ -12,7 +12,7 @@ from cachesync.model import QueueCounts
 if TYPE_CHECKING:
     from cachesync.engine import Engine
     from cachesync.expiry import Expiry
-    from cachesync.watcher import Watcher
+    from cachesync.watcher.watch import Watcher
 
 WAIT = 0.5
 """Seconds that a scrape waits for the queue to be counted. What takes longer is shown by the next one: a million dirty

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-
-from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from cachesync.errors import (
     FileChanging,
@@ -52,8 +50,8 @@ _TEMPORARY = re.compile(
     r"(.*\.(tmp|temp|part|partial|crdownload|download|swp)|.*~|~\$.*|\.?#.*|tmp[a-z0-9_]{8}|tmp\.[A-Za-z0-9]{6,})",
     re.DOTALL,
 )
-_BACK_OFF = wait_random_exponential(multiplier=0.2, max=30)
-_PARKED_BACK_OFF = wait_random_exponential(multiplier=5, max=600, min=5)
+_BACK_OFF = {"multiplier": 0.2, "max": 30}
+_PARKED_BACK_OFF = {"multiplier": 5, "max": 600, "min": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +189,12 @@ def after_failure(error: Exception, attempts: int, now: float) -> Verdict:
     return Verdict(now + _wait(_PARKED_BACK_OFF, attempts), failed=True)
 
 
-def _wait(strategy: Callable[[RetryCallState], float], attempts: int) -> float:
+def _wait(strategy: Mapping[str, float], attempts: int) -> float:
+    from tenacity import RetryCallState, Retrying, wait_random_exponential  # when something fails: most runs end before
+
     state = RetryCallState(Retrying(), None, (), {})
     state.attempt_number = attempts
-    return strategy(state)
+    return wait_random_exponential(**strategy)(state)
 
 
 _PUT_OFF = 5

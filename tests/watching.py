@@ -4,7 +4,8 @@ import os
 import threading
 import time
 
-from cachesync.watcher import Hint, Hints, Watcher
+from cachesync.watcher import Hint, Hints
+from cachesync.watcher.watch import Watcher
 
 WRITTEN = Hint.CHANGED | Hint.CLOSED
 DEADLINE = 20.0

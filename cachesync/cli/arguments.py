@@ -22,8 +22,10 @@ exit codes:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser; ``command`` is None where none was given. Its errors are UsageError."""
+def build_parser(first: str | None = None) -> argparse.ArgumentParser:
+    """The parser; ``command`` is None where none was given. Its errors are UsageError. Where the ``first`` word is a
+    command, it knows no other: each takes its time."""
+    known = {first: COMMANDS[first]} if first in COMMANDS else COMMANDS
     parser = _Parser(
         prog="cachesync",
         usage="cachesync [SETTING]... COMMAND ...",
@@ -36,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     settings = _Parser(add_help=False, allow_abbrev=False)  # once, and not for each command: that takes its time
     _add_settings(settings, shown=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, command in COMMANDS.items():
+    for name, command in known.items():
         child = commands.add_parser(
             name,
             help=command.summary,
@@ -46,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
             parents=[settings],
         )
         command.add_options(child)
-    _add_settings(parser.add_argument_group("settings, before or after the command"), shown=True)
+    if known is COMMANDS:
+        _add_settings(parser.add_argument_group("settings, before or after the command"), shown=True)
     return parser
 
 

@@ -56,11 +56,11 @@ def _main(words: Sequence[str]) -> int:
 
 
 def _command(words: Sequence[str]) -> int:
-    parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what fits here
         from cachesync.cli.completion import answer
 
-        answer(parser)
+        answer(build_parser())
+    parser = build_parser(words[0] if words else None)
     try:
         options = parser.parse_args(words)
     except SystemExit as done:  # --help and --version print and leave

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -179,7 +178,10 @@ def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
 def _read(path: Path) -> dict[str, str]:
     """A file's settings as text; none if there is no such file. Raises ConfigError."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        import tomllib  # most have no file
+
+        table = tomllib.loads(text)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -4,10 +4,9 @@ hints.py      what is handed out: Hint, Hints; the bounded, coalescing collectio
 reader.py     watchdog's inotify descriptor and thread, made to survive
 inotify.py    Linux: the table of watched directories
 portable.py   elsewhere: watchdog's own observer
-watch.py      Watcher: start, stop, health, healing
+watch.py      Watcher: start, stop, health, healing; not here, since who only looks at hints needs no watchdog
 """
 
 from cachesync.watcher.hints import Hint, Hints
-from cachesync.watcher.watch import Watcher
 
-__all__ = ["Hint", "Hints", "Watcher"]
+__all__ = ["Hint", "Hints"]

@@ -437,3 +437,25 @@ def test_botocore_is_imported_by_who_needs_it(seaweed, bucket, nothing_said):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+FLUSH = """
+import sys
+from cachesync.cli import main
+assert main(["flush", "s"]) == 0
+slow = {"botocore", "s3fs", "fsspec", "aiohttp", "asyncio", "watchdog", "tenacity", "tomllib"} & sys.modules.keys()
+assert not slow, slow
+"""
+
+
+def test_a_flush_without_a_daemon_imports_what_it_needs(seaweed, bucket, nothing_said, tmp_path):
+    seaweed.make_bucket(bucket)
+    (tmp_path / "root" / "s").mkdir(parents=True)
+    (tmp_path / "root" / "s" / "a.txt").write_text("text")
+    env = os.environ | {
+        "AWS_ACCESS_KEY_ID": seaweed.key, "AWS_SECRET_ACCESS_KEY": seaweed.secret,
+        "CACHESYNC_ROOT": str(tmp_path / "root"), "CACHESYNC_STORE": f"s3://{bucket}",
+        "CACHESYNC_ENDPOINT": seaweed.endpoint, "CACHESYNC_REGION": "us-east-1",
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", FLUSH], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachesync.watcher import Hint, Hints, Watcher
+from cachesync.watcher import Hint, Hints
 from cachesync.watcher.hints import TOO_MANY, Pending
 from cachesync.watcher.portable import Tree as PortableTree
+from cachesync.watcher.watch import Watcher
 from tests.watching import WRITTEN, Bench, write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are inotify's events")
