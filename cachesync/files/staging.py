@@ -100,6 +100,7 @@ class Staging:
         self._life = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._numbers = itertools.count()
         self._held: list[int] = []
+        self._shown = str(tree.root / RESERVED)
         self._mirrored: dict[str, set[str]] = {}
         try:
             self._ours = self._enter(tree.descriptor, RESERVED)
@@ -136,7 +137,7 @@ class Staging:
 
     def temporary(self) -> Temporary:
         """A new, empty file. Raises DiskFull, FileUnwritable."""
-        with translated("make a file in", str(self.tree.root / RESERVED)):
+        with translated("make a file in", self._shown):
             return Temporary(self.inward, self.name())
 
     def name(self) -> str:

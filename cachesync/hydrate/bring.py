@@ -118,6 +118,7 @@ class _Run:
         self._made: set[str] = set()
         self._filled: set[str] = set()
         self._todo: Iterator[str] = iter(())
+        self._next_ones: deque[tuple[str, Wanted | None]] = deque()
         self._ready: deque[tuple[Wanted, Stored, Temporary, FileStat]] = deque()
         self._lock = threading.Lock()
         self._is_one = False
@@ -156,23 +157,28 @@ class _Run:
 
     def _work(self) -> None:
         try:
-            while not self._raised and (path := self._next()) is not None:
+            while not self._raised and (following := self._next()) is not None:
+                path, wanted = following
                 if self._ended is None and self._expired():
                     self._ended = _LATE
                 if self._ended is not None:
                     self._tally.note(Pending(path, self._ended))
                 else:
-                    self._bring(path)
+                    self._bring(path, wanted)
         except BaseException as error:  # noqa: BLE001 -- raised again by who waits for this thread
             self._raised.append(error)
 
-    def _next(self) -> str | None:
+    def _next(self) -> tuple[str, Wanted | None] | None:
+        """The next path, and what was wanted of it a moment ago."""
         with self._lock:
-            return next(self._todo, None)
+            if not self._next_ones:
+                paths = list(itertools.islice(self._todo, _MANY))
+                wanted = self._marks.recall(paths)
+                self._next_ones.extend((path, wanted.get(path)) for path in paths)
+            return self._next_ones.popleft() if self._next_ones else None
 
-    def _bring(self, path: str) -> None:
+    def _bring(self, path: str, wanted: Wanted | None) -> None:
         try:
-            wanted = self._marks.recall(path)
             if wanted is None:
                 self._note_present(path)
                 return
@@ -222,10 +228,12 @@ class _Run:
         finished: list[tuple[str, FileStat]] = []
         with self._c.journal.turns.alone(self._session) as turn:
             try:
-                for _ in range(min(len(self._ready), _MANY)):
+                count = min(len(self._ready), _MANY)  # others add to it
+                now = self._marks.recall([self._ready[number][0].path for number in range(count)])
+                for _ in range(count):
                     wanted, stored, file, sealed = self._ready.popleft()
                     try:
-                        if (done := self._place(wanted, stored, file, sealed, turn)) is not None:
+                        if (done := self._place(wanted, now.get(wanted.path), stored, file, sealed, turn)) is not None:
                             placed.append(done)
                     except FileUnwritable as error:
                         self._tally.note(self._judge(wanted.path, error))
@@ -238,8 +246,9 @@ class _Run:
                 self._marks.placed(placed, finished)
         self._tally.fetched([done.stat.size for done in placed])
 
-    def _place(self, wanted: Wanted, stored: Stored, file: Temporary, sealed: FileStat, turn: Turn) -> Placed | None:
-        now = self._marks.recall(wanted.path)
+    def _place(
+        self, wanted: Wanted, now: Wanted | None, stored: Stored, file: Temporary, sealed: FileStat, turn: Turn
+    ) -> Placed | None:
         if now is None:  # somebody else has brought it
             self._note_present(wanted.path)
             return None

@@ -51,8 +51,8 @@ class Marks(Protocol):
     def plan(self) -> Plan:
         """What is lacking."""
 
-    def recall(self, path: str) -> Wanted | None:
-        """What is to be fetched for a path now, or None if nothing is any more."""
+    def recall(self, paths: Sequence[str]) -> dict[str, Wanted]:
+        """What is to be fetched now for each of a hundred paths at most, without those of which nothing is any more."""
 
     def still(self, path: str) -> bool:
         """Whether a link or directory of the plan is wanted still, or is the one that stood there: it may have been
@@ -113,10 +113,14 @@ class JournalMarks:
             if told is not None and told.target != entry.stat.target:
                 plan.skipped.append(Skipped(entry.path, "another host made it lead elsewhere; the link here stays"))
 
-    def recall(self, path: str) -> Wanted | None:
+    def recall(self, paths: Sequence[str]) -> dict[str, Wanted]:
         """See Marks."""
-        entry = self._journal.entries.entry(self._session, path)
-        if entry is None or entry.kind is not Kind.FILE or entry.stored is None or entry.tombstone:
+        entries = self._journal.entries.some(self._session, paths)
+        return {entry.path: wanted for entry in entries if (wanted := self._wanted(entry)) is not None}
+
+    def _wanted(self, entry: Entry) -> Wanted | None:
+        path = entry.path
+        if entry.kind is not Kind.FILE or entry.stored is None or entry.tombstone:
             return None
         if not entry.resident:
             return Wanted(path, entry.stored)
@@ -167,9 +171,9 @@ class NoMarks:
                 plan.links.append((path, stat))
         return plan
 
-    def recall(self, path: str) -> Wanted | None:
+    def recall(self, paths: Sequence[str]) -> dict[str, Wanted]:
         """See Marks."""
-        return Wanted(path, self._files[path])
+        return {path: Wanted(path, self._files[path]) for path in paths}
 
     def still(self, path: str) -> bool:  # noqa: ARG002 -- nobody else is there
         """See Marks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -192,6 +193,19 @@ class Entries:
             f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND name = ?", (number, *split(path))
         )
         return None if row is None else to_entry(name, row)
+
+    def some(self, name: str, paths: Sequence[str]) -> list[Entry]:
+        """Those of a hundred paths at most that have an entry."""
+        number = self._ledger.number(name)
+        if number is None or not paths:
+            return []
+        asked = ",".join(["(?,?)"] * len(paths))
+        rows = self._ledger.db.all(
+            f"WITH asked(d, n) AS (VALUES {asked}) SELECT {ENTRY_COLUMNS} FROM asked CROSS JOIN entry"
+            " ON session = ? AND dir = d AND name = n",
+            (*itertools.chain.from_iterable(map(split, paths)), number),
+        )
+        return [to_entry(name, row) for row in rows]
 
     def remembered(self, name: str, path: str) -> Entry | None:
         """The same, for those who ask again and again: not asked of the database while nothing in it has changed.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64decode
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
@@ -130,6 +131,22 @@ def headers(
     return lines
 
 
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _moment(text: str) -> datetime:
+    """A header's date: as all write it by now (RFC 9110, section 5.6.7), or in an older form. Raises ValueError."""
+    try:
+        _, day, month, year, clock, zone = text.split(" ")
+        hour, minute, second = clock.split(":")
+        if zone == "GMT":
+            number = _MONTHS.index(month) + 1
+            return datetime(int(year), number, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError:
+        pass
+    return parsedate_to_datetime(text)
+
+
 def told(lines: Mapping[str, str]) -> dict[str, Any]:
     """What an answer's headers, with names in small letters, say by botocore's names. Raises Garbled."""
     said: dict[str, Any] = {name: lines[header] for header, name in _TOLD.items() if header in lines}
@@ -137,7 +154,7 @@ def told(lines: Mapping[str, str]) -> dict[str, Any]:
         said["ContentLength"] = int(length)
     if modified := lines.get("last-modified"):
         try:
-            said["LastModified"] = parsedate_to_datetime(modified)
+            said["LastModified"] = _moment(modified)
         except (ValueError, OverflowError):
             raise Garbled("the answer's date is none") from None
     said["Metadata"] = {name[len(_METADATA) :]: value for name, value in lines.items() if name.startswith(_METADATA)}

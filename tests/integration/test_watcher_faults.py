@@ -44,6 +44,7 @@ def tree_of(bench: Bench) -> Tree:
 
 def hears(bench: Bench, *folders: str) -> None:
     """Each folder's changes are hinted, under its own name."""
+    bench.fence()  # they are watched: of one that is not yet, the hint is about the folder
     names = {os.path.normpath(f"{folder}/probe") for folder in folders}
     for name in names:
         write(f"{bench.root}/{name}")
