@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,23 +96,30 @@ class Digests(NamedTuple):
 
 
 def digest(file: OpenFile, size: int, part_size: int, grown_from: Stored | None = None) -> Digests:
-    """Read the first ``size`` bytes once. Raises FileChanging if there are fewer."""
+    """Read the first ``size`` bytes once, and hash whole and parts beside each other.
+
+    Raises FileChanging if there are fewer.
+    """
     whole, parts = hashlib.sha256(), _Parts(part_size)
     tail: _Parts | None = None
     split = 0 if grown_from is None else grown_from.size
     offset = 0
-    while offset < size:
-        end = min(size, offset + _CHUNK, split if offset < split else size)
-        data = file.read(offset, end - offset)
-        if len(data) != end - offset:
-            raise FileChanging("read", file.path, "it was cut short while it was being read")
-        whole.update(data)
-        parts.update(data)
-        if tail is not None:
-            tail.update(data)
-        offset = end
-        if grown_from is not None and offset == split and whole.hexdigest() == grown_from.sha256:
-            tail = _Parts(part_size)
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
+        hashed: Future[None] | None = None
+        while offset < size:
+            end = min(size, offset + _CHUNK, split if offset < split else size)
+            data = file.read(offset, end - offset)
+            if len(data) != end - offset:
+                raise FileChanging("read", file.path, "it was cut short while it was being read")
+            if hashed is not None:
+                hashed.result()
+            hashed = beside.submit(parts.update, data)
+            whole.update(data)
+            if tail is not None:
+                tail.update(data)
+            offset = end
+            if grown_from is not None and offset == split and whole.hexdigest() == grown_from.sha256:
+                tail = _Parts(part_size)
     return Digests(whole.hexdigest(), parts.digests(), None if tail is None else tail.digests())
 
 

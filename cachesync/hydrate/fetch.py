@@ -105,6 +105,7 @@ class Fetcher:
             file.write(chunk, offset)
             offset += len(chunk)
         _check_length(key, offset - start, length)
+        file.begin_writing(start, length)
         return download.info
 
 
