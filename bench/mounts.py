@@ -124,7 +124,7 @@ def _ours(on: Stage, given: Target | None, *, mounted: bool) -> Iterator[Place]:
 def _flush(client: ControlClient) -> None:
     """Wait for the barrier."""
     try:
-        report = client.flush("s", timeout=_FLUSH_SECONDS)
+        report = client.flush("s", timeout=_FLUSH_SECONDS, confirm_deletes=True)  # all that is deleted is meant to be
     except CacheSyncError as error:
         raise WentWrong(str(error)) from error
     if not report.stored:
