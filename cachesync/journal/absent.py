@@ -8,6 +8,7 @@ stand there, has to look at the disk once more.
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
 import os
 import sqlite3
@@ -74,6 +75,7 @@ class AbsentNames:
         self._db: sqlite3.Connection | None = None
         self._identity = (0, 0)
         self._numbers: dict[bytes, int] = {}
+        self._index_file: io.FileIO | None = None
         self._index: mmap.mmap | None = None
         self._index_then = b""
         self._whole: set[int] = set()
@@ -91,21 +93,24 @@ class AbsentNames:
         self._forget()
 
     def _forget(self) -> None:
-        if self._index is not None:
-            self._index.close()
         if self._db is not None:
             self._db.close()
-        self._db = self._index = None
+        # Not before: who closes a file ends all locks that the process has on it (fcntl(2)), SQLite's too, and without
+        # them whoever opens the journal next cuts the index short under us.
+        if self._index is not None:
+            self._index.close()
+        if self._index_file is not None:
+            self._index_file.close()
+        self._db = self._index = self._index_file = None
         self._index_then = b""
         self._numbers.clear()
 
     def version(self) -> bytes:
         """Another one after each change of the journal."""
-        self._connection()
         if self._index is not None:
             return self._index[:_INDEX]
         ((number,),) = self._all("PRAGMA data_version", ())
-        return b"%d" % number
+        return b"%d" % number if self._index is None else self._index[:_INDEX]
 
     def sessions(self) -> set[bytes]:
         """The sessions of which something is only in the store."""
@@ -209,7 +214,9 @@ class AbsentNames:
             self._identity = _identity(self._path)  # another one that comes now is seen by refresh()
             self._db = sqlite3.connect(address, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
             self._db.execute("SELECT 1 FROM session LIMIT 1").fetchall()  # from now on the index stays where it is
-            self._index = _index_of(self._path)
+            with contextlib.suppress(OSError, ValueError):  # it has one, and it can be read, or all is asked for
+                self._index_file = io.FileIO(f"{self._path}-shm")
+                self._index = mmap.mmap(self._index_file.fileno(), _INDEX, prot=mmap.PROT_READ)
         return self._db
 
 
@@ -219,13 +226,6 @@ def _identity(path: Path) -> tuple[int, int]:
         found = os.stat(path)
         return found.st_dev, found.st_ino
     return 0, 0
-
-
-def _index_of(path: Path) -> mmap.mmap | None:
-    """The beginning of an open journal's index, or None where it has none that can be read."""
-    with contextlib.suppress(OSError, ValueError), open(f"{path}-shm", "rb", buffering=0) as file:
-        return mmap.mmap(file.fileno(), _INDEX, prot=mmap.PROT_READ)
-    return None
 
 
 def _absent(row: Row) -> Absent:

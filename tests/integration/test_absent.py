@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,48 @@ def test_a_journal_that_cannot_be_read_is_an_error_and_no_answer(tmp_path):
     (tmp_path / "journal.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(JournalUnavailable):
         absent.find(b"s", b"a")
+
+
+READER = """
+import sys
+from pathlib import Path
+from cachesync.journal.absent import AbsentNames
+absent = AbsentNames(Path(sys.argv[1]))
+for line in sys.stdin:
+    print(absent.version().hex(), absent.find(b"s", b"a") is not None, flush=True)
+"""
+
+
+def test_another_process_that_reads_keeps_its_locks_and_sees_each_commit(tmp_path):
+    """SQLite's lock on the index says that somebody has it open; without it the next to open it would cut it short."""
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    journal.sessions.add("s", 1.0)
+    journal.sessions.set_directory("s", "7:7")
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        asks, answers = reader.stdin, reader.stdout
+        assert asks is not None
+        assert answers is not None
+
+        def asked() -> list[bytes]:
+            asks.write(b"\n")
+            asks.flush()
+            return answers.readline().split()
+
+        before = asked()
+        assert before[1] == b"False"
+        assert asked() == before
+        index = os.stat(f"{path}-shm").st_ino
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        mine = [lock for lock in held if lock[4] == str(reader.pid) and lock[5].endswith(f":{index}")]
+        assert ["READ", "128", "128"] in [[lock[3], *lock[6:8]] for lock in mine], mine
+        journal.close()
+        journal = Journal(path)  # as a daemon that was started again
+        learn(journal, "a")
+        after = asked()
+        assert after[1] == b"True"
+        assert after[0] != before[0]
+        asks.close()
+    journal.close()
