@@ -178,10 +178,10 @@ class Flusher:
                 failed, pending = [], []
             elif expired or now >= (look_at if left == _FEW else look_at_few):
                 failed, pending = self._left(session, barrier, started)
-                cost = time.monotonic() - now
-                look_at_few = now + _LOOK_AT_FEW
                 # A hundred thousand paths take longer to look at, and many who look must not hold up the uploads.
-                look_at = now + max(_FULL_LOOK, 10 * cost * self._uploader.waited_for())
+                pause = 10 * (time.monotonic() - now) * self._uploader.waited_for()
+                look_at_few = now + max(_LOOK_AT_FEW, pause)
+                look_at = now + max(_FULL_LOOK, pause)
                 if pending and self._c.journal.work.untried(session, generation):
                     look_at = max(look_at, now + _SLOW_LOOK)  # there is a way to go, and looking costs the uploads
                 done = not pending
