@@ -108,6 +108,15 @@ class Bringer:
 
     def make_empty(self, session: str, path: str) -> None:
         """See verbs.OnDemand."""
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._make_empty(session, path)
+            except (RootHalted, FileUnwritable):
+                if not left:
+                    raise
+        return None
+
+    def _make_empty(self, session: str, path: str) -> None:
         entry = self._c.journal.entries.entry(session, path)
         above = path.rpartition("/")[0]
         self._bring(session, above + "/" if above else "")

@@ -42,3 +42,24 @@ def test_what_nobody_noticed_in_an_evicted_files_place_goes_along_with_its_direc
     stored = {key.removeprefix("sessions/s/"): held.data for key, held in a.store.objects.items()}
     del stored[".cachesync/manifest.json"]
     assert stored == {"kept": b"text", "e/x": b"new", "e/y": b"far away"}
+
+
+def test_a_directory_that_is_evicted_under_what_is_put_into_it_is_made_again(a: Host, monkeypatch):
+    a.write("kept")
+    a.write("d/x", "old")
+    a.flush()
+    a.life.evict(S)
+    bringer = a.driven.engine.ondemand._bringer
+    bring, times = bringer._bring, []
+
+    def and_evicted(session: str, path: str) -> None:
+        bring(session, path)
+        times.append(path)
+        if len(times) == 1:
+            a.life.evict(S)
+            assert not (a.session / "d").exists()
+
+    monkeypatch.setattr(bringer, "_bring", and_evicted)
+    a.driven.engine.ondemand.make_empty(S, "d/x")
+    assert times == ["d/", "d/"]
+    assert (a.session / "d" / "x").read_bytes() == b""
