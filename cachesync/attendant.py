@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
+from cachesync.verbs import Noticed
 from cachesync.watcher import Hint
 from cachesync.watcher.watch import Watcher
 
@@ -127,7 +127,7 @@ class Attendant:
 
     # -- hints ---------------------------------------------------------------------------------------------------------
 
-    def _unseen(self, hints: Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
+    def _unseen(self, hints: Noticed) -> Noticed:
         """What a mount tells of, and the watcher does not: to look twice at each change is half of the work."""
         if not self.watcher.healthy():
             return hints

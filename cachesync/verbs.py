@@ -163,6 +163,10 @@ class Lifecycle(Protocol):
         ...
 
 
+Noticed = Mapping[str, Mapping[str, int]]
+"""Hints of paths, by session; the numbers are ``watcher.Hint``s."""
+
+
 class OnDemand(Protocol):
     """What a mount in front of the root asks. Blocking, safe to call from many threads.
 
@@ -201,8 +205,8 @@ class OnDemand(Protocol):
         """Wait until the store has what the file at ``path`` holds now. Raises StoreError, Unstorable."""
         ...
 
-    def notice(self, hints: Mapping[str, Mapping[str, int]]) -> None:
-        """Look at paths, by session; the numbers are ``watcher.Hint``s."""
+    def notice(self, hints: Noticed) -> None:
+        """Look at paths."""
         ...
 
     def changes(self) -> Iterator[Mapping[str, Sequence[str]]]:

@@ -70,7 +70,8 @@ class Temporary:
         """Let the disk begin with some bytes that were written, so that ``seal`` waits for less. Waits for nothing."""
         # The kernel writes what is dirty before it drops what is not; nothing of this is clean yet.
         if sys.platform.startswith("linux"):
-            os.posix_fadvise(self.file.descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # then ``seal`` waits for all
+                os.posix_fadvise(self.file.descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
     def clear(self) -> None:
         """Begin anew."""

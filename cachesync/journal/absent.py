@@ -77,9 +77,9 @@ class AbsentNames:
         self._numbers: dict[bytes, int] = {}
         self._index_file: io.FileIO | None = None
         self._index: mmap.mmap | None = None
-        self._index_then = b""
+        self._version_then = b""
         self._whole: set[int] = set()
-        """Sessions of which nothing was in the store only when the index was ``_index_then``."""
+        """Sessions of which nothing was in the store only when the version was ``_version_then``."""
 
     def refresh(self) -> None:
         """Let go of a journal that is not at its path any more; the next question opens the one that is."""
@@ -102,7 +102,7 @@ class AbsentNames:
         if self._index_file is not None:
             self._index_file.close()
         self._db = self._index = self._index_file = None
-        self._index_then = b""
+        self._version_then = b""
         self._numbers.clear()
 
     def version(self) -> bytes:
@@ -175,17 +175,14 @@ class AbsentNames:
 
     def _is_whole(self, number: int) -> bool:
         """Whether nothing of a session is in the store only."""
-        index = self._index
-        if index is None or (now := index[:_INDEX]) != self._index_then:
+        # As it is before the question: what is committed while it is asked makes it another one.
+        if (version := self.version()) != self._version_then:
             self._whole.clear()
-            # As it was before the question: what is committed while it is asked makes it another one.
-            now = b"" if index is None else index[:_INDEX]
-            self._index_then = now
-        elif number in self._whole:
-            return True
-        if self._all(_ANY, (number,)):
-            return False
-        self._whole.add(number)
+            self._version_then = version
+        if number not in self._whole:
+            if self._all(_ANY, (number,)):
+                return False
+            self._whole.add(number)
         return True
 
     def _any_below(self, number: int, directory: bytes) -> bool:

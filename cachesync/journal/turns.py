@@ -193,6 +193,6 @@ class SharedTurns:
 
     def _tell(self, asked: bytes) -> None:
         try:
-            fcntl.fcntl(self._descriptor if self._descriptor >= 0 else self._file(), fcntl.F_OFD_SETLK, asked)
+            fcntl.fcntl(self._file(), fcntl.F_OFD_SETLK, asked)
         except OSError:
             return

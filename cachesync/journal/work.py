@@ -79,10 +79,7 @@ class Work:
 
     def remaining(self, name: str) -> bool:
         """Whether the uploader has anything to do for a session."""
-        row = self._ledger.db.one(
-            f"SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} LIMIT 1", (self._ledger.id(name),)
-        )
-        return row is not None
+        return self.left(name, 1) > 0
 
     def left(self, name: str, most: int) -> int:
         """How many entries of a session the uploader has work with; it stops counting at ``most``."""

@@ -17,12 +17,10 @@ from cachesync.ondemand.renaming import Renamer
 from cachesync.patience import StillRunning, within
 from cachesync.scanner import Scanner
 from cachesync.uploader import Uploader
+from cachesync.verbs import Noticed
 from cachesync.watcher import Hint
 
 __all__ = ["OnDemand"]
-
-Noticed = Mapping[str, Mapping[str, int]]
-"""Hints of paths, by session."""
 
 _LISTING = 1.0
 """Seconds that the store gets to say which sessions it has; a directory listing waits for it."""

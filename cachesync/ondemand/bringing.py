@@ -110,11 +110,12 @@ class Bringer:
         """See verbs.OnDemand."""
         for left in reversed(range(_TRIES)):
             try:
-                return self._make_empty(session, path)
+                self._make_empty(session, path)
             except (RootHalted, FileUnwritable):
                 if not left:
                     raise
-        return None
+            else:
+                return
 
     def _make_empty(self, session: str, path: str) -> None:
         entry = self._c.journal.entries.entry(session, path)
