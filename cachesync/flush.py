@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 MANIFEST = f"{RESERVED}/manifest.json"
 _FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
-_SLOW_LOOK = 1.0
 _FEW = 64
 _LOOK_AT_FEW = 0.01
 """Entries, and seconds: so many are looked at that often. What is left at the end may be what changed since the barrier
@@ -165,28 +164,24 @@ class Flusher:
         """Wait until the store has what was dirty when the barrier was taken."""
         barrier = self._c.journal.entries.barrier(session)
         started = self._c.clock()
-        generation = self._c.journal.generation()
         self._c.journal.work.hurry(session)
         self._uploader.resume()
-        failed, pending = list[Failure](), list[Pending]()
         look_at = look_at_few = time.monotonic() + _FIRST_LOOK
         while True:
             now = time.monotonic()
             expired = now >= deadline
             left = self._c.journal.work.left(session, _FEW)
-            if done := not left:
-                failed, pending = [], []
-            elif expired or now >= (look_at if left == _FEW else look_at_few):
-                failed, pending = self._left(session, barrier, started)
-                # A hundred thousand paths take longer to look at, and many who look must not hold up the uploads.
+            done = expired or not left
+            if not done and now >= (look_at if left == _FEW else look_at_few):
+                done = not self._is_waiting(session, barrier, started)
+                # Many who look must not hold up the uploads.
                 pause = 10 * (time.monotonic() - now) * self._uploader.waited_for()
                 look_at_few = now + max(_LOOK_AT_FEW, pause)
                 look_at = now + max(_FULL_LOOK, pause)
-                if pending and self._c.journal.work.untried(session, generation):
-                    look_at = max(look_at, now + _SLOW_LOOK)  # there is a way to go, and looking costs the uploads
-                done = not pending
-            if done or expired:
-                break
+            if done:
+                failed, pending = self._left(session, barrier, started)
+                if expired or not pending:
+                    break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
             time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))
         return replace(
@@ -196,18 +191,23 @@ class Flusher:
             conflicts=self._c.journal.sessions.conflicts(session),
         )
 
+    def _is_waiting(self, session: str, barrier: Barrier, started: float) -> bool:
+        """Whether the barrier waits for something that may yet be stored. Nothing of it is put off."""
+        unmet, now = self._c.journal.entries.unmet, self._c.clock()
+        for entry in unmet(session, barrier, due_after=now):  # for a writer, or after a try that began before us
+            if not _is_tried(entry, started):
+                self._c.journal.work.postpone(entry, now)
+                self._uploader.wake()
+        return not all(entry.failed and _is_tried(entry, started) for entry in unmet(session, barrier))
+
     def _left(self, session: str, barrier: Barrier, started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
-        failed, pending, now = [], [], self._c.clock()
+        failed, pending = list[Failure](), list[Pending]()
         for entry in self._c.journal.entries.unmet(session, barrier):
-            if entry.failed and (entry.tried_at or 0.0) >= started:
+            if entry.failed and _is_tried(entry, started):
                 failed.append(Failure(entry.path, entry.error or "unknown"))
             else:
                 pending.append(Pending(entry.path, _reason(entry)))
-                tried = (entry.tried_at or 0.0) >= started
-                if not tried and entry.due_at > now:  # put off for a writer, or after a try that began before us
-                    self._c.journal.work.postpone(entry, now)
-                    self._uploader.wake()
         return failed, pending
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -250,6 +250,10 @@ class Flusher:
             for entry in self._c.journal.entries.walk(session)
             if entry.kind is Kind.FILE and (stored := entry.current) is not None and not entry.tombstone
         ]
+
+
+def _is_tried(entry: Entry, since: float) -> bool:
+    return (entry.tried_at or 0.0) >= since
 
 
 def _reason(entry: Entry) -> str:

@@ -79,9 +79,11 @@ class Transfer:
 
     def run(self, session: str, path: str) -> bool:
         """Do what the entry needs now, if it still needs anything; whether something was stored or deleted."""
-        if not self._learner.ensure(session):
-            return False  # somebody is at it; the uploader comes back when that is done
-        entry = self._c.journal.entries.entry(session, path)
+        entry, learned = self._c.journal.entries.with_learned(session, path)
+        if not learned:
+            if not self._learner.ensure(session):
+                return False  # somebody is at it; the uploader comes back when that is done
+            entry = self._c.journal.entries.entry(session, path)
         now = self._c.clock()
         if entry is None or not entry.dirty or now + self._c.pace.settle < entry.due_at <= now + FARTHEST:
             return False
@@ -131,6 +133,7 @@ class Transfer:
         if sent:
             self.stored[entry.session] += 1
             self.bytes_sent += stored.size
+        if sent and logger.isEnabledFor(logging.INFO):
             uri = f"{self._c.url}/{key}"
             facts = {"session": entry.session, "path": entry.path, "size": stored.size, "uri": uri}
             done = self._c.clock()

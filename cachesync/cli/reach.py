@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from cachesync.cli.arguments import SETTING
 from cachesync.cli.waiting import told_of_silence
-from cachesync.control.client import ControlClient
+from cachesync.control.address import is_served
 from cachesync.errors import ConfigError, DaemonUnavailable, RootLocked
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
     from cachesync.config import Config
+    from cachesync.control.client import ControlClient
 
 PATIENCE = 5.0
 """Seconds to wait for a root whose owner does not answer: a daemon that starts, or another command."""
@@ -69,13 +70,13 @@ def check_daemons_store(client: ControlClient, config: Config) -> None:
 def connect(options: argparse.Namespace) -> Iterator[Verbs]:
     """The verbs, for the time of the block. Raises DaemonUnavailable if the root is owned and its owner is silent."""
     config = load_config(options)
-    client = ControlClient(config.socket)
     until = time.monotonic() + PATIENCE
     command = getattr(options, "command", None)
     with ExitStack() as stack:
         verbs: Verbs | None = None
         while verbs is None:
-            if client.is_serving():
+            if is_served(config.socket):
+                client = _client(config)
                 if hasattr(options, f"{SETTING}store"):
                     check_daemons_store(client, config)
                 verbs = client
@@ -101,10 +102,15 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
 def connect_to_daemon(options: argparse.Namespace) -> Iterator[Verbs]:
     """The verbs of the daemon alone, for the time of the block. Raises DaemonUnavailable if none serves the root."""
     config = load_config(options)
-    client = ControlClient(config.socket)
-    if not client.is_serving():
+    if not is_served(config.socket):
         raise DaemonUnavailable("ask the daemon at", str(config.socket), "it is not there")
-    yield client
+    yield _client(config)
+
+
+def _client(config: Config) -> ControlClient:
+    from cachesync.control.client import ControlClient  # not before a daemon is there: HTTP is a tenth of a flush
+
+    return ControlClient(config.socket)
 
 
 def _has_root(config: Config) -> bool:

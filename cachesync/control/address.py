@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cachesync.errors import DaemonUnavailable
+
 MAX_ADDRESS_BYTES = 107
+CONNECT_TIMEOUT = 2.0
 
 
 @contextmanager
@@ -48,3 +51,24 @@ def connect(path: Path, timeout: float) -> socket.socket:
     except BaseException:
         connection.close()
         raise
+
+
+def is_served(path: Path) -> bool:
+    """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
+    try:
+        connect(path, CONNECT_TIMEOUT).close()
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return False
+    except OSError as error:
+        raise unavailable(path, error) from error
+    return True
+
+
+def unavailable(path: Path, cause: object) -> DaemonUnavailable:
+    """What to raise where the daemon at ``path`` gives no answer, or none that is understood."""
+    hint = ""
+    if isinstance(cause, PermissionError):
+        hint = "only its owner may use it, or the group that the setting socket_group names"
+    if isinstance(cause, OSError):
+        cause = cause.strerror or type(cause).__name__
+    return DaemonUnavailable("ask the daemon at", str(path), cause or type(cause).__name__, hint)

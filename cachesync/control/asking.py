@@ -14,10 +14,9 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
 from cachesync.control import wire
-from cachesync.control.address import connect
+from cachesync.control.address import CONNECT_TIMEOUT, connect, is_served, unavailable
 from cachesync.errors import DaemonUnavailable, UsageError
 
-CONNECT_TIMEOUT = 2.0
 READ_TIMEOUT = 30.0
 """Seconds for a short verb, and between two lines of a long one."""
 
@@ -50,13 +49,7 @@ class Asker:
 
     def is_serving(self) -> bool:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
-        try:
-            connect(self._path, CONNECT_TIMEOUT).close()
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            return False
-        except OSError as error:
-            raise self._unavailable(error) from error
-        return True
+        return is_served(self._path)
 
     def ask(self, method: str, target: str, build: Callable[[Mapping[str, Any]], T], timeout: float | None = None) -> T:
         """What ``build`` makes of the JSON answer."""
@@ -189,12 +182,7 @@ class Asker:
             raise DaemonUnavailable("ask the daemon at", str(self._path), cause, "are both of one version?") from error
 
     def _unavailable(self, cause: object) -> DaemonUnavailable:
-        hint = ""
-        if isinstance(cause, PermissionError):
-            hint = "only its owner may use it, or the group that the setting socket_group names"
-        if isinstance(cause, OSError):
-            cause = cause.strerror or type(cause).__name__
-        return DaemonUnavailable("ask the daemon at", str(self._path), cause or type(cause).__name__, hint)
+        return unavailable(self._path, cause)
 
 
 class _Connection(http.client.HTTPConnection):

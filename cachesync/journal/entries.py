@@ -67,6 +67,7 @@ WITH RECURSIVE found(dir) AS (
 """From one directory to the next: what a directory holds is not counted."""
 
 _MOST_REMEMBERED = 1024
+_PAGE = 256
 
 _IS_AWAY = """
 SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND (resident = 0 OR gone_at IS NOT NULL)
@@ -194,6 +195,15 @@ class Entries:
         )
         return None if row is None else to_entry(name, row)
 
+    def with_learned(self, name: str, path: str) -> tuple[Entry | None, bool]:
+        """One entry, and whether its session has been learned. Without an entry the second says nothing."""
+        row = self._ledger.db.one(
+            f"SELECT {ENTRY_COLUMNS}, (SELECT learned FROM session WHERE id = ?1) FROM entry"
+            " WHERE session = ?1 AND dir = ?2 AND name = ?3",
+            (self._ledger.number(name), *split(path)),
+        )
+        return (None, False) if row is None else (to_entry(name, row[:-1]), bool(row[-1]))
+
     def some(self, name: str, paths: Sequence[str]) -> list[Entry]:
         """Those of a hundred paths at most that have an entry."""
         number = self._ledger.number(name)
@@ -275,14 +285,22 @@ class Entries:
             (standing if gone_at is None else gone)[join(parent, base)] = generation
         return Barrier(standing, gone)
 
-    def unmet(self, name: str, barrier: Barrier) -> list[Entry]:
-        """The entries that the barrier still waits for. A link waits for the manifest, not for the uploader."""
-        rows = self._ledger.db.all(
-            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND {WORK}",
-            (self._ledger.id(name),),
-        )
-        entries = (to_entry(name, row) for row in rows)
-        return [entry for entry in entries if not barrier.is_met(entry)]
+    def unmet(self, name: str, barrier: Barrier, *, due_after: float = -1.0) -> Iterator[Entry]:
+        """The entries that the barrier still waits for, or those of them that are due after a time; asked for as they
+        are taken. A link waits for the manifest, not for the uploader."""
+        after = (b"", b"")
+        while True:
+            rows = self._ledger.db.all(
+                f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} AND due_at > ?"
+                " AND (dir, name) > (?, ?) ORDER BY dir, name LIMIT ?",
+                (self._ledger.id(name), due_after, *after, _PAGE),
+            )
+            for row in rows:
+                if not barrier.is_met(entry := to_entry(name, row)):
+                    yield entry
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][:2]
 
     def any_dirty_link(self, name: str) -> bool:
         """Whether a link waits for the manifest."""

@@ -214,15 +214,6 @@ class Work:
         )
         return [to_entry(self._ledger.name(row[0]), row[1:]) for row in rows]
 
-    def untried(self, name: str, generation: int) -> bool:
-        """Whether work that was marked up to ``generation`` has not been tried yet."""
-        row = self._ledger.db.one(
-            f"SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} AND generation <= ? AND attempts = 0"
-            " LIMIT 1",
-            (self._ledger.id(name), generation),
-        )
-        return row is not None
-
     def missed(self, name: str) -> bool:
         """Whether a path is missing that the store has, and that is not known to have moved."""
         row = self._ledger.db.one(

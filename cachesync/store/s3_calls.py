@@ -9,7 +9,6 @@ import hashlib
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -144,6 +143,8 @@ def _moment(text: str) -> datetime:
             return datetime(int(year), number, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
     except ValueError:
         pass
+    from email.utils import parsedate_to_datetime
+
     return parsedate_to_datetime(text)
 
 

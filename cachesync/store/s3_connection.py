@@ -6,9 +6,12 @@ import contextlib
 import re
 import select
 import socket
-import ssl
+import struct
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MAX_HEAD = 128 * 1024
 """Bytes of an answer's status and headers, at most."""
@@ -17,6 +20,9 @@ MAX_TEXT = 1024 * 1024
 """Bytes that are read of a body which nobody streams."""
 
 _RECEIVE = 256 * 1024
+_SLICE = 1.0
+"""Seconds that one call of the kernel waits, at most."""
+
 _NO_BODY = frozenset({204, 304})
 _INFORMATIONAL = range(100, 200)
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -32,14 +38,20 @@ class Garbled(OSError):
 
 
 class Connection:
-    """One connection. ``deadline`` is when to give up, by time.monotonic(); TimeoutError then."""
+    """One connection. ``deadline`` is when to give up, by time.monotonic(); TimeoutError then.
+
+    The kernel itself bounds how long it waits (socket(7), SO_RCVTIMEO). Python's own limit is two calls more for each
+    that sends or receives, and each of them is a chance for another thread to take the interpreter.
+    """
 
     def __init__(self, held: socket.socket) -> None:
         self._socket = held
         self._poll = select.poll()
         self._poll.register(held, select.POLLIN)
         self._got = bytearray()
+        self._slice = 0.0
         self.idle_since = 0.0
+        held.settimeout(None)
 
     def send(self, head: bytes, body: bytes, deadline: float, silence: float) -> None:
         """Send a request, of which the server takes nothing for ``silence`` seconds at most. One that it does not want
@@ -47,8 +59,7 @@ class Connection:
         for piece in (head + body,) if len(body) <= _RECEIVE else (head, body):
             left = memoryview(piece)
             while left:
-                self._limit(min(deadline, time.monotonic() + silence))
-                left = left[self._socket.send(left) :]
+                left = left[self._within(min(deadline, time.monotonic() + silence), self._socket.send, left) :]
 
     def head(self, deadline: float) -> tuple[int, dict[str, str]]:
         """Status and headers of the next answer that is final, with their names in small letters."""
@@ -81,8 +92,7 @@ class Connection:
 
     def more(self, deadline: float) -> None:
         """Wait for bytes. Raises ConnectionResetError at their end."""
-        self._limit(deadline)
-        data = self._socket.recv(_RECEIVE)
+        data = self._within(deadline, self._socket.recv, _RECEIVE)
         if not data:
             raise ConnectionResetError("the server closed the connection")
         self._got += data
@@ -99,8 +109,7 @@ class Connection:
         self._got.clear()
         view = memoryview(room)
         while got < size:
-            self._limit(deadline)
-            came = self._socket.recv_into(view[got:])
+            came = self._within(deadline, self._socket.recv_into, view[got:])
             if not came:
                 raise ConnectionResetError("the server closed the connection")
             got += came
@@ -119,29 +128,27 @@ class Connection:
     @property
     def is_quiet(self) -> bool:
         """Whether it can be used again, as far as can be seen: nothing has come that nobody asked for."""
-        if self._got:
-            return False
-        if not isinstance(self._socket, ssl.SSLSocket):
-            return not self._poll.poll(0)
-        try:
-            self._socket.settimeout(0)
-            self._socket.recv(1)
-        except ssl.SSLWantReadError:  # if anything came, it was for TLS itself
-            return True
-        except OSError:
-            return False
-        return False
+        return not self._got and not self._poll.poll(0)
 
     def close(self) -> None:
         """Let it go."""
         with contextlib.suppress(OSError):
             self._socket.close()
 
-    def _limit(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
+    def _within(self, deadline: float, call: Callable[..., T], *args: object) -> T:
+        """What a call of the socket returns, which waits for the other end."""
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            wait = min(left, _SLICE)
+            if self._slice > wait or self._slice < wait / 2:
+                self._slice = wait
+                limit = struct.pack("@ll", *divmod(max(1, round(wait * 1_000_000)), 1_000_000))
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            with contextlib.suppress(BlockingIOError):  # the slice has passed
+                return call(*args)
 
 
 class Reply:

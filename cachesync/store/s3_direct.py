@@ -9,14 +9,11 @@ redirect, which it knows how to follow, this does nothing, and it is asked.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachesync.errors import StoreCredentials
@@ -26,6 +23,8 @@ from cachesync.store.s3_connection import Reply
 from cachesync.store.s3_wire import Wire
 
 if TYPE_CHECKING:
+    import ssl
+
     from cachesync.store.s3_client import S3Client
 
 T = TypeVar("T")
@@ -202,11 +201,6 @@ class Direct:
 
 
 def _trusting() -> ssl.SSLContext:
-    """A context that trusts whom botocore would. Raises OSError if that cannot be read."""
-    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    if not bundle:
-        for package in ("certifi", "botocore"):
-            if (found := importlib.util.find_spec(package)) is not None and found.origin:
-                bundle = str(Path(found.origin).with_name("cacert.pem"))
-                break
-    return ssl.create_default_context(cafile=bundle)
+    from cachesync.store.s3_tls import trusting
+
+    return trusting()

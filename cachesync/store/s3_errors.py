@@ -7,7 +7,6 @@ s3fs turns botocore's ClientError into an OSError and keeps the ClientError as `
 from __future__ import annotations
 
 import contextlib
-import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -194,7 +193,7 @@ def _response(error: BaseException) -> Mapping[str, Any] | None:
 def _by_type(error: BaseException) -> tuple[type[CacheSyncError], str]:
     """Class and hint of an exception that carries no answer of the server."""
     links = list(_links(error))
-    if any(isinstance(link, ssl.SSLCertVerificationError) for link in links):
+    if "ssl" in sys.modules and any(isinstance(link, sys.modules["ssl"].SSLCertVerificationError) for link in links):
         return StorePermanent, "is the endpoint's certificate trusted here? AWS_CA_BUNDLE names another authority"
     if any(isinstance(link, ConnectionRefusedError | ConnectFailed) for link in links):
         return StoreUnreachable, ""

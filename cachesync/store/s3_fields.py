@@ -6,8 +6,6 @@ import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import datetime
-from email.errors import HeaderParseError
-from email.header import decode_header
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
@@ -115,6 +113,9 @@ def _encoded(value: str) -> str:
 def _decoded(value: str) -> str:
     if not (value.startswith("=?") and value.endswith("?=")):
         return value
+    from email.errors import HeaderParseError  # seldom needed, and slow to import
+    from email.header import decode_header
+
     try:
         parts = decode_header(value)
         return "".join(

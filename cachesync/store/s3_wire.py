@@ -7,13 +7,16 @@ old one just then. All writes are conditional, so that does no harm; but a POST 
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cachesync.store.s3_connection import ConnectFailed, Connection, Reply
+
+if TYPE_CHECKING:
+    import ssl
 
 KEPT = 15.0
 """Seconds that a connection is kept unused: less than what servers keep them for."""
@@ -64,7 +67,7 @@ class Wire:
         if (connection := self._kept()) is not None:
             try:
                 return self._exchange(connection, verb, head, body, deadline, patience)
-            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            except ConnectionError:
                 if verb == "POST":
                     raise
         return self._exchange(self._connect(deadline), verb, head, body, deadline, patience)
@@ -100,7 +103,7 @@ class Wire:
             patience *= self._silence
             try:
                 connection.send(head, body, deadline, self._silence)
-            except (ConnectionError, ssl.SSLError) as error:
+            except ConnectionError as error:
                 # Who refuses a body may say why before closing.
                 refused = error
                 patience = _LEFT
@@ -131,12 +134,14 @@ class Wire:
             raise ConnectFailed(f"cannot connect to {self._host}:{self._port}: {error}") from error
         try:
             held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._context is not None:
-                held = self._context.wrap_socket(held, server_hostname=self._host)
+            if self._context is None:
+                return Connection(held)
+            from cachesync.store.s3_tls import SecureConnection
+
+            return SecureConnection(held, self._context, self._host)
         except BaseException:
             held.close()
             raise
-        return Connection(held)
 
     def _reach(self, deadline: float) -> socket.socket:
         """The first of the host's addresses that answers. Each has half of the time that is left, the last all."""

@@ -37,8 +37,8 @@ STORED_FILE = {
         "lseek": 1,  # a write under way is waited for
         "pread64": 1,
     },
-    SOCKET: {"poll": 3, "ioctl": 2, "sendto": 1, "recvfrom": 1},
-    JOURNAL: {"fcntl": 10},  # three for two questions, the first after a commit; four for a transaction
+    SOCKET: {"poll": 1, "sendto": 1, "recvfrom": 1},  # is it still good? and then the kernel waits
+    JOURNAL: {"fcntl": 8},  # of the question, the first after a commit, and of the transaction
 }
 PAGES = 5.0
 """Pages of the journal that a confirmation writes, measured as 4.5: of the session, of the entry, and of the three
@@ -81,7 +81,7 @@ def stored(counting: Counted, folder: Path, count: int, mark: str) -> Traced:
     return done
 
 
-def test_a_stored_file_is_12_calls_on_it_7_on_the_socket_10_locks_and_5_pages_of_the_journal(
+def test_a_stored_file_is_12_calls_on_it_3_on_the_socket_8_locks_and_5_pages_of_the_journal(
     counting: Counted, tmp_path: Path
 ):
     stored(counting, tmp_path, 1, "connected")

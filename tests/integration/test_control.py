@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cachesync import errors
-from cachesync.control import asking, routes, wire
+from cachesync.control import address, asking, routes, wire
 from cachesync.control.client import ControlClient
 from cachesync.control.server import ControlServer
 from cachesync.errors import (
@@ -299,7 +299,7 @@ def test_a_silent_daemon_is_unavailable_in_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_queue_of_connections_is_unavailable_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(asking, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(address, "CONNECT_TIMEOUT", 0.2)
     path = tmp_path / "full.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

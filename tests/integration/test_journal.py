@@ -473,7 +473,7 @@ def test_a_barrier_is_met_by_what_is_stored_and_not_by_what_was_never_in_it(desk
     desk.work.confirm(first, stored(), read=None)
     assert [e.path for e in desk.entries.unmet(S, barrier)] == ["b"]
     desk.work.confirm(second, stored(), read=None)
-    assert desk.entries.unmet(S, barrier) == []
+    assert list(desk.entries.unmet(S, barrier)) == []
 
 
 def test_p03_one_number_would_lie_the_map_does_not(desk):
@@ -483,7 +483,7 @@ def test_p03_one_number_would_lie_the_map_does_not(desk):
     rewritten = desk.see("a", size=2)
     assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"]
     desk.work.confirm(rewritten, stored(), read=None)
-    assert desk.entries.unmet(S, barrier) == []
+    assert list(desk.entries.unmet(S, barrier)) == []
 
 
 def test_a_barrier_of_deletes(desk):
@@ -493,9 +493,9 @@ def test_a_barrier_of_deletes(desk):
     assert barrier.gone.keys() == {"a"}
     assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"]
     desk.work.confirm_delete(tombstone)
-    assert desk.entries.unmet(S, barrier) == []
+    assert list(desk.entries.unmet(S, barrier)) == []
     desk.see("a")
-    assert desk.entries.unmet(S, barrier) == [], "a new file of that name is not of the barrier"
+    assert list(desk.entries.unmet(S, barrier)) == [], "a new file of that name is not of the barrier"
 
 
 def test_a_barrier_does_not_wait_for_bytes_that_are_no_more(desk):
@@ -503,10 +503,10 @@ def test_a_barrier_does_not_wait_for_bytes_that_are_no_more(desk):
     desk.see("a")
     barrier = desk.entries.barrier(S)
     desk.miss("a")
-    assert desk.entries.unmet(S, barrier) == []
+    assert list(desk.entries.unmet(S, barrier)) == []
     desk.see("a", size=2)
     assert desk.entry("a").dirty
-    assert desk.entries.unmet(S, barrier) == []
+    assert list(desk.entries.unmet(S, barrier)) == []
 
 
 def test_a_barrier_of_a_deletion_waits_while_the_path_comes_and_goes(desk):
@@ -516,7 +516,7 @@ def test_a_barrier_of_a_deletion_waits_while_the_path_comes_and_goes(desk):
     entry = desk.see("a", size=2)
     assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"], "the store still has what was deleted"
     desk.work.confirm(entry, stored("v2"), read=entry.stat)
-    assert desk.entries.unmet(S, barrier) == []
+    assert list(desk.entries.unmet(S, barrier)) == []
 
 
 # -- numbers, renames, conflicts, uploads ------------------------------------------------------------------------------
@@ -639,7 +639,7 @@ def use(journal):
         journal.sessions.conflicts(name)
         list(journal.entries.walk(name))
         journal.entries.children(name, "d1/")
-        journal.entries.unmet(name, journal.entries.barrier(name))
+        list(journal.entries.unmet(name, journal.entries.barrier(name)))
         journal.entries.any_dirty_link(name)
         journal.work.due(NOW + 99, 10, largest=2**62)
         journal.work.tombstones(name)
@@ -895,7 +895,7 @@ def test_every_hot_query_uses_its_index(desk):
         "due": lambda: desk.work.due(NOW, 10, largest=99),
         "due small first": lambda: desk.work.due(NOW, 10, largest=99, small_first=True),
         "next_due": lambda: desk.work.next_due(NOW),
-        "unmet": lambda: desk.entries.unmet(S, desk.entries.barrier(S)),
+        "unmet": lambda: list(desk.entries.unmet(S, desk.entries.barrier(S))),
         "barrier": lambda: desk.entries.barrier(S),
         "remaining": lambda: desk.work.remaining(S),
         "left_behind": lambda: desk.work.left_behind(7),

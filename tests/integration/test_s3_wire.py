@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cachesync.store import s3_connection
 from cachesync.store.s3_connection import ConnectFailed, Garbled
 from cachesync.store.s3_wire import Wire
 
@@ -300,6 +301,22 @@ def test_who_does_nothing_is_given_up(limit, silence, reads):
             wire.ask("PUT", "/k", {}, b"x" * (1_000_000 if reads else 50_000_000), begun + limit)
         assert time.monotonic() - begun < 5
         done.set()
+
+
+def test_an_answer_may_take_longer_than_one_call_of_the_kernel_waits(monkeypatch):
+    monkeypatch.setattr(s3_connection, "_SLICE", 0.02)
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        for _ in range(2):
+            request_of(connection)
+            time.sleep(0.2)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+            time.sleep(0.2)
+            connection.sendall(b"abc")
+
+    with talking(serve) as (wire, server):
+        assert [got(wire), got(wire, "PUT", b"x" * 5_000_000)] == [(200, b"abc")] * 2
+        assert server.connections == 1
 
 
 def test_who_is_slow_is_waited_for():
