@@ -6,9 +6,8 @@ or one of the others given there, and its key in the file ``name``. Nothing here
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,8 +170,14 @@ def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
     known = {name for setting in SETTINGS.values() for name in setting.environment} | _NO_SETTINGS
     strange = sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
     words = [setting.name.upper() for setting in SETTINGS.values()]  # without the prefix, which all have in common
-    near = [difflib.get_close_matches(name.removeprefix(_PREFIX), words, n=1) for name in strange]
-    return [(name, _PREFIX + found[0] if found else None) for name, found in zip(strange, near, strict=True)]
+    near = [_nearest(name.removeprefix(_PREFIX), words) for name in strange]
+    return [(name, _PREFIX + found if found else None) for name, found in zip(strange, near, strict=True)]
+
+
+def _nearest(word: str, words: Iterable[str]) -> str | None:
+    import difflib  # where nothing is misspelt, nobody needs it
+
+    return next(iter(difflib.get_close_matches(word, words, n=1)), None)
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -189,8 +194,8 @@ def _read(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     for key, value in table.items():
         if key not in SETTINGS:
-            near = difflib.get_close_matches(key, SETTINGS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(SETTINGS)}"
+            near = _nearest(key, SETTINGS)
+            hint = f"did you mean {near}?" if near else f"allowed: {', '.join(SETTINGS)}"
             raise ConfigError("setting", key, f"unknown key in {path}", hint)
         if not isinstance(value, str | int | float):
             raise ConfigError("setting", key, f"in {path} it is neither text nor number nor true or false")

@@ -145,7 +145,8 @@ class Wire:
 
     def _reach(self, deadline: float) -> socket.socket:
         """The first of the host's addresses that answers. Each has half of the time that is left, the last all."""
-        _, *others = found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        host = self._host.encode("ascii") if self._host.isascii() else self._host  # which IDNA leaves as it is
+        _, *others = found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
         for number, (*_, address) in enumerate(found):
             last = number == len(others)
             left = max(0.001, deadline - time.monotonic())
