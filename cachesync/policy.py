@@ -89,13 +89,15 @@ def looks_temporary(path: str) -> bool:
     return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
-def due_after_change(now: float, dirty_since: float, stored_at: float | None, *, temporary: bool, pace: Pace) -> float:
-    """When a changed file is to be stored: at once (``settle``), but at most once in SPACING.
+def due_after_change(
+    now: float, changed_at: float, dirty_since: float, stored_at: float | None, *, temporary: bool, pace: Pace
+) -> float:
+    """When a changed file is to be stored: once it has been quiet for ``settle``, but at most once in SPACING.
 
     A path that never stops changing is due SPACING after its first change all the same, so it cannot starve; and no
     clock that was set back can push the time out of reach.
     """
-    due = now + (SPACING if temporary else pace.settle)
+    due = now + SPACING if temporary else max(now, min(changed_at, now) + pace.settle)
     if stored_at is not None:
         due = max(due, stored_at + SPACING)
     return min(due, now + SPACING, dirty_since + SPACING)

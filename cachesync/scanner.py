@@ -257,7 +257,10 @@ class Scanner:
         now = self._clock()
         dirty_since = known.dirty_since if known is not None and known.dirty else now
         stored_at = None if known is None else known.stored_at
-        due = due_after_change(now, dirty_since, stored_at, temporary=looks_temporary(path), pace=self._pace)
+        changed_at = stat.ctime_ns / 1e9
+        due = due_after_change(
+            now, changed_at, dirty_since, stored_at, temporary=looks_temporary(path), pace=self._pace
+        )
         batch.marks.append(Mark(path, stat, due, closed))
 
     def is_known_directory(self, session: str) -> bool:

@@ -164,9 +164,9 @@ def test_lines_are_the_unit_of_json_lines_only():
 # -- when --------------------------------------------------------------------------------------------------------------
 
 
-@given(now=TIMES, since=TIMES, stored=st.none() | TIMES, temporary=st.booleans())
-def test_a_change_is_due_within_spacing_whatever_the_clock_did(now, since, stored, temporary):
-    due = due_after_change(now, since, stored, temporary=temporary, pace=PACE)
+@given(now=TIMES, changed=TIMES, since=TIMES, stored=st.none() | TIMES, temporary=st.booleans())
+def test_a_change_is_due_within_spacing_whatever_the_clock_did(now, changed, since, stored, temporary):
+    due = due_after_change(now, changed, since, stored, temporary=temporary, pace=PACE)
     assert due <= now + SPACING
     assert due <= since + SPACING
     assert due >= min(now, since + SPACING)
@@ -174,8 +174,14 @@ def test_a_change_is_due_within_spacing_whatever_the_clock_did(now, since, store
 
 @given(now=TIMES, temporary=st.booleans())
 def test_a_first_change_waits_for_settle_or_longer_if_it_looks_temporary(now, temporary):
-    due = due_after_change(now, now, None, temporary=temporary, pace=PACE)
+    due = due_after_change(now, now, now, None, temporary=temporary, pace=PACE)
     assert due == now + (SPACING if temporary else PACE.settle)
+
+
+@given(now=TIMES, ago=st.floats(0, 1), temporary=st.booleans())
+def test_the_time_until_a_change_is_heard_of_is_time_that_was_quiet(now, ago, temporary):
+    due = due_after_change(now, now - ago, now, None, temporary=temporary, pace=PACE)
+    assert due == (now + SPACING if temporary else max(now, now - ago + PACE.settle))
 
 
 @given(changes=st.lists(st.floats(0, 0.2), min_size=1, max_size=100))
@@ -187,7 +193,7 @@ def test_a_burst_is_sent_at_once_and_then_once_a_second(changes):
             sends.append(due)
             stored, since, due = due, None, None
         since = now if since is None else since
-        due = due_after_change(now, since, stored, temporary=False, pace=PACE)
+        due = due_after_change(now, now, since, stored, temporary=False, pace=PACE)
     assert all(later - earlier >= SPACING - 1e-6 for earlier, later in pairwise(sends))
     assert since is not None
     assert due is not None
