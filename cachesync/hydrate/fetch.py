@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ RANGE = 16 * MIB
 """Larger objects are fetched in ranges of this size, a few at once."""
 
 _RANGES = 4
+_AHEAD = 6
 _TRIES = 6
 
 
@@ -77,24 +79,33 @@ class Fetcher:
         return download.info, digest.hexdigest()
 
     def _in_ranges(self, key: str, stored: Stored, file: Temporary) -> tuple[ObjectInfo, str]:
-        """Ranges arrive side by side and are hashed in their order, from the file."""
-        starts = range(0, stored.size, RANGE)
-        parts: list[Future[ObjectInfo]] = []
+        """Ranges arrive side by side and are hashed in their order, from the file. Not many are begun while others wait
+        for that: where the store is near, hashing takes longer than they do, and they would hold it up."""
+        starts = iter(range(0, stored.size, RANGE))
+        parts = deque[tuple[int, Future[ObjectInfo]]]()
         digest = hashlib.sha256()
+
+        def begin() -> None:
+            for start in itertools.islice(starts, _AHEAD - len(parts)):
+                parts.append((start, self._ranges.submit(self._range, key, stored, file, start)))
+
         try:
-            parts.extend(self._ranges.submit(self._range, key, stored, file, start) for start in starts)
-            for start, part in zip(starts, parts, strict=True):
+            begin()
+            while parts:
+                start, part = parts[0]
                 info = part.result()
                 end = min(start + RANGE, stored.size)
                 for offset in range(start, end, MIB):
                     digest.update(file.file.read(offset, min(MIB, end - offset)))
+                parts.popleft()
+                begin()
+            return info, digest.hexdigest()
         finally:
-            for part in parts:
+            for _, part in parts:
                 part.cancel()
-            for part in parts:  # none may write any more when the file is given up
+            for _, part in parts:  # none may write any more when the file is given up
                 if not part.cancelled():
                     part.exception()
-        return info, digest.hexdigest()
 
     def _range(self, key: str, stored: Stored, file: Temporary, start: int) -> ObjectInfo:
         length = min(RANGE, stored.size - start)

@@ -99,21 +99,16 @@ class Connection:
 
     def take(self, size: int, deadline: float) -> bytes:
         """Exactly ``size`` bytes."""
-        got = len(self._got)
-        if got >= size:
-            data = bytes(self._got[:size])
-            del self._got[:size]
-            return data
-        room = bytearray(size)
-        room[:got] = self._got
-        self._got.clear()
-        view = memoryview(room)
-        while got < size:
-            came = self._within(deadline, self._socket.recv_into, view[got:])
-            if not came:
+        parts = [bytes(self._got[:size])] if self._got else []
+        del self._got[:size]
+        left = size - sum(map(len, parts))
+        while left:
+            part = self._receive(left, deadline)
+            if not part:
                 raise ConnectionResetError("the server closed the connection")
-            got += came
-        return bytes(room)
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def line(self, deadline: float) -> bytes:
         """The next line, without its end."""
@@ -134,6 +129,10 @@ class Connection:
         """Let it go."""
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def _receive(self, most: int, deadline: float) -> bytes:
+        """That many bytes, or fewer if they take their time; none at the end."""
+        return self._within(deadline, self._socket.recv, most, socket.MSG_WAITALL)
 
     def _within(self, deadline: float, call: Callable[..., T], *args: object) -> T:
         """What a call of the socket returns, which waits for the other end."""

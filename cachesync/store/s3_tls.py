@@ -13,6 +13,9 @@ from typing import TypeVar
 
 from cachesync.store.s3_connection import Connection
 
+_RECORD = 16 * 1024
+"""Bytes that TLS decrypts at once (RFC 8446, 5.1)."""
+
 T = TypeVar("T")
 
 
@@ -48,6 +51,9 @@ class SecureConnection(Connection):
         except OSError:
             return False
         return False
+
+    def _receive(self, most: int, deadline: float) -> bytes:
+        return self._within(deadline, self._socket.recv, min(most, _RECORD))
 
     def _within(self, deadline: float, call: Callable[..., T], *args: object) -> T:
         left = deadline - time.monotonic()
