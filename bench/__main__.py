@@ -86,6 +86,7 @@ def play(options: argparse.Namespace, place: Path) -> Iterator[Row]:
                 absent[who] = reason
         works: dict[str, None] = {}
         for number, order in enumerate(orders(here, options.runs)):
+            os.sync()  # what the run before it wrote, or the disk is slow for who comes first
             with stage(place / f"{letter}{number}", sizes(options), order, pinned=options.pinned) as on:
                 for row in WORKLOADS[letter](on):
                     works[row.work] = None

@@ -6,12 +6,12 @@ that is called ``projects`` or ``templates`` has no address of its own; its file
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from cachesync.errors import Unstorable, UsageError
 from cachesync.keys import MAX_KEY_BYTES, check_path, check_session, is_session_name, to_key
 from cachesync.keys import from_key as path_from_key
+from cachesync.record import record
 
 
 class Space(StrEnum):
@@ -22,7 +22,7 @@ class Space(StrEnum):
     TEMPLATES = "templates"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Address:
     """One artifact, or all of a space, a session or a folder: then ``path`` is "" or ends in "/".
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cachesync.context import Context
 from cachesync.errors import StorePermanent, StoreTransient
 from cachesync.model import Entry
+from cachesync.record import record
 from cachesync.uploader import Uploader
 
 _LOOK = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Awaiter:
     """Waits for single entries. Safe to use from many threads."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cachesync.events import Events
@@ -11,10 +10,11 @@ from cachesync.files import Tree
 from cachesync.journal import Journal
 from cachesync.keys import to_key
 from cachesync.policy import Pace
+from cachesync.record import record
 from cachesync.store.base import ObjectStore
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Context:
     """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives

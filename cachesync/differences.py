@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cachesync.manifest import FoundManifest, ManifestFile
 from cachesync.model import Entry, Kind, Session
+from cachesync.record import record
 
 _CONFLICT_COPY = re.compile(r"\.conflict-[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9]{1,12}$")
 """As keys.conflict_path makes it: another writer's bytes, which the next flush lists."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Found:
     """An object as it was read: its version's ETag, and size and SHA-256 of the bytes that came. ``ours`` says that its
     metadata name this journal as their writer."""
@@ -29,7 +29,7 @@ class Found:
     ours: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Known:
     """What there is to compare the objects of a session with: its manifest, and the journal's row for it.
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache, partial
 
 from cachesync.keys import printable
+from cachesync.record import record
 
 FILE_NAME = ".cachesyncignore"
 
@@ -41,7 +41,7 @@ _FOLDER_MARK = "ps_d"
 """pathspec's name for the group; tests/unit/test_ignore.py compares us with git."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Rule:
     """One line. ``regex`` is pathspec's; its group marks the slash after a folder that the line names."""
 
@@ -59,7 +59,7 @@ class _Rule:
         return match is not None and match.groupdict().get(_FOLDER_MARK) is None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _File:
     """The rules of one file, the strongest first. ``above`` makes paths relative to it: "" or "SESSION/"."""
 

@@ -20,6 +20,7 @@ from cachesync.attributes import format_mtime, parse_mtime
 from cachesync.errors import IntegrityError, UsageError
 from cachesync.keys import check_path, is_reserved
 from cachesync.model import Entry, FileStat, Kind, Stored, Version
+from cachesync.record import record
 from cachesync.reports import Failure
 from cachesync.store.base import ObjectStore
 
@@ -148,7 +149,7 @@ def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored 
     return changed
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ManifestFile:
     """What a manifest says of a file: of its version ``etag``."""
 
@@ -159,7 +160,7 @@ class ManifestFile:
     mode: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FoundManifest:
     """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only.
 

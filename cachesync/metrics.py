@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachesync import __version__
 from cachesync.activity import BOUNDS, Totals
 from cachesync.model import QueueCounts
+from cachesync.record import record
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CacheUse:
     """What the read cache did and holds."""
 
@@ -31,7 +31,7 @@ class CacheUse:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Watching:
     """How the root is watched. ``uncovered`` counts directories that are polled instead."""
 
@@ -43,7 +43,7 @@ class Watching:
     uncovered: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Measures:
     """A daemon in numbers at one instant. What is None is not known, or does not apply. ``since`` and ``now`` are
     seconds since the epoch."""

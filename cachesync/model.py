@@ -9,8 +9,10 @@ digests are lower-case hex.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from cachesync.record import record
 
 
 class Kind(StrEnum):
@@ -21,7 +23,7 @@ class Kind(StrEnum):
     DIRECTORY = "dir"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FileStat:
     """What ``lstat`` says of one path, as far as a change would show in it. ``mode`` is the permission bits."""
 
@@ -34,7 +36,7 @@ class FileStat:
     target: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Version:
     """The store's name for one state of one object. The ETag is opaque: it is never taken for an MD5."""
 
@@ -42,7 +44,7 @@ class Version:
     version_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stored:
     """What the store confirmed for an entry: facts of the object, not of the disk."""
 
@@ -54,7 +56,7 @@ class Stored:
     stored_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tail:
     """What a file has more than the object that it replaces, which is its first ``start`` bytes: a SHA-256 for each
     ``part_size`` bytes from there."""
@@ -64,7 +66,7 @@ class Tail:
     sha256: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Superseded:
     """What another host has put in the place of what stands here: a file's new version, or how a link or directory is
     listed now. Both are None if that host removed it."""
@@ -73,7 +75,7 @@ class Superseded:
     other: FileStat | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Labels:
     """What somebody gave an artifact along with its bytes: a content type (None: the one that its name promises) and
     metadata of their own."""
@@ -82,7 +84,7 @@ class Labels:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """The journal's row for one path of one session. See journal/schema.py for what each column means."""
 
@@ -129,7 +131,7 @@ class Entry:
         return self.gone_at is not None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Barrier:
     """What was dirty at one instant: path to generation, of files and links that stood and of such that were gone."""
 
@@ -148,7 +150,7 @@ class Barrier:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Mark:
     """What was seen at one path and makes it dirty: its stat, or None for a resident path that is missing.
 
@@ -161,7 +163,7 @@ class Mark:
     closed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
     last known; ``lost`` counts the files that were gone with the directory before they were stored."""
@@ -177,7 +179,7 @@ class Session:
     lost: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tombstones:
     """A session's deletions that wait for the store: how many that no person confirmed, of how many entries that the
     store has, and when the last one was seen."""
@@ -187,7 +189,7 @@ class Tombstones:
     last_seen: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Counts:
     """A session's entries, counted. ``bytes`` of all files it holds, local or only in the store; ``newest`` is the
     latest time that any of them was written."""
@@ -202,7 +204,7 @@ class Counts:
     newest: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class QueueCounts:
     """What is dirty in all sessions together, links and tombstones too. ``oldest`` is since when; ``lost`` counts the
     sessions whose directory went with files that were not stored."""
@@ -214,7 +216,7 @@ class QueueCounts:
     lost: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ObjectInfo:
     """An object as the store describes it. A listing leaves ``sha256``, ``metadata`` and ``content_type`` out."""
 
@@ -227,7 +229,7 @@ class ObjectInfo:
     content_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PastObject:
     """One version of an object, as a listing of versions shows it; ``deleted`` is a delete marker."""
 
@@ -239,7 +241,7 @@ class PastObject:
     deleted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Attributes:
     """What travels with an object's bytes."""
 
@@ -248,7 +250,7 @@ class Attributes:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Multipart:
     """A multipart upload under way: enough to go on with it after a restart.
 
@@ -263,7 +265,7 @@ class Multipart:
     parts: Mapping[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Skipped:
     """A path that is not stored, on purpose, and why."""
 
@@ -271,7 +273,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Conflict:
     """Another writer's bytes that were in the way, and the path that keeps them."""
 

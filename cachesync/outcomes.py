@@ -6,15 +6,16 @@ Like ``reports``, which holds those of the write path. Times are seconds since t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cachesync.errors import ExitCode
 from cachesync.keys import printable
 from cachesync.model import Conflict, Skipped
+from cachesync.record import record
 from cachesync.reports import Failure, FlushReport, Json, Pending, exit_code
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Artifact:
     """One artifact: a file, a link or a directory of a session, or an object of a project or template.
 
@@ -45,7 +46,7 @@ class Artifact:
         return {name: getattr(self, name) for name in self.__slots__} | {"address": printable(self.address)}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PastVersion:
     """One state that an object had; ``deleted`` is a deletion (S3's delete marker), which holds no bytes."""
 
@@ -62,7 +63,7 @@ class PastVersion:
         return {name: getattr(self, name) for name in self.__slots__} | {"address": printable(self.address)}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Progress:
     """How far a long verb is."""
 
@@ -92,7 +93,7 @@ def _reasons(rows: Sequence[Pending] | Sequence[Skipped]) -> list[Json]:
     return [{"path": printable(row.path), "reason": row.reason} for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OpenReport:
     """``open``: what a session has locally now. ``fetched`` came from the store, ``present`` stood here before, with
     changes of its own or without; ``evicted`` are known and not fetched (``--lazy``). ``flaws`` are what is wrong with
@@ -136,7 +137,7 @@ class OpenReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EvictReport:
     """``evict``: what was dropped locally, and what stayed and why."""
 
@@ -160,7 +161,7 @@ class EvictReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CloseReport:
     """``close``: the flush, whether the manifest says closed, and what was evicted (None with ``--keep``)."""
 
@@ -184,7 +185,7 @@ class CloseReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class VerifyReport:
     """``verify``: everything in a session read again, and each difference."""
 
@@ -218,7 +219,7 @@ class VerifyReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MigrateReport:
     """``migrate``: every file of the source is in exactly one of ``sent``, ``present`` (stored before, with the same
     checksum), ``failed``, ``pending``; what is no session file is in ``skipped``. A directory that cannot be listed

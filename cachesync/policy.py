@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from cachesync.errors import (
@@ -17,6 +16,7 @@ from cachesync.errors import (
     StoreTransient,
 )
 from cachesync.model import Entry, FileStat, Kind
+from cachesync.record import record
 
 MIB = 1024 * 1024
 PART_SIZE = 16 * MIB
@@ -54,7 +54,7 @@ _BACK_OFF = {"multiplier": 0.2, "max": 30}
 _PARKED_BACK_OFF = {"multiplier": 5, "max": 600, "min": 5}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Pace:
     """The time knobs of SPEC section 5, in seconds."""
 
@@ -165,7 +165,7 @@ def cuts_at_line_end(path: str) -> bool:
     return path.endswith(".jsonl")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """What follows from a failed transfer: when to try again, and whether it is listed as failed until then."""
 

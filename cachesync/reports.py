@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from cachesync.errors import ExitCode
 from cachesync.keys import printable
 from cachesync.model import Conflict, Skipped
+from cachesync.record import record
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Failure:
     """A path that cannot be stored as things are, and why."""
 
@@ -37,7 +38,7 @@ def gone_with_directory(count: int) -> Failure:
     return Failure(".", f"the session's directory is gone, and {files} with it that had not been stored")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Pending:
     """A path that is not stored yet, and what it waits for."""
 
@@ -45,7 +46,7 @@ class Pending:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReceiptLine:
     """The proof for one stored file."""
 
@@ -57,7 +58,7 @@ class ReceiptLine:
     version_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FlushReport:
     """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it."""
 
@@ -113,7 +114,7 @@ class FlushReport:
         return answer
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SessionStatus:
     """One session at this instant. ``files`` and ``bytes`` count what the session holds, local or only in the store."""
 
@@ -154,7 +155,7 @@ class SessionStatus:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon that answered."""
 
@@ -163,7 +164,7 @@ class DaemonStatus:
     uptime: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StatusReport:
     """``status``: the root, the store, who serves them, and every session.
 
@@ -194,7 +195,7 @@ class StatusReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Story:
     """``explain``: what is known of one path. Times are seconds since the epoch, None for "never"."""
 

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cachesync import __version__
@@ -20,6 +19,7 @@ from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
 from cachesync.metrics import Measures
 from cachesync.model import Entry, Kind
+from cachesync.record import record
 from cachesync.reports import (
     DaemonStatus,
     Failure,
@@ -40,7 +40,7 @@ _RATE_WINDOW = 10.0
 _RATE_LEAST = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Place:
     """What is served: for people, not for opening. ``prefix`` is the store's own."""
 

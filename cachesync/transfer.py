@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
@@ -28,6 +28,7 @@ from cachesync.policy import (
     is_unsettled,
     may_be_renamed,
 )
+from cachesync.record import record
 from cachesync.removal import Removal
 from cachesync.rivals import Rivals, with_digest
 from cachesync.scanner import Scanner
@@ -35,7 +36,7 @@ from cachesync.scanner import Scanner
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JournalResume:
     """A multipart upload's memory (store.base.Resume) in the journal."""
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from cachesync import attributes
 from cachesync.address import Address
@@ -32,6 +31,7 @@ from cachesync.files.rename import move
 from cachesync.files.staging import make_directories, translated
 from cachesync.learn import Learner
 from cachesync.model import Counts, Entry, FileStat, Kind, Labels, Stored
+from cachesync.record import record
 from cachesync.removal import Removal
 from cachesync.rivals import with_digest
 from cachesync.scanner import Scanner
@@ -43,7 +43,7 @@ _SLOWEST = 1024 * 1024
 """Bytes a second of which an upload is surely faster; a large file is waited for that much longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LocalRoot:
     """What gives access to the root that this process owns. ``staging`` gives the one staging folder of this process;
     ``patience`` is how many seconds a change is waited for until the store has it."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cachesync.bucket import lifecycle
 from cachesync.bucket.wanted import ARCHIVE_DAYS, Wanted
 from cachesync.errors import StorePermanent
+from cachesync.record import record
 
 Answer = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ _BLOCKS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "Restrict
 _SIZE_HEADER = "TransitionDefaultMinimumObjectSize"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Aspect:
     """One setting. ``read`` is the S3 method that asks for it, ``rights`` what asking and setting need.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 from cachesync.errors import ExitCode, UsageError
 from cachesync.keys import printable
+from cachesync.record import record
 from cachesync.reports import Json
 
 LOG_DAYS = 30
@@ -21,7 +21,7 @@ SPACES = ("sessions/", "projects/", "templates/")
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wanted:
     """One bucket, how it is reached, and the choices that there are.
 
@@ -86,7 +86,7 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Setting:
     """One row of ``cachesync bucket``. ``note`` is the mend, or why it was left out, is unsupported or was refused."""
 

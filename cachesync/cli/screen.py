@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from cachesync.cli.phrases import count, duration, one_line, size
 from cachesync.cli.status import COLUMNS, ONLY_IF_ANY, WORDS, failure_lines, unsafe_first
+from cachesync.record import record
 from cachesync.reports import SessionStatus, StatusReport
 
 _LEAST_NAME = 12
@@ -31,7 +31,7 @@ _DROPPED = ("EVICTED", "STATE", "SIZE", "FILES", "UNSENT", "FLIGHT")
 _GOOD, _BUSY, _BAD, _QUIET = "bold green", "bold yellow", "bold red", "dim"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class View:
     """What is known: the last report, how old it is in seconds, and why there is no newer one (empty if there is)."""
 

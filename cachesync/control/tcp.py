@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from cachesync.control.exchange import Handler, answer, as_json
 from cachesync.control.guard import Guard, guarded, protect, seal
 from cachesync.control.page_routes import PageRoutes
 from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
+from cachesync.record import record
 
 CONNECTIONS = 256
 BACKLOG = 256
@@ -48,7 +49,7 @@ def listen(address: Address) -> socket.socket:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Door:
     """A listening socket, kept by whoever opened it, and who may come in: see Guard."""
 

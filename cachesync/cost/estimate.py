@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from cachesync.migrate.tally import put_requests
 from cachesync.model import PastObject
+from cachesync.record import record
 from cachesync.reports import Json
 
 MONTH = 30 * 86400
 """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Class:
     """The prices of one storage class. An object below ``least_bytes`` is paid as one of that size."""
 
@@ -27,7 +27,7 @@ class Class:
     least_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Prices:
     """The packaged file: the first class is the one that cachesync stores in."""
 
@@ -37,7 +37,7 @@ class Prices:
     classes: tuple[Class, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Use:
     """What is kept, and the requests of a month. ``stored`` counts past versions too, and ``bytes`` are those of all.
     ``gets`` None was not counted."""
@@ -49,7 +49,7 @@ class Use:
     gets: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cost:
     """Dollars a month."""
 

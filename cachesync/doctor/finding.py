@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from cachesync.errors import CacheSyncError, ExitCode
 from cachesync.keys import printable
+from cachesync.record import record
 from cachesync.reports import Json
 
 
@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finding:
     """What ``cachesync doctor`` says of one thing. ``mend`` is a sentence or a command; with "ok" it is only a hint."""
 

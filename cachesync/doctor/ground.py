@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 
 from cachesync.doctor.finding import Finding, ok, problem, warning
 from cachesync.errors import CacheSyncError
+from cachesync.record import record
 
 _NETWORK = frozenset(
     {
@@ -24,7 +24,7 @@ _GB = 1e9
 _FEW = 5  # percent
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Folder:
     """What stands at a path: ``error`` says why nothing can be told of it, "" if there is simply nothing.
 
@@ -45,7 +45,7 @@ class Folder:
     parent_allowed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Space:
     """What is free, and all there is, in bytes and inodes; no inodes at all where the file system does not count them.
 

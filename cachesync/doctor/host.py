@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cachesync import __version__
 from cachesync.doctor.finding import Finding, failed, ok, problem, warning
 from cachesync.errors import CacheSyncError
+from cachesync.record import record
 from cachesync.reports import StatusReport
 
 CAP_SYS_ADMIN = 1 << 21
@@ -24,7 +24,7 @@ _FILES_A_TRANSFER = 4
 _POLL = "echo 200000 > /sys/module/haltpoll/parameters/guest_halt_poll_ns"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Inotify:
     """The limits of inotify for this user, None where they are not told, and what other programs of this user hold.
 
@@ -39,7 +39,7 @@ class Inotify:
     counted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fuse:
     """What mounting needs. ``device_error`` is the errno of opening /dev/fuse, 0 if it opened; ``helper`` fusermount3's
     path; ``capabilities`` the effective bits; ``namespace`` the inode of the user namespace, None if it is not told;
@@ -54,7 +54,7 @@ class Fuse:
     kind: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MountFound:
     """A mount of ours in the kernel's list. ``answers`` is None if it says nothing at all."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from cachesync.doctor.finding import Finding, failed, ok, problem, warning
 from cachesync.errors import CacheSyncError, StoreDenied
+from cachesync.record import record
 from cachesync.store.s3_credentials import Found
 
 _SOON = 3600.0
@@ -25,7 +25,7 @@ _FIXED = {
 """Where credentials come from that nobody renews; all other providers of the AWS chain do so by themselves."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Conditions:
     """Whether a write that has to fail was refused: one that expects nothing, and one that expects another ETag."""
 

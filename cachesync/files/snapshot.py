@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cachesync.errors import FileChanging
 from cachesync.files.tree import OpenFile
 from cachesync.model import FileStat, Stored, Tail
 from cachesync.policy import Reading, Writer, judge_reading, may_be_tail, part_size
+from cachesync.record import record
 
 _CHUNK = 1024 * 1024
 
@@ -123,7 +123,7 @@ def digest(file: OpenFile, size: int, part_size: int, grown_from: Stored | None 
     return Digests(whole.hexdigest(), parts.digests(), None if tail is None else tail.digests())
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Snapshot:
     """Bytes of one moment. ``stat`` is the file's before it was read; ``grew`` says that it is longer by now, ``cut``
     that it was stored up to its last line end only."""

@@ -15,13 +15,13 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cachesync.errors import CacheSyncError, DiskFull, FileUnwritable, UsageError
 from cachesync.files.beneath import HOLD, open_beneath
 from cachesync.files.tree import OpenFile, Tree
 from cachesync.keys import RESERVED
 from cachesync.model import FileStat
+from cachesync.record import record
 
 _FOLDER = "staging"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,7 +40,7 @@ def translated(operation: str, path: str) -> Iterator[None]:
         raise kind(operation, path, _IN_THE_WAY.get(error.errno or 0, error.strerror)) from error
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Leftover:
     """A file that was on its way out of a session when its process died; ``path`` is where it stood."""
 

@@ -9,11 +9,11 @@ import re
 import shutil
 import socket
 import subprocess
-from dataclasses import dataclass
 
 from cachesync.errors import UsageError
 from cachesync.fuse import linux
 from cachesync.fuse.device import Device
+from cachesync.record import record
 
 KIND = "fuse.cachesync"
 """The type that the mount shows itself as."""
@@ -22,7 +22,7 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _HELPERS = ("fusermount3", "fusermount")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Mounted:
     """A mount as /proc/self/mountinfo shows it; ``source`` is what ``mount`` was given, ``number`` tells it from others
     that are mounted at the same time."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
+
+from cachesync.record import record
 
 ROOT = 1
 """The number of the mount's own directory."""
@@ -157,7 +158,7 @@ Attributes = tuple[int, ...]
 _G = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Offer:
     """What the kernel can do, as its INIT says."""
 

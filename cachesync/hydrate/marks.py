@@ -11,9 +11,10 @@ from cachesync.files import Ground
 from cachesync.journal import Journal
 from cachesync.learn import Astray, Learner
 from cachesync.model import Entry, FileStat, Kind, Skipped, Stored
+from cachesync.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wanted:
     """A file to fetch. ``replaces`` is the entry of the clean file that stands in its place, as an older version."""
 
@@ -22,7 +23,7 @@ class Wanted:
     replaces: Entry | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Placed:
     """A file that was put into its place: what it was made from, and what it is there."""
 

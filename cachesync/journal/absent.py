@@ -12,13 +12,13 @@ import io
 import mmap
 import os
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 
 from cachesync.errors import JournalUnavailable
 from cachesync.journal.database import Row
 from cachesync.journal.turns import SharedTurns
 from cachesync.model import FileStat, Kind
+from cachesync.record import record
 
 _BELOW = "(dir = ?2 OR (dir >= ?3 AND dir < ?4))"
 _GONE = "SELECT {} FROM entry WHERE session = ?1 AND resident = 0 AND (kind <> 'file' OR etag IS NOT NULL)"
@@ -33,7 +33,7 @@ changed since the last one."""
 _COLUMNS = "name, kind, coalesce(stored_size, 0), coalesce(stored_mtime_ns, mtime_ns, 0), coalesce(stored_mode, mode)"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Absent:
     """Something that is not here. ``mode`` are permission bits or None where nobody wrote them down, ``mtime_ns`` is 0
     there; ``foreseen`` says that a file made in its place replaces it knowingly."""
@@ -50,7 +50,7 @@ UNTOLD = Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False)
 """A directory that only the paths of what is below it tell of."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Known:
     """A path's row: what its file was when it was last seen, and how it stands with the store."""
 

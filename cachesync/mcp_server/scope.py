@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cachesync.address import Address, Space, parse, parse_whole
 from cachesync.errors import UsageError
 from cachesync.keys import check_path, check_session
+from cachesync.record import record
 
 URL = "cachesync://"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Scope:
     """``bound`` is the one session that is served, None for any that is named; ``projects`` lets the tools at projects
     and templates too, by ``cachesync://projects/P/PATH`` and ``cachesync://templates/PATH``."""

@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cachesync import manifest
@@ -20,6 +19,7 @@ from cachesync.migrate.tally import Tally, put_requests
 from cachesync.model import FileStat, Kind, ObjectInfo
 from cachesync.outcomes import MigrateReport, OnProgress, Progress, no_progress
 from cachesync.parallel import in_parallel
+from cachesync.record import record
 
 if TYPE_CHECKING:
     from cachesync.config import Config
@@ -29,7 +29,7 @@ _THREADS = 8
 _TELL = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Candidate:
     """A file, and what the store has at its key."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
-from dataclasses import dataclass
 from functools import partial
 
 from cachesync.fuse import Later, Request, linux, wire
 from cachesync.mount.changing import Changing, check_name, remove
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import KINDS, View, split
+from cachesync.record import record
 from cachesync.watcher.hints import Hint
 
 _LEFT_OR_CHANGED = (Hint.GONE | Hint.CHANGED).value
@@ -27,7 +27,7 @@ _ROUNDS = 5
 """Of moving what was dropped while the last round went on; what is ignored by now and stands here stays out of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Names:
     """Two places, and the flags of renameat2."""
 

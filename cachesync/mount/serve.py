@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cachesync import fuse
 from cachesync.journal.absent import AbsentNames
@@ -22,6 +21,7 @@ from cachesync.mount.following import follow
 from cachesync.mount.keeper import Keeper
 from cachesync.mount.passing import WriteThrough
 from cachesync.mount.view import View, hidden_names
+from cachesync.record import record
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ REPLACED = 75
 """The exit code of a server whose root is not there any more: EX_TEMPFAIL of sysexits.h."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Plan:
     """What is mounted where, as it travels from the supervisor. Paths are absolute."""
 

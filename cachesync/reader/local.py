@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from cachesync.address import Address
@@ -17,13 +17,14 @@ from cachesync.model import Entry, FileStat, Kind, Skipped
 from cachesync.outcomes import Artifact
 from cachesync.policy import Reading, judge_reading
 from cachesync.reader import describing
+from cachesync.record import record
 
 TRIES = 5
 PAUSE = 0.02
 """Seconds between two tries to read a file that is being written."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Local:
     """The root that this process owns."""
 

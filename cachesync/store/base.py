@@ -7,10 +7,10 @@ ask for an unconditional write.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
+from cachesync.record import record
 
 
 class Body(Protocol):
@@ -43,7 +43,7 @@ class Resume(Protocol):
     def finished(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Traits:
     """What a store is and can do, for status and doctor. ``conditional`` is None until the store has been asked."""
 
@@ -52,7 +52,7 @@ class Traits:
     versioned: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Download:
     """One version's bytes as they arrive, in pieces of at most 1 MiB.
 

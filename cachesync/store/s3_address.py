@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cachesync.record import record
 from cachesync.store import s3_profile
 from cachesync.store.s3_sign import SCOPE
 
@@ -35,7 +36,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _DEFAULT_REGION = "us-east-1"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Address:
     """``base`` is the path before a key, ``scope`` what a signature is for."""
 
@@ -52,7 +53,7 @@ class Address:
         return named if self.port == _DEFAULT_PORTS[self.scheme] else f"{named}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Key:
     """What signs, by botocore's names."""
 

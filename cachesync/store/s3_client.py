@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from cachesync.errors import StoreError
+from cachesync.record import record
 from cachesync.store.s3_direct import Direct
 from cachesync.store.s3_question import Question
 from cachesync.store.silence import Silence
@@ -28,7 +29,7 @@ ANSWER = 30.0
 """Seconds for the answer to a request that carries no bytes, and between two pieces of what is read, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class S3Settings:
     """Where the bucket is and how to talk to it.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 from typing import Any
 
+from cachesync.record import record
 from cachesync.store.base import ObjectStore
 from cachesync.store.s3 import S3Store
 from cachesync.store.s3_address import from_environment
@@ -14,7 +14,7 @@ from cachesync.store.s3_client import S3Client
 from cachesync.store.throttled import ThrottledStore
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Found:
     """``method`` is botocore's name of the provider ("explicit" for none), ``expires`` seconds since the epoch where
     that is told, ``temporary`` whether they come with a session token."""

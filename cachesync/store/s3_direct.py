@@ -13,10 +13,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachesync.errors import StoreCredentials
+from cachesync.record import record
 from cachesync.store import s3_calls, s3_sign
 from cachesync.store.s3_address import Address, from_environment, is_private
 from cachesync.store.s3_connection import Reply
@@ -41,7 +42,7 @@ _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstrai
 _UNTOLD = "400"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Route:
     """How to get to the bucket. Without a ``wire`` botocore has to be asked. ``fs`` has the credentials, or is None
     where they are the environment's."""

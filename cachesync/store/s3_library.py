@@ -21,6 +21,7 @@ import s3fs
 from aiobotocore.session import AioSession
 
 from cachesync.errors import StoreCredentials
+from cachesync.record import record
 from cachesync.store.s3_address import Address, from_endpoint, is_private
 from cachesync.store.s3_errors import classified
 from cachesync.store.s3_xml import moment
@@ -40,7 +41,7 @@ class _Live:
     retired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Way:
     """Where the client ``fs`` sends its requests, and what it signs with. Without an address that cannot be told."""
 

@@ -12,15 +12,16 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 
 from cachesync.model import Attributes, ObjectInfo, Version
+from cachesync.record import record
 
 FOLDER = ".cachesync-meta"
 """Where records, locks and temporary files are, beside the objects."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stat:
     """A file as its file system describes it: ``stamp`` changes with each write, ``modified`` is seconds."""
 
@@ -29,7 +30,7 @@ class Stat:
     modified: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Record:
     """What is remembered of one write."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import IntFlag
+
+from cachesync.record import record
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ _HINTS = tuple(Hint(value) for value in range(max(Hint) * 2))
 """Every combination, made once: the enum's own arithmetic costs more than the rest of a hint."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hints:
     """Everything since the last ``take``. Any reason in ``rescan`` means: hints are missing, scan the whole root."""
 

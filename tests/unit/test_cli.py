@@ -613,7 +613,7 @@ def test_help_waits_for_nothing_that_it_does_not_show():
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not loaded & {"argcomplete", "asyncio", "concurrent.futures", "fsspec", "logging", "rich", "sqlite3"}
     ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("cachesync.")}
-    assert ours == {f"cachesync.{name}" for name in ("cli", "config", "errors", "keys", "limits")}
+    assert ours == {f"cachesync.{name}" for name in ("cli", "config", "errors", "keys", "limits", "record")}
 
 
 def test_help_takes_less_than_150_ms():
