@@ -44,7 +44,7 @@ def run(on: Stage) -> Iterator[Row]:
             raise WentWrong(f"marked: {told['first files']:,.0f} files of {count:,}, then {told['idle marks']:,.0f}")
         pause = until_next_scan(_SCAN_INTERVAL, told["idle cpu"], chosen=False, watched=True)
         idle = {"CPU %": told["idle cpu"] / pause * 100} if name == "idle" else {}
-        return {"s": told[name], "client CPU s": told[f"{name} cpu"], "client RSS MiB": told["rss"]} | idle
+        return {"s": told[name], "client CPU s": told[f"{name} cpu"], "client RSS MiB": told["peak"]} | idle
 
     for name in ("first", "idle"):
         yield on.attempt(f"{work}{name} scan", "cachesync", partial(scan, name))
