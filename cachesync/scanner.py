@@ -180,10 +180,11 @@ class Scanner:
                 if batch.expired():
                     result.finished = False
                     return
-            raw = os.fsencode(name) + b"/" * (stat.kind is Kind.DIRECTORY)
+            place = name + "/" * (stat.kind is Kind.DIRECTORY)
+            raw = os.fsencode(place)
             seen.pop(raw, None)
             if name not in ignored:
-                self._judge(directory + os.fsdecode(raw), stat, known.get(raw), Hint(0), batch)
+                self._judge(directory + place, stat, known.get(raw), batch)
         missing = [name for raw in seen if (name := os.fsdecode(raw)).rstrip("/") not in ignored]
         self._compare_missing(session, [directory + name for name in missing], batch)
 
@@ -240,11 +241,11 @@ class Scanner:
                 batch.trees.append(path)
         elif hint & (Hint.GONE | Hint.TREE):  # a directory may have stood here before
             self._tree_gone(session, path + "/")
-        self._judge(path, stat, known, hint, batch)
+        self._judge(path, stat, known, batch, closed=bool(hint & Hint.CLOSED))
 
-    def _judge(self, path: str, stat: FileStat, known: Known | None, hint: Hint, batch: _Batch) -> None:
-        """What the disk's state of one path means against the journal's: nothing, "here again", or a mark."""
-        closed = bool(hint & Hint.CLOSED)
+    def _judge(self, path: str, stat: FileStat, known: Known | None, batch: _Batch, *, closed: bool = False) -> None:
+        """What the disk's state of one path means against the journal's: nothing, "here again", or a mark. ``closed``
+        says that a writer's close was the hint."""
         if known is not None and known.gone_at is None and _same(known, stat):
             if not known.resident:
                 batch.returned.append(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
@@ -28,12 +29,19 @@ from cachesync.journal.rows import (
 )
 from cachesync.model import Barrier, Entry, Labels, Mark
 
-_MARK_SEEN = """
+_MARK = """
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed,
                    due_at, created_at, dirty_since)
 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
-ON CONFLICT DO UPDATE SET
-    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
+ON CONFLICT DO
+"""
+
+_MARK_NEW = _MARK + "NOTHING"
+
+_MARK_SEEN = (
+    _MARK
+    + """
+    UPDATE SET dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
     etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file' THEN '' ELSE etag END,
     hidden = CASE WHEN hidden = 2 THEN 0 ELSE hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL
              AND (older IS NOT NULL OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
@@ -41,6 +49,7 @@ ON CONFLICT DO UPDATE SET
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
     closed = ?12, due_at = ?13, resident = 1, gone_at = NULL, attempts = 0, error = NULL, failed = 0
 """
+)
 
 _RETURNED = f"""
 UPDATE entry SET resident = 1, {take("older")}, older = NULL, stood_in = NULL,
@@ -95,19 +104,19 @@ class Entries:
             generation = self._ledger.next_generation(db)
             seen, gone = [], []
             for mark in marks:
-                if (s := mark.stat) is None:
-                    if stands is not None and stands(mark.path):
-                        continue
-                    gone.append((number, generation, mark.due_at, now, *split(mark.path)))
-                    continue
                 place = (number, *split(mark.path))
-                if stands is not None and db.execute(_IS_AWAY, place).fetchone() and not stands(mark.path):
-                    continue
-                target = None if s.target is None else os.fsencode(s.target)
-                values = (s.kind, generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target, mark.closed)
-                seen.append((*place, *values, mark.due_at, now))
+                if (s := mark.stat) is not None:
+                    target = None if s.target is None else os.fsencode(s.target)
+                    values = (str(s.kind), generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target)
+                    seen.append((*place, *values, int(mark.closed), mark.due_at, now))
+                elif stands is None or not stands(mark.path):
+                    gone.append((number, generation, mark.due_at, now, *place[1:]))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
-            db.executemany(_MARK_SEEN, seen)
+            if db.executemany(_MARK_NEW, seen).rowcount < len(seen):  # where all was new, that was all
+                away = partial(db.execute, _IS_AWAY)
+                if stands is not None:
+                    seen = [row for row in seen if not away(row[:3]).fetchone() or stands(join(*row[1:3]))]
+                db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
 
     def label(self, name: str, path: str, labels: Labels | None, now: float) -> None:

@@ -83,6 +83,10 @@ class Line:
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
+                if self._listener is not listener:  # it was cut while this connection was on its way
+                    near.close()
+                    far.close()
+                    return
                 self._ends |= {near, far}
             losing = threading.Event()
             threading.Thread(target=self._up, args=(near, far, losing), daemon=True).start()
