@@ -113,8 +113,8 @@ class Entries:
                     gone.append((number, generation, mark.due_at, now, *place[1:]))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
             if db.executemany(_MARK_NEW, seen).rowcount < len(seen):  # where all was new, that was all
-                away = partial(db.execute, _IS_AWAY)
                 if stands is not None:
+                    away = partial(db.execute, _IS_AWAY)
                     seen = [row for row in seen if not away(row[:3]).fetchone() or stands(join(*row[1:3]))]
                 db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
