@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from cachesync.store.s3_connection import ConnectFailed, Connection, Reply
@@ -99,20 +100,24 @@ class Wire:
         self, connection: Connection, verb: str, head: bytes, body: bytes, deadline: float, patience: float
     ) -> Reply:
         try:
-            refused: OSError | None = None
+            broken: ConnectionError | None = None
             patience *= self._silence
             try:
                 connection.send(head, body, deadline, self._silence)
             except ConnectionError as error:
-                # Who refuses a body may say why before closing.
-                refused = error
+                # Who refuses a body may say why before closing. That it was stored nobody can say.
+                broken = ConnectionResetError(f"the connection broke under the request: {error}")
                 patience = _LEFT
+            keep = self.keep if broken is None else Connection.close
             try:
-                return Reply(connection, self.keep, verb, min(deadline, time.monotonic() + patience))
+                reply = Reply(connection, keep, verb, min(deadline, time.monotonic() + patience))
             except OSError:
-                if refused is not None:
-                    raise ConnectionResetError(f"the connection broke under the request: {refused}") from refused
-                raise
+                if broken is None:
+                    raise
+                raise broken from None
+            if broken is not None and reply.status < HTTPStatus.MULTIPLE_CHOICES:
+                raise broken
+            return reply
         except BaseException:
             connection.close()
             raise
