@@ -8,7 +8,6 @@ is looked for in the bucket. `python -m bench.peers` installs the peers; one tha
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from bench.workloads import PARTS, TITLES, WORKLOADS
 
 TOP = Path(__file__).resolve().parent.parent
 OURS_ON_FUSE = "cachesync mount"
+_INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,24 +101,26 @@ def _first(row: Row) -> str:
 
 
 def main() -> int:
-    """Run all, print the tables, keep them. 1 if cachesync failed somewhere."""
+    """Run all, print the tables, keep them. 1 if cachesync failed somewhere, 130 if not all was run."""
     options = parser().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is taken down then too
     begun = datetime.now(UTC)
     chosen = {key: value for key, value in vars(options).items() if key != "to" and value}
     about: dict[str, object] = {"machine": describe(), "asked for": chosen, "peers": peers.versions()}
     rows: list[Row] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="cachesync-bench-", ignore_cleanup_errors=True) as name,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
-        rows.extend(play(options, Path(name)))
+    with tempfile.TemporaryDirectory(prefix="cachesync-bench-", ignore_cleanup_errors=True) as name:
+        try:
+            rows.extend(play(options, Path(name)))
+        except KeyboardInterrupt:
+            about["interrupted"] = "not all of it was run"
         about["load at the end"] = [round(load, 1) for load in os.getloadavg()]
     if not rows:
         return 1
     print(markdown(rows))
     for path in save(options.to, f"{begun:%Y%m%dT%H%M%SZ}", about, rows):
         print(path)
+    if "interrupted" in about:
+        return _INTERRUPTED
     return int(any(is_ours(row.who) and row.note.startswith("failed") for row in rows))
 
 
