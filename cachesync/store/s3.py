@@ -201,13 +201,15 @@ class S3Store:
         token: dict[str, Any] = {}
         while True:
             page = self._client.call("list", prefix or self._url, "list_objects_v2", **asked, **token)
+            if "IsTruncated" not in page:  # each listing says it: this is some proxy's page, and no empty bucket
+                raise StoreTransient("list", prefix or self._url, "the store's answer is no listing")
             found = [fields.info(entry["Key"], entry, int(entry["Size"])) for entry in page.get("Contents", ())]
             if shallow:
                 found = [info for info in found if not info.key.endswith("/")]  # the folder's own marker
                 found += [folder_info(entry["Prefix"]) for entry in page.get("CommonPrefixes", ())]
                 found.sort(key=lambda info: info.key.encode())
             yield from found
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             if token.get("ContinuationToken") == page.get("NextContinuationToken"):
                 raise StoreTransient("list", prefix or self._url, "the store gave the same page twice")

@@ -14,17 +14,13 @@ from cachesync.store.s3_connection import Garbled
 from cachesync.store.s3_errors import Refused
 
 _ISO_8601 = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z")
-_LISTING = re.compile(r"List\w*Result")
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 def listing(text: bytes) -> dict[str, Any]:
     """A page of objects, asked for with names as in a URL."""
     page: dict[str, Any] = {"Contents": [], "CommonPrefixes": []}
-    document = _document(text)
-    if not _LISTING.fullmatch(_name(document)):  # some proxy's page is no empty bucket
-        raise Garbled(f"the listing is none, but <{_name(document)}>")
-    for element in document:
+    for element in _document(text):
         name = _name(element)
         if name in page:
             page[name].append({_name(each): each.text or "" for each in element})
@@ -39,7 +35,8 @@ def listing(text: bytes) -> dict[str, Any]:
             entry["Prefix"] = decode(entry["Prefix"])
     except (KeyError, ValueError) as error:
         raise Garbled(f"the listing is none: {error!r}") from error
-    page["IsTruncated"] = page.get("IsTruncated") == "true"
+    if "IsTruncated" in page:
+        page["IsTruncated"] = page["IsTruncated"] == "true"
     return page
 
 

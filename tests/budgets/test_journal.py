@@ -57,6 +57,12 @@ def test_all_marks_of_a_round_of_hints_are_one_commit_and_a_question_each(counti
         counting.engine.scanner.notice(S, dict.fromkeys(NAMES, Hint.CHANGED))
     assert len(done.commits) == 1, str(done)
     assert len(done.reads) == 1 + MANY, str(done)
+    for name in NAMES:
+        counting.write(name)
+    with counting.counted() as done:
+        counting.engine.scanner.notice(S, dict.fromkeys(NAMES, Hint.CHANGED))
+    assert len(done.commits) == 1, str(done)
+    assert len(done.reads) == 1 + 2 * MANY, str(done)
 
 
 # -- storing -----------------------------------------------------------------------------------------------------------

@@ -53,6 +53,13 @@ def test_an_answer_of_two_kinds_ends_its_connection():
         assert server.connections == 2
 
 
+@pytest.mark.parametrize("page", [b"<html><body>Please log in</body></html>", b"<ListBucketResult/>"])
+def test_a_page_that_is_no_listing_is_no_empty_one(page):
+    answer = OK + b"Content-Length: %d\r\n\r\n" % len(page) + page
+    with store_on(always(answer)) as store, pytest.raises(StoreTransient, match="no listing"):
+        list(store.list("sessions/s/"))
+
+
 def test_under_tls_no_answer_is_taken_for_the_next_one(tmp_path):
     both = certificate(tmp_path)
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

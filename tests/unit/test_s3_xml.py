@@ -42,7 +42,6 @@ def test_names_stay_where_the_server_did_not_encode_them():
     [
         b"",
         b"<html>",
-        b"<html><body>Please log in</body></html>",
         LIST % b"<Contents><Key>k</Key><Size>1</Size></Contents>",
         LIST % b"<Contents><Size>1</Size><LastModified>2026-11-28T10:00:00Z</LastModified></Contents>",
         LIST % b"<Contents><Key>k</Key><Size>many</Size><LastModified>2026-11-28T10:00:00Z</LastModified></Contents>",
