@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 import urllib.request
@@ -134,3 +135,12 @@ def deaf_server() -> Iterator[str]:
 def closed_port() -> str:
     """A URL where nobody listens: no server that another test starts on any free port gets this one."""
     return "http://127.0.0.1:1"
+
+
+def free_address() -> str:
+    """``HOST:PORT`` that a server can be told to take, now and again after a restart: below the ports that Linux gives
+    to whoever asks for any, so that none of them gets it in between."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -3,6 +3,7 @@
 import { el } from "./build.js";
 
 const SPARE = 8;
+const PRESS = 10_000; // ms: a press that nobody ends stops nothing for longer
 
 export class List {
   // `row(item)` makes what a row shows; `key(item)` names it; `open(item)` is what Enter and a click do.
@@ -15,6 +16,7 @@ export class List {
     this.empty = empty;
     this.items = [];
     this.at = -1;
+    this.shown = new WeakMap(); // what each row in the document stands for
     this.id = `list-${(List.made = (List.made ?? 0) + 1)}`;
     this.inner = el("div", { class: "rows", role: "presentation" });
     this.box = el(
@@ -26,6 +28,7 @@ export class List {
         "aria-label": label,
         onscroll: () => this.later(),
         onkeydown: (event) => this.press(event),
+        onpointerdown: (event) => event.button === 0 && this.hold(),
         onclick: (event) => this.click(event),
         onfocus: () => this.at < 0 && this.items.length && this.choose(0, false),
       },
@@ -56,8 +59,22 @@ export class List {
   later() {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
-      this.draw();
+      if (!this.release) this.draw();
     });
+  }
+
+  // From press to release the rows stay as they are: of a row that went in between, browsers tell no click.
+  hold() {
+    this.release?.();
+    const over = ["pointerup", "pointercancel"];
+    const timer = setTimeout(() => this.release?.(), PRESS);
+    this.release = () => {
+      clearTimeout(timer);
+      over.forEach((what) => removeEventListener(what, this.release));
+      this.release = null;
+      this.later();
+    };
+    over.forEach((what) => addEventListener(what, this.release));
   }
 
   draw() {
@@ -86,10 +103,10 @@ export class List {
         "aria-selected": String(chosen),
         "aria-setsize": this.items.length,
         "aria-posinset": number + 1,
-        data: { number },
       },
       this.row(item),
     );
+    this.shown.set(option, item);
     option.style.height = `${height}px`;
     option.style.transform = `translateY(${number * height}px)`;
     if (chosen) this.box.setAttribute("aria-activedescendant", option.id);
@@ -128,16 +145,18 @@ export class List {
     event.stopPropagation();
   }
 
-  // By where it is, not by what it hits: the row may have been drawn anew between press and release.
+  // What was shown where it was pressed, whatever the list has become since.
   click(event) {
-    const number = Math.floor((event.clientY - this.inner.getBoundingClientRect().top) / this.rowHeight());
-    if (!this.items[number]) return;
-    this.choose(number, false);
-    this.open?.(this.items[number]);
+    const item = this.shown.get(event.target.closest(".row"));
+    if (!item) return;
+    const number = this.items.findIndex((one) => this.key(one) === this.key(item));
+    if (number >= 0) this.choose(number, false);
+    this.open?.(item);
   }
 
   close() {
     this.watch.disconnect();
+    this.release?.();
     cancelAnimationFrame(this.frame);
   }
 }

@@ -16,7 +16,7 @@ from tests.conftest import MakeHost
 from tests.e2e.watched import Served, Watched
 from tests.promises.host import Host
 from tests.promises.line import Line
-from tests.servers import closed_port
+from tests.servers import free_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -56,7 +56,7 @@ def served(make_host: MakeHost, line: Line) -> Host:
     host = make_host()
     host.env |= {
         "S3_ENDPOINT": line.endpoint,
-        "CACHESYNC_HTTP": closed_port().removeprefix("http://"),
+        "CACHESYNC_HTTP": free_address(),
         "CACHESYNC_HTTP_TOKEN": Served.token,
     }
     return host

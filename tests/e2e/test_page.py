@@ -307,6 +307,22 @@ def test_folders_open_and_names_lead_back(gallery: Host, open_page: OpenPage):
     expect(page.file("notes.txt")).to_be_visible()
 
 
+def test_a_press_opens_what_it_was_on_however_long_it_takes(gallery: Host, open_page: OpenPage):
+    page = open_page()
+    page.row("s1").click(delay=1300)  # the list is drawn anew each second
+    page.file("deep").click(delay=150)  # and when it gets the focus
+    page.file("er").wait_for()
+    page.go("/s1")
+    page.file("notes.txt").hover()
+    page.page.mouse.down()
+    gallery.write("a-first.txt")
+    expect(page.page.locator(".files .head .small")).to_have_text("13")
+    page.page.mouse.up()
+    page.page.wait_for_url("**/#/s1/notes.txt")
+    expect(page.file("a-first.txt")).to_be_visible()
+    expect(page.page.get_by_role("option", selected=True)).to_contain_text("notes.txt")
+
+
 def test_history_and_a_link_that_anybody_can_read(served: Host, open_page: OpenPage):
     served.keep_versions()
     served.start()
