@@ -7,6 +7,7 @@ import re
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -41,7 +42,8 @@ class Connection:
     """One connection. ``deadline`` is when to give up, by time.monotonic(); TimeoutError then.
 
     The kernel itself bounds how long it waits (socket(7), SO_RCVTIMEO). Python's own limit is two calls more for each
-    that sends or receives, and each of them is a chance for another thread to take the interpreter.
+    that sends or receives, and each of them is a chance for another thread to take the interpreter. Only the main
+    thread waits by it: signals are handled there, and after each the kernel's limit would begin anew (PEP 475).
     """
 
     def __init__(self, held: socket.socket) -> None:
@@ -140,6 +142,12 @@ class Connection:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
+            if _hears_signals():
+                self._socket.settimeout(left)
+                try:
+                    return call(*args)
+                finally:
+                    self._socket.settimeout(None)
             wait = min(left, _SLICE)
             if self._slice > wait or self._slice < wait / 2:
                 self._slice = wait
@@ -250,3 +258,7 @@ class Reply:
             connection.close()
         else:
             self._keep(connection)
+
+
+def _hears_signals() -> bool:
+    return threading.get_ident() == threading.main_thread().ident

@@ -1,6 +1,7 @@
 """HTTP as servers speak it, well and badly, over real sockets."""
 
 import contextlib
+import signal
 import socket
 import ssl
 import threading
@@ -96,6 +97,12 @@ def soon() -> float:
 def got(wire: Wire, verb: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
     reply = wire.ask(verb, "/k", {"host": "h"}, body, soon())
     return reply.status, reply.text(soon())
+
+
+@pytest.fixture(params=[True, False], ids=["main-thread", "other-thread"], autouse=True)
+def waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test by both ways to wait: the main thread's, and that of all others."""
+    monkeypatch.setattr(s3_connection, "_hears_signals", lambda: request.param)
 
 
 def test_a_connection_is_used_again():
@@ -320,6 +327,30 @@ def test_who_does_nothing_is_given_up(limit, silence, reads):
             wire.ask("PUT", "/k", {}, b"x" * (1_000_000 if reads else 50_000_000), begun + limit)
         assert time.monotonic() - begun < 5
         done.set()
+
+
+@pytest.mark.timeout(30)
+def test_signals_of_the_main_thread_put_no_deadline_off(monkeypatch):
+    monkeypatch.undo()  # it is the main thread
+    heard, over = [], threading.Event()
+
+    def disturb() -> None:
+        while not over.wait(0.02):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    disturbing = threading.Thread(target=disturb)
+    try:
+        with talking(lambda _connection, _number: over.wait(25)) as (wire, _):
+            disturbing.start()
+            with pytest.raises(TimeoutError):
+                wire.ask("GET", "/k", {}, b"", time.monotonic() + 0.5)
+            over.set()
+        assert len(heard) > 5
+    finally:
+        over.set()
+        disturbing.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_an_answer_may_take_longer_than_one_call_of_the_kernel_waits(monkeypatch):
