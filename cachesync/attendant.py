@@ -247,7 +247,7 @@ class Attendant:
         journal = self._engine.journal
         if session not in journal.sessions.names() or journal.work.remaining(session):
             return
-        if journal.entries.any_dirty_link(session):
+        if journal.waiting.any_dirty_link(session):
             try:
                 self._engine.committer.commit(session)
             except CacheSyncError as error:

@@ -79,7 +79,7 @@ class Flusher:
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with self._uploader.urgent(session, deletes=False):
-            lost = self._scanner.lost[session]
+            lost = self._scanner.presence.lost[session]
             scan, steady = self._scan(session, deadline)
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
@@ -153,7 +153,7 @@ class Flusher:
 
     def _lost(self, session: str, before: int) -> int:
         """How many files went unstored with the directory: while it was flushed, or earlier if none stands."""
-        if lately := self._scanner.lost[session] - before:
+        if lately := self._scanner.presence.lost[session] - before:
             return lately
         row = self._c.journal.sessions.get(session)
         return row.lost if row is not None and self._c.tree.session_directory(session) is None else 0
@@ -162,7 +162,7 @@ class Flusher:
 
     def _wait(self, session: str, report: FlushReport, scan: ScanResult, deadline: float) -> FlushReport:
         """Wait until the store has what was dirty when the barrier was taken."""
-        barrier = self._c.journal.entries.barrier(session)
+        barrier = self._c.journal.waiting.barrier(session)
         started = self._c.clock()
         self._c.journal.work.hurry(session)
         self._uploader.resume()
@@ -193,7 +193,7 @@ class Flusher:
 
     def _is_waiting(self, session: str, barrier: Barrier, started: float) -> bool:
         """Whether the barrier waits for something that may yet be stored. Nothing of it is put off."""
-        unmet, now = self._c.journal.entries.unmet, self._c.clock()
+        unmet, now = self._c.journal.waiting.unmet, self._c.clock()
         for entry in unmet(session, barrier, due_after=now):  # for a writer, or after a try that began before us
             if not _is_tried(entry, started):
                 self._c.journal.work.postpone(entry, now)
@@ -203,7 +203,7 @@ class Flusher:
     def _left(self, session: str, barrier: Barrier, started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
         failed, pending = list[Failure](), list[Pending]()
-        for entry in self._c.journal.entries.unmet(session, barrier):
+        for entry in self._c.journal.waiting.unmet(session, barrier):
             if entry.failed and _is_tried(entry, started):
                 failed.append(Failure(entry.path, entry.error or "unknown"))
             else:

@@ -77,7 +77,7 @@ class Removal:
         tree, work, now = self._c.tree, self._c.journal.work, self._c.clock()
         found = tree.lstat(entry.session, entry.path)
         stands = isinstance(found, FileStat) and found.kind is not Kind.DIRECTORY  # a directory is another entry
-        if stands or not self._scanner.is_known_directory(entry.session):
+        if stands or not self._scanner.presence.is_known(entry.session):
             self._scanner.look_again(entry)
             return False
         if entry.stored is None or (entry.session, entry.path) in self._asked:
@@ -89,7 +89,7 @@ class Removal:
             work.postpone(entry, now + _MOVING)  # first the new name, so that the store has the bytes all the time
             return False
         t = self._tombstones(entry.session)
-        last = last_deletion(t.last_seen, self._scanner.last_gone.get(entry.session, 0.0), pace=self._c.pace)
+        last = last_deletion(t.last_seen, self._scanner.presence.last_gone.get(entry.session, 0.0), pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
             last,

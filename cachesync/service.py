@@ -150,7 +150,7 @@ class Service:
         if session not in self._journal.sessions.names():
             self._check_known(session)
             return []
-        entries = self._journal.entries.pending(session, failed=failed, after=after, limit=limit)
+        entries = self._journal.waiting.pending(session, failed=failed, after=after, limit=limit)
         return [self._story(entry) for entry in entries]
 
     def retry(self, session: str | None = None) -> int:
@@ -181,7 +181,7 @@ class Service:
         unseen = [one for one in self._scanner.unseen.get(name, []) if not self._is_dirty(name, one.path)]
         if row is not None and row.lost:
             unseen = [*unseen, gone_with_directory(row.lost)]
-        failed = self._journal.entries.failures(name, _SHOWN_FAILURES)
+        failed = self._journal.waiting.failures(name, _SHOWN_FAILURES)
         return SessionStatus(
             session=name,
             state=row.state if row is not None else "open",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cachesync.lifecycle
+import cachesync.lifecycle.life
 from cachesync.lifecycle import SessionLife
 from cachesync.outcomes import OnProgress, VerifyReport, no_progress
 from cachesync.store.base import ObjectStore
@@ -45,9 +45,9 @@ def driven_time(driven: Driven) -> Iterator[None]:
     """A session is closed in the engine's time and in the caller's thread."""
     with (
         mock.patch.object(cachesync.flush, "time", driven.clock),
-        mock.patch.object(cachesync.lifecycle, "time", driven.clock),
+        mock.patch.object(cachesync.lifecycle.life, "time", driven.clock),
         mock.patch.object(cachesync.flush, "within", lambda _, call: call()),
-        mock.patch.object(cachesync.lifecycle, "within", lambda _, call: call()),
+        mock.patch.object(cachesync.lifecycle.life, "within", lambda _, call: call()),
     ):
         yield
 

@@ -18,9 +18,10 @@ from typing import Self
 
 from cachesync.errors import RootHalted, UsageError
 from cachesync.files.beneath import HOLD, open_beneath, open_regular
+from cachesync.files.open_file import OpenFile
 from cachesync.files.rename import exchange, move
 from cachesync.files.staging import Leftover, Staging, Temporary, make_directories, translated
-from cachesync.files.tree import OpenFile, Tree
+from cachesync.files.tree import Tree
 from cachesync.keys import conflict_path
 from cachesync.model import FileStat, Kind
 from cachesync.policy import LINGERING, Writer

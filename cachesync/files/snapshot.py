@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from cachesync.errors import FileChanging
-from cachesync.files.tree import OpenFile
+from cachesync.files.open_file import OpenFile
 from cachesync.model import FileStat, Stored, Tail
 from cachesync.policy import Reading, Writer, judge_reading, may_be_tail, part_size
 from cachesync.record import record

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 
 from cachesync.errors import CacheSyncError, DiskFull, FileUnwritable, UsageError
 from cachesync.files.beneath import HOLD, open_beneath
-from cachesync.files.tree import OpenFile, Tree
+from cachesync.files.open_file import OpenFile
+from cachesync.files.tree import Tree
 from cachesync.keys import RESERVED
 from cachesync.model import FileStat
 from cachesync.record import record

@@ -2,112 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat as st
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
-from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular, writer_of
+from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular
 from cachesync.files.changes import Changes
+from cachesync.files.listing import ABSENT, Listing, examine, fill, listed, stamp_of
+from cachesync.files.open_file import OpenFile
 from cachesync.keys import RESERVED, is_session_name
-from cachesync.model import FileStat, Kind, Skipped
-from cachesync.policy import Writer
-
-_END_OF_TIME = 2**63 - 1
-"""What the journal can count to: a file may be dated after 2262, and inode numbers are unsigned."""
-
-_TICK = 20_000_000
-"""Nanoseconds in which two changes may get one time stamp: the kernel's clock ticks every 1 to 10 ms."""
+from cachesync.model import FileStat, Skipped
 
 _LONGEST_IGNORE = 64 * 1024
-_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-_SPECIAL = {
-    st.S_IFIFO: "a pipe",
-    st.S_IFSOCK: "a socket",
-    st.S_IFBLK: "a block device",
-    st.S_IFCHR: "a character device",
-}
-_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-"""As os.fsencode has them, for where a call of that is too much."""
-
-_KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTORY}
-
-
-@dataclass(slots=True)
-class Listing:
-    """One directory: what is in it by name, but for files and directories that are as they were, and what is there but
-    not stored. ``stamp`` is of before it was listed."""
-
-    stamp: int = 0
-    same_files: list[str] = field(default_factory=list)
-    same_directories: list[str] = field(default_factory=list)
-    found: dict[str, FileStat] = field(default_factory=dict)
-    special: list[Skipped] = field(default_factory=list)
-
-    def files(self) -> list[str]:
-        """The names of all files and links."""
-        return self.same_files + [name for name, stat in self.found.items() if stat.kind is not Kind.DIRECTORY]
-
-    def directories(self) -> list[str]:
-        """The names of all directories."""
-        return self.same_directories + [name for name, stat in self.found.items() if stat.kind is Kind.DIRECTORY]
-
-
-class OpenFile:
-    """A regular file open for reading. ``stat`` is what it was when it was opened."""
-
-    def __init__(self, descriptor: int, path: str) -> None:
-        self.descriptor = descriptor
-        self.path = path
-        self.stat = self.restat()
-
-    def restat(self) -> FileStat:
-        """The file's stat now."""
-        return _to_stat(os.fstat(self.descriptor), None)
-
-    def await_write(self) -> None:
-        """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading
-        does not on ext4 (ext4_seek_data, btrfs_file_llseek, shmem_file_llseek; XFS locks its reads anyway)."""
-        with contextlib.suppress(OSError):
-            os.lseek(self.descriptor, 0, os.SEEK_DATA)
-
-    def writer(self) -> Writer:
-        """Whether some process has it open for writing."""
-        return writer_of(self.descriptor)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """At most ``length`` bytes from ``offset``; fewer only at the end. Raises FileUnreadable."""
-        try:
-            data = os.pread(self.descriptor, length, offset)
-            while 0 < len(data) < length:
-                more = os.pread(self.descriptor, length - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-        except OSError as error:
-            raise FileUnreadable("read", self.path, error.strerror) from error
-        return data
-
-    def close(self) -> None:
-        """Let the descriptor go."""
-        os.close(self.descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Tree:
@@ -153,7 +62,7 @@ class Tree:
         self.check()
         names, others = [], []
         try:
-            with _listed(self._root) as entries:
+            with listed(self._root) as entries:
                 for entry in entries:
                     if entry.name in (RESERVED, ".cachesyncignore"):
                         continue
@@ -174,7 +83,7 @@ class Tree:
         try:
             found = os.stat(session, dir_fd=self._root, follow_symlinks=False)
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 self.check()  # the root may have gone between
                 return None
             raise RootHalted("look at", str(self.root / session), error.strerror) from error
@@ -191,11 +100,11 @@ class Tree:
         try:
             directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
             try:
-                return _examine(directory, name, path)
+                return examine(directory, name, path)
             finally:
                 os.close(directory)
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 return None
             raise FileUnreadable("look at", path, error.strerror) from error
 
@@ -210,13 +119,13 @@ class Tree:
         try:
             descriptor = open_beneath(self._root, f"{session}/{directory}".rstrip("/"), os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 return None
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         try:
-            listing.stamp = _stamp(descriptor)
+            listing.stamp = stamp_of(descriptor)
             with os.scandir(descriptor) as entries:
-                _fill(listing, descriptor, entries, directory, {} if seen is None else seen)
+                fill(listing, descriptor, entries, directory, {} if seen is None else seen)
         except OSError as error:
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         finally:
@@ -230,7 +139,7 @@ class Tree:
         except OSError:
             return None
         try:
-            return _stamp(descriptor)
+            return stamp_of(descriptor)
         finally:
             os.close(descriptor)
 
@@ -240,7 +149,7 @@ class Tree:
             descriptor = open_regular(self._root, f"{session}/{path}")
             return None if descriptor is None else OpenFile(descriptor, path)
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 return None
             raise FileUnreadable("open", path, error.strerror) from error
 
@@ -254,7 +163,7 @@ class Tree:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None
-            if error.errno not in _ABSENT:  # a link: on the way there, or, where that cannot be held, the path itself
+            if error.errno not in ABSENT:  # a link: on the way there, or, where that cannot be held, the path itself
                 raise FileUnreadable("open", path, error.strerror) from error
         return self.lstat(session, path)
 
@@ -268,103 +177,3 @@ class Tree:
             return ""
         with file:
             return file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
-
-
-@contextlib.contextmanager
-def _listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """What is in a held directory, through a descriptor of its own: two listings that share one would each miss what
-    the other has read."""
-    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        with os.scandir(descriptor) as entries:
-            yield entries
-    finally:
-        os.close(descriptor)
-
-
-def _stamp(directory: int) -> int:
-    """A directory's ctime in nanoseconds. One that is so young that a later change may get the same is none: it is
-    replaced by the time of asking, which never comes again."""
-    changed, now = os.fstat(directory).st_ctime_ns, time.time_ns()
-    return changed if not 0 <= now - changed < _TICK else -now
-
-
-def _fill(
-    listing: Listing,
-    descriptor: int,
-    entries: Iterator[os.DirEntry[str]],
-    directory: str,
-    seen: dict[bytes, tuple[Any, ...]],
-) -> None:
-    """Look at each of ``entries``. A scan comes by here with every file of the root: one that is as it was costs a stat
-    and no object of ours."""
-    for entry in entries:
-        name = entry.name
-        try:
-            s = entry.stat(follow_symlinks=False)
-            raw = name.encode(_ENCODING, _ERRORS)
-            if seen.get(raw) == (raw, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino):
-                del seen[raw]
-                listing.same_files.append(name)
-                continue
-            found = _examine(descriptor, name, directory + name, s)
-        except OSError as error:
-            if error.errno in _ABSENT:  # deleted since it was listed
-                continue
-            raise
-        if isinstance(found, Skipped):
-            listing.special.append(found)
-            continue
-        was = seen.get(raw + b"/") if found.kind is Kind.DIRECTORY else None
-        if was is not None and was[1::2] == (s.st_mode, s.st_mtime_ns, s.st_ino):
-            del seen[raw + b"/"]
-            listing.same_directories.append(name)  # its size and ctime say nothing that its entries do not
-        else:
-            listing.found[name] = found
-
-
-def _examine(directory: int, name: str, path: str, found: os.stat_result | None = None) -> FileStat | Skipped:
-    """What ``name`` is in an open directory; ``found`` if somebody has just asked. A link that becomes something else
-    meanwhile is looked at again."""
-    while True:
-        found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
-        kind = st.S_IFMT(found.st_mode)
-        if kind in _SPECIAL:
-            return Skipped(path, _SPECIAL[kind])
-        if kind != st.S_IFLNK:
-            return _to_stat(found, None)
-        try:
-            return _to_stat(found, os.readlink(name, dir_fd=directory))
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            found = None
-
-
-def _to_stat(found: os.stat_result, target: str | None) -> FileStat:
-    return FileStat(
-        _KINDS[st.S_IFMT(found.st_mode)],
-        found.st_size,
-        max(-_END_OF_TIME, min(found.st_mtime_ns, _END_OF_TIME)),
-        max(-_END_OF_TIME, min(found.st_ctime_ns, _END_OF_TIME)),
-        found.st_ino if found.st_ino <= _END_OF_TIME else found.st_ino - 2**64,
-        st.S_IMODE(found.st_mode),
-        target,
-    )
-
-
-def timestamp_granularity(folder: Path) -> float:
-    """How far apart two writes must be, in seconds, for a stat between them to show both; 0 where it always does.
-
-    Linux 6.13 and later give a file that was looked at a fresh time stamp on its next write (multigrain timestamps);
-    before, two writes in one tick of the kernel's clock look alike.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        descriptor = file.fileno()
-        for _ in range(32):
-            os.pwrite(descriptor, b"a", 0)
-            first = os.fstat(descriptor).st_ctime_ns
-            os.pwrite(descriptor, b"b", 0)
-            if os.fstat(descriptor).st_ctime_ns == first:
-                return 0.020
-    return 0.0

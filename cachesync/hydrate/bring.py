@@ -12,34 +12,25 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 
 from cachesync.context import Context
 from cachesync.errors import (
     CacheSyncError,
-    DiskFull,
     FileUnwritable,
     JournalDamaged,
     JournalUnavailable,
-    ObjectNotFound,
-    PreconditionFailed,
     RootHalted,
-    StoreTransient,
-    StoreUnreachable,
 )
 from cachesync.files import Ground, Staging, Temporary
 from cachesync.hydrate.fetch import Fetcher
-from cachesync.hydrate.marks import Marks, Placed, Wanted, deepest_first, parents
+from cachesync.hydrate.frame import MANY, Frame
+from cachesync.hydrate.marks import Marks, Placed, Wanted, parents
 from cachesync.hydrate.tally import Brought, Tally
 from cachesync.journal import Turn
-from cachesync.keys import stays_inside
 from cachesync.model import FileStat, Kind, Skipped, Stored
 from cachesync.outcomes import OnProgress, no_progress
 from cachesync.reports import Failure, Pending
-
-_MANY = 64
-"""Files that wait for their names before whoever has another one waits too."""
 
 _LATE = "not brought in time"
 
@@ -80,8 +71,8 @@ class Hydrator:
         try:
             run = _Run(self._c, session, self._standing, marks, ground, staging, fetcher, progress, expired=expired)
             run.files(self._threads)
-            run.links()
-            run.directories()
+            run.frame.links()
+            run.frame.directories()
         finally:
             fetcher.close()
         return run.brought
@@ -114,15 +105,12 @@ class _Run:
         plan = self._plan = marks.plan()
         self._tally = Tally(plan, progress)
         self.brought = self._tally.brought
-        self._modes = {path: stat.mode for path, stat in plan.directories.items()}
-        self._made: set[str] = set()
-        self._filled: set[str] = set()
+        self.frame = Frame(context.journal.turns, session, standing, marks, ground, self._tally, plan)
         self._todo: Iterator[str] = iter(())
         self._next_ones: deque[tuple[str, Wanted | None]] = deque()
         self._ready: deque[tuple[Wanted, Stored, Temporary, FileStat]] = deque()
         self._lock = threading.Lock()
         self._is_one = False
-        self._ended: str | None = None
         self._raised: list[BaseException] = []
 
     # -- files ---------------------------------------------------------------------------------------------------------
@@ -159,10 +147,10 @@ class _Run:
         try:
             while not self._raised and (following := self._next()) is not None:
                 path, wanted = following
-                if self._ended is None and self._expired():
-                    self._ended = _LATE
-                if self._ended is not None:
-                    self._tally.note(Pending(path, self._ended))
+                if self._tally.ended is None and self._expired():
+                    self._tally.ended = _LATE
+                if self._tally.ended is not None:
+                    self._tally.note(Pending(path, self._tally.ended))
                 else:
                     self._bring(path, wanted)
         except BaseException as error:  # noqa: BLE001 -- raised again by who waits for this thread
@@ -172,7 +160,7 @@ class _Run:
         """The next path, and what was wanted of it a moment ago."""
         with self._lock:
             if not self._next_ones:
-                paths = list(itertools.islice(self._todo, _MANY))
+                paths = list(itertools.islice(self._todo, MANY))
                 wanted = self._marks.recall(paths)
                 self._next_ones.extend((path, wanted.get(path)) for path in paths)
             return self._next_ones.popleft() if self._next_ones else None
@@ -192,19 +180,7 @@ class _Run:
         except (RootHalted, JournalUnavailable, JournalDamaged):
             raise
         except CacheSyncError as error:
-            self._tally.note(self._judge(path, error))
-
-    def _judge(self, path: str, error: CacheSyncError) -> Failure | Pending:
-        """What an error means for a path; some mean the end of all fetching."""
-        if isinstance(error, StoreUnreachable | DiskFull):
-            self._ended = error.advice
-            self.brought.full = self.brought.full or isinstance(error, DiskFull)
-            return Pending(path, error.advice)
-        if isinstance(error, PreconditionFailed | ObjectNotFound):
-            return Pending(path, "another host replaced or deleted it a moment ago")
-        if isinstance(error, StoreTransient):
-            return Pending(path, error.reason)
-        return Failure(path, error.advice)
+            self._tally.failed(path, error)
 
     def _fetch(self, wanted: Wanted) -> None:
         file = self._staging.temporary()
@@ -215,7 +191,7 @@ class _Run:
             file.discard()
             raise
         self._ready.append((wanted, stored, file, sealed))
-        if self._standing.acquire(blocking=len(self._ready) > _MANY):
+        if self._standing.acquire(blocking=len(self._ready) > MANY):
             try:
                 self._place_ready()
             finally:
@@ -228,7 +204,7 @@ class _Run:
         finished: list[tuple[str, FileStat]] = []
         with self._c.journal.turns.alone(self._session) as turn:
             try:
-                count = min(len(self._ready), _MANY)  # others add to it
+                count = min(len(self._ready), MANY)  # others add to it
                 now = self._marks.recall([self._ready[number][0].path for number in range(count)])
                 for _ in range(count):
                     wanted, stored, file, sealed = self._ready.popleft()
@@ -236,12 +212,11 @@ class _Run:
                         if (done := self._place(wanted, now.get(wanted.path), stored, file, sealed, turn)) is not None:
                             placed.append(done)
                     except FileUnwritable as error:
-                        self._tally.note(self._judge(wanted.path, error))
+                        self._tally.failed(wanted.path, error)
                     finally:
                         file.discard()
                 if self._is_one and self.brought.complete:
-                    finished = self._finished(deepest_first(self._again()))
-                    self._filled.clear()
+                    finished = self.frame.finish_filled()
             finally:
                 self._marks.placed(placed, finished)
         self._tally.fetched([done.stat.size for done in placed])
@@ -255,7 +230,8 @@ class _Run:
         if now.stored.version.etag != wanted.stored.version.etag:
             self._tally.note(Pending(wanted.path, "it changed while it was fetched"))
             return None
-        self._make(wanted.path.rpartition("/")[0])  # now that it is sure: its directory may have another name by now
+        # Only now that it is sure: its directory may have got another name.
+        self.frame.make(wanted.path.rpartition("/")[0])
         if wanted.replaces is None:
             stat = self._ground.place(file, wanted.path)
             if stat is None:
@@ -269,87 +245,11 @@ class _Run:
                 self._tally.note(Skipped(wanted.path, _REPLACED))
                 self._note_present(wanted.path)
                 return None
-        self._filled.add(wanted.path.rpartition("/")[0] + "/")
+        self.frame.filled(wanted.path)
         if (stat.size, stat.mtime_ns, stat.mode) != (sealed.size, sealed.mtime_ns, sealed.mode):
             self._note_present(wanted.path)  # somebody has written to it already: a scan will see that
             return None
         return Placed(now, stored, stat)
-
-    # -- links and directories -----------------------------------------------------------------------------------------
-
-    def links(self) -> None:
-        """Make the links that stay in the session."""
-        links = iter(self._plan.links)
-        while batch := list(itertools.islice(links, _MANY)):
-            with self._turn():
-                made = [link for path, told in batch if (link := self._link(path, told)) is not None]
-                self._marks.placed([], made)
-
-    def _link(self, path: str, told: FileStat) -> tuple[str, FileStat] | None:
-        target = told.target or ""
-        if not stays_inside(path, target):
-            reason = f"it leads to {target!r}, which may be outside the session: no link is made"
-            self._tally.note(Skipped(path, reason))
-            return None
-        if not self._marks.still(path):
-            return None
-        try:
-            self._make(path.rpartition("/")[0])
-            stat = self._ground.place_link(path, target, told.mtime_ns)
-        except FileUnwritable as error:
-            self._tally.note(self._judge(path, error))
-            return None
-        if stat is None:
-            return None
-        self._filled.add(path.rpartition("/")[0] + "/")
-        return path, stat
-
-    def directories(self) -> None:
-        """Make the directories that are empty, and give all of them their modes and times, if nothing is left to be put
-        into them."""
-        plan = self._plan
-        directories = iter(plan.directories)
-        while batch := list(itertools.islice(directories, _MANY)):
-            with self._turn():
-                for path in filter(self._marks.still, batch):
-                    try:
-                        self._make(path)
-                    except FileUnwritable as error:
-                        self._tally.note(self._judge(path, error))
-        if not self.brought.complete:
-            return
-        unfinished = deepest_first(plan.directories | self._again())
-        while some := list(itertools.islice(unfinished, _MANY)):
-            with self._turn():
-                self._marks.placed([], self._finished(some))
-
-    def _again(self) -> dict[str, FileStat]:
-        """Directories that stood here and into which something was put: they get their times again."""
-        return {path: stat for path, stat in self._plan.standing.items() if path in self._filled}
-
-    def _finished(self, directories: Iterable[tuple[str, FileStat]]) -> list[tuple[str, FileStat]]:
-        return [done for path, told in directories if (done := self._finish(path, told)) is not None]
-
-    def _finish(self, path: str, told: FileStat) -> tuple[str, FileStat] | None:
-        if not self._marks.still(path):
-            return None
-        try:
-            return path, self._ground.finish_directory(path, told.mode, told.mtime_ns)
-        except FileUnwritable as error:
-            self._tally.note(Failure(path, error.advice))
-            return None
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._standing, self._c.journal.turns.alone(self._session):
-            yield
-
-    def _make(self, directory: str) -> None:
-        if directory in self._made:
-            return
-        for made in self._ground.make_directories(directory, self._modes):
-            self._filled.add(made.rstrip("/").rpartition("/")[0] + "/")
-        self._made.add(directory)
 
     def _note_present(self, path: str) -> None:
         found = self._ground.tree.lstat(self._ground.session, path)

@@ -5,6 +5,14 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from cachesync.errors import (
+    CacheSyncError,
+    DiskFull,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreTransient,
+    StoreUnreachable,
+)
 from cachesync.hydrate.marks import Plan
 from cachesync.model import Skipped
 from cachesync.outcomes import OnProgress, Progress
@@ -40,6 +48,8 @@ class Tally:
         self._bytes = plan.present_bytes + sum(plan.files.values())
         self._progress = progress
         self._lock = threading.Lock()
+        self.ended: str | None = None
+        """Why no more files are fetched."""
 
     def note(self, what: Failure | Pending | Skipped) -> None:
         """A path that is not brought."""
@@ -50,6 +60,13 @@ class Tally:
                 self.brought.pending.append(what)
             else:
                 self.brought.skipped.append(what)
+
+    def failed(self, path: str, error: CacheSyncError) -> None:
+        """A path that is not brought, by an error; some mean the end of all fetching."""
+        if isinstance(error, StoreUnreachable | DiskFull):
+            self.ended = error.advice
+            self.brought.full = self.brought.full or isinstance(error, DiskFull)
+        self.note(_verdict(path, error))
 
     def present(self, size: int) -> None:
         """A file that stands here already."""
@@ -69,3 +86,14 @@ class Tally:
             b = self.brought
             done, size = b.fetched + b.present, b.fetched_bytes + b.present_bytes
         self._progress(Progress(done, self._files, size, self._bytes))
+
+
+def _verdict(path: str, error: CacheSyncError) -> Failure | Pending:
+    """Whether it is worth trying again."""
+    if isinstance(error, StoreUnreachable | DiskFull):
+        return Pending(path, error.advice)
+    if isinstance(error, PreconditionFailed | ObjectNotFound):
+        return Pending(path, "another host replaced or deleted it a moment ago")
+    if isinstance(error, StoreTransient):
+        return Pending(path, error.reason)
+    return Failure(path, error.advice)

@@ -18,9 +18,10 @@ from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
 from cachesync.journal.turns import Turn, Turns
 from cachesync.journal.uploads import Uploads
+from cachesync.journal.waiting import Waiting
 from cachesync.journal.work import Work
 
-__all__ = ["MANIFEST", "Journal", "Known", "Turn", "check_sound", "check_store", "set_aside", "store_of"]
+__all__ = ["MANIFEST", "Journal", "Known", "Turn", "Turns", "check_sound", "check_store", "set_aside", "store_of"]
 
 
 class Journal:
@@ -36,6 +37,7 @@ class Journal:
         self.opened_at: int = self._ledger.opened_at
         self.sessions = Sessions(self._ledger)
         self.entries = Entries(self._ledger)
+        self.waiting = Waiting(self._ledger)
         self.work = Work(self._ledger)
         self.uploads = Uploads(self._ledger)
         self.residence = Residence(self._ledger)

@@ -1,4 +1,4 @@
-"""The journal's entries as scan and flush see them: marking what changed, asking what is known."""
+"""The journal's entries as a scan sees them: marking what changed, asking what is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from cachesync.journal.rows import (
     STORED_TEXT,
     UNLEARN,
     UNSENT,
-    WORK,
     Known,
     below,
     join,
@@ -27,7 +26,7 @@ from cachesync.journal.rows import (
     take,
     to_entry,
 )
-from cachesync.model import Barrier, Entry, Labels, Mark
+from cachesync.model import Entry, Labels, Mark
 
 _MARK = """
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed,
@@ -76,7 +75,6 @@ WITH RECURSIVE found(dir) AS (
 """From one directory to the next: what a directory holds is not counted."""
 
 _MOST_REMEMBERED = 1024
-_PAGE = 256
 
 _IS_AWAY = """
 SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND (resident = 0 OR gone_at IS NOT NULL)
@@ -282,43 +280,6 @@ class Entries:
         )
         return [join(row[0], row[1]) for row in rows]
 
-    def barrier(self, name: str) -> Barrier:
-        """What is dirty at this instant, but for directories."""
-        standing: dict[str, int] = {}
-        gone: dict[str, int] = {}
-        for parent, base, generation, gone_at in self._ledger.db.all(
-            "SELECT dir, name, generation, gone_at FROM entry INDEXED BY dirty"
-            " WHERE session = ? AND synced < generation AND kind <> 'dir'",
-            (self._ledger.id(name),),
-        ):
-            (standing if gone_at is None else gone)[join(parent, base)] = generation
-        return Barrier(standing, gone)
-
-    def unmet(self, name: str, barrier: Barrier, *, due_after: float = -1.0) -> Iterator[Entry]:
-        """The entries that the barrier still waits for, or those of them that are due after a time; asked for as they
-        are taken. A link waits for the manifest, not for the uploader."""
-        after = (b"", b"")
-        while True:
-            rows = self._ledger.db.all(
-                f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} AND due_at > ?"
-                " AND (dir, name) > (?, ?) ORDER BY dir, name LIMIT ?",
-                (self._ledger.id(name), due_after, *after, _PAGE),
-            )
-            for row in rows:
-                if not barrier.is_met(entry := to_entry(name, row)):
-                    yield entry
-            if len(rows) < _PAGE:
-                return
-            after = rows[-1][:2]
-
-    def any_dirty_link(self, name: str) -> bool:
-        """Whether a link waits for the manifest."""
-        row = self._ledger.db.one(
-            "SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation AND kind = 'link' LIMIT 1",
-            (self._ledger.id(name),),
-        )
-        return row is not None
-
     def walk(self, name: str) -> Iterator[Entry]:
         """Every entry of a session in path order, of one instant, as a stream."""
         rows = self._ledger.db.stream(
@@ -336,25 +297,3 @@ class Entries:
             (self._ledger.id(name), *values),
         )
         return (to_entry(name, row) for row in rows)
-
-    def failures(self, name: str, limit: int) -> list[Entry]:
-        """Entries that will not work until somebody changes something."""
-        rows = self._ledger.db.all(
-            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty"
-            " WHERE session = ? AND synced < generation AND failed = 1 LIMIT ?",
-            (self._ledger.id(name), limit),
-        )
-        return [to_entry(name, row) for row in rows]
-
-    def pending(self, name: str, *, failed: bool | None, after: str, limit: int) -> list[Entry]:
-        """Dirty entries but for directories, by parent path and name, from the one after ``after`` ("": the first) on.
-
-        ``failed`` picks those that failed, or those that did not.
-        """
-        which = "" if failed is None else f" AND failed = {int(failed)}"
-        rows = self._ledger.db.all(
-            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation"
-            f" AND kind <> 'dir'{which} AND (dir, name) > (?, ?) ORDER BY dir, name LIMIT ?",
-            (self._ledger.id(name), *split(after), limit),
-        )
-        return [to_entry(name, row) for row in rows]

@@ -139,7 +139,7 @@ class Bringer:
 
     @contextmanager
     def _ground(self, session: str) -> Iterator[Ground]:
-        if not self._scanner.is_known_directory(session):
+        if not self._scanner.presence.is_known(session):
             make_session(self._c.tree, session)
             self._scanner.notice(session, {})  # it learns which directory it is
         with Ground(self._c.tree, session, self._staging()) as ground:

@@ -130,7 +130,7 @@ def test_reading_does_not_hold_it(a):
 
 
 def test_what_cannot_be_asked_for_writers_goes_when_it_is_old(a, monkeypatch):
-    monkeypatch.setattr("cachesync.files.tree.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
     assert set(kept(a.life.evict(S))) == {"f", "d/e/g"}
     monkeypatch.setattr(place, "LINGERING", 0.0)
     assert a.life.evict(S).kept == []

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-import cachesync.lifecycle
+import cachesync.lifecycle.opening
 from cachesync.errors import (
     IntegrityError,
     NoSuchSession,
@@ -278,7 +278,7 @@ def test_an_open_that_hangs_in_the_store_ends_all_the_same(a, b, store, monkeypa
         return get(key, **how)
 
     monkeypatch.setattr(store, "get", freezing)
-    monkeypatch.setattr(cachesync.lifecycle, "_GRACE", 0.2)
+    monkeypatch.setattr(cachesync.lifecycle.opening, "_GRACE", 0.2)
     report = b.life.open(S, timeout=0.3)
     assert report.exit_code == 4
     assert [pending.path for pending in report.pending] == ["."]

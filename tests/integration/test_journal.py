@@ -43,7 +43,8 @@ class Desk:
         self.path = path
         self.journal = Journal(path)
         self.journal.sessions.add(S, NOW)
-        self.entries, self.work, self.sessions = self.journal.entries, self.journal.work, self.journal.sessions
+        self.entries, self.waiting = self.journal.entries, self.journal.waiting
+        self.work, self.sessions = self.journal.work, self.journal.sessions
 
     def see(self, *paths, due=NOW, now=NOW, stat=None, **more):
         self.entries.mark(S, [Mark(path, stat or file_stat(**more), due) for path in paths], now)
@@ -134,7 +135,7 @@ def test_a_confirmation_takes_errors_and_attempts_away(desk):
     desk.work.fail(entry, tried_at=NOW, due_at=NOW + 9, error="denied", failed=True)
     failed = desk.entry("a")
     assert (failed.attempts, failed.error, failed.failed, failed.due_at) == (1, "denied", True, NOW + 9)
-    assert [e.path for e in desk.entries.failures(S, 9)] == ["a"]
+    assert [e.path for e in desk.waiting.failures(S, 9)] == ["a"]
     desk.work.confirm(failed, stored(), read=None)
     entry = desk.entry("a")
     assert (entry.attempts, entry.error, entry.failed, entry.tried_at) == (0, None, False, None)
@@ -466,57 +467,57 @@ def test_a_barrier_is_met_by_what_is_stored_and_not_by_what_was_never_in_it(desk
     first, second = desk.see("a"), desk.see("b")
     desk.see("l", stat=LINK)
     desk.see("d/", stat=DIRECTORY)
-    barrier = desk.entries.barrier(S)
+    barrier = desk.waiting.barrier(S)
     assert barrier.standing.keys() == {"a", "b", "l"}
     assert not barrier.gone
     desk.see("after")
     desk.work.confirm(first, stored(), read=None)
-    assert [e.path for e in desk.entries.unmet(S, barrier)] == ["b"]
+    assert [e.path for e in desk.waiting.unmet(S, barrier)] == ["b"]
     desk.work.confirm(second, stored(), read=None)
-    assert list(desk.entries.unmet(S, barrier)) == []
+    assert list(desk.waiting.unmet(S, barrier)) == []
 
 
 def test_p03_one_number_would_lie_the_map_does_not(desk):
     """A path that is rewritten just before its upload has a later generation than the barrier: it is waited for."""
     desk.see("a")
-    barrier = desk.entries.barrier(S)
+    barrier = desk.waiting.barrier(S)
     rewritten = desk.see("a", size=2)
-    assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"]
+    assert [e.path for e in desk.waiting.unmet(S, barrier)] == ["a"]
     desk.work.confirm(rewritten, stored(), read=None)
-    assert list(desk.entries.unmet(S, barrier)) == []
+    assert list(desk.waiting.unmet(S, barrier)) == []
 
 
 def test_a_barrier_of_deletes(desk):
     desk.store("a")
     tombstone = desk.miss("a")
-    barrier = desk.entries.barrier(S)
+    barrier = desk.waiting.barrier(S)
     assert barrier.gone.keys() == {"a"}
-    assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"]
+    assert [e.path for e in desk.waiting.unmet(S, barrier)] == ["a"]
     desk.work.confirm_delete(tombstone)
-    assert list(desk.entries.unmet(S, barrier)) == []
+    assert list(desk.waiting.unmet(S, barrier)) == []
     desk.see("a")
-    assert list(desk.entries.unmet(S, barrier)) == [], "a new file of that name is not of the barrier"
+    assert list(desk.waiting.unmet(S, barrier)) == [], "a new file of that name is not of the barrier"
 
 
 def test_a_barrier_does_not_wait_for_bytes_that_are_no_more(desk):
     """A file that is deleted and made again all the time has a row that is always dirty: a flush ends all the same."""
     desk.see("a")
-    barrier = desk.entries.barrier(S)
+    barrier = desk.waiting.barrier(S)
     desk.miss("a")
-    assert list(desk.entries.unmet(S, barrier)) == []
+    assert list(desk.waiting.unmet(S, barrier)) == []
     desk.see("a", size=2)
     assert desk.entry("a").dirty
-    assert list(desk.entries.unmet(S, barrier)) == []
+    assert list(desk.waiting.unmet(S, barrier)) == []
 
 
 def test_a_barrier_of_a_deletion_waits_while_the_path_comes_and_goes(desk):
     desk.store("a")
     desk.miss("a")
-    barrier = desk.entries.barrier(S)
+    barrier = desk.waiting.barrier(S)
     entry = desk.see("a", size=2)
-    assert [e.path for e in desk.entries.unmet(S, barrier)] == ["a"], "the store still has what was deleted"
+    assert [e.path for e in desk.waiting.unmet(S, barrier)] == ["a"], "the store still has what was deleted"
     desk.work.confirm(entry, stored("v2"), read=entry.stat)
-    assert list(desk.entries.unmet(S, barrier)) == []
+    assert list(desk.waiting.unmet(S, barrier)) == []
 
 
 # -- numbers, renames, conflicts, uploads ------------------------------------------------------------------------------
@@ -610,8 +611,8 @@ def test_p14_odd_names_come_back(desk, path):
     known = desk.entries.children(S, f"{parent}/" if parent else "")
     assert known.keys() == {os.fsencode(name + end) for end in ("", ".link", ".dir/")}
     assert known[os.fsencode(name)] == desk.entries.known(S, path)
-    assert desk.entries.barrier(S).standing.keys() == {f"{path}.link"}
-    assert desk.entries.any_dirty_link(S)
+    assert desk.waiting.barrier(S).standing.keys() == {f"{path}.link"}
+    assert desk.waiting.any_dirty_link(S)
     desk.journal.uploads.save(S, path, Multipart("k", "id", "ab", 5))
     assert desk.journal.uploads.load(S, path)
 
@@ -639,8 +640,8 @@ def use(journal):
         journal.sessions.conflicts(name)
         list(journal.entries.walk(name))
         journal.entries.children(name, "d1/")
-        list(journal.entries.unmet(name, journal.entries.barrier(name)))
-        journal.entries.any_dirty_link(name)
+        list(journal.waiting.unmet(name, journal.waiting.barrier(name)))
+        journal.waiting.any_dirty_link(name)
         journal.work.due(NOW + 99, 10, largest=2**62)
         journal.work.tombstones(name)
         journal.uploads.load(name, "a")
@@ -895,8 +896,8 @@ def test_every_hot_query_uses_its_index(desk):
         "due": lambda: desk.work.due(NOW, 10, largest=99),
         "due small first": lambda: desk.work.due(NOW, 10, largest=99, small_first=True),
         "next_due": lambda: desk.work.next_due(NOW),
-        "unmet": lambda: list(desk.entries.unmet(S, desk.entries.barrier(S))),
-        "barrier": lambda: desk.entries.barrier(S),
+        "unmet": lambda: list(desk.waiting.unmet(S, desk.waiting.barrier(S))),
+        "barrier": lambda: desk.waiting.barrier(S),
         "remaining": lambda: desk.work.remaining(S),
         "left_behind": lambda: desk.work.left_behind(7),
         "hurry": lambda: desk.work.hurry(S),
@@ -905,7 +906,7 @@ def test_every_hot_query_uses_its_index(desk):
         "children": lambda: desk.entries.children(S, "d1/"),
         "known": lambda: desk.entries.known(S, "d1/f1"),
         "entry": lambda: desk.entry("d1/f1"),
-        "failures": lambda: desk.entries.failures(S, 5),
+        "failures": lambda: desk.waiting.failures(S, 5),
         "mark_tree_gone": lambda: desk.entries.mark_tree_gone(S, "d9/", NOW, NOW),
         "postpone": lambda: desk.work.postpone(entry, NOW),
         "confirm_delete": lambda: desk.work.confirm_delete(desk.miss("d2/f2")),

@@ -332,16 +332,19 @@ def test_who_does_nothing_is_given_up(limit, silence, reads):
 @pytest.mark.timeout(30)
 def test_signals_of_the_main_thread_put_no_deadline_off(monkeypatch):
     monkeypatch.undo()  # it is the main thread
-    heard, over = [], threading.Event()
+    heard, over, main = [], threading.Event(), threading.get_ident()
 
     def disturb() -> None:
         while not over.wait(0.02):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    def serve(_connection: socket.socket, _number: int) -> None:
+        over.wait(25)
 
     before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
     disturbing = threading.Thread(target=disturb)
     try:
-        with talking(lambda _connection, _number: over.wait(25)) as (wire, _):
+        with talking(serve) as (wire, _):
             disturbing.start()
             with pytest.raises(TimeoutError):
                 wire.ask("GET", "/k", {}, b"", time.monotonic() + 0.5)

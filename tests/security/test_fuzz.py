@@ -163,8 +163,10 @@ def test_p16_settings(values: dict[str, str], by: str, tmp_path: Path):
     except ConfigError as error:
         in_our_words(error)
     else:
-        shown = repr([(row.name, row.value) for row in config.sources()])
-        assert "http_token" not in values or len(values["http_token"]) < 4 or values["http_token"] not in shown
+        token = values.get("http_token", "")
+        told_besides = any(token in value for name, value in values.items() if name != "http_token")
+        shown = [row.value for row in config.sources() if row.name == "http_token" or not told_besides]
+        assert len(token) < 4 or token not in repr(shown)
 
 
 @few

@@ -20,13 +20,14 @@ import cachesync.artifacts.remote
 import cachesync.awaiting
 import cachesync.config
 import cachesync.engine
-import cachesync.files.tree
+import cachesync.files.listing
 import cachesync.flush
 import cachesync.journal.database
 import cachesync.journal.ledger
 import cachesync.journal.reserve
 import cachesync.learn
-import cachesync.lifecycle
+import cachesync.lifecycle.life
+import cachesync.lifecycle.opening
 import cachesync.transfer
 import cachesync.verify
 import tests.driving
@@ -85,7 +86,7 @@ class HostClock:
 
 
 class _OldDirectories:
-    """The module ``time`` for files.tree: every directory is old enough for its time stamp to tell."""
+    """The module ``time`` for files.listing: every directory is old enough for its time stamp to tell."""
 
     @staticmethod
     def time_ns() -> int:
@@ -113,7 +114,8 @@ def virtual(time: VirtualTime) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (
             cachesync.flush,
-            cachesync.lifecycle,
+            cachesync.lifecycle.life,
+            cachesync.lifecycle.opening,
             cachesync.awaiting,
             cachesync.learn,
             cachesync.transfer,
@@ -121,8 +123,8 @@ def virtual(time: VirtualTime) -> Iterator[None]:
             cachesync.artifacts.local,
         ):
             stack.enter_context(mock.patch.object(module, "time", time))
-        stack.enter_context(mock.patch.object(cachesync.files.tree, "time", _OldDirectories))
-        for waiting in (cachesync.flush, cachesync.lifecycle):
+        stack.enter_context(mock.patch.object(cachesync.files.listing, "time", _OldDirectories))
+        for waiting in (cachesync.flush, cachesync.lifecycle.life, cachesync.lifecycle.opening):
             stack.enter_context(mock.patch.object(waiting, "within", lambda _, call: call()))
         for parallel in (cachesync.learn, cachesync.artifacts.remote, cachesync.verify):
             stack.enter_context(mock.patch.object(parallel, "in_parallel", _in_turn))
@@ -207,7 +209,7 @@ class SimulatedHost:
         life = driven.engine.lifecycle
         life._sleep = self.clock.push
         context = driven.engine.transfer._c
-        life._hydrator = Hydrator(context, driven.engine.learner.standing, threads=1, sleep=self.clock.push)
+        life._opener._hydrator = Hydrator(context, driven.engine.learner.standing, threads=1, sleep=self.clock.push)
         self._hook(driven)
         self.driven = driven
         self.hints.clear()

@@ -1,15 +1,9 @@
-"""Comparing the disk with the journal: the one place where a path becomes dirty.
-
-``notice`` looks at the paths that somebody hinted at, ``scan`` at all of a session; both end in ``_judge``, so a change
-is one row however often it is seen. Order matters twice: the journal is read before the disk, or a file made in between
-would look deleted; and a missing path counts only while its session's directory stands (P7).
-"""
+"""The scanner: what changed since the journal was told, of some paths or of a whole session."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +14,11 @@ from cachesync.files import Listing, Tree
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.journal import Journal, Known
 from cachesync.keys import RESERVED, is_reserved, is_session_name
-from cachesync.model import Entry, FileStat, Kind, Mark, Skipped
-from cachesync.policy import Pace, due_after_change, looks_temporary
+from cachesync.model import Entry, Kind, Mark, Skipped
+from cachesync.policy import Pace
 from cachesync.reports import Failure
+from cachesync.scanner.judging import Batch, is_change, judge
+from cachesync.scanner.presence import Presence
 from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
@@ -64,22 +60,19 @@ class Scanner:
         self._wake = wake
         self._tell = events.tell
         self._rules: dict[str, IgnoreRules] = {}
-        self.lost: Counter[str] = Counter()
-        """How many files went with their session's directory before they were stored, since this process began."""
-        self.last_gone: dict[str, float] = {}
-        """When the watcher last told of something in a session that went, be it stored, ignored or never seen."""
+        self.presence = Presence(tree, journal, pace, clock, events)
         self.unseen: dict[str, list[Failure]] = {}
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
         """Look at the hinted paths of a session ("" is its directory). Raises RootHalted."""
-        if not is_session_name(session) or not self._meet(session):
+        if not is_session_name(session) or not self.presence.meet(session):
             return
         if FILE_NAME in hints:
             self.forget_rules(session)
         if any(hint & Hint.GONE for hint in hints.values()):
-            self.last_gone[session] = self._clock()
-        batch = _Batch()
+            self.presence.last_gone[session] = self._clock()
+        batch = Batch()
         for path, hint in hints.items():
             if is_reserved(path):
                 continue
@@ -109,11 +102,11 @@ class Scanner:
         and no upload. ``stamps`` is filled for ``stood_still``. Raises RootHalted.
         """
         result = ScanResult()
-        if not self._meet(session):
+        if not self.presence.meet(session):
             return result
         if not directory:
             self.forget_rules(session)
-        batch = _Batch(trees=[directory], recheck=recheck, expired=expired, stamps=stamps)
+        batch = Batch(trees=[directory], recheck=recheck, expired=expired, stamps=stamps)
         while batch.trees and result.finished:
             if expired():
                 result.finished = False
@@ -155,9 +148,9 @@ class Scanner:
         else:
             self._rules.pop(session, None)
 
-    # -- one directory, one path, one verdict ------------------------------------------------------------------------
+    # -- one directory, one path ---------------------------------------------------------------------------------------
 
-    def _compare(self, session: str, directory: str, batch: _Batch, result: ScanResult) -> None:
+    def _compare(self, session: str, directory: str, batch: Batch, result: ScanResult) -> None:
         batch.met.add(directory)
         seen = self._journal.entries.seen(session, directory)
         try:
@@ -167,7 +160,7 @@ class Scanner:
             return
         if listing is None:
             if directory:
-                batch.marked += self._tree_gone(session, directory)
+                batch.marked += self.presence.tree_gone(session, directory)
             return
         batch.listed(directory, listing.stamp)
         result.skipped.extend(listing.special)
@@ -184,7 +177,7 @@ class Scanner:
             raw = os.fsencode(place)
             seen.pop(raw, None)
             if name not in ignored:
-                self._judge(directory + place, stat, known.get(raw), batch)
+                judge(directory + place, stat, known.get(raw), batch, now=self._clock(), pace=self._pace)
         missing = [name for raw in seen if (name := os.fsdecode(raw)).rstrip("/") not in ignored]
         self._compare_missing(session, [directory + name for name in missing], batch)
 
@@ -205,17 +198,17 @@ class Scanner:
                     self._journal.entries.let_go(session, directory + name, is_dir=is_dir)
         return left_out
 
-    def _compare_missing(self, session: str, missing: Sequence[str], batch: _Batch) -> None:
+    def _compare_missing(self, session: str, missing: Sequence[str], batch: Batch) -> None:
         rules = self._ignore(session)
         for path in missing:
             if rules.reason(path, path.endswith("/")):
                 self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
             elif not path.endswith("/"):
-                batch.marks.append(Mark(path, None, self._gone_due()))
-            elif not self._stands(session, path):
-                batch.marked += self._tree_gone(session, path)
+                batch.marks.append(Mark(path, None, self.presence.gone_due()))
+            elif not self.presence.stands(session, path):
+                batch.marked += self.presence.tree_gone(session, path)
 
-    def _look(self, session: str, path: str, hint: Hint, batch: _Batch) -> None:
+    def _look(self, session: str, path: str, hint: Hint, batch: Batch) -> None:
         rules = self._ignore(session)
         left_out = rules.reason(path, is_dir=False)
         if left_out and rules.reason(path, is_dir=True):
@@ -225,95 +218,29 @@ class Scanner:
         if (stat is None or isinstance(stat, Skipped)) and left_out:
             return
         if stat is None or isinstance(stat, Skipped):
-            self._tree_gone(session, path + "/")
+            self.presence.tree_gone(session, path + "/")
             if known is not None:
-                batch.marks.append(Mark(path, None, self._gone_due()))
+                batch.marks.append(Mark(path, None, self.presence.gone_due()))
             return
         is_dir = stat.kind is Kind.DIRECTORY
         if rules.reason(path, is_dir=True) if is_dir else left_out:
             return
         if is_dir:
             if known is not None:  # a file or a link stood here before
-                batch.marks.append(Mark(path, None, self._gone_due()))
+                batch.marks.append(Mark(path, None, self.presence.gone_due()))
             path += "/"
             known = self._journal.entries.known(session, path)
             if known is None or hint & (Hint.TREE | Hint.GONE):
                 batch.trees.append(path)
         elif hint & (Hint.GONE | Hint.TREE):  # a directory may have stood here before
-            self._tree_gone(session, path + "/")
-        self._judge(path, stat, known, batch, closed=bool(hint & Hint.CLOSED))
-
-    def _judge(self, path: str, stat: FileStat, known: Known | None, batch: _Batch, *, closed: bool = False) -> None:
-        """What the disk's state of one path means against the journal's: nothing, "here again", or a mark. ``closed``
-        says that a writer's close was the hint."""
-        if known is not None and known.gone_at is None and _same(known, stat):
-            if not known.resident:
-                batch.returned.append(path)
-                return
-            suspect = known.unsettled and (closed or batch.recheck)
-            awaited = known.dirty and closed and not known.closed  # it was put off because a writer had it open
-            if not awaited and (known.dirty or not suspect):
-                return
-            batch.rechecked.add(path)
-        now = self._clock()
-        dirty_since = known.dirty_since if known is not None and known.dirty else now
-        stored_at = None if known is None else known.stored_at
-        changed_at = stat.ctime_ns / 1e9
-        due = due_after_change(
-            now, changed_at, dirty_since, stored_at, temporary=looks_temporary(path), pace=self._pace
-        )
-        batch.marks.append(Mark(path, stat, due, closed))
-
-    def is_known_directory(self, session: str) -> bool:
-        """Whether the session's directory stands and is the one that the journal's entries are about."""
-        row = self._journal.sessions.get(session)
-        directory = self._tree.session_directory(session)
-        return row is not None and directory is not None and row.directory == directory
-
-    # -- what is missing -----------------------------------------------------------------------------------------------
-
-    def _meet(self, session: str) -> bool:
-        """Whether the session's directory stands; learns of a new session, and of one whose directory is another now.
-
-        Removing a whole session means "evicted here": nothing is deleted in the store (P7).
-        """
-        directory = self._tree.session_directory(session)
-        row = self._journal.sessions.get(session)
-        if directory is None:
-            if row is not None:
-                self._removed(session)
-            return False
-        if row is None:
-            self._journal.sessions.add(session, self._clock())
-        elif row.directory not in (None, directory):
-            self._removed(session)
-        if row is None or row.directory != directory or row.lost:
-            self._journal.sessions.set_directory(session, directory)
-        return True
-
-    def _removed(self, session: str) -> None:
-        if not self._journal.entries.any_resident(session):
-            return
-        evicted, lost = self._journal.sessions.removed(session)
-        self.lost[session] += lost
-        log = logger.warning if lost else logger.info
-        sentence = "session directory removed: %d entries stay in the store, %d files were not stored before that"
-        log(sentence, evicted, lost, extra={"session": session})
-        self._tell(What.EVICTED, session, files=evicted, left=lost)
-
-    def _tree_gone(self, session: str, directory: str) -> int:
-        count = self._journal.entries.mark_tree_gone(session, directory, self._gone_due(), self._clock())
-        if count:
-            self._tell(What.DIRTY, session, directory, changes=count)
-        return count
-
-    def _gone_due(self) -> float:
-        return self._clock() + self._pace.delete_settle
+            self.presence.tree_gone(session, path + "/")
+        closed = bool(hint & Hint.CLOSED)
+        judge(path, stat, known, batch, now=self._clock(), pace=self._pace, closed=closed)
 
     # -- small things --------------------------------------------------------------------------------------------------
 
-    def _commit(self, session: str, batch: _Batch) -> None:
-        stands = partial(self._stands, session)
+    def _commit(self, session: str, batch: Batch) -> None:
+        stands = partial(self.presence.stands, session)
         if batch.returned:
             self._journal.entries.returned(session, batch.returned, stands=stands)
             batch.returned.clear()
@@ -323,7 +250,7 @@ class Scanner:
                 if mark.stat is None or mark.stat.kind is Kind.FILE:
                     self._tell(What.DIRTY, session, mark.path, size=None if mark.stat is None else mark.stat.size)
             self._wake()
-            changes = [mark for mark in batch.marks if _is_change(mark) and mark.path not in batch.rechecked]
+            changes = [mark for mark in batch.marks if is_change(mark) and mark.path not in batch.rechecked]
             batch.marked += len(batch.marks)
             batch.changed += len(changes)
             batch.untold += sum(self._is_late(session, mark) for mark in changes)
@@ -331,15 +258,8 @@ class Scanner:
 
     def _is_late(self, session: str, mark: Mark) -> bool:
         """Whether a hint should have told of a change by now."""
-        at = self.last_gone.get(session, 0.0) if mark.stat is None else mark.stat.ctime_ns / 1e9
+        at = self.presence.last_gone.get(session, 0.0) if mark.stat is None else mark.stat.ctime_ns / 1e9
         return self._clock() - at > _LATE
-
-    def _stands(self, session: str, path: str) -> bool:
-        try:
-            found = self._tree.lstat(session, path.rstrip("/"))
-        except FileUnreadable:
-            return True  # nobody knows: nothing is deleted for that
-        return isinstance(found, FileStat) and (found.kind is Kind.DIRECTORY) == path.endswith("/")
 
     def _ignore(self, session: str) -> IgnoreRules:
         rules = self._rules.get(session)
@@ -349,41 +269,3 @@ class Scanner:
                 logger.warning("%s", sentence, extra={"session": session})
             self._rules[session] = rules
         return rules
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare, and
-    ``met`` those that were."""
-
-    marks: list[Mark] = field(default_factory=list)
-    returned: list[str] = field(default_factory=list)
-    trees: list[str] = field(default_factory=list)
-    met: set[str] = field(default_factory=set)
-    recheck: bool = False
-    expired: Callable[[], bool] = lambda: False
-    stamps: dict[str, int] | None = None
-    marked: int = 0
-    changed: int = 0
-    untold: int = 0
-    rechecked: set[str] = field(default_factory=set)
-
-    def listed(self, directory: str, stamp: int) -> None:
-        """Note for those who want it what a directory was."""
-        if self.stamps is not None:
-            self.stamps[directory] = stamp
-
-
-def _is_change(mark: Mark) -> bool:
-    """Whether it is one that hints tell of: that a directory has another time, with what is in it, only scans see."""
-    return mark.stat is None or mark.stat.kind is not Kind.DIRECTORY
-
-
-def _same(known: Known, stat: FileStat) -> bool:
-    """Whether the disk is as it was last seen. A directory's size and ctime say nothing that its entries do not."""
-    if known.kind != stat.kind or known.mode != stat.mode or known.mtime_ns != stat.mtime_ns:
-        return False
-    if stat.kind is Kind.DIRECTORY:
-        return known.inode == stat.inode
-    target = None if stat.target is None else os.fsencode(stat.target)
-    return (known.size, known.ctime_ns, known.inode, known.target) == (stat.size, stat.ctime_ns, stat.inode, target)

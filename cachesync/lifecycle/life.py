@@ -1,8 +1,4 @@
-"""A session's life: made, brought here, closed, dropped here (verbs.Lifecycle).
-
-One verb at a time works on one session. Every verb begins with a scan: what changed here is marked before anything is
-compared with the store, or goes.
-"""
+"""The verbs on one session, one at a time."""
 
 from __future__ import annotations
 
@@ -22,14 +18,13 @@ from cachesync.address import Space, parse
 from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import NoSuchSession, ObjectNotFound, PreconditionFailed, StoreTransient, UsageError
-from cachesync.events import What
 from cachesync.evict import IN_USE, Evictor
-from cachesync.files import Ground, Staging, Tree, make_session, make_whole_session
+from cachesync.files import Staging, make_whole_session
 from cachesync.flush import Flusher
-from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.keys import check_path, check_session
-from cachesync.learn import Astray, Learner
-from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, Progress, VerifyReport, no_progress
+from cachesync.learn import Learner
+from cachesync.lifecycle.opening import Opener, Watch
+from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, VerifyReport, no_progress
 from cachesync.patience import StillRunning, within
 from cachesync.reports import FlushReport, Pending
 from cachesync.scanner import Scanner, ScanResult
@@ -41,9 +36,6 @@ _ROUNDS = 4
 _PAUSE = 0.05
 _RELEASE = 0.2
 """Seconds after which the kernel has told of a file that was closed in a mount."""
-
-_GRACE = 0.5
-"""Seconds that an open whose time is up gets to end in order, and to say what is missing path by path."""
 
 
 class Verifier(Protocol):
@@ -73,7 +65,7 @@ class SessionLife:
         self._committer = committer
         self._flusher = flusher
         self._verifier = verifier
-        self._hydrator = Hydrator(context, learner.standing, threads=threads, sleep=sleep)
+        self._opener = Opener(context, scanner, learner, threads=threads, sleep=sleep)
         self._evictor = Evictor(context, scanner)
         self._sleep = sleep
         self._staging: Staging | None = None
@@ -156,73 +148,18 @@ class SessionLife:
     ) -> OpenReport:
         """See verbs.Lifecycle."""
         check_session(session)
-        watch = _Watch(progress, timeout)
-        work = partial(self._open, session, None if into is None else Path(into), watch, lazy=lazy)
-        try:
-            return within(None if timeout is None else timeout + _GRACE, work)
-        except StillRunning:
-            return watch.report(session, str(into or self._c.tree.root / session))
+        watch = Watch(progress, timeout)
+        if into is None:
+            work = partial(self._open, session, watch, lazy=lazy)
+        elif lazy:
+            raise UsageError("open", session, "--lazy and --into exclude each other")
+        else:
+            work = partial(self._opener.copy, session, Path(into), watch)
+        return watch.over(work, session, str(into or self._c.tree.root / session))
 
-    def _open(self, session: str, into: Path | None, watch: _Watch, *, lazy: bool) -> OpenReport:
-        if into is not None:
-            if lazy:
-                raise UsageError("open", session, "--lazy and --into exclude each other")
-            return self._open_into(session, into, watch)
+    def _open(self, session: str, watch: Watch, *, lazy: bool) -> OpenReport:
         with self._turn(session):
-            staging = self.staging()
-            astray = self._learn(session)
-            if not lazy:
-                make_session(self._c.tree, session)
-                self._scanner.scan(session)  # it learns which directory it is
-                brought = self._bring(session, staging, astray, watch)
-                self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
-            counts = self._c.journal.sessions.counts(session)
-            if lazy:
-                here = counts.files - counts.evicted
-                brought = Brought(present=here)
-            directory = str(self._c.tree.root / session)
-            evicted = counts.evicted if lazy else 0
-            self._c.events.tell(What.OPENED, session, files=brought.fetched, bytes=brought.fetched_bytes)
-            return _report(session, directory, brought, watch.begun, evicted=evicted, flaws=astray.flaws)
-
-    def _learn(self, session: str) -> Astray:
-        """What the store has, after what is here. Raises NoSuchSession if neither has the session."""
-        stands = self._c.tree.session_directory(session) is not None
-        self._scanner.scan(session)
-        if not stands and not self._learner.is_stored(session):
-            raise NoSuchSession("open", session, "neither the root nor the store has it")
-        self._c.journal.sessions.add(session, self._c.clock())
-        return self._learner.again(session)
-
-    def _bring(self, session: str, staging: Staging, astray: Astray, watch: _Watch) -> Brought:
-        residence = self._c.journal.residence
-        with Ground(self._c.tree, session, staging) as ground:
-            marks = JournalMarks(self._c.journal, ground, astray, resumed=residence.opening(session))
-            brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
-        if brought.complete:
-            residence.opened(session)
-        return brought
-
-    def _open_into(self, session: str, into: Path, watch: _Watch) -> OpenReport:
-        """A copy of what the store has, in a directory that nobody watches."""
-        if into.resolve().is_relative_to(self._c.tree.root.resolve()):
-            raise UsageError("open into", str(into), "it is inside the root")
-        if into.exists() and (not into.is_dir() or any(into.iterdir())):
-            raise UsageError("open into", str(into), "it is not an empty directory")
-        marks = NoMarks(self._learner, session)
-        if marks.empty:
-            raise NoSuchSession("open", session, "the store does not have it")
-        tree = Tree(into, create=True)
-        try:
-            staging = Staging(tree)
-            try:
-                with Ground(tree, ".", staging) as ground:
-                    brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
-            finally:
-                staging.close(leave_nothing=True)
-        finally:
-            tree.close()
-        return _report(session, str(into), brought, watch.begun, flaws=marks.flaws)
+            return self._opener.open(session, self.staging(), watch, lazy=lazy)
 
     # -- close and evict -----------------------------------------------------------------------------------------------
 
@@ -321,59 +258,3 @@ def template_target(name: str) -> str:
 
 def _unfinished(flush: FlushReport, reason: str) -> FlushReport:
     return replace(flush, stored=False, pending=[*flush.pending, Pending(".", reason)])
-
-
-class _Watch:
-    """How far an open is, and whether its time is up."""
-
-    def __init__(self, progress: OnProgress, timeout: float | None) -> None:
-        self._progress = progress
-        self._timeout = timeout
-        self._first: Progress | None = None
-        self._latest = Progress()
-        self.begun = time.monotonic()
-
-    def tell(self, progress: Progress) -> None:
-        """See outcomes.OnProgress."""
-        self._first = self._first or progress
-        self._latest = progress
-        self._progress(progress)
-
-    def expired(self) -> bool:
-        """Whether nothing more is to be begun."""
-        return self._timeout is not None and time.monotonic() - self.begun >= self._timeout
-
-    def report(self, session: str, directory: str) -> OpenReport:
-        """What is known of an open that hangs."""
-        first, latest = self._first or self._latest, self._latest
-        return OpenReport(
-            session=session,
-            directory=directory,
-            files=latest.files,
-            bytes=latest.bytes,
-            fetched=latest.files - first.files,
-            fetched_bytes=latest.bytes - first.bytes,
-            present=first.files,
-            pending=[Pending(".", "the store has not answered in time")],
-            seconds=time.monotonic() - self.begun,
-        )
-
-
-def _report(
-    session: str, directory: str, brought: Brought, begun: float, *, evicted: int = 0, flaws: Sequence[str] = ()
-) -> OpenReport:
-    return OpenReport(
-        session=session,
-        directory=directory,
-        files=brought.present + brought.fetched,
-        bytes=brought.present_bytes + brought.fetched_bytes,
-        fetched=brought.fetched,
-        fetched_bytes=brought.fetched_bytes,
-        present=brought.present,
-        evicted=evicted,
-        failed=brought.failed,
-        pending=brought.pending,
-        skipped=brought.skipped,
-        flaws=flaws,
-        seconds=time.monotonic() - begun,
-    )

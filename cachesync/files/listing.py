@@ -1,0 +1,139 @@
+"""What a held directory shows: its stamp, and a stat of each name in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat as st
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachesync.model import FileStat, Kind, Skipped
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What the kernel says of a name that is not there; a link on the way leads nowhere."""
+
+_END_OF_TIME = 2**63 - 1
+"""What the journal can count to: a file may be dated after 2262, and inode numbers are unsigned."""
+
+_TICK = 20_000_000
+"""Nanoseconds in which two changes may get one time stamp: the kernel's clock ticks every 1 to 10 ms."""
+
+_SPECIAL = {
+    st.S_IFIFO: "a pipe",
+    st.S_IFSOCK: "a socket",
+    st.S_IFBLK: "a block device",
+    st.S_IFCHR: "a character device",
+}
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""As os.fsencode has them, for where a call of that is too much."""
+
+_KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTORY}
+
+
+@dataclass(slots=True)
+class Listing:
+    """One directory: what is in it by name, but for files and directories that are as they were, and what is there but
+    not stored. ``stamp`` is of before it was listed."""
+
+    stamp: int = 0
+    same_files: list[str] = field(default_factory=list)
+    same_directories: list[str] = field(default_factory=list)
+    found: dict[str, FileStat] = field(default_factory=dict)
+    special: list[Skipped] = field(default_factory=list)
+
+    def files(self) -> list[str]:
+        """The names of all files and links."""
+        return self.same_files + [name for name, stat in self.found.items() if stat.kind is not Kind.DIRECTORY]
+
+    def directories(self) -> list[str]:
+        """The names of all directories."""
+        return self.same_directories + [name for name, stat in self.found.items() if stat.kind is Kind.DIRECTORY]
+
+
+@contextlib.contextmanager
+def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """What is in a held directory, through a descriptor of its own: two listings that share one would each miss what
+    the other has read."""
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
+
+
+def stamp_of(directory: int) -> int:
+    """A directory's ctime in nanoseconds. One that is so young that a later change may get the same is none: it is
+    replaced by the time of asking, which never comes again."""
+    changed, now = os.fstat(directory).st_ctime_ns, time.time_ns()
+    return changed if not 0 <= now - changed < _TICK else -now
+
+
+def fill(
+    listing: Listing,
+    descriptor: int,
+    entries: Iterator[os.DirEntry[str]],
+    directory: str,
+    seen: dict[bytes, tuple[Any, ...]],
+) -> None:
+    """Look at each of ``entries``. A scan comes by here with every file of the root: one that is as it was costs a stat
+    and no object of ours."""
+    for entry in entries:
+        name = entry.name
+        try:
+            s = entry.stat(follow_symlinks=False)
+            raw = name.encode(_ENCODING, _ERRORS)
+            if seen.get(raw) == (raw, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino):
+                del seen[raw]
+                listing.same_files.append(name)
+                continue
+            found = examine(descriptor, name, directory + name, s)
+        except OSError as error:
+            if error.errno in ABSENT:  # deleted since it was listed
+                continue
+            raise
+        if isinstance(found, Skipped):
+            listing.special.append(found)
+            continue
+        was = seen.get(raw + b"/") if found.kind is Kind.DIRECTORY else None
+        if was is not None and was[1::2] == (s.st_mode, s.st_mtime_ns, s.st_ino):
+            del seen[raw + b"/"]
+            listing.same_directories.append(name)  # its size and ctime say nothing that its entries do not
+        else:
+            listing.found[name] = found
+
+
+def examine(directory: int, name: str, path: str, found: os.stat_result | None = None) -> FileStat | Skipped:
+    """What ``name`` is in an open directory; ``found`` if somebody has just asked. A link that becomes something else
+    meanwhile is looked at again."""
+    while True:
+        found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
+        kind = st.S_IFMT(found.st_mode)
+        if kind in _SPECIAL:
+            return Skipped(path, _SPECIAL[kind])
+        if kind != st.S_IFLNK:
+            return to_stat(found, None)
+        try:
+            return to_stat(found, os.readlink(name, dir_fd=directory))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            found = None
+
+
+def to_stat(found: os.stat_result, target: str | None) -> FileStat:
+    """A stat as the journal can keep it, with the target of a link."""
+    return FileStat(
+        _KINDS[st.S_IFMT(found.st_mode)],
+        found.st_size,
+        max(-_END_OF_TIME, min(found.st_mtime_ns, _END_OF_TIME)),
+        max(-_END_OF_TIME, min(found.st_ctime_ns, _END_OF_TIME)),
+        found.st_ino if found.st_ino <= _END_OF_TIME else found.st_ino - 2**64,
+        st.S_IMODE(found.st_mode),
+        target,
+    )

@@ -1,0 +1,81 @@
+"""A regular file that is read: its stat, its writers, its bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cachesync.errors import FileUnreadable
+from cachesync.files.beneath import writer_of
+from cachesync.files.listing import to_stat
+from cachesync.model import FileStat
+from cachesync.policy import Writer
+
+
+class OpenFile:
+    """A regular file open for reading. ``stat`` is what it was when it was opened."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.stat = self.restat()
+
+    def restat(self) -> FileStat:
+        """The file's stat now."""
+        return to_stat(os.fstat(self.descriptor), None)
+
+    def await_write(self) -> None:
+        """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading
+        does not on ext4 (ext4_seek_data, btrfs_file_llseek, shmem_file_llseek; XFS locks its reads anyway)."""
+        with contextlib.suppress(OSError):
+            os.lseek(self.descriptor, 0, os.SEEK_DATA)
+
+    def writer(self) -> Writer:
+        """Whether some process has it open for writing."""
+        return writer_of(self.descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes from ``offset``; fewer only at the end. Raises FileUnreadable."""
+        try:
+            data = os.pread(self.descriptor, length, offset)
+            while 0 < len(data) < length:
+                more = os.pread(self.descriptor, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise FileUnreadable("read", self.path, error.strerror) from error
+        return data
+
+    def close(self) -> None:
+        """Let the descriptor go."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def timestamp_granularity(folder: Path) -> float:
+    """How far apart two writes must be, in seconds, for a stat between them to show both; 0 where it always does.
+
+    Linux 6.13 and later give a file that was looked at a fresh time stamp on its next write (multigrain timestamps);
+    before, two writes in one tick of the kernel's clock look alike.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        descriptor = file.fileno()
+        for _ in range(32):
+            os.pwrite(descriptor, b"a", 0)
+            first = os.fstat(descriptor).st_ctime_ns
+            os.pwrite(descriptor, b"b", 0)
+            if os.fstat(descriptor).st_ctime_ns == first:
+                return 0.020
+    return 0.0

@@ -1,0 +1,77 @@
+"""What waits to be stored: for who flushes, and for who asks why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cachesync.journal.ledger import Ledger
+from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_entry
+from cachesync.model import Barrier, Entry
+
+_PAGE = 256
+
+
+class Waiting:
+    """Questions about what is dirty. None changes anything."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def barrier(self, name: str) -> Barrier:
+        """What is dirty at this instant, but for directories."""
+        standing: dict[str, int] = {}
+        gone: dict[str, int] = {}
+        for parent, base, generation, gone_at in self._ledger.db.all(
+            "SELECT dir, name, generation, gone_at FROM entry INDEXED BY dirty"
+            " WHERE session = ? AND synced < generation AND kind <> 'dir'",
+            (self._ledger.id(name),),
+        ):
+            (standing if gone_at is None else gone)[join(parent, base)] = generation
+        return Barrier(standing, gone)
+
+    def unmet(self, name: str, barrier: Barrier, *, due_after: float = -1.0) -> Iterator[Entry]:
+        """The entries that the barrier still waits for, or those of them that are due after a time; asked for as they
+        are taken. A link waits for the manifest, not for the uploader."""
+        after = (b"", b"")
+        while True:
+            rows = self._ledger.db.all(
+                f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} AND due_at > ?"
+                " AND (dir, name) > (?, ?) ORDER BY dir, name LIMIT ?",
+                (self._ledger.id(name), due_after, *after, _PAGE),
+            )
+            for row in rows:
+                if not barrier.is_met(entry := to_entry(name, row)):
+                    yield entry
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][:2]
+
+    def any_dirty_link(self, name: str) -> bool:
+        """Whether a link waits for the manifest."""
+        row = self._ledger.db.one(
+            "SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation AND kind = 'link' LIMIT 1",
+            (self._ledger.id(name),),
+        )
+        return row is not None
+
+    def failures(self, name: str, limit: int) -> list[Entry]:
+        """Entries that will not work until somebody changes something."""
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty"
+            " WHERE session = ? AND synced < generation AND failed = 1 LIMIT ?",
+            (self._ledger.id(name), limit),
+        )
+        return [to_entry(name, row) for row in rows]
+
+    def pending(self, name: str, *, failed: bool | None, after: str, limit: int) -> list[Entry]:
+        """Dirty entries but for directories, by parent path and name, from the one after ``after`` ("": the first) on.
+
+        ``failed`` picks those that failed, or those that did not.
+        """
+        which = "" if failed is None else f" AND failed = {int(failed)}"
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation"
+            f" AND kind <> 'dir'{which} AND (dir, name) > (?, ?) ORDER BY dir, name LIMIT ?",
+            (self._ledger.id(name), *split(after), limit),
+        )
+        return [to_entry(name, row) for row in rows]

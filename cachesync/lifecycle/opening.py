@@ -1,0 +1,150 @@
+"""open: a session is brought here from the store, or a copy of it into another directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cachesync.context import Context
+from cachesync.errors import NoSuchSession, UsageError
+from cachesync.events import What
+from cachesync.files import Ground, Staging, Tree, make_session
+from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
+from cachesync.learn import Astray, Learner
+from cachesync.outcomes import OnProgress, OpenReport, Progress
+from cachesync.patience import StillRunning, within
+from cachesync.reports import Pending
+from cachesync.scanner import Scanner
+
+_GRACE = 0.5
+"""Seconds that an open whose time is up gets to end in order, and to say what is missing path by path."""
+
+
+class Watch:
+    """How far an open is, and whether its time is up."""
+
+    def __init__(self, progress: OnProgress, timeout: float | None) -> None:
+        self._progress = progress
+        self._timeout = timeout
+        self._first: Progress | None = None
+        self._latest = Progress()
+        self.begun = time.monotonic()
+
+    def tell(self, progress: Progress) -> None:
+        """See outcomes.OnProgress."""
+        self._first = self._first or progress
+        self._latest = progress
+        self._progress(progress)
+
+    def expired(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._timeout is not None and time.monotonic() - self.begun >= self._timeout
+
+    def over(self, work: Callable[[], OpenReport], session: str, directory: str) -> OpenReport:
+        """What ``work`` reports; if it hangs, what is known of it when its time is up."""
+        try:
+            return within(None if self._timeout is None else self._timeout + _GRACE, work)
+        except StillRunning:
+            return self._unfinished(session, directory)
+
+    def _unfinished(self, session: str, directory: str) -> OpenReport:
+        first, latest = self._first or self._latest, self._latest
+        return OpenReport(
+            session=session,
+            directory=directory,
+            files=latest.files,
+            bytes=latest.bytes,
+            fetched=latest.files - first.files,
+            fetched_bytes=latest.bytes - first.bytes,
+            present=first.files,
+            pending=[Pending(".", "the store has not answered in time")],
+            seconds=time.monotonic() - self.begun,
+        )
+
+
+class Opener:
+    """Brings sessions here."""
+
+    def __init__(
+        self, context: Context, scanner: Scanner, learner: Learner, *, threads: int, sleep: Callable[[float], None]
+    ) -> None:
+        self._c = context
+        self._scanner = scanner
+        self._learner = learner
+        self._hydrator = Hydrator(context, learner.standing, threads=threads, sleep=sleep)
+
+    def open(self, session: str, staging: Staging, watch: Watch, *, lazy: bool) -> OpenReport:
+        """Bring a session under the root, or, ``lazy``, only learn what the store has of it."""
+        astray = self._learn(session)
+        if not lazy:
+            make_session(self._c.tree, session)
+            self._scanner.scan(session)  # it learns which directory it is
+            brought = self._bring(session, staging, astray, watch)
+            self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
+        counts = self._c.journal.sessions.counts(session)
+        if lazy:
+            brought = Brought(present=counts.files - counts.evicted)
+        directory = str(self._c.tree.root / session)
+        evicted = counts.evicted if lazy else 0
+        self._c.events.tell(What.OPENED, session, files=brought.fetched, bytes=brought.fetched_bytes)
+        return _report(session, directory, brought, watch.begun, evicted=evicted, flaws=astray.flaws)
+
+    def _learn(self, session: str) -> Astray:
+        """What the store has, after what is here. Raises NoSuchSession if neither has the session."""
+        stands = self._c.tree.session_directory(session) is not None
+        self._scanner.scan(session)
+        if not stands and not self._learner.is_stored(session):
+            raise NoSuchSession("open", session, "neither the root nor the store has it")
+        self._c.journal.sessions.add(session, self._c.clock())
+        return self._learner.again(session)
+
+    def _bring(self, session: str, staging: Staging, astray: Astray, watch: Watch) -> Brought:
+        residence = self._c.journal.residence
+        with Ground(self._c.tree, session, staging) as ground:
+            marks = JournalMarks(self._c.journal, ground, astray, resumed=residence.opening(session))
+            brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
+        if brought.complete:
+            residence.opened(session)
+        return brought
+
+    def copy(self, session: str, into: Path, watch: Watch) -> OpenReport:
+        """A copy of what the store has, in a directory that nobody watches."""
+        if into.resolve().is_relative_to(self._c.tree.root.resolve()):
+            raise UsageError("open into", str(into), "it is inside the root")
+        if into.exists() and (not into.is_dir() or any(into.iterdir())):
+            raise UsageError("open into", str(into), "it is not an empty directory")
+        marks = NoMarks(self._learner, session)
+        if marks.empty:
+            raise NoSuchSession("open", session, "the store does not have it")
+        tree = Tree(into, create=True)
+        try:
+            staging = Staging(tree)
+            try:
+                with Ground(tree, ".", staging) as ground:
+                    brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
+            finally:
+                staging.close(leave_nothing=True)
+        finally:
+            tree.close()
+        return _report(session, str(into), brought, watch.begun, flaws=marks.flaws)
+
+
+def _report(
+    session: str, directory: str, brought: Brought, begun: float, *, evicted: int = 0, flaws: Sequence[str] = ()
+) -> OpenReport:
+    return OpenReport(
+        session=session,
+        directory=directory,
+        files=brought.present + brought.fetched,
+        bytes=brought.present_bytes + brought.fetched_bytes,
+        fetched=brought.fetched,
+        fetched_bytes=brought.fetched_bytes,
+        present=brought.present,
+        evicted=evicted,
+        failed=brought.failed,
+        pending=brought.pending,
+        skipped=brought.skipped,
+        flaws=flaws,
+        seconds=time.monotonic() - begun,
+    )

@@ -1,0 +1,70 @@
+"""What the disk's state of one path means against the journal's. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cachesync.journal import Known
+from cachesync.model import FileStat, Kind, Mark
+from cachesync.policy import Pace, due_after_change, looks_temporary
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare, and
+    ``met`` those that were."""
+
+    marks: list[Mark] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    trees: list[str] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
+    recheck: bool = False
+    expired: Callable[[], bool] = lambda: False
+    stamps: dict[str, int] | None = None
+    marked: int = 0
+    changed: int = 0
+    untold: int = 0
+    rechecked: set[str] = field(default_factory=set)
+
+    def listed(self, directory: str, stamp: int) -> None:
+        """Note for those who want it what a directory was."""
+        if self.stamps is not None:
+            self.stamps[directory] = stamp
+
+
+def judge(
+    path: str, stat: FileStat, known: Known | None, batch: Batch, *, now: float, pace: Pace, closed: bool = False
+) -> None:
+    """What the disk's state of one path means against the journal's: nothing, "here again", or a mark. ``closed``
+    says that a writer's close was the hint."""
+    if known is not None and known.gone_at is None and same(known, stat):
+        if not known.resident:
+            batch.returned.append(path)
+            return
+        suspect = known.unsettled and (closed or batch.recheck)
+        awaited = known.dirty and closed and not known.closed  # it was put off because a writer had it open
+        if not awaited and (known.dirty or not suspect):
+            return
+        batch.rechecked.add(path)
+    dirty_since = known.dirty_since if known is not None and known.dirty else now
+    stored_at = None if known is None else known.stored_at
+    changed_at = stat.ctime_ns / 1e9
+    due = due_after_change(now, changed_at, dirty_since, stored_at, temporary=looks_temporary(path), pace=pace)
+    batch.marks.append(Mark(path, stat, due, closed))
+
+
+def is_change(mark: Mark) -> bool:
+    """Whether it is one that hints tell of: that a directory has another time, with what is in it, only scans see."""
+    return mark.stat is None or mark.stat.kind is not Kind.DIRECTORY
+
+
+def same(known: Known, stat: FileStat) -> bool:
+    """Whether the disk is as it was last seen. A directory's size and ctime say nothing that its entries do not."""
+    if known.kind != stat.kind or known.mode != stat.mode or known.mtime_ns != stat.mtime_ns:
+        return False
+    if stat.kind is Kind.DIRECTORY:
+        return known.inode == stat.inode
+    target = None if stat.target is None else os.fsencode(stat.target)
+    return (known.size, known.ctime_ns, known.inode, known.target) == (stat.size, stat.ctime_ns, stat.inode, target)

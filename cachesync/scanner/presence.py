@@ -1,0 +1,85 @@
+"""Whether what the journal has entries of still stands: a session's directory, a path in it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from cachesync.errors import FileUnreadable
+from cachesync.events import Events, What
+from cachesync.files import Tree
+from cachesync.journal import Journal
+from cachesync.model import FileStat, Kind
+from cachesync.policy import Pace
+
+logger = logging.getLogger(__name__)
+
+
+class Presence:
+    """Safe to call from many threads. All of it raises RootHalted if the root itself is gone."""
+
+    def __init__(self, tree: Tree, journal: Journal, pace: Pace, clock: Callable[[], float], events: Events) -> None:
+        self._tree = tree
+        self._journal = journal
+        self._pace = pace
+        self._clock = clock
+        self._tell = events.tell
+        self.lost: Counter[str] = Counter()
+        """How many files went with their session's directory before they were stored, since this process began."""
+        self.last_gone: dict[str, float] = {}
+        """When the watcher last told of something in a session that went, be it stored, ignored or never seen."""
+
+    def is_known(self, session: str) -> bool:
+        """Whether the session's directory stands and is the one that the journal's entries are about."""
+        row = self._journal.sessions.get(session)
+        directory = self._tree.session_directory(session)
+        return row is not None and directory is not None and row.directory == directory
+
+    def meet(self, session: str) -> bool:
+        """Whether the session's directory stands; learns of a new session, and of one whose directory is another now.
+
+        Removing a whole session means "evicted here": nothing is deleted in the store (P7).
+        """
+        directory = self._tree.session_directory(session)
+        row = self._journal.sessions.get(session)
+        if directory is None:
+            if row is not None:
+                self._removed(session)
+            return False
+        if row is None:
+            self._journal.sessions.add(session, self._clock())
+        elif row.directory not in (None, directory):
+            self._removed(session)
+        if row is None or row.directory != directory or row.lost:
+            self._journal.sessions.set_directory(session, directory)
+        return True
+
+    def _removed(self, session: str) -> None:
+        if not self._journal.entries.any_resident(session):
+            return
+        evicted, lost = self._journal.sessions.removed(session)
+        self.lost[session] += lost
+        log = logger.warning if lost else logger.info
+        sentence = "session directory removed: %d entries stay in the store, %d files were not stored before that"
+        log(sentence, evicted, lost, extra={"session": session})
+        self._tell(What.EVICTED, session, files=evicted, left=lost)
+
+    def tree_gone(self, session: str, directory: str) -> int:
+        """Mark what stood in a directory that is gone; how many that were."""
+        count = self._journal.entries.mark_tree_gone(session, directory, self.gone_due(), self._clock())
+        if count:
+            self._tell(What.DIRTY, session, directory, changes=count)
+        return count
+
+    def gone_due(self) -> float:
+        """When the deletion of what is missing now is due."""
+        return self._clock() + self._pace.delete_settle
+
+    def stands(self, session: str, path: str) -> bool:
+        """Whether there is a file at ``path``, or a directory if that ends in "/"; where nobody can tell, there is."""
+        try:
+            found = self._tree.lstat(session, path.rstrip("/"))
+        except FileUnreadable:
+            return True  # nobody knows: nothing is deleted for that
+        return isinstance(found, FileStat) and (found.kind is Kind.DIRECTORY) == path.endswith("/")
