@@ -36,7 +36,6 @@ _STEPS = {
     "rm -rf": "rm -rf copy",
 }
 _WORDS = ("session", "file", "store", "object", "upload", "the", "of", "rename", "close", "watch", "journal", "daemon")
-_TIMES = 2000
 
 
 def seconds(work: Callable[..., object], *given: object) -> float:
@@ -95,12 +94,12 @@ def make_tar(path: Path, files: int = 4700) -> None:
             tar.addfile(told, io.BytesIO(body))
 
 
-def mixed(folder: Path, tar: Path) -> dict[str, float]:
-    """Seconds of all that a busy session does, and of each step."""
+def mixed(folder: Path, tar: Path, turns: int) -> dict[str, float]:
+    """Seconds of all that a busy session does, and of each step; ``turns`` are transactions, and turns of an agent."""
     folder.mkdir(parents=True)
     took = {name: seconds(_shell, folder, script.format(tar=tar)) for name, script in _STEPS.items()}
-    took["sqlite WAL"] = seconds(_transactions, folder / "base.db")
-    took["agent"] = seconds(_agent, folder)
+    took["sqlite WAL"] = seconds(_transactions, folder / "base.db", turns)
+    took["agent"] = seconds(_agent, folder, turns)
     took["read back"] = seconds(lambda: [path.read_bytes() for path in _files(folder / "tree")])
     return {"s": sum(took.values())} | {f"{name} s": each for name, each in took.items()}
 
@@ -112,16 +111,16 @@ def _shell(folder: Path, script: str) -> None:
         raise WentWrong(f"{script}: exit code {done.returncode}")
 
 
-def _transactions(path: Path) -> None:
+def _transactions(path: Path, turns: int) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as base:
         base.executescript("PRAGMA journal_mode = wal; PRAGMA synchronous = normal; CREATE TABLE t (a INTEGER, b TEXT)")
-        for i in range(_TIMES):
+        for i in range(turns):
             base.execute("INSERT INTO t VALUES (?, ?)", (i, "x" * 100))
 
 
-def _agent(folder: Path) -> None:
+def _agent(folder: Path, turns: int) -> None:
     """Replace a state file, and append to a log that is opened for that."""
-    for i in range(_TIMES):
+    for i in range(turns):
         with open(folder / "state.tmp", "wb", buffering=0) as file:
             file.write(b"%d" % i * 100)
         os.rename(folder / "state.tmp", folder / f"state{i % 50}")

@@ -33,6 +33,7 @@ class Sizes:
     created: tuple[tuple[int, int], ...] = ((500, 50 * 1024), (1000, 4096))
     latencies: int = 200
     tree: int = 2000
+    turns: int = 2000
     names: int = 500
     log_mib: int = 50
     appends: int = 50
@@ -40,7 +41,7 @@ class Sizes:
 
 
 _WARM = 64
-SMALL = Sizes(40, 12, 20, ((20, 50 * 1024), (40, 4096)), 10, 60, 20, 6, 4, 3000)
+SMALL = Sizes(40, 12, 20, ((20, 50 * 1024), (40, 4096)), 10, 60, 40, 20, 6, 4, 3000)
 
 
 @dataclass

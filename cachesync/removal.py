@@ -89,7 +89,7 @@ class Removal:
             work.postpone(entry, now + _MOVING)  # first the new name, so that the store has the bytes all the time
             return False
         t = self._tombstones(entry.session)
-        last = last_deletion(t.last_seen, self._scanner.presence.last_gone.get(entry.session, 0.0), pace=self._c.pace)
+        last = last_deletion(t.last_seen, self._scanner.presence.last_gone(entry.session), pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
             last,

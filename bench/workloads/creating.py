@@ -117,7 +117,7 @@ def _visits(on: Stage, who: str, here: Place | str, tar: Path, names: Path | Non
         works[_NAMES] = partial(_names, names, top / "names", on.sizes.names, forget)
     works["one file in sequence"] = partial(_sequence, top / "sequence", min(_MIB_IN_SEQUENCE, on.sizes.big_mib))
     if who not in (IGNORED, "libfuse's passthrough"):
-        works["trees: tar, git, grep, cp, SQLite"] = partial(_trees, here, top / "trees", tar)
+        works["trees: tar, git, grep, cp, SQLite"] = partial(_trees, here, top / "trees", tar, on.sizes.turns)
         if who != "ext4" and here.keys is not None:
             works["close to stored, 1 KB, one at a time"] = partial(_latencies, on, here)
     for work, measured in works.items():
@@ -133,11 +133,11 @@ def _sequence(folder: Path, mib: int) -> dict[str, float]:
     return {f"{name} MB/s": rate for name, rate in sequential(folder, mib).items()}
 
 
-def _trees(here: Place, folder: Path, tar: Path) -> dict[str, float]:
+def _trees(here: Place, folder: Path, tar: Path, turns: int) -> dict[str, float]:
     """All that a busy session does; what was written before is stored by then, if anybody stores it."""
     if here.wait is not None:
         here.wait(0)
-    return mixed(folder, tar)
+    return mixed(folder, tar, turns)
 
 
 def _latencies(on: Stage, here: Place) -> dict[str, float]:

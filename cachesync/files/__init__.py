@@ -4,8 +4,9 @@ Symlinks are never followed, not even in the middle of a path or when a director
 path is opened beneath its session's descriptor by the kernel's own rules.
 """
 
+from cachesync.files.granularity import timestamp_granularity
 from cachesync.files.listing import Listing
-from cachesync.files.open_file import OpenFile, timestamp_granularity
+from cachesync.files.open_file import OpenFile
 from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
 from cachesync.files.snapshot import MemoryBody, Snapshot, take
 from cachesync.files.staging import Leftover, Staging, Temporary, translated

@@ -1,38 +1,23 @@
-"""What a held directory shows: its stamp, and a stat of each name in it."""
+"""What a held directory shows: its stamp, and a stat of each name in it. All of it raises OSError."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat as st
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from cachesync.files.stats import ABSENT, examine
 from cachesync.model import FileStat, Kind, Skipped
-
-ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""What the kernel says of a name that is not there; a link on the way leads nowhere."""
-
-_END_OF_TIME = 2**63 - 1
-"""What the journal can count to: a file may be dated after 2262, and inode numbers are unsigned."""
 
 _TICK = 20_000_000
 """Nanoseconds in which two changes may get one time stamp: the kernel's clock ticks every 1 to 10 ms."""
 
-_SPECIAL = {
-    st.S_IFIFO: "a pipe",
-    st.S_IFSOCK: "a socket",
-    st.S_IFBLK: "a block device",
-    st.S_IFCHR: "a character device",
-}
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """As os.fsencode has them, for where a call of that is too much."""
-
-_KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTORY}
 
 
 @dataclass(slots=True)
@@ -81,8 +66,8 @@ def fill(
     directory: str,
     seen: dict[bytes, tuple[Any, ...]],
 ) -> None:
-    """Look at each of ``entries``. A scan comes by here with every file of the root: one that is as it was costs a stat
-    and no object of ours."""
+    """Put into ``listing`` what each of ``entries`` is. A scan comes by here with every file of the root: one that is
+    as it was costs a stat and no object of ours."""
     for entry in entries:
         name = entry.name
         try:
@@ -106,34 +91,3 @@ def fill(
             listing.same_directories.append(name)  # its size and ctime say nothing that its entries do not
         else:
             listing.found[name] = found
-
-
-def examine(directory: int, name: str, path: str, found: os.stat_result | None = None) -> FileStat | Skipped:
-    """What ``name`` is in an open directory; ``found`` if somebody has just asked. A link that becomes something else
-    meanwhile is looked at again."""
-    while True:
-        found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
-        kind = st.S_IFMT(found.st_mode)
-        if kind in _SPECIAL:
-            return Skipped(path, _SPECIAL[kind])
-        if kind != st.S_IFLNK:
-            return to_stat(found, None)
-        try:
-            return to_stat(found, os.readlink(name, dir_fd=directory))
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            found = None
-
-
-def to_stat(found: os.stat_result, target: str | None) -> FileStat:
-    """A stat as the journal can keep it, with the target of a link."""
-    return FileStat(
-        _KINDS[st.S_IFMT(found.st_mode)],
-        found.st_size,
-        max(-_END_OF_TIME, min(found.st_mtime_ns, _END_OF_TIME)),
-        max(-_END_OF_TIME, min(found.st_ctime_ns, _END_OF_TIME)),
-        found.st_ino if found.st_ino <= _END_OF_TIME else found.st_ino - 2**64,
-        st.S_IMODE(found.st_mode),
-        target,
-    )

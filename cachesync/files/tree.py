@@ -11,8 +11,9 @@ from typing import Any
 from cachesync.errors import FileUnreadable, RootHalted, UsageError
 from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular
 from cachesync.files.changes import Changes
-from cachesync.files.listing import ABSENT, Listing, examine, fill, listed, stamp_of
+from cachesync.files.listing import Listing, fill, listed, stamp_of
 from cachesync.files.open_file import OpenFile
+from cachesync.files.stats import ABSENT, examine
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Skipped
 

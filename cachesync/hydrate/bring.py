@@ -3,7 +3,7 @@
 A file is fetched into the staging folder, then put into its place, then written down. Whoever has one ready puts all in
 place that are ready by then, under one lock and with one transaction: the version that a file was made from is still
 the one that the journal knows when the file gets its name. That is done in the session's turn (journal.turns), as are
-links and directories: a program at the mount that renames what was brought finds it written down.
+links and directories (frame.py): a program at the mount that renames what was brought finds it written down.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from cachesync.errors import (
 )
 from cachesync.files import Ground, Staging, Temporary
 from cachesync.hydrate.fetch import Fetcher
-from cachesync.hydrate.frame import MANY, Frame
+from cachesync.hydrate.frame import Frame
 from cachesync.hydrate.marks import Marks, Placed, Wanted, parents
 from cachesync.hydrate.tally import Brought, Tally
 from cachesync.journal import Turn
 from cachesync.model import FileStat, Kind, Skipped, Stored
 from cachesync.outcomes import OnProgress, no_progress
 from cachesync.reports import Failure, Pending
+
+_MANY = 64
+"""Files that wait for their names before whoever has another one waits too."""
 
 _LATE = "not brought in time"
 
@@ -113,8 +116,6 @@ class _Run:
         self._is_one = False
         self._raised: list[BaseException] = []
 
-    # -- files ---------------------------------------------------------------------------------------------------------
-
     def files(self, threads: int) -> None:
         """Fetch all files; the first error of a kind that ends everything is raised when all threads are done."""
         plan = self._plan
@@ -148,7 +149,7 @@ class _Run:
             while not self._raised and (following := self._next()) is not None:
                 path, wanted = following
                 if self._tally.ended is None and self._expired():
-                    self._tally.ended = _LATE
+                    self._tally.end(_LATE)
                 if self._tally.ended is not None:
                     self._tally.note(Pending(path, self._tally.ended))
                 else:
@@ -160,7 +161,7 @@ class _Run:
         """The next path, and what was wanted of it a moment ago."""
         with self._lock:
             if not self._next_ones:
-                paths = list(itertools.islice(self._todo, MANY))
+                paths = list(itertools.islice(self._todo, _MANY))
                 wanted = self._marks.recall(paths)
                 self._next_ones.extend((path, wanted.get(path)) for path in paths)
             return self._next_ones.popleft() if self._next_ones else None
@@ -191,7 +192,7 @@ class _Run:
             file.discard()
             raise
         self._ready.append((wanted, stored, file, sealed))
-        if self._standing.acquire(blocking=len(self._ready) > MANY):
+        if self._standing.acquire(blocking=len(self._ready) > _MANY):
             try:
                 self._place_ready()
             finally:
@@ -204,7 +205,7 @@ class _Run:
         finished: list[tuple[str, FileStat]] = []
         with self._c.journal.turns.alone(self._session) as turn:
             try:
-                count = min(len(self._ready), MANY)  # others add to it
+                count = min(len(self._ready), _MANY)  # others add to it
                 now = self._marks.recall([self._ready[number][0].path for number in range(count)])
                 for _ in range(count):
                     wanted, stored, file, sealed = self._ready.popleft()

@@ -16,12 +16,13 @@ from cachesync.keys import stays_inside
 from cachesync.model import FileStat, Skipped
 from cachesync.reports import Failure
 
-MANY = 64
-"""How many things are put into place in one turn, at most."""
+_BATCH = 64
+"""Links or directories that are made in one turn."""
 
 
 class Frame:
-    """Of one bringing. A directory that is filled gets its time when nothing more comes."""
+    """Of one bringing. All threads that fetch for it share it: who makes, fills or finishes has the lock ``standing``
+    and the session's turn. ``links`` and ``directories`` take both themselves."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Frame:
         self._filled.add(path.rpartition("/")[0] + "/")
 
     def finish_filled(self) -> list[tuple[str, FileStat]]:
-        """Give the directories that stood here before, and were filled, their times again; in the session's turn."""
+        """Give the directories that stood here before, and were filled, their times again."""
         finished = self._finished(deepest_first(self._again()))
         self._filled.clear()
         return finished
@@ -65,7 +66,7 @@ class Frame:
     def links(self) -> None:
         """Make the links that stay in the session."""
         links = iter(self._plan.links)
-        while batch := list(itertools.islice(links, MANY)):
+        while batch := list(itertools.islice(links, _BATCH)):
             with self._turn():
                 made = [link for path, told in batch if (link := self._link(path, told)) is not None]
                 self._marks.placed([], made)
@@ -94,7 +95,7 @@ class Frame:
         into them."""
         plan = self._plan
         directories = iter(plan.directories)
-        while batch := list(itertools.islice(directories, MANY)):
+        while batch := list(itertools.islice(directories, _BATCH)):
             with self._turn():
                 for path in filter(self._marks.still, batch):
                     try:
@@ -104,7 +105,7 @@ class Frame:
         if not self._tally.brought.complete:
             return
         unfinished = deepest_first(plan.directories | self._again())
-        while some := list(itertools.islice(unfinished, MANY)):
+        while some := list(itertools.islice(unfinished, _BATCH)):
             with self._turn():
                 self._marks.placed([], self._finished(some))
 

@@ -1,4 +1,4 @@
-"""Counting what comes of a bringing, from many threads, and telling of it."""
+"""What comes of a bringing, from many threads: counted and told of; what an error means, and why it ends early."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Brought:
 
 
 class Tally:
-    """Counts, and tells ``progress`` how far it is."""
+    """Counts, and tells ``progress`` how far it is. Safe to call from many threads."""
 
     def __init__(self, plan: Plan, progress: OnProgress) -> None:
         self.brought = Brought(present=plan.present, present_bytes=plan.present_bytes, skipped=plan.skipped)
@@ -64,9 +64,19 @@ class Tally:
     def failed(self, path: str, error: CacheSyncError) -> None:
         """A path that is not brought, by an error; some mean the end of all fetching."""
         if isinstance(error, StoreUnreachable | DiskFull):
-            self.ended = error.advice
             self.brought.full = self.brought.full or isinstance(error, DiskFull)
-        self.note(_verdict(path, error))
+            self.end(error.advice)
+            self.note(Pending(path, error.advice))
+        elif isinstance(error, PreconditionFailed | ObjectNotFound):
+            self.note(Pending(path, "another host replaced or deleted it a moment ago"))
+        elif isinstance(error, StoreTransient):
+            self.note(Pending(path, error.reason))
+        else:
+            self.note(Failure(path, error.advice))
+
+    def end(self, reason: str) -> None:
+        """No more files are to be fetched."""
+        self.ended = reason
 
     def present(self, size: int) -> None:
         """A file that stands here already."""
@@ -86,14 +96,3 @@ class Tally:
             b = self.brought
             done, size = b.fetched + b.present, b.fetched_bytes + b.present_bytes
         self._progress(Progress(done, self._files, size, self._bytes))
-
-
-def _verdict(path: str, error: CacheSyncError) -> Failure | Pending:
-    """Whether it is worth trying again."""
-    if isinstance(error, StoreUnreachable | DiskFull):
-        return Pending(path, error.advice)
-    if isinstance(error, PreconditionFailed | ObjectNotFound):
-        return Pending(path, "another host replaced or deleted it a moment ago")
-    if isinstance(error, StoreTransient):
-        return Pending(path, error.reason)
-    return Failure(path, error.advice)

@@ -1,4 +1,4 @@
-"""The journal's entries as a scan sees them: marking what changed, asking what is known."""
+"""The journal's entries: marking what changed, asking what is known."""
 
 from __future__ import annotations
 

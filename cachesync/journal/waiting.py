@@ -1,4 +1,4 @@
-"""What waits to be stored: for who flushes, and for who asks why."""
+"""What is dirty, for who waits for it or reports it. (What is taken up next, and what came of it, is work.py's.)"""
 
 from __future__ import annotations
 

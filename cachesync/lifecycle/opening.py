@@ -42,7 +42,7 @@ class Watch:
         return self._timeout is not None and time.monotonic() - self.begun >= self._timeout
 
     def over(self, work: Callable[[], OpenReport], session: str, directory: str) -> OpenReport:
-        """What ``work`` reports; if it hangs, what is known of it when its time is up."""
+        """What ``work`` reports; if it hangs, what is known of it when its time is up. It goes on, in a thread."""
         try:
             return within(None if self._timeout is None else self._timeout + _GRACE, work)
         except StillRunning:
@@ -64,7 +64,7 @@ class Watch:
 
 
 class Opener:
-    """Brings sessions here."""
+    """Brings sessions here, or copies of them elsewhere. Both verbs raise NoSuchSession and StoreError."""
 
     def __init__(
         self, context: Context, scanner: Scanner, learner: Learner, *, threads: int, sleep: Callable[[float], None]
@@ -75,7 +75,10 @@ class Opener:
         self._hydrator = Hydrator(context, learner.standing, threads=threads, sleep=sleep)
 
     def open(self, session: str, staging: Staging, watch: Watch, *, lazy: bool) -> OpenReport:
-        """Bring a session under the root, or, ``lazy``, only learn what the store has of it."""
+        """Bring a session under the root, or, ``lazy``, only learn what the store has of it; in the session's turn.
+
+        Raises RootHalted too.
+        """
         astray = self._learn(session)
         if not lazy:
             make_session(self._c.tree, session)
@@ -109,7 +112,7 @@ class Opener:
         return brought
 
     def copy(self, session: str, into: Path, watch: Watch) -> OpenReport:
-        """A copy of what the store has, in a directory that nobody watches."""
+        """A copy of what the store has, in a directory that nobody watches. Raises UsageError too."""
         if into.resolve().is_relative_to(self._c.tree.root.resolve()):
             raise UsageError("open into", str(into), "it is inside the root")
         if into.exists() and (not into.is_dir() or any(into.iterdir())):

@@ -1,45 +1,21 @@
-"""What the disk's state of one path means against the journal's. Pure."""
+"""What the disk's state of one path means against the journal's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from cachesync.journal import Known
 from cachesync.model import FileStat, Kind, Mark
 from cachesync.policy import Pace, due_after_change, looks_temporary
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare, and
-    ``met`` those that were."""
-
-    marks: list[Mark] = field(default_factory=list)
-    returned: list[str] = field(default_factory=list)
-    trees: list[str] = field(default_factory=list)
-    met: set[str] = field(default_factory=set)
-    recheck: bool = False
-    expired: Callable[[], bool] = lambda: False
-    stamps: dict[str, int] | None = None
-    marked: int = 0
-    changed: int = 0
-    untold: int = 0
-    rechecked: set[str] = field(default_factory=set)
-
-    def listed(self, directory: str, stamp: int) -> None:
-        """Note for those who want it what a directory was."""
-        if self.stamps is not None:
-            self.stamps[directory] = stamp
+from cachesync.scanner.batch import Batch
 
 
 def judge(
     path: str, stat: FileStat, known: Known | None, batch: Batch, *, now: float, pace: Pace, closed: bool = False
 ) -> None:
-    """What the disk's state of one path means against the journal's: nothing, "here again", or a mark. ``closed``
-    says that a writer's close was the hint."""
-    if known is not None and known.gone_at is None and same(known, stat):
+    """Add to ``batch`` what the disk's state of one path means against the journal's: nothing, "here again", or a mark.
+    ``closed`` says that a writer's close was the hint."""
+    if known is not None and known.gone_at is None and _same(known, stat):
         if not known.resident:
             batch.returned.append(path)
             return
@@ -60,7 +36,7 @@ def is_change(mark: Mark) -> bool:
     return mark.stat is None or mark.stat.kind is not Kind.DIRECTORY
 
 
-def same(known: Known, stat: FileStat) -> bool:
+def _same(known: Known, stat: FileStat) -> bool:
     """Whether the disk is as it was last seen. A directory's size and ctime say nothing that its entries do not."""
     if known.kind != stat.kind or known.mode != stat.mode or known.mtime_ns != stat.mtime_ns:
         return False

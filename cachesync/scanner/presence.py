@@ -1,8 +1,9 @@
-"""Whether what the journal has entries of still stands: a session's directory, a path in it."""
+"""What the journal has entries of, against what stands: a session's directory, a path in it. What went is marked."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Presence:
-    """Safe to call from many threads. All of it raises RootHalted if the root itself is gone."""
+    """Safe to call from many threads. Only ``meet`` and ``is_known`` look whether the root itself stands."""
 
     def __init__(self, tree: Tree, journal: Journal, pace: Pace, clock: Callable[[], float], events: Events) -> None:
         self._tree = tree
@@ -27,11 +28,14 @@ class Presence:
         self._tell = events.tell
         self.lost: Counter[str] = Counter()
         """How many files went with their session's directory before they were stored, since this process began."""
-        self.last_gone: dict[str, float] = {}
-        """When the watcher last told of something in a session that went, be it stored, ignored or never seen."""
+        self._last_gone: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def is_known(self, session: str) -> bool:
-        """Whether the session's directory stands and is the one that the journal's entries are about."""
+        """Whether the session's directory stands and is the one that the journal's entries are about.
+
+        Raises RootHalted.
+        """
         row = self._journal.sessions.get(session)
         directory = self._tree.session_directory(session)
         return row is not None and directory is not None and row.directory == directory
@@ -39,7 +43,7 @@ class Presence:
     def meet(self, session: str) -> bool:
         """Whether the session's directory stands; learns of a new session, and of one whose directory is another now.
 
-        Removing a whole session means "evicted here": nothing is deleted in the store (P7).
+        Removing a whole session means "evicted here": nothing is deleted in the store (P7). Raises RootHalted.
         """
         directory = self._tree.session_directory(session)
         row = self._journal.sessions.get(session)
@@ -59,11 +63,20 @@ class Presence:
         if not self._journal.entries.any_resident(session):
             return
         evicted, lost = self._journal.sessions.removed(session)
-        self.lost[session] += lost
+        with self._lock:
+            self.lost[session] += lost
         log = logger.warning if lost else logger.info
         sentence = "session directory removed: %d entries stay in the store, %d files were not stored before that"
         log(sentence, evicted, lost, extra={"session": session})
         self._tell(What.EVICTED, session, files=evicted, left=lost)
+
+    def told_gone(self, session: str) -> None:
+        """The watcher tells of something in a session that went, be it stored, ignored or never seen."""
+        self._last_gone[session] = self._clock()
+
+    def last_gone(self, session: str) -> float:
+        """When the watcher last told of that; 0 for never."""
+        return self._last_gone.get(session, 0.0)
 
     def tree_gone(self, session: str, directory: str) -> int:
         """Mark what stood in a directory that is gone; how many that were."""

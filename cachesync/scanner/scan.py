@@ -17,7 +17,8 @@ from cachesync.keys import RESERVED, is_reserved, is_session_name
 from cachesync.model import Entry, Kind, Mark, Skipped
 from cachesync.policy import Pace
 from cachesync.reports import Failure
-from cachesync.scanner.judging import Batch, is_change, judge
+from cachesync.scanner.batch import Batch
+from cachesync.scanner.judging import is_change, judge
 from cachesync.scanner.presence import Presence
 from cachesync.watcher import Hint
 
@@ -71,7 +72,7 @@ class Scanner:
         if FILE_NAME in hints:
             self.forget_rules(session)
         if any(hint & Hint.GONE for hint in hints.values()):
-            self.presence.last_gone[session] = self._clock()
+            self.presence.told_gone(session)
         batch = Batch()
         for path, hint in hints.items():
             if is_reserved(path):
@@ -258,7 +259,7 @@ class Scanner:
 
     def _is_late(self, session: str, mark: Mark) -> bool:
         """Whether a hint should have told of a change by now."""
-        at = self.presence.last_gone.get(session, 0.0) if mark.stat is None else mark.stat.ctime_ns / 1e9
+        at = self.presence.last_gone(session) if mark.stat is None else mark.stat.ctime_ns / 1e9
         return self._clock() - at > _LATE
 
     def _ignore(self, session: str) -> IgnoreRules:

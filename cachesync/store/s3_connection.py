@@ -43,7 +43,7 @@ class Connection:
 
     The kernel itself bounds how long it waits (socket(7), SO_RCVTIMEO). Python's own limit is two calls more for each
     that sends or receives, and each of them is a chance for another thread to take the interpreter. Only the main
-    thread waits by it: signals are handled there, and after each the kernel's limit would begin anew (PEP 475).
+    thread waits by it: signals come to it first, and after each the kernel's limit would begin anew (PEP 475).
     """
 
     def __init__(self, held: socket.socket) -> None:
@@ -133,7 +133,7 @@ class Connection:
             self._socket.close()
 
     def _receive(self, most: int, deadline: float) -> bytes:
-        """That many bytes, or fewer if they take their time; none at the end."""
+        """That many bytes, or fewer if they take their time; none at the end. (In the main thread: what has come.)"""
         return self._within(deadline, self._socket.recv, most, socket.MSG_WAITALL)
 
     def _within(self, deadline: float, call: Callable[..., T], *args: object) -> T:
@@ -144,10 +144,9 @@ class Connection:
                 raise TimeoutError
             if _hears_signals():
                 self._socket.settimeout(left)
-                try:
-                    return call(*args)
-                finally:
-                    self._socket.settimeout(None)
+                return call(*args)
+            if self._socket.gettimeout() is not None:  # the main thread has used it
+                self._socket.settimeout(None)
             wait = min(left, _SLICE)
             if self._slice > wait or self._slice < wait / 2:
                 self._slice = wait

@@ -1,18 +1,22 @@
 // A list of any length of which only the rows in sight are in the document. One stop for the Tab key; arrows move in it.
 
-import { el } from "./build.js";
+import { el, say } from "./build.js";
 
 const SPARE = 8;
-const PRESS = 10_000; // ms: a press that nobody ends stops nothing for longer
+const PRESS = 10_000; // ms: a press whose end nobody tells of keeps the rows no longer
+const CLICK = 350; // ms: on a touch screen the click may come that much after the finger has left
+const STILL = 5; // pixels
 
 export class List {
-  // `row(item)` makes what a row shows; `key(item)` names it; `open(item)` is what Enter and a click do.
-  constructor({ label, height, row, key, open, more, empty }) {
+  // `row(item)` makes what a row shows; `key(item)` names it; `open(item)` is what Enter and a click do; `fit()` is
+  // called before it is drawn, for what around it changes with its rows.
+  constructor({ label, height, row, key, open, more, fit, empty }) {
     this.height = height;
     this.row = row;
     this.key = key;
     this.open = open;
     this.more = more;
+    this.fit = fit;
     this.empty = empty;
     this.items = [];
     this.at = -1;
@@ -26,9 +30,9 @@ export class List {
         role: "listbox",
         tabindex: "0",
         "aria-label": label,
-        onscroll: () => this.later(),
+        onscroll: () => this.scrolled(),
         onkeydown: (event) => this.press(event),
-        onpointerdown: (event) => event.button === 0 && this.hold(),
+        onpointerdown: (event) => this.hold(event),
         onclick: (event) => this.click(event),
         onfocus: () => this.at < 0 && this.items.length && this.choose(0, false),
       },
@@ -44,10 +48,7 @@ export class List {
     const chosen = this.items[this.at];
     this.items = items;
     if (chosen) this.at = items.findIndex((item) => this.key(item) === this.key(chosen));
-    this.inner.style.height = `${items.length * this.rowHeight()}px`;
-    this.note.hidden = items.length > 0 || !note;
-    this.note.textContent = note;
-    this.box.hidden = items.length === 0;
+    this.says = note;
     this.drawn = null;
     this.later();
   }
@@ -63,23 +64,47 @@ export class List {
     });
   }
 
-  // From press to release the rows stay as they are: of a row that went in between, browsers tell no click.
-  hold() {
+  // From press to click the rows stay as they are: of a row that went in between, browsers tell no click, and none if
+  // the list itself has moved away under a pointer that stood still. Whoever scrolls or types has given the press up.
+  hold(event) {
+    const item = this.shown.get(event.target.closest(".row"));
+    if (event.button !== 0 || !item) return;
     this.release?.();
-    const over = ["pointerup", "pointercancel"];
-    const timer = setTimeout(() => this.release?.(), PRESS);
+    const hearing = new AbortController();
+    let timer = setTimeout(() => this.release?.(), PRESS);
     this.release = () => {
       clearTimeout(timer);
-      over.forEach((what) => removeEventListener(what, this.release));
-      this.release = null;
+      hearing.abort();
+      this.release = this.pressed = null;
       this.later();
     };
-    over.forEach((what) => addEventListener(what, this.release));
+    const hear = (what, act) =>
+      addEventListener(what, (other) => other.pointerId === event.pointerId && act(other), {
+        capture: true,
+        signal: hearing.signal,
+      });
+    hear("pointercancel", () => this.release?.());
+    hear("pointerup", (up) => {
+      clearTimeout(timer);
+      const mouse = up.pointerType === "mouse"; // whose click comes at once
+      if (Math.hypot(up.clientX - event.clientX, up.clientY - event.clientY) < STILL) this.pressed = item;
+      timer = setTimeout(() => (mouse && this.pressed ? this.click(up) : this.release?.()), mouse ? 0 : CLICK);
+    });
+  }
+
+  scrolled() {
+    this.release?.();
+    this.later();
   }
 
   draw() {
     const height = this.rowHeight();
+    this.fit?.();
     this.inner.style.height = `${this.items.length * height}px`;
+    this.box.hidden = !this.items.length;
+    this.note.hidden = Boolean(this.items.length) || !this.says;
+    say(this.note, this.says ?? "");
+    if (this.following) this.follow(height);
     const first = Math.max(0, Math.floor(this.box.scrollTop / height) - SPARE);
     const last = Math.min(this.items.length, Math.ceil((this.box.scrollTop + this.box.clientHeight) / height) + SPARE);
     const sight = `${first}-${last}-${this.at}`;
@@ -115,17 +140,21 @@ export class List {
 
   choose(number, visibly = true) {
     this.at = Math.max(0, Math.min(this.items.length - 1, number));
-    if (visibly) {
-      const height = this.rowHeight();
-      const top = this.at * height;
-      if (top < this.box.scrollTop) this.box.scrollTop = top;
-      else if (top + height > this.box.scrollTop + this.box.clientHeight)
-        this.box.scrollTop = top + height - this.box.clientHeight;
-    }
+    this.following ||= visibly;
     this.later();
   }
 
+  // Scroll to what is chosen.
+  follow(height) {
+    this.following = false;
+    const top = this.at * height;
+    if (top < this.box.scrollTop) this.box.scrollTop = top;
+    else if (top + height > this.box.scrollTop + this.box.clientHeight)
+      this.box.scrollTop = top + height - this.box.clientHeight;
+  }
+
   press(event) {
+    this.release?.();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, Math.floor(this.box.clientHeight / this.rowHeight()) - 1);
     const to = {
@@ -147,7 +176,8 @@ export class List {
 
   // What was shown where it was pressed, whatever the list has become since.
   click(event) {
-    const item = this.shown.get(event.target.closest(".row"));
+    const item = this.pressed ?? this.shown.get(event.target.closest(".row"));
+    this.release?.();
     if (!item) return;
     const number = this.items.findIndex((one) => this.key(one) === this.key(item));
     if (number >= 0) this.choose(number, false);

@@ -20,7 +20,12 @@ export class Pending {
       row: pendingRow,
       open: (story) => this.explain(story),
       more: () => this.more(),
+      fit: () => {
+        this.element.hidden = this.none;
+        this.element.style.setProperty("--rows", Math.min(SHOWN, this.list.items.length));
+      },
     });
+    this.none = true;
     this.story = el("div", { class: "story", hidden: true });
     this.element = el(
       "section",
@@ -73,14 +78,13 @@ export class Pending {
       .filter((one) => !listed.has(format.name(one.path)))
       .map((one) => ({ path: one.path, state: "failed", error: one.error, bare: true }));
     const items = [...besides, ...stories.failed, ...stories.others];
-    this.element.hidden = !items.length || (!sum.dirty && !sum.failed);
-    const most = this.element.hidden ? 0 : Math.max(sum.dirty, items.length);
+    this.none = !items.length || (!sum.dirty && !sum.failed);
+    const most = this.none ? 0 : Math.max(sum.dirty, items.length);
     say(
       this.count,
       most > items.length ? `${format.plain(items.length)} of ${format.plain(most)}` : format.plain(items.length),
     );
     this.list.show(items);
-    this.element.style.setProperty("--rows", Math.min(SHOWN, items.length));
   }
 
   async explain(story) {

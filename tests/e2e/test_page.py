@@ -315,12 +315,37 @@ def test_a_press_opens_what_it_was_on_however_long_it_takes(gallery: Host, open_
     page.go("/s1")
     page.file("notes.txt").hover()
     page.page.mouse.down()
+    for name in ("big.log", "broken.json", "data.json", "dot.png", "drawing.svg", "empty", "link", "site.html"):
+        gallery.path(name).unlink()
     gallery.write("a-first.txt")
-    expect(page.page.locator(".files .head .small")).to_have_text("13")
+    count = page.page.locator(".files .head .small")
+    expect(count).to_have_text("5")
+    expect(page.file("big.log")).to_be_visible()
     page.page.mouse.up()
     page.page.wait_for_url("**/#/s1/notes.txt")
     expect(page.file("a-first.txt")).to_be_visible()
+    expect(page.file("big.log")).to_have_count(0)
     expect(page.page.get_by_role("option", selected=True)).to_contain_text("notes.txt")
+
+
+def test_a_press_that_is_given_up_keeps_no_rows(served: Host, open_page: OpenPage):
+    for number in range(200):
+        served.write(f"f{number:03}.txt", "x")
+    served.start()
+    page = open_page("/s1")
+    expect(page.page.locator(".files .head .small")).to_have_text("200")
+    page.file("f001.txt").hover()
+    page.page.mouse.down()
+    page.page.mouse.wheel(0, 100_000)
+    expect(page.file("f199.txt")).to_be_in_viewport()
+    page.page.mouse.up()
+    page.file("f198.txt").hover()
+    page.page.mouse.down()
+    page.page.keyboard.press("Home")
+    expect(page.file("f000.txt")).to_be_in_viewport()
+    page.page.keyboard.press("Enter")
+    page.page.wait_for_url("**/#/s1/f000.txt")
+    page.page.mouse.up()
 
 
 def test_history_and_a_link_that_anybody_can_read(served: Host, open_page: OpenPage):

@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,18 +100,23 @@ def got(wire: Wire, verb: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
     return reply.status, reply.text(soon())
 
 
-@pytest.fixture(params=[True, False], ids=["main-thread", "other-thread"], autouse=True)
+@pytest.fixture(params=[True, False], ids=["main-thread", "other-thread"])
 def waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test by both ways to wait: the main thread's, and that of all others."""
+    """Both ways to wait: the main thread's, and that of all others."""
     monkeypatch.setattr(s3_connection, "_hears_signals", lambda: request.param)
 
 
+either_way = pytest.mark.usefixtures("waits")
+
+
+@either_way
 def test_a_connection_is_used_again():
     with talking(always(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: x\r\n\r\nabc")) as (wire, server):
         assert [got(wire) for _ in range(5)] == [(200, b"abc")] * 5
         assert server.connections == 1
 
 
+@either_way
 @pytest.mark.parametrize(
     "ending", [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\na", b"HTTP/1.0 200 OK\r\n\r\na"]
 )
@@ -124,6 +130,7 @@ def test_a_connection_that_ends_is_not(ending):
         assert server.connections == 3
 
 
+@either_way
 def test_an_answer_in_chunks():
     answer = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=1\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: 1\r\n\r\n"
@@ -135,6 +142,7 @@ def test_an_answer_in_chunks():
         assert server.connections == 1
 
 
+@either_way
 def test_answers_without_a_body():
     answers = [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n"]
 
@@ -150,11 +158,13 @@ def test_answers_without_a_body():
         assert server.connections == 1
 
 
+@either_way
 def test_what_comes_before_the_answer_is_passed_over():
     with talking(always(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as (wire, _):
         assert got(wire, "PUT", b"x") == (200, b"")
 
 
+@either_way
 def test_the_body_is_what_was_sent():
     received = []
 
@@ -172,6 +182,7 @@ def test_the_body_is_what_was_sent():
     assert heads[1][0].decode() == "PUT /a?b=1 HTTP/1.1\r\nhost: h\r\nx-amz-meta-n: é\r\ncontent-length: 1"
 
 
+@either_way
 def test_what_begins_or_ends_an_upload_is_not_sent_twice():
     def serve(connection: socket.socket, _number: int) -> None:
         request_of(connection)
@@ -189,6 +200,7 @@ def test_what_begins_or_ends_an_upload_is_not_sent_twice():
             assert server.connections == (1 if verb == "POST" else 2)
 
 
+@either_way
 def test_a_server_may_be_given_time():
     done = threading.Event()
 
@@ -203,6 +215,7 @@ def test_a_server_may_be_given_time():
         assert wire.ask("POST", "/k", {"host": "h"}, b"", soon(), 10).status == 200
 
 
+@either_way
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_a_kept_connection_that_the_server_let_go_costs_nothing(how):
     def serve(connection: socket.socket, number: int) -> None:
@@ -221,6 +234,7 @@ def test_a_kept_connection_that_the_server_let_go_costs_nothing(how):
         assert server.connections == 2
 
 
+@either_way
 def test_a_new_connection_that_breaks_is_not_tried_again():
     def serve(connection: socket.socket, _number: int) -> None:
         request_of(connection)
@@ -231,6 +245,7 @@ def test_a_new_connection_that_breaks_is_not_tried_again():
         assert server.connections == 1
 
 
+@either_way
 def test_who_refuses_a_body_is_heard():
     def serve(connection: socket.socket, _number: int) -> None:
         connection.recv(1000)
@@ -244,6 +259,7 @@ def test_who_refuses_a_body_is_heard():
         assert got(wire, "PUT", b"x" * 30_000_000) == (503, b"slow")
 
 
+@either_way
 @pytest.mark.parametrize(
     "rest",
     [
@@ -263,6 +279,7 @@ def test_a_yes_to_what_was_not_sent_is_none(rest):
         assert not wire._idle, "such a connection is not kept"
 
 
+@either_way
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -287,6 +304,7 @@ def test_what_is_no_answer_is_an_error(answer, error):
         got(wire)
 
 
+@either_way
 @pytest.mark.parametrize("part", ["head", "length", "chunks", "endless"])
 def test_a_trickle_ends_at_the_deadline(part):
     heads = {
@@ -311,6 +329,7 @@ def test_a_trickle_ends_at_the_deadline(part):
         stop.set()
 
 
+@either_way
 @pytest.mark.parametrize(("limit", "silence"), [(0.3, 30.0), (30.0, 0.3)], ids=["deadline", "silence"])
 @pytest.mark.parametrize("reads", [False, True], ids=["takes nothing", "answers nothing"])
 def test_who_does_nothing_is_given_up(limit, silence, reads):
@@ -330,8 +349,7 @@ def test_who_does_nothing_is_given_up(limit, silence, reads):
 
 
 @pytest.mark.timeout(30)
-def test_signals_of_the_main_thread_put_no_deadline_off(monkeypatch):
-    monkeypatch.undo()  # it is the main thread
+def test_signals_of_the_main_thread_put_no_deadline_off():
     heard, over, main = [], threading.Event(), threading.get_ident()
 
     def disturb() -> None:
@@ -356,6 +374,22 @@ def test_signals_of_the_main_thread_put_no_deadline_off(monkeypatch):
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_a_connection_serves_the_main_thread_and_others_in_turn(monkeypatch):
+    monkeypatch.setattr(s3_connection, "_SLICE", 0.02)
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        while request_of(connection):
+            time.sleep(0.1)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+
+    with talking(serve) as (wire, server), ThreadPoolExecutor(1) as other:
+        for _ in range(2):
+            assert got(wire) == (200, b"abc")
+            assert other.submit(got, wire).result() == (200, b"abc")
+        assert server.connections == 1
+
+
+@either_way
 def test_an_answer_may_take_longer_than_one_call_of_the_kernel_waits(monkeypatch):
     monkeypatch.setattr(s3_connection, "_SLICE", 0.02)
 
@@ -372,6 +406,7 @@ def test_an_answer_may_take_longer_than_one_call_of_the_kernel_waits(monkeypatch
         assert server.connections == 1
 
 
+@either_way
 def test_who_is_slow_is_waited_for():
     body = b"x" * 50_000_000
 
@@ -388,6 +423,7 @@ def test_who_is_slow_is_waited_for():
         assert time.monotonic() - begun > 2.0
 
 
+@either_way
 def test_a_reply_that_is_not_read_to_its_end_gives_no_connection_back():
     with talking(always(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabcdef")) as (wire, server):
         reply = wire.ask("GET", "/k", {}, b"", soon())
@@ -398,6 +434,7 @@ def test_a_reply_that_is_not_read_to_its_end_gives_no_connection_back():
         assert server.connections == 2
 
 
+@either_way
 def test_bytes_that_nobody_asked_for_end_a_connection():
     def serve(connection: socket.socket, number: int) -> None:
         while request_of(connection):
