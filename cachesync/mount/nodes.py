@@ -3,7 +3,8 @@
 A node has a number, which the kernel speaks of it by until it forgets it, and a place: a parent and a name. What stands
 there is asked of the disk each time. Which file a node is, is told by device and inode, so that the names of one file
 are one node; what is only in the store is told by its place. A number is used again for another file once the file is
-gone, which happens behind our back: so it is believed only of a file that is open or still stands where it was seen.
+gone, which happens behind our back: so it is believed only of a file that is open, or still stands where it was seen,
+or, where that name is gone and others are left, was born when it was.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import errno
 import os
 import stat as st
 
-from cachesync.fuse import wire
+from cachesync.files.beneath import birth_ns
+from cachesync.fuse import linux, wire
 from cachesync.mount.remote import RemoteFile
 
 _LONG = 2000
@@ -24,13 +26,14 @@ Key = tuple[int, int]
 class Node:
     """One node. ``key`` is None for what is only in the store. ``inode`` is the inode number that was made up for it
     when it was, and that it keeps: cp takes a file with another one for another file. 0: its file's. ``lost`` says that
-    its place is another's now: the file may have more names, but none is known. Of a file that is open: ``file`` is its
+    its place is another's now: the file may have more names, but none is known; ``born`` tells it from others then, and
+    is known of a file that was seen with more names than one. Of a file that is open: ``file`` is its
     descriptor, and ``backing`` its number with the kernel where that reads and writes past us; ``writers`` of its
     ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1."""
 
     __slots__ = (
-        "announced", "backing", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number", "opens",
-        "parent", "remote", "unlinked", "writable", "writers",
+        "announced", "backing", "born", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number",
+        "opens", "parent", "remote", "unlinked", "writable", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, parent: Node | None, name: bytes, key: Key | None, kind: int) -> None:
@@ -40,6 +43,7 @@ class Node:
         self.key = key
         self.kind = kind
         self.inode = 0
+        self.born: int | None = None
         self.lookups = 0
         self.lost = False
         self.file = -1
@@ -138,6 +142,8 @@ class Nodes:
             else:
                 node = self._new(parent, name, key, kind)
                 self._by_key[key] = node
+        if found.st_nlink > 1 and kind == st.S_IFREG and node.born is None:
+            node.born = _birth(parent, name)
         node.lookups += 1
         return node
 
@@ -145,6 +151,8 @@ class Nodes:
         """Whether a node that had this key has it still, now that it is seen at a place."""
         if node.parent is parent and node.name == name and not node.lost:
             return True
+        if node.lost and node.file < 0:
+            return node.born is not None and node.born == _birth(parent, name)
         try:
             found = os.fstat(node.file) if node.file >= 0 else os.lstat(node.place)
         except OSError:
@@ -163,7 +171,7 @@ class Nodes:
         """A node is this file now."""
         if node.key is not None and self._by_key.get(node.key) is node:
             del self._by_key[node.key]
-        node.key = key
+        node.key, node.born = key, None
         self._by_key[key] = node
 
     def moved(self, node: Node, parent: Node, name: bytes) -> None:
@@ -211,6 +219,10 @@ class Nodes:
         if node.held >= 0:
             os.close(node.held)
             node.held = -1
+
+
+def _birth(parent: Node, name: bytes) -> int | None:
+    return birth_ns(linux.AT_FDCWD, os.fsdecode(parent.below(name)))
 
 
 def stale() -> OSError:

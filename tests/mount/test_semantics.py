@@ -167,6 +167,20 @@ def test_two_names_of_one_file(folder):
     assert (folder / "d" / "a2").read_text() == "alpha!"
 
 
+@pytest.mark.parametrize("how", ["removed", "renamed over"])
+def test_names_that_are_left_of_a_file_are_one_file(folder, how):
+    (folder / "one").write_text("a long text")
+    for name in ("two", "three"):
+        os.link(folder / "one", folder / name)
+    with (folder / "one").open("r+b", buffering=0) as file:
+        os.rename(folder / "b", folder / "three") if how == "renamed over" else os.unlink(folder / "three")
+        assert os.fstat(file.fileno()).st_nlink == 2  # which the kernel believes for a second
+    (folder / "one").write_text("short")
+    assert (folder / "two").stat().st_size == 5
+    assert (folder / "two").read_text() == "short"
+    assert (folder / "one").samefile(folder / "two")
+
+
 def test_modes_and_times_can_be_set(folder):
     for name in ("a", "d"):
         os.chmod(folder / name, 0o700)
