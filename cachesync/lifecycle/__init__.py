@@ -4,6 +4,6 @@ One verb at a time works on one session. Every verb begins with a scan: what cha
 compared with the store, or goes.
 """
 
-from cachesync.lifecycle.life import SessionLife, template_target
+from cachesync.lifecycle.life import SessionLife
 
-__all__ = ["SessionLife", "template_target"]
+__all__ = ["SessionLife"]

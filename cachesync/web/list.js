@@ -84,6 +84,7 @@ export class List {
         signal: hearing.signal,
       });
     hear("pointercancel", () => this.release?.());
+    addEventListener("blur", () => this.release?.(), { signal: hearing.signal }); // the end is told elsewhere
     hear("pointerup", (up) => {
       clearTimeout(timer);
       const mouse = up.pointerType === "mouse"; // whose click comes at once
@@ -147,6 +148,7 @@ export class List {
   // Scroll to what is chosen.
   follow(height) {
     this.following = false;
+    if (this.at < 0) return; // what was chosen went meanwhile
     const top = this.at * height;
     if (top < this.box.scrollTop) this.box.scrollTop = top;
     else if (top + height > this.box.scrollTop + this.box.clientHeight)

@@ -378,14 +378,18 @@ def test_a_connection_serves_the_main_thread_and_others_in_turn(monkeypatch):
     monkeypatch.setattr(s3_connection, "_SLICE", 0.02)
 
     def serve(connection: socket.socket, _number: int) -> None:
-        while request_of(connection):
-            time.sleep(0.1)
+        while asked := request_of(connection):
+            time.sleep(0.8 if b"/slow" in asked else 0)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+
+    def ask(target: str, limit: float) -> bytes:
+        deadline = time.monotonic() + limit
+        return wire.ask("GET", target, {}, b"", deadline).text(deadline)
 
     with talking(serve) as (wire, server), ThreadPoolExecutor(1) as other:
         for _ in range(2):
-            assert got(wire) == (200, b"abc")
-            assert other.submit(got, wire).result() == (200, b"abc")
+            assert ask("/", 0.4) == b"abc"  # what is left of this limit is none of the other thread's
+            assert other.submit(ask, "/slow", 5.0).result() == b"abc"
         assert server.connections == 1
 
 
