@@ -124,4 +124,32 @@ CREATE TABLE conflict (
 ) STRICT;
 """
 
-MIGRATIONS = (VERSION_1,)
+VERSION_2 = """
+ALTER TABLE meta ADD COLUMN store_id TEXT;                          -- the identity that the store itself keeps
+ALTER TABLE meta ADD COLUMN pulse INTEGER NOT NULL DEFAULT 0;       -- also in a file of the root: an older number
+                                                                    -- there tells that the root was rolled back
+ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the life before did not end in order, and no
+                                                                    -- whole scan has finished since: what is missing
+                                                                    -- was not deleted
+ALTER TABLE entry ADD COLUMN vanished INTEGER NOT NULL DEFAULT 0;   -- 1: evicted because it was found missing without
+                                                                    -- evidence of a deletion
+ALTER TABLE entry ADD COLUMN mount TEXT;                            -- of a directory on another file system than the
+                                                                    -- one that it is in: which mount that is
+
+-- One row a life of a process on this journal: objects that it writes name their life, so that one whose answer was
+-- lost is known as ours, and the object of a cloned journal is not.
+CREATE TABLE life (
+    token TEXT NOT NULL PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- What was measured of the file systems under this root (see files/capabilities.py).
+CREATE TABLE device (
+    id     TEXT NOT NULL PRIMARY KEY,  -- device number and kind of file system
+    kind   TEXT NOT NULL,              -- ext4, overlayfs, nfs, ...
+    tick   REAL NOT NULL,              -- seconds by which two changes may get one time stamp
+    births INTEGER NOT NULL,           -- 1: it tells birth times
+    leases TEXT NOT NULL               -- honest, lying, refused
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (VERSION_1, VERSION_2)
