@@ -45,6 +45,8 @@ class Attendant:
         self._stopping = threading.Event()
         self._halted = False
         self._hinting_since: float | None = None
+        self._rounds = threading.Condition()
+        self._rounds_begun = self._rounds_ended = 0
         self._polled_at = 0.0
         self._scanned_at = 0.0
         self._scan_cost = 0.0
@@ -74,10 +76,12 @@ class Attendant:
         self.watcher.start()
         for thread in self._threads:
             thread.start()
+        self._engine.hearing.attach(self.watcher, self.catch_up)
         self._ask_scan("start")
 
     def stop(self) -> None:
         """End the threads, within a few seconds; what was not looked at yet, the next scan sees."""
+        self._engine.hearing.detach()
         self._stopping.set()
         self._hinted.set()
         self._scan_asked.set()
@@ -138,10 +142,25 @@ class Attendant:
             for session, paths in hints.items()
         }
 
+    def catch_up(self, timeout: float) -> bool:
+        """Wait until every change from before this call has been looked at; whether that was within ``timeout``
+        seconds."""
+        until = time.monotonic() + timeout
+        if threading.current_thread() is self._threads[0] or not self.watcher.hear(timeout):
+            return False
+        with self._rounds:
+            wanted = self._rounds_begun + 1  # the round under way may have taken its hints before
+            self._hinted.set()
+            return self._rounds.wait_for(
+                lambda: self._rounds_ended >= wanted or self._stopping.is_set(), max(0.0, until - time.monotonic())
+            )
+
     def _take_hints(self) -> None:
         while not self._stopping.is_set():
             self._hinted.wait()
             self._hinted.clear()
+            with self._rounds:
+                self._rounds_begun += 1
             self._hinting_since = time.monotonic()
             try:
                 self._notice_all()
@@ -153,6 +172,9 @@ class Attendant:
                 self._stopping.wait(1.0)
             finally:
                 self._hinting_since = None
+                with self._rounds:
+                    self._rounds_ended = self._rounds_begun
+                    self._rounds.notify_all()
 
     def _notice_all(self) -> None:
         hints = self.watcher.take()

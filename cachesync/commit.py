@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 
 from cachesync import manifest
 from cachesync.context import Context
@@ -19,10 +20,11 @@ from cachesync.policy import Writer
 
 
 class Committer:
-    """Builds manifests from the journal and stores them."""
+    """Builds manifests from the journal and stores them; ``written`` is called after each."""
 
-    def __init__(self, context: Context, learner: Learner) -> None:
+    def __init__(self, context: Context, learner: Learner, written: Callable[[], None] = lambda: None) -> None:
         self._c = context
+        self._written = written
         self._learner = learner
         self._host = socket.gethostname()
         self._locks: dict[str, threading.Lock] = {}
@@ -74,6 +76,7 @@ class Committer:
             self._c.journal.sessions.manifest_written(
                 session, generation=generation, revision=row.revision, manifest=info.version, state=state
             )
+        self._written()
         return summary
 
     def _stands(self, key: str, version: Version) -> bool:

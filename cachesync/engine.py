@@ -9,8 +9,9 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cachesync.activity import Activity
@@ -28,16 +29,19 @@ from cachesync.lifecycle import SessionLife
 from cachesync.lock import RootLock
 from cachesync.ondemand import OnDemand
 from cachesync.policy import Pace
+from cachesync.pulse import Pulse
 from cachesync.reader import Local, Reader
 from cachesync.scanner import Scanner
 from cachesync.service import Place, Service
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
 from cachesync.verify import Verifier
+from cachesync.watcher import Hearing
 
 if TYPE_CHECKING:
     from cachesync.config import Config
     from cachesync.store.base import ObjectStore
+    from cachesync.watcher.watch import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class Engine:
         self.config = config
         self.store = store
         self._read_only = read_only
+        self.hearing = Hearing(None if watched else partial(watching, config))
         with contextlib.ExitStack() as undo:
             self.tree = Tree(config.root, create=create_root, writable=not read_only)
             undo.callback(self.tree.close)
@@ -80,8 +85,14 @@ class Engine:
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
+            self._pulse = Pulse(config.root, config.state, self.journal, self.tree.stands)
+            if self._pulse.is_foreign():
+                logger.error("the root is older than the journal, or another one: what is missing is not deleted")
+                self.journal.sessions.doubt_all()
             self._build(since, clock, watched=watched)
             undo.pop_all()
+        if bind and not read_only:
+            self._pulse.beat()
         _ignore_lease_breaks()
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
@@ -102,11 +113,20 @@ class Engine:
             watched=watched,
             events=self.events,
         )
-        self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake, self.events)
+        self.scanner = Scanner(
+            self.tree,
+            self.journal,
+            context.pace,
+            clock,
+            self.uploader.wake,
+            self.events,
+            self.hearing,
+            context.granularity,
+        )
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
-        self.committer = Committer(context, self.learner)
-        flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
+        self.committer = Committer(context, self.learner, self._pulse.beat)
+        flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer, self.hearing)
         self.lifecycle = SessionLife(
             context, self.scanner, self.learner, self.committer, flusher, Verifier(context, self.learner)
         )
@@ -165,11 +185,26 @@ class Engine:
         """Take everything down; returns whether no transfer was still hanging after ``patience`` seconds."""
         ended = self.uploader.stop(patience)
         self.lifecycle.stop()
+        if not self._read_only:
+            self._pulse.beat()
         self.cache.close()
         self.journal.close()
         self.lock.release()
         self.tree.close()
         return ended
+
+
+@contextlib.contextmanager
+def watching(config: Config, session: str) -> Iterator[Watcher]:
+    """A watcher on one session, for a flush without a daemon."""
+    from cachesync.watcher.watch import Watcher  # only where a tree is in motion: watchdog takes long to import
+
+    watcher = Watcher(str(config.root / session), canary=str(config.state / "canary"), on_hints=lambda: None)
+    watcher.start()
+    try:
+        yield watcher
+    finally:
+        watcher.stop()
 
 
 def check_free(config: Config) -> None:

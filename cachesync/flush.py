@@ -2,12 +2,13 @@
 
 Scan, take the barrier (the map of what is dirty at this instant), wait until the store has all of it, write the
 manifest, report. One number instead of the map would lie: a path that is rewritten just before its upload gets a later
-generation.
+generation. The barrier names paths, and files move: before anything counts, ``Following`` finds the files that were
+moved, and they are waited for under the names that they have now.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -25,33 +26,43 @@ from cachesync.errors import (
     StoreTransient,
 )
 from cachesync.events import What
+from cachesync.following import Following
 from cachesync.keys import RESERVED, check_session, manifest_key
-from cachesync.model import Barrier, Entry, Kind
+from cachesync.model import Barrier, Entry, Kind, Session
 from cachesync.patience import StillRunning, within
 from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine, gone_with_directory
-from cachesync.scanner import Scanner, ScanResult
+from cachesync.scanner import Scanner
 from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
+from cachesync.watcher import Hearing
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = f"{RESERVED}/manifest.json"
+MOVING = "files were moved whenever it was scanned"
+MOVED = "it was moved here while it was flushed"
+MISSING = "it is missing, and what became of it is not known yet"
 _FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
 _FEW = 64
 _LOOK_AT_FEW = 0.01
 """Entries, and seconds: so many are looked at that often. What is left at the end may be what changed since the barrier
 was taken, and is not waited for."""
-_SCANS = 5
-_BETWEEN_SCANS = 0.05
 
 
 class Flusher:
     """Flushes sessions; many at once if need be."""
 
     def __init__(
-        self, context: Context, scanner: Scanner, uploader: Uploader, transfer: Transfer, committer: Committer
+        self,
+        context: Context,
+        scanner: Scanner,
+        uploader: Uploader,
+        transfer: Transfer,
+        committer: Committer,
+        hearing: Hearing,
     ) -> None:
+        self._hearing = hearing
         self._c = context
         self._scanner = scanner
         self._uploader = uploader
@@ -78,28 +89,31 @@ class Flusher:
         if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
-        with self._uploader.urgent(session, deletes=False):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._uploader.urgent(session, deletes=False))
+            following = Following(self._c, self._scanner, self._hearing, stack, session, deadline)
             lost = self._scanner.presence.lost[session]
-            scan, steady = self._scan(session, deadline)
+            scan = following.look()
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
-            report = FlushReport(session, stored=False, skipped=scan.skipped)
-            if not steady and not self._c.watched:
-                report = replace(report, pending=[Pending(".", "files were moved whenever it was scanned")])
-            elif scan.finished:
-                with self._uploader.urgent(session, deletes=steady and not patient):
-                    report = self._wait(session, report, scan, deadline)
-            else:
+            report = FlushReport(session, stored=False, skipped=scan.skipped, failed=scan.failures)
+            if not scan.finished:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
-            if (count := self._lost(session, lost)) and not report.failed:
-                report = replace(report, failed=[gone_with_directory(count)])
+            elif not following.whole:
+                report = replace(report, pending=[Pending(".", MOVING)])
+            else:
+                if not patient:
+                    stack.enter_context(self._uploader.urgent(session, deletes=True))
+                report = self._store(report, following, deadline)
+            row = self._c.journal.sessions.get(session)
+            report = replace(report, vanished=0 if row is None else row.vanished)
+            if (count := self._lost(session, row, lost)) and not report.failed:
+                report = replace(report, stored=False, failed=[gone_with_directory(count)])
             if report.failed and self._uploader.no_bucket is not None:
                 raise self._uploader.no_bucket
-            if not report.failed and not report.pending:
-                report = self._commit(session, report, deadline)
         if receipt:
             report = replace(report, entries=self._receipt(session))
         report = replace(
@@ -132,37 +146,39 @@ class Flusher:
         }
         logger.info("flushed" if report.stored else "not flushed", extra=facts)
 
-    def _scan(self, session: str, deadline: float) -> tuple[ScanResult, bool]:
-        """Scan, and again while files are missing that the store has and the tree changed under the scan: a file that
-        is moved meanwhile, from a directory that was not yet listed to one that was, is seen nowhere. Returns the last
-        scan, and whether what it missed is certainly gone.
-
-        Where nobody watches there is no other word of such a move: then it goes on until one scan saw a still tree.
-        """
-        for count in itertools.count(1):
-            stamps: dict[str, int] = {}
-            scan = self._scanner.scan(session, recheck=True, expired=lambda: time.monotonic() > deadline, stamps=stamps)
-            if not scan.finished:
-                return scan, count == 1
-            if not self._c.journal.work.missed(session) or self._scanner.stood_still(session, stamps):
-                return scan, True
-            if time.monotonic() >= deadline or (self._c.watched and count >= _SCANS):
-                return scan, False
-            time.sleep(min(_BETWEEN_SCANS, max(0.0, deadline - time.monotonic())))
-        raise AssertionError("count() never ends")
-
-    def _lost(self, session: str, before: int) -> int:
+    def _lost(self, session: str, row: Session | None, before: int) -> int:
         """How many files went unstored with the directory: while it was flushed, or earlier if none stands."""
         if lately := self._scanner.presence.lost[session] - before:
             return lately
-        row = self._c.journal.sessions.get(session)
         return row.lost if row is not None and self._c.tree.session_directory(session) is None else 0
 
     # -- the barrier ---------------------------------------------------------------------------------------------------
 
-    def _wait(self, session: str, report: FlushReport, scan: ScanResult, deadline: float) -> FlushReport:
-        """Wait until the store has what was dirty when the barrier was taken."""
+    def _store(self, report: FlushReport, following: Following, deadline: float) -> FlushReport:
+        """Wait until the store has what was dirty when the barrier was taken, under the names that the files have by
+        then, and write the manifest that lists it."""
+        session, failures = report.session, report.failed
         barrier = self._c.journal.waiting.barrier(session)
+        while True:
+            report = self._wait(session, report, barrier, deadline)
+            moved = following.moved(barrier, look=any(one.reason == MISSING for one in report.pending))
+            if moved == []:
+                if failures or report.failed or report.pending:
+                    return replace(report, failed=[*failures, *report.failed])
+                report = self._commit(session, report, deadline)
+                if not report.stored:
+                    return report
+                moved = following.moved(barrier)
+                if moved == []:
+                    return report
+            if moved is None or time.monotonic() >= deadline:
+                left = [Pending(entry.path, MOVED) for entry in moved or ()] or [Pending(".", MOVING)]
+                left += [one for one in report.pending if one.reason != MISSING]
+                return replace(report, stored=False, failed=[*failures, *report.failed], pending=left)
+            barrier = barrier.with_moved(moved)
+
+    def _wait(self, session: str, report: FlushReport, barrier: Barrier, deadline: float) -> FlushReport:
+        """Wait until the barrier is met; what it still waits for at the deadline is failed or pending."""
         started = self._c.clock()
         self._c.journal.work.hurry(session)
         self._uploader.resume()
@@ -180,25 +196,23 @@ class Flusher:
                 look_at = now + max(_FULL_LOOK, pause)
             if done:
                 failed, pending = self._left(session, barrier, started)
-                if expired or not pending:
+                if expired or not pending or all(one.reason == MISSING for one in pending):
                     break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
             time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))
-        return replace(
-            report,
-            failed=[*scan.failures, *failed],
-            pending=pending,
-            conflicts=self._c.journal.sessions.conflicts(session),
-        )
+        conflicts = self._c.journal.sessions.conflicts(session)
+        return replace(report, failed=failed, pending=pending, conflicts=conflicts)
 
     def _is_waiting(self, session: str, barrier: Barrier, started: float) -> bool:
         """Whether the barrier waits for something that may yet be stored. Nothing of it is put off."""
         unmet, now = self._c.journal.waiting.unmet, self._c.clock()
         for entry in unmet(session, barrier, due_after=now):  # for a writer, or after a try that began before us
-            if not _is_tried(entry, started):
+            if not _is_tried(entry, started) and not _is_missing(entry):
                 self._c.journal.work.postpone(entry, now)
                 self._uploader.wake()
-        return not all(entry.failed and _is_tried(entry, started) for entry in unmet(session, barrier))
+        return not all(
+            (entry.failed and _is_tried(entry, started)) or _is_missing(entry) for entry in unmet(session, barrier)
+        )
 
     def _left(self, session: str, barrier: Barrier, started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
@@ -256,8 +270,15 @@ def _is_tried(entry: Entry, since: float) -> bool:
     return (entry.tried_at or 0.0) >= since
 
 
+def _is_missing(entry: Entry) -> bool:
+    """Whether the path was looked at and is missing, and nothing tells yet what became of the file."""
+    return not entry.tombstone and entry.absent == entry.generation
+
+
 def _reason(entry: Entry) -> str:
     """What a path still waits for."""
+    if _is_missing(entry):
+        return MISSING
     if entry.error:
         return entry.error
     if entry.tombstone:

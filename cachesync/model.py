@@ -8,7 +8,7 @@ digests are lower-case hex.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
 
@@ -25,7 +25,8 @@ class Kind(StrEnum):
 
 @record(frozen=True, slots=True)
 class FileStat:
-    """What ``lstat`` says of one path, as far as a change would show in it. ``mode`` is the permission bits."""
+    """What ``lstat`` says of one path, as far as a change would show in it. ``mode`` is the permission bits; ``mount``
+    identifies the mount of a directory that lies on another file system than the directory it is in."""
 
     kind: Kind
     size: int
@@ -34,6 +35,7 @@ class FileStat:
     inode: int
     mode: int
     target: str | None = None
+    mount: str | None = None
 
 
 @record(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Entry:
     hidden: bool = False
     superseded: Superseded | None = None
     older: Stored | None = None
+    vanished: bool = False
 
     @property
     def current(self) -> Stored | None:
@@ -133,15 +136,23 @@ class Entry:
 
 @record(frozen=True, slots=True)
 class Barrier:
-    """What was dirty at one instant: path to generation, of files and links that stood and of such that were gone."""
+    """What was dirty at one instant: path to generation, of files and links that stood and of such that were gone.
+
+    It follows names. A flush adds the new names of files that are moved while it waits (``with_moved``).
+    """
 
     standing: Mapping[str, int]
     gone: Mapping[str, int]
 
+    def with_moved(self, entries: Iterable[Entry]) -> Barrier:
+        """The same, and these files under the names that they have now."""
+        return Barrier({**self.standing, **{entry.path: entry.generation for entry in entries}}, self.gone)
+
     def is_met(self, entry: Entry) -> bool:
         """Whether the store has what the barrier holds of this entry, or what came after it on disk.
 
-        A path that was seen missing since, or whose row is a younger one, has no bytes of that instant any more.
+        A path that went since (a tombstone, or a row that is younger) has no bytes of that instant any more: the file
+        was deleted, or has another name. One that was looked at and was missing is not met before that is known.
         """
         if (generation := self.gone.get(entry.path)) is not None:
             return entry.synced >= generation or entry.born > generation
@@ -166,7 +177,9 @@ class Mark:
 @record(frozen=True, slots=True)
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
-    last known; ``lost`` counts the files that were gone with the directory before they were stored."""
+    last known; ``lost`` counts the files that were gone with the directory before they were stored; ``doubted`` says
+    that no whole scan has finished since a life that did not end in order; ``vanished`` counts the files that are
+    missing here without evidence of a deletion."""
 
     name: str
     state: str
@@ -177,6 +190,8 @@ class Session:
     manifest: Version | None
     confirmed: int
     lost: int
+    doubted: bool = False
+    vanished: int = 0
 
 
 @record(frozen=True, slots=True)
@@ -192,7 +207,8 @@ class Tombstones:
 @record(frozen=True, slots=True)
 class Counts:
     """A session's entries, counted. ``bytes`` of all files it holds, local or only in the store; ``newest`` is the
-    latest time that any of them was written."""
+    latest time that any of them was written; ``vanished`` of those that are only in the store were found missing here
+    without evidence that a program deleted them."""
 
     files: int
     bytes: int
@@ -202,6 +218,7 @@ class Counts:
     evicted: int
     oldest_dirty: float | None
     newest: float | None
+    vanished: int = 0
 
 
 @record(frozen=True, slots=True)

@@ -6,19 +6,22 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed, Unstorable
 from cachesync.events import What
 from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Stored, Tombstones
-from cachesync.policy import Belief, believe_delete, last_deletion, may_be_stored
+from cachesync.policy import Belief, believe_delete, is_same_file, last_deletion, may_be_stored
 from cachesync.rivals import Rivals
 from cachesync.scanner import Scanner
 
 logger = logging.getLogger(__name__)
 
-_MOVING = 0.05
+_MOVING, _MOVING_SLOWLY = 0.05, 2.0
+"""Seconds until an old name is looked at again whose new name is not stored; the latter where a try has failed."""
+
 _RECOUNT = 0.1
 
 
@@ -82,14 +85,13 @@ class Removal:
             return False
         if entry.stored is None or (entry.session, entry.path) in self._asked:
             return True
-        moved = [other for other in work.moved_to(entry) if other.session == entry.session]
-        if any(other.stored is not None and other.stored.sha256 == entry.stored.sha256 for other in moved):
-            return True  # it was renamed, not deleted: the store has its bytes under the new name
-        if any(other.dirty and not other.attempts for other in moved):
-            work.postpone(entry, now + _MOVING)  # first the new name, so that the store has the bytes all the time
+        waiting = [other for other in self._new_names(entry) if other.dirty]
+        if waiting:  # first the new name, so that the store has the bytes all the time
+            pause = _MOVING if not any(other.attempts for other in waiting) else _MOVING_SLOWLY
+            work.postpone(entry, now + pause)
             return False
         t = self._tombstones(entry.session)
-        last = last_deletion(t.last_seen, self._scanner.presence.last_gone(entry.session), pace=self._c.pace)
+        last = last_deletion(t.last_seen, *self._scanner.presence.last_gone(entry.session), pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
             last,
@@ -107,6 +109,20 @@ class Removal:
             raise DeleteHeld("delete", entry.path, cause, mend)
         return belief is Belief.BELIEVED
 
+    def _new_names(self, entry: Entry) -> list[Entry]:
+        """The names that a file has now whose name is gone: of a file that was moved, changed since or not."""
+        return [other for other in self._c.journal.work.moved_to(entry) if self._is_it(entry, other)]
+
+    def _is_it(self, entry: Entry, other: Entry) -> bool:
+        """Whether ``other`` has the inode of a file that is gone because it is that file, and no new one that was given
+        a free number: it looks the same, or was made before the one that is gone was stored."""
+        if entry.stat is None or other.stat is None or entry.stored is None:
+            return False
+        if is_same_file(entry.stat, other.stat):
+            return True
+        birth = self._c.tree.birth_ns(other.session, other.path)
+        return birth is not None and birth / 1e9 <= entry.stored.stored_at
+
     def recount(self, session: str) -> None:
         """Forget the session's numbers: somebody has confirmed its deletions."""
         self._counted.pop(session, None)
@@ -115,7 +131,9 @@ class Removal:
         """The session's numbers, counted at most ten times a second: a thousand deletions ask for the same ones."""
         known = self._counted.get(session)
         if known is None or not 0 <= self._c.clock() - known[0] < _RECOUNT:
-            known = self._c.clock(), self._c.journal.work.tombstones(session)
+            counted, changed = self._c.journal.work.tombstones(session)
+            moved = sum(self._is_it(entry, other) for entry, other in changed)
+            known = self._c.clock(), replace(counted, unconfirmed=counted.unconfirmed - moved)
             self._counted[session] = known
         return known[1]
 

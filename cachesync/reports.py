@@ -32,6 +32,12 @@ def exit_code(failed: Sequence[Failure], pending: Sequence[Pending]) -> ExitCode
     return ExitCode.UNFINISHED if pending else ExitCode.DONE
 
 
+def gone_here(count: int) -> str:
+    """What is said of files that are missing here, though nobody saw them being deleted."""
+    files = "1 file is" if count == 1 else f"{count} files are"
+    return f"{files} gone here while nobody watched; cachesync open brings them back, cachesync rm deletes them"
+
+
 def gone_with_directory(count: int) -> Failure:
     """Nobody can say any more that a session is stored whose directory went with ``count`` files that were not."""
     files = "1 file" if count == 1 else f"{count} files"
@@ -60,7 +66,8 @@ class ReceiptLine:
 
 @record(frozen=True, slots=True)
 class FlushReport:
-    """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it."""
+    """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it. ``vanished``
+    files of the session are missing here without evidence that a program deleted them; the store keeps them."""
 
     session: str
     stored: bool
@@ -75,6 +82,7 @@ class FlushReport:
     manifest: str | None = None
     seconds: float = 0.0
     entries: Sequence[ReceiptLine] | None = None
+    vanished: int = 0
 
     @property
     def exit_code(self) -> ExitCode:
@@ -98,6 +106,7 @@ class FlushReport:
             "skipped": [{"path": printable(s.path), "reason": s.reason} for s in self.skipped],
             "manifest": self.manifest,
             "seconds": round(self.seconds, 3),
+            "vanished": self.vanished,
         }
         if self.entries is not None:
             answer["entries"] = [
@@ -116,7 +125,8 @@ class FlushReport:
 
 @record(frozen=True, slots=True)
 class SessionStatus:
-    """One session at this instant. ``files`` and ``bytes`` count what the session holds, local or only in the store."""
+    """One session at this instant. ``files`` and ``bytes`` count what the session holds, local or only in the store;
+    ``vanished`` of those that are only in the store are missing here without evidence of a deletion."""
 
     session: str
     state: str
@@ -130,6 +140,7 @@ class SessionStatus:
     conflicts: int
     oldest_dirty_age: float | None
     failures: Sequence[Failure] = ()
+    vanished: int = 0
 
     @property
     def safe_to_kill(self) -> bool:
@@ -152,6 +163,7 @@ class SessionStatus:
             "oldest_dirty_age": None if self.oldest_dirty_age is None else round(self.oldest_dirty_age, 3),
             "safe_to_kill": self.safe_to_kill,
             "failures": [{"path": printable(f.path), "error": f.error} for f in self.failures],
+            "vanished": self.vanished,
         }
 
 

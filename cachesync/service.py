@@ -27,6 +27,7 @@ from cachesync.reports import (
     SessionStatus,
     StatusReport,
     Story,
+    gone_here,
     gone_with_directory,
 )
 from cachesync.scanner import Scanner
@@ -112,6 +113,8 @@ class Service:
         silent = self.store_silent_for()
         notes = [*self.notes(), *self._silence_notes(silent)]
         notes += [note for name in known if (note := self._conflict_note(name))]
+        rows = [self._session_status(name) for name in known]
+        notes += [f"{row.session}: {gone_here(row.vanished)}" for row in rows if row.vanished]
         daemon = None
         if self._since is not None:
             daemon = DaemonStatus(os.getpid(), __version__, max(0.0, self._clock() - self._since))
@@ -119,7 +122,7 @@ class Service:
             root=self._place.root,
             store=self._place.store,
             daemon=daemon,
-            sessions=[self._session_status(name) for name in known],
+            sessions=rows,
             notes=notes,
             rate=None if daemon is None else self._rate.now(),
             store_silent_for=silent,
@@ -195,6 +198,7 @@ class Service:
             conflicts=self._journal.sessions.conflict_count(name),
             oldest_dirty_age=None if oldest is None else max(0.0, self._clock() - oldest),
             failures=[*unseen[:_SHOWN_FAILURES], *(Failure(entry.path, entry.error or "") for entry in failed)],
+            vanished=counts.vanished,
         )
 
     def _is_dirty(self, name: str, path: str) -> bool:

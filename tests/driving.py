@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import cachesync.flush
+import cachesync.following
 from cachesync.config import load
 from cachesync.engine import Engine
 from cachesync.reports import FlushReport
@@ -34,9 +35,10 @@ class Clock:
     def push(self, seconds: float) -> None:
         self.ahead += seconds
 
-    # What cachesync.flush asks of the module ``time``.
+    # What cachesync.flush and cachesync.following ask of the module ``time``.
     monotonic = __call__
     sleep = push
+    time_ns = staticmethod(time.time_ns)
 
 
 class Driven:
@@ -94,6 +96,7 @@ class Driven:
         """``flush`` in the engine's time: a timeout of five minutes takes none of ours."""
         with (
             mock.patch.object(cachesync.flush, "time", self.clock),
+            mock.patch.object(cachesync.following, "time", self.clock),
             mock.patch.object(cachesync.flush, "within", lambda _, call: call()),
         ):
             return self.engine.service.flush(session, timeout=timeout, **options)

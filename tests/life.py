@@ -45,6 +45,7 @@ def driven_time(driven: Driven) -> Iterator[None]:
     """A session is closed in the engine's time and in the caller's thread."""
     with (
         mock.patch.object(cachesync.flush, "time", driven.clock),
+        mock.patch.object(cachesync.following, "time", driven.clock),
         mock.patch.object(cachesync.lifecycle.life, "time", driven.clock),
         mock.patch.object(cachesync.flush, "within", lambda _, call: call()),
         mock.patch.object(cachesync.lifecycle.life, "within", lambda _, call: call()),

@@ -19,7 +19,7 @@ from cachesync.cli.reach import Connect
 from cachesync.control.wire import error_json
 from cachesync.errors import CacheSyncError, ExitCode, UsageError
 from cachesync.keys import check_session
-from cachesync.reports import FlushReport, Json
+from cachesync.reports import FlushReport, Json, gone_here
 
 AT_ONCE = 32
 """Sessions that are flushed side by side."""
@@ -117,6 +117,8 @@ def lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
         failed, pending = len(report.failed), len(report.pending)
         done = f"{report.uploaded:,} uploaded, {duration(report.seconds)}"
         yield f"{session}: NOT stored, {count(failed, 'failure')}, {pending:,} pending ({done})"
+    if report.vanished:
+        yield f"  note     {gone_here(report.vanished)}"
     yield from failures(report.failed)
     yield from reasons("pending", report.pending)
     yield from listed(

@@ -10,7 +10,7 @@ from cachesync.files.open_file import OpenFile
 from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
 from cachesync.files.snapshot import MemoryBody, Snapshot, take
 from cachesync.files.staging import Leftover, Staging, Temporary, translated
-from cachesync.files.tree import Tree
+from cachesync.files.tree import Tree, tells_births
 
 __all__ = [
     "Ground",
@@ -26,6 +26,7 @@ __all__ = [
     "make_session",
     "make_whole_session",
     "take",
+    "tells_births",
     "timestamp_granularity",
     "translated",
 ]

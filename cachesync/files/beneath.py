@@ -19,6 +19,7 @@ HOLD = os.O_PATH if _LINUX else os.O_RDONLY
 _OPENAT2 = 437  # one number on all architectures
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, _BTIME_AT = 0x100, 0x800, 80
+_STATX_MNT_ID, _STATX_MNT_ID_UNIQUE, _MNT_ID_AT = 0x1000, 0x4000, 144
 _F_SETLEASE, _F_RDLCK, _F_UNLCK = 1024, 0, 2
 
 
@@ -94,14 +95,27 @@ def _if_regular(descriptor: int) -> int | None:
 
 def birth_ns(directory: int, name: str) -> int | None:
     """When a file was made, in nanoseconds since the epoch, or None where the file system does not say (statx(2))."""
-    if not _LINUX:
-        return None
+    return _statx(directory, name)[0]
+
+
+def mount_identity(directory: int, name: str, found: os.stat_result) -> str:
+    """Identify the mount whose root is the directory ``name``. Another volume at the same place, and the same volume
+    mounted again, have another identity (statx(2), STATX_MNT_ID_UNIQUE since Linux 6.8)."""
+    birth, mount = _statx(directory, name)
+    return f"{found.st_dev}:{found.st_ino}:{birth}:{mount}"
+
+
+def _statx(directory: int, name: str) -> tuple[int | None, int | None]:
+    """Birth time in nanoseconds and mount id of a name, each None where the system does not tell it."""
     answer = ctypes.create_string_buffer(256)
-    if _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, answer) != 0:
-        return None
+    wanted = _STATX_BTIME | _STATX_MNT_ID | _STATX_MNT_ID_UNIQUE
+    if not _LINUX or _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, wanted, answer) != 0:
+        return None, None
     (mask,) = struct.unpack_from("=I", answer, 0)
     seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_AT)
-    return int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else None
+    (mount,) = struct.unpack_from("=Q", answer, _MNT_ID_AT)
+    birth = int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else None
+    return birth, mount if mask & (_STATX_MNT_ID | _STATX_MNT_ID_UNIQUE) else None
 
 
 def writer_of(descriptor: int) -> Writer:

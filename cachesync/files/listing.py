@@ -13,9 +13,6 @@ from typing import Any
 from cachesync.files.stats import ABSENT, examine
 from cachesync.model import FileStat, Kind, Skipped
 
-_TICK = 20_000_000
-"""Nanoseconds in which two changes may get one time stamp: the kernel's clock ticks every 1 to 10 ms."""
-
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """As os.fsencode has them, for where a call of that is too much."""
 
@@ -23,9 +20,10 @@ _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(
 @dataclass(slots=True)
 class Listing:
     """One directory: what is in it by name, but for files and directories that are as they were, and what is there but
-    not stored. ``stamp`` is of before it was listed."""
+    not stored. ``stamp`` is its ctime before it was listed, ``stamped_at`` when that was asked; in nanoseconds."""
 
     stamp: int = 0
+    stamped_at: int = 0
     same_files: list[str] = field(default_factory=list)
     same_directories: list[str] = field(default_factory=list)
     found: dict[str, FileStat] = field(default_factory=dict)
@@ -52,11 +50,9 @@ def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(descriptor)
 
 
-def stamp_of(directory: int) -> int:
-    """A directory's ctime in nanoseconds. One that is so young that a later change may get the same is none: it is
-    replaced by the time of asking, which never comes again."""
-    changed, now = os.fstat(directory).st_ctime_ns, time.time_ns()
-    return changed if not 0 <= now - changed < _TICK else -now
+def stamp_of(directory: int) -> tuple[int, int]:
+    """A directory's ctime, and the time of asking, in nanoseconds."""
+    return os.fstat(directory).st_ctime_ns, time.time_ns()
 
 
 def fill(
@@ -68,6 +64,7 @@ def fill(
 ) -> None:
     """Put into ``listing`` what each of ``entries`` is. A scan comes by here with every file of the root: one that is
     as it was costs a stat and no object of ours."""
+    device = os.fstat(descriptor).st_dev
     for entry in entries:
         name = entry.name
         try:
@@ -77,7 +74,7 @@ def fill(
                 del seen[raw]
                 listing.same_files.append(name)
                 continue
-            found = examine(descriptor, name, directory + name, s)
+            found = examine(descriptor, name, directory + name, s, device)
         except OSError as error:
             if error.errno in ABSENT:  # deleted since it was listed
                 continue
@@ -86,7 +83,7 @@ def fill(
             listing.special.append(found)
             continue
         was = seen.get(raw + b"/") if found.kind is Kind.DIRECTORY else None
-        if was is not None and was[1::2] == (s.st_mode, s.st_mtime_ns, s.st_ino):
+        if was is not None and s.st_dev == device and was[1::2] == (s.st_mode, s.st_mtime_ns, s.st_ino):
             del seen[raw + b"/"]
             listing.same_directories.append(name)  # its size and ctime say nothing that its entries do not
         else:

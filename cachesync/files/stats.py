@@ -6,6 +6,7 @@ import errno
 import os
 import stat as st
 
+from cachesync.files.beneath import mount_identity
 from cachesync.model import FileStat, Kind, Skipped
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -23,14 +24,19 @@ _SPECIAL = {
 _KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTORY}
 
 
-def examine(directory: int, name: str, path: str, found: os.stat_result | None = None) -> FileStat | Skipped:
-    """What ``name`` is in an open directory; ``found`` if somebody has just asked. A link that becomes something else
-    meanwhile is looked at again. Raises OSError."""
+def examine(
+    directory: int, name: str, path: str, found: os.stat_result | None = None, device: int | None = None
+) -> FileStat | Skipped:
+    """What ``name`` is in an open directory; ``found`` is its stat and ``device`` the directory's device number, if
+    they are known. A link that becomes something else meanwhile is looked at again. Raises OSError."""
     while True:
         found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
         kind = st.S_IFMT(found.st_mode)
         if kind in _SPECIAL:
             return Skipped(path, _SPECIAL[kind])
+        if kind == st.S_IFDIR:
+            device = os.fstat(directory).st_dev if device is None else device
+            return to_stat(found, None, None if found.st_dev == device else mount_identity(directory, name, found))
         if kind != st.S_IFLNK:
             return to_stat(found, None)
         try:
@@ -41,8 +47,8 @@ def examine(directory: int, name: str, path: str, found: os.stat_result | None =
             found = None
 
 
-def to_stat(found: os.stat_result, target: str | None) -> FileStat:
-    """A stat as the journal can keep it, with the target of a link."""
+def to_stat(found: os.stat_result, target: str | None, mount: str | None = None) -> FileStat:
+    """A stat as the journal can keep it, with the target of a link and the mount of a directory."""
     return FileStat(
         _KINDS[st.S_IFMT(found.st_mode)],
         found.st_size,
@@ -51,4 +57,5 @@ def to_stat(found: os.stat_result, target: str | None) -> FileStat:
         found.st_ino if found.st_ino <= _END_OF_TIME else found.st_ino - 2**64,
         st.S_IMODE(found.st_mode),
         target,
+        mount,
     )

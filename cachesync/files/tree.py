@@ -20,6 +20,11 @@ from cachesync.model import FileStat, Skipped
 _LONGEST_IGNORE = 64 * 1024
 
 
+def tells_births(directory: str | None) -> bool:
+    """Whether the identity of a session's directory (``Tree.session_directory``) holds a birth time."""
+    return directory is not None and not directory.endswith(":None")
+
+
 class Tree:
     """A root directory, held by its descriptor, so that another one in its place is noticed."""
 
@@ -57,6 +62,14 @@ class Tree:
             raise RootHalted("look at the root", str(self.root), error.strerror) from error
         if (found.st_dev, found.st_ino) != self.identity:
             raise RootHalted("look at the root", str(self.root), "another directory stands in its place")
+
+    def stands(self) -> bool:
+        """Whether the directory at the root's path is the one that was opened."""
+        try:
+            self.check()
+        except RootHalted:
+            return False
+        return True
 
     def sessions(self) -> tuple[list[str], list[Skipped]]:
         """The sessions in the root, and what else is there. Raises RootHalted."""
@@ -124,7 +137,7 @@ class Tree:
                 return None
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         try:
-            listing.stamp = stamp_of(descriptor)
+            listing.stamp, listing.stamped_at = stamp_of(descriptor)
             with os.scandir(descriptor) as entries:
                 fill(listing, descriptor, entries, directory, {} if seen is None else seen)
         except OSError as error:
@@ -140,9 +153,21 @@ class Tree:
         except OSError:
             return None
         try:
-            return stamp_of(descriptor)
+            return stamp_of(descriptor)[0]
         finally:
             os.close(descriptor)
+
+    def birth_ns(self, session: str, path: str) -> int | None:
+        """When the file at a path was made, in nanoseconds since the epoch; None where nothing tells."""
+        parent, _, name = f"{session}/{path}".rpartition("/")
+        try:
+            directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return birth_ns(directory, name)
+        finally:
+            os.close(directory)
 
     def open(self, session: str, path: str) -> OpenFile | None:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""

@@ -56,6 +56,17 @@ class Journal:
         elif known not in (None, store):
             raise _stored_elsewhere(known, store)
 
+    def pulse(self) -> int:
+        """The counter that a file of the root holds, too (see pulse.py)."""
+        ((number,),) = self._ledger.db.all("SELECT pulse FROM meta")
+        return int(number)
+
+    def next_pulse(self) -> int:
+        """Count on."""
+        with self._ledger.db.write() as db:
+            ((number,),) = db.execute("UPDATE meta SET pulse = pulse + 1 RETURNING pulse").fetchall()
+        return int(number)
+
     def close(self) -> None:
         """Let the file go."""
         self._ledger.close()

@@ -10,6 +10,7 @@ from functools import partial
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import (
+    AT_OR_BELOW,
     ENTRY_COLUMNS,
     KNOWN_COLUMNS,
     LEAVE,
@@ -29,9 +30,9 @@ from cachesync.journal.rows import (
 from cachesync.model import Entry, Labels, Mark
 
 _MARK = """
-INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, closed,
-                   due_at, created_at, dirty_since)
-VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
+INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, mount,
+                   closed, due_at, created_at, dirty_since)
+VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?15, ?12, ?13, ?14, ?14)
 ON CONFLICT DO
 """
 
@@ -43,15 +44,17 @@ _MARK_SEEN = (
     UPDATE SET dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
     etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file' THEN '' ELSE etag END,
     hidden = CASE WHEN hidden = 2 THEN 0 ELSE hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL
-             AND (older IS NOT NULL OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
+             AND (older IS NOT NULL OR vanished = 1
+                  OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
     newer = CASE WHEN kind = 'file' AND ?4 = 'file' THEN newer END, stood_in = NULL,
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
-    closed = ?12, due_at = ?13, resident = 1, gone_at = NULL, attempts = 0, error = NULL, failed = 0
+    mount = ?15, closed = ?12, due_at = ?13, resident = 1, vanished = 0, gone_at = NULL, attempts = 0,
+    error = NULL, failed = 0
 """
 )
 
 _RETURNED = f"""
-UPDATE entry SET resident = 1, {take("older")}, older = NULL, stood_in = NULL,
+UPDATE entry SET resident = 1, vanished = 0, {take("older")}, older = NULL, stood_in = NULL,
     newer = CASE WHEN older IS NOT NULL AND json_extract(older, '$.etag') IS NOT etag THEN {STORED_TEXT} END
 WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NULL AND resident = 0
 """
@@ -106,7 +109,7 @@ class Entries:
                 if (s := mark.stat) is not None:
                     target = None if s.target is None else os.fsencode(s.target)
                     values = (str(s.kind), generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target)
-                    seen.append((*place, *values, int(mark.closed), mark.due_at, now))
+                    seen.append((*place, *values, int(mark.closed), mark.due_at, now, s.mount))
                 elif stands is None or not stands(mark.path):
                     gone.append((number, generation, mark.due_at, now, *place[1:]))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
@@ -158,13 +161,7 @@ class Entries:
         number = self._ledger.id(name)
         where, values = "dir = ? AND name = ?", tuple[object, ...](split(path))
         if is_dir:
-            where, values = (
-                "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))",
-                (
-                    *split(path + "/"),
-                    *below(path),
-                ),
-            )
+            where, values = AT_OR_BELOW, (*split(path + "/"), *below(path))
         condition = f"session = ? AND resident = 1 AND {where}"
         if self._ledger.db.one(f"SELECT 1 FROM entry WHERE {condition} LIMIT 1", (number, *values)) is None:
             return
@@ -176,6 +173,15 @@ class Entries:
             db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE {condition} AND {UNSENT}", (number, *values))
             db.execute(f"UPDATE entry SET {LEAVE} WHERE {condition}", (number, *values))
             self._ledger.revise(db, number)
+
+    def missed(self, name: str, path: str) -> None:
+        """A path that is expected on disk was looked at and is missing. That alone is no deletion."""
+        with self._ledger.db.write() as db:
+            db.execute(
+                "UPDATE entry SET absent = generation WHERE session = ? AND dir = ? AND name = ? AND resident = 1"
+                " AND gone_at IS NULL",
+                (self._ledger.id(name), *split(path)),
+            )
 
     def any_resident(self, name: str) -> bool:
         """Whether anything of the session is expected on disk."""

@@ -11,7 +11,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from cachesync.errors import JournalDamaged, JournalUnavailable
-from cachesync.journal.database import Database
+from cachesync.journal.database import Database, Row
+from cachesync.journal.rows import LEAVE, NEVER_SEEN, UNLEARN, UNSENT
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -34,7 +35,8 @@ class Ledger:
 
     def _settle_in(self) -> None:
         """A journal that was copied with its root is another writer than the one it was copied from: it gets an id of
-        its own. It and one that lost its last commits with the machine's power learn anew what the store has."""
+        its own. It and one that lost its last commits with the machine's power learn anew what the store has. They
+        doubt the disk, too: names and bytes of the last seconds may be lost there."""
         ((place, boot),) = self.db.all("SELECT place, boot FROM meta")
         now = _boot()
         copied, cut = place not in (None, self.db.place), boot not in (None, now)
@@ -45,7 +47,7 @@ class Ledger:
             if copied:
                 db.execute("UPDATE meta SET id = ?", (secrets.token_hex(8),))
             if copied or cut:
-                db.execute("UPDATE session SET learned = 0")
+                db.execute("UPDATE session SET learned = 0, doubted = 1")
 
     def close(self) -> None:
         """Let the file go, in order: nothing of it is lost any more."""
@@ -117,6 +119,26 @@ class Ledger:
             with self.db.write(durable=True) as db:
                 latest = self.next_generation(db)
             self._hardened = max(self._hardened, latest)
+
+    def leave(self, db: sqlite3.Connection, number: int, where: str, values: Row, *, vanished: bool) -> tuple[int, int]:
+        """In a transaction, let go of entries of a session that are not on the disk any more: what the store has is
+        evicted, what it never had is forgotten. Nothing becomes a tombstone (P7). Returns how many entries were
+        evicted, and how many files or changes to files went before they were stored."""
+        forgotten = db.execute(
+            f"DELETE FROM entry WHERE {where} AND resident = 1 AND kind = 'file' AND etag IS NULL", values
+        ).rowcount
+        changed = f"SELECT count(*) FROM entry WHERE {where} AND {UNSENT} AND gone_at IS NULL"
+        lost = forgotten + db.execute(changed, values).fetchone()[0]
+        db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE {where} AND {UNSENT}", values)
+        never_listed = "(kind <> 'file' AND etag IS NULL AND synced = 0)"
+        db.execute(f"DELETE FROM entry WHERE {where} AND resident = 1 AND (newer = 'null' OR {never_listed})", values)
+        evicted = db.execute(
+            f"UPDATE entry SET {LEAVE}, vanished = {int(vanished)} WHERE {where} AND resident = 1", values
+        ).rowcount
+        self.revise(db, number)
+        if forgotten:
+            db.execute(UNLEARN, (number,))
+        return evicted, lost
 
     def revise(self, db: sqlite3.Connection, number: int) -> None:
         """Note, in a transaction, that a manifest of this session would look different now."""

@@ -15,7 +15,7 @@ from cachesync.model import Entry, FileStat, Kind, Stored, Superseded
 
 _STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
 _AS_SEEN = "size IS ?6 AND mtime_ns IS ?7 AND ctime_ns IS ?8 AND inode IS ?9 AND mode IS ?10"
-_IDLE = "gone_at = NULL, unsettled = 0, closed = 0, attempts = 0, error = NULL, failed = 0"
+_IDLE = "vanished = 0, gone_at = NULL, unsettled = 0, closed = 0, attempts = 0, error = NULL, failed = 0"
 _DISK = "size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10"
 
 _PLACED = f"""

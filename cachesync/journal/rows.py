@@ -13,7 +13,7 @@ from cachesync.model import Entry, FileStat, Kind, Labels, Stored, Superseded, V
 ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
     target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,
     puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels,
-    hidden, newer, older"""
+    hidden, newer, older, vanished, mount"""
 
 _KINDS = {str(kind): kind for kind in Kind}
 """Asking Kind itself is two calls of Python, for each row."""
@@ -58,16 +58,19 @@ UNLEARN = "UPDATE session SET learned = 0 WHERE id = ?"
 """Where a file that was never confirmed is forgotten: an answer may have been lost, so the next use asks the store what
 it has."""
 
+AT_OR_BELOW = "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))"
+"""Of a directory's entry and all below it; the values are ``split(path)`` and ``below(path)``."""
+
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
-    synced < generation, dirty_since, stored_at, closed"""
+    synced < generation, dirty_since, stored_at, closed, mount"""
 
 SEEN_COLUMNS = f"""name, CASE WHEN kind = 'file' AND (unsettled = 0 OR synced < generation) THEN mode | {st.S_IFREG}
-    WHEN kind = 'dir' THEN mode | {st.S_IFDIR} END, size, mtime_ns, ctime_ns, inode"""
+    WHEN kind = 'dir' AND mount IS NULL THEN mode | {st.S_IFDIR} END, size, mtime_ns, ctime_ns, inode"""
 """What a scan compares with the disk: where they are equal it has nothing to do. No ``st_mode``, so that they never
-are, where it has to look closer: at links, and at bytes that may have changed without a trace. Few columns, since there
-may be a million rows."""
+are, where it has to look closer: at links, at mounts, and at bytes that may have changed without a trace. Few
+columns, since there may be a million rows."""
 
 WORK = "synced < generation AND (kind = 'file' OR etag IS NOT NULL)"
 """The uploader's part of what is dirty. Spelled as the index ``work`` is, or SQLite would not use that."""
@@ -109,6 +112,7 @@ class Known(NamedTuple):
     dirty_since: float
     stored_at: float | None
     closed: int
+    mount: str | None
 
 
 def to_entry(session: str, row: Row) -> Entry:
@@ -116,11 +120,12 @@ def to_entry(session: str, row: Row) -> Entry:
     parent, name, kind, born, generation, absent, synced, resident = row[:8]
     size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[8:17]
     etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[17:26]
-    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled, hidden, newer, older = row[26:]
+    dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled, hidden, newer, older = row[26:37]
+    vanished, mount = row[37:]
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
-        stat = FileStat(_KINDS[kind], size, mtime_ns, ctime_ns, inode, mode, link)
+        stat = FileStat(_KINDS[kind], size, mtime_ns, ctime_ns, inode, mode, link, mount)
     if etag is not None:
         stored = Stored(
             Version(etag, version_id),
@@ -157,6 +162,7 @@ def to_entry(session: str, row: Row) -> Entry:
         hidden=hidden == 1,
         superseded=None if newer is None else _to_superseded(newer),
         older=None if older is None else _to_stored(json.loads(older)),
+        vanished=bool(vanished),
     )
 
 

@@ -135,6 +135,8 @@ ALTER TABLE entry ADD COLUMN vanished INTEGER NOT NULL DEFAULT 0;   -- 1: evicte
                                                                     -- evidence of a deletion
 ALTER TABLE entry ADD COLUMN mount TEXT;                            -- of a directory on another file system than the
                                                                     -- one that it is in: which mount that is
+CREATE INDEX vanished ON entry(session) WHERE vanished = 1;
+CREATE INDEX mounted ON entry(session) WHERE mount IS NOT NULL;
 
 -- One row a life of a process on this journal: objects that it writes name their life, so that one whose answer was
 -- lost is known as ours, and the object of a cloned journal is not.

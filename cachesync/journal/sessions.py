@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import LEAVE, NEVER_SEEN, STORED_TEXT, UNLEARN, UNSENT, join, split, to_columns
+from cachesync.journal.rows import AT_OR_BELOW, STORED_TEXT, UNLEARN, below, join, split, to_columns
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
@@ -43,6 +43,9 @@ WHERE resident = 0 AND etag IS NULL AND kind <> 'file' AND (kind, mtime_ns, mode
 """
 
 
+_VANISHED = """SELECT count(*) FROM entry INDEXED BY vanished WHERE entry.session = session.id AND vanished = 1
+    AND kind = 'file'"""
+
 _ONE = "session = ? AND dir = ? AND name = ?"
 
 
@@ -69,19 +72,31 @@ class Sessions:
         all other verbs ask by that."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
-            " confirmed, lost FROM session WHERE id = ?",
+            f" confirmed, lost, doubted, ({_VANISHED}) FROM session WHERE id = ?",
             (self._ledger.number(name),),
         )
         if row is None:
             return None
-        state, directory, learned, revision, shown, etag, version_id, confirmed, lost = row
+        state, directory, learned, revision, shown, etag, version_id, confirmed, lost, doubted, vanished = row
         manifest = None if etag is None else Version(etag, version_id)
-        return Session(name, state, directory, bool(learned), revision, shown, manifest, confirmed, lost)
+        return Session(
+            name, state, directory, bool(learned), revision, shown, manifest, confirmed, lost, bool(doubted), vanished
+        )
 
     def set_directory(self, name: str, directory: str) -> None:
         """Note which directory the session is."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET directory = ?, lost = 0 WHERE id = ?", (directory, self._ledger.id(name)))
+
+    def trust(self, name: str) -> None:
+        """A whole scan has finished: what is missing from now on was there in this life."""
+        with self._ledger.db.write() as db:
+            db.execute("UPDATE session SET doubted = 0 WHERE id = ?", (self._ledger.id(name),))
+
+    def doubt_all(self) -> None:
+        """The disk may be older than the journal: what is missing there was not deleted. Durable when it returns."""
+        with self._ledger.db.write(durable=True) as db:
+            db.execute("UPDATE session SET doubted = 1, learned = 0")
 
     def removed(self, name: str) -> tuple[int, int]:
         """The session's directory is gone: what the store has is evicted, what it never had is forgotten.
@@ -91,20 +106,26 @@ class Sessions:
         """
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
-            forgotten = db.execute(
-                "DELETE FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NULL", (number,)
-            ).rowcount
-            changed = f"SELECT count(*) FROM entry WHERE session = ? AND {UNSENT} AND gone_at IS NULL"
-            lost = forgotten + db.execute(changed, (number,)).fetchone()[0]
-            db.execute(f"UPDATE entry SET {NEVER_SEEN} WHERE session = ? AND {UNSENT}", (number,))
-            never_listed = "(kind <> 'file' AND etag IS NULL AND synced = 0)"
-            gone = f"DELETE FROM entry WHERE session = ? AND resident = 1 AND (newer = 'null' OR {never_listed})"
-            db.execute(gone, (number,))
-            evicted = db.execute(f"UPDATE entry SET {LEAVE} WHERE session = ? AND resident = 1", (number,)).rowcount
-            self._ledger.revise(db, number)
-            if forgotten:
-                db.execute(UNLEARN, (number,))
+            evicted, lost = self._ledger.leave(db, number, "session = ?", (number,), vanished=False)
+            db.execute("UPDATE entry SET vanished = 0 WHERE session = ? AND vanished = 1", (number,))
             db.execute("UPDATE session SET lost = lost + ? WHERE id = ?", (lost, number))
+        return evicted, lost
+
+    def vanished(self, name: str, paths: Sequence[str], *, stands: Callable[[str], bool]) -> tuple[int, int]:
+        """Paths are missing, and nothing tells that a program deleted them: they are evicted, and counted as vanished.
+        A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. Returns how many
+        entries were evicted, and how many files or changes were not stored. Durable when it returns."""
+        number, evicted, lost = self._ledger.id(name), 0, 0
+        with self._ledger.db.write(durable=True) as db:
+            for path in paths:
+                if stands(path):
+                    continue
+                where, values = f"{_ONE} AND gone_at IS NULL", tuple[object, ...]((number, *split(path)))
+                if path.endswith("/"):
+                    where = f"session = ? AND {AT_OR_BELOW} AND gone_at IS NULL"
+                    values = (*values, *below(path))
+                went, unsent = self._ledger.leave(db, number, where, values, vanished=True)
+                evicted, lost = evicted + went, lost + unsent
         return evicted, lost
 
     def confirm_deletes(self, name: str) -> None:
@@ -263,7 +284,7 @@ class Sessions:
         """A session in numbers."""
         number = self._ledger.id(name)
         files = self._ledger.db.long(
-            "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(failed),"
+            "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(vanished),"
             " max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END)"
             " FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
             (number,),
@@ -274,7 +295,17 @@ class Sessions:
             (number,),
         )[0]
         newest = None if files[4] is None else files[4] / 1e9
-        return Counts(files[0], files[1] or 0, dirty[0], dirty[1] or 0, dirty[3] or 0, files[2] or 0, dirty[2], newest)
+        return Counts(
+            files=files[0],
+            bytes=files[1] or 0,
+            dirty=dirty[0],
+            dirty_bytes=dirty[1] or 0,
+            failed=dirty[3] or 0,
+            evicted=files[2] or 0,
+            oldest_dirty=dirty[2],
+            newest=newest,
+            vanished=files[3] or 0,
+        )
 
     def add_conflict(self, name: str, conflict: Conflict, kept: Stored | None, now: float) -> None:
         """Remember another writer's bytes, and the evicted entry that names them (None: they kept their own name)."""

@@ -46,6 +46,15 @@ class Waiting:
                 return
             after = rows[-1][:2]
 
+    def since(self, name: str, generation: int) -> Iterator[Entry]:
+        """Dirty entries, but for directories, whose latest mark came after a generation."""
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation"
+            " AND kind <> 'dir' AND generation > ?",
+            (self._ledger.id(name), generation),
+        )
+        return (to_entry(name, row) for row in rows)
+
     def any_dirty_link(self, name: str) -> bool:
         """Whether a link waits for the manifest."""
         row = self._ledger.db.one(

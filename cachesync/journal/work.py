@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import ENTRY_COLUMNS, STORED_TEXT, WORK, join, labels_text, split, to_columns, to_entry
 from cachesync.model import Entry, FileStat, Stored, Tombstones
-from cachesync.policy import FARTHEST, SPACING, is_same_file
+from cachesync.policy import FARTHEST, SPACING
 
 _CONFIRM = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
@@ -33,11 +33,19 @@ AND (size, mtime_ns, ctime_ns, inode, mode, unsettled) IS NOT (?5, ?6, ?7, ?8, ?
 """
 """Only where something differs, as it seldom does: else its place among the inodes would be written again."""
 
-_MOVED = """
-SELECT 1 FROM entry AS e INDEXED BY inode WHERE e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session
-AND e.size = t.size AND e.mtime_ns = t.mtime_ns AND e.gone_at IS NULL AND e.resident = 1
+_SAME_INODE = """
+e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session AND e.kind = 'file' AND e.gone_at IS NULL
+AND e.resident = 1 AND e.born > t.synced
 """
-"""Of a missing file: an entry of its session that stands on disk and looks like it."""
+"""Of a missing file: an entry of its session that stands on disk, has its inode, and came after the missing one was
+stored last. A hard link that both stood beside each other is no new name."""
+
+_MOVED = f"""
+SELECT 1 FROM entry AS e INDEXED BY inode WHERE {_SAME_INODE} AND e.size = t.size AND e.mtime_ns = t.mtime_ns
+"""
+"""... and looks like it."""
+
+_MOST_CHANGED = 10_000
 
 
 class Work:
@@ -200,11 +208,22 @@ class Work:
         return self._of_inode(inode, "(gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL")
 
     def moved_to(self, entry: Entry) -> list[Entry]:
-        """Entries that stand on disk and look like this file, which does not any more: where it may have gone."""
+        """Entries of the session that stand on disk, have the inode of this file, which does not any more, and came
+        after it was stored: where it may have gone."""
         if entry.stat is None:
             return []
-        found = self._of_inode(entry.stat.inode, "gone_at IS NULL AND resident = 1 AND kind = 'file'")
-        return [other for other in found if other.stat is not None and is_same_file(entry.stat, other.stat)]
+        standing = f"session = {self._ledger.id(entry.session)} AND gone_at IS NULL AND resident = 1 AND kind = 'file'"
+        found = self._of_inode(entry.stat.inode, f"{standing} AND born > {entry.synced}")
+        mounts = self._mounts(entry.session)
+        return [other for other in found if _mount_of(other.path, mounts) == _mount_of(entry.path, mounts)]
+
+    def _mounts(self, name: str) -> list[str]:
+        """The directories of a session that are mount points. Inode numbers tell files apart on one file system."""
+        rows = self._ledger.db.all(
+            "SELECT dir, name FROM entry INDEXED BY mounted WHERE session = ? AND mount IS NOT NULL",
+            (self._ledger.id(name),),
+        )
+        return [join(row[0], row[1]) for row in rows]
 
     def _of_inode(self, inode: int, condition: str) -> list[Entry]:
         rows = self._ledger.db.all(
@@ -214,17 +233,9 @@ class Work:
         )
         return [to_entry(self._ledger.name(row[0]), row[1:]) for row in rows]
 
-    def missed(self, name: str) -> bool:
-        """Whether a path is missing that the store has, and that is not known to have moved."""
-        row = self._ledger.db.one(
-            "SELECT 1 FROM entry AS t INDEXED BY dirty WHERE session = ? AND synced < generation"
-            f" AND gone_at IS NOT NULL AND etag IS NOT NULL AND NOT EXISTS ({_MOVED}) LIMIT 1",
-            (self._ledger.number(name) or 0,),
-        )
-        return row is not None
-
-    def tombstones(self, name: str) -> Tombstones:
-        """The session's deletions that wait for the store, in numbers. A file that moved was not deleted."""
+    def tombstones(self, name: str) -> tuple[Tombstones, list[tuple[Entry, Entry]]]:
+        """The session's deletions that wait for the store, in numbers. A file that moved was not deleted: those that
+        may have been moved and changed since are counted, and returned with what they may be now."""
         number = self._ledger.id(name)
         ((last, unconfirmed),) = self._ledger.db.all(
             "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1)"
@@ -238,4 +249,33 @@ class Work:
             ((stored,),) = self._ledger.db.all(
                 "SELECT count(*) FROM entry WHERE session = ? AND etag IS NOT NULL", (number,)
             )
-        return Tombstones(unconfirmed or 0, stored, last or 0.0)
+        return Tombstones(unconfirmed or 0, stored, last or 0.0), self._changed(name) if unconfirmed else []
+
+    def _changed(self, name: str) -> list[tuple[Entry, Entry]]:
+        rows = self._ledger.db.all(
+            "SELECT t.dir, t.name, e.dir, e.name FROM entry AS t INDEXED BY dirty, entry AS e INDEXED BY inode"
+            " WHERE t.session = ? AND t.synced < t.generation AND t.gone_at IS NOT NULL AND t.etag IS NOT NULL"
+            " AND t.generation > (SELECT confirmed FROM session WHERE id = t.session)"
+            f" AND {_SAME_INODE} AND (e.size, e.mtime_ns) IS NOT (t.size, t.mtime_ns) LIMIT {_MOST_CHANGED}",
+            (self._ledger.id(name),),
+        )
+        mounts = self._mounts(name)
+        pairs = [(join(*row[:2]), join(*row[2:])) for row in rows]
+        found = [
+            (self._entry(name, old), self._entry(name, new))
+            for old, new in pairs
+            if _mount_of(old, mounts) == _mount_of(new, mounts)
+        ]
+        return [(old, new) for old, new in found if old is not None and new is not None]
+
+    def _entry(self, name: str, path: str) -> Entry | None:
+        row = self._ledger.db.one(
+            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND name = ?",
+            (self._ledger.id(name), *split(path)),
+        )
+        return None if row is None else to_entry(name, row)
+
+
+def _mount_of(path: str, mounts: Sequence[str]) -> str:
+    """The innermost of the mount points that a path lies below; "" for none."""
+    return max((mount for mount in mounts if path.startswith(mount)), key=len, default="")

@@ -10,22 +10,24 @@ from cachesync.model import Mark
 
 @dataclass(slots=True)
 class Batch:
-    """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare, and
-    ``met`` those that were."""
+    """What one notice or scan has found so far and not yet committed.
 
-    marks: list[Mark] = field(default_factory=list)
-    returned: list[str] = field(default_factory=list)
+    ``trees`` are directories still to compare, and ``met`` those that were. ``missing`` are paths that are expected and
+    do not stand; whether they were deleted is decided at the end. ``others`` are marks of directories that are not the
+    ones that the journal knows at their paths: what is missing below them was not seen to go. ``stamps`` are the
+    directories' stamps when they were listed.
+    """
+
     trees: list[str] = field(default_factory=list)
-    met: set[str] = field(default_factory=set)
     recheck: bool = False
     expired: Callable[[], bool] = lambda: False
-    stamps: dict[str, int] | None = None
+    marks: list[Mark] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    others: dict[str, Mark] = field(default_factory=dict)
+    stamps: dict[str, int] = field(default_factory=dict)
     marked: int = 0
     changed: int = 0
     untold: int = 0
     rechecked: set[str] = field(default_factory=set)
-
-    def listed(self, directory: str, stamp: int) -> None:
-        """Note for those who want it what a directory was."""
-        if self.stamps is not None:
-            self.stamps[directory] = stamp

@@ -31,6 +31,13 @@ def judge(
     batch.marks.append(Mark(path, stat, due, closed))
 
 
+def is_another_directory(stat: FileStat, known: Known | None) -> bool:
+    """Whether a directory is not the one that the journal knows at its path: made anew, mounted over, or unmounted."""
+    if stat.kind is not Kind.DIRECTORY or known is None or not known.resident or known.gone_at is not None:
+        return False
+    return known.inode is not None and (known.inode, known.mount) != (stat.inode, stat.mount)
+
+
 def is_change(mark: Mark) -> bool:
     """Whether it is one that hints tell of: that a directory has another time, with what is in it, only scans see."""
     return mark.stat is None or mark.stat.kind is not Kind.DIRECTORY
@@ -41,6 +48,6 @@ def _same(known: Known, stat: FileStat) -> bool:
     if known.kind != stat.kind or known.mode != stat.mode or known.mtime_ns != stat.mtime_ns:
         return False
     if stat.kind is Kind.DIRECTORY:
-        return known.inode == stat.inode
+        return (known.inode, known.mount) == (stat.inode, stat.mount)
     target = None if stat.target is None else os.fsencode(stat.target)
     return (known.size, known.ctime_ns, known.inode, known.target) == (stat.size, stat.ctime_ns, stat.inode, target)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from cachesync.errors import FileUnreadable
 from cachesync.events import Events, What
-from cachesync.files import Tree
+from cachesync.files import Tree, tells_births
 from cachesync.journal import Journal
-from cachesync.model import FileStat, Kind
+from cachesync.model import FileStat, Kind, Session
 from cachesync.policy import Pace
+from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Presence:
         self.lost: Counter[str] = Counter()
         """How many files went with their session's directory before they were stored, since this process began."""
         self._last_gone: dict[str, float] = {}
+        self._last_directory_gone: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def is_known(self, session: str) -> bool:
@@ -40,8 +43,8 @@ class Presence:
         directory = self._tree.session_directory(session)
         return row is not None and directory is not None and row.directory == directory
 
-    def meet(self, session: str) -> bool:
-        """Whether the session's directory stands; learns of a new session, and of one whose directory is another now.
+    def meet(self, session: str) -> Session | None:
+        """The session's row if its directory stands; learns of a new session, and of one whose directory is another.
 
         Removing a whole session means "evicted here": nothing is deleted in the store (P7). Raises RootHalted.
         """
@@ -50,14 +53,15 @@ class Presence:
         if directory is None:
             if row is not None:
                 self._removed(session)
-            return False
+            return None
         if row is None:
             self._journal.sessions.add(session, self._clock())
         elif row.directory not in (None, directory):
             self._removed(session)
         if row is None or row.directory != directory or row.lost:
             self._journal.sessions.set_directory(session, directory)
-        return True
+            row = self._journal.sessions.get(session)
+        return row
 
     def _removed(self, session: str) -> None:
         if not self._journal.entries.any_resident(session):
@@ -70,13 +74,32 @@ class Presence:
         log(sentence, evicted, lost, extra={"session": session})
         self._tell(What.EVICTED, session, files=evicted, left=lost)
 
-    def told_gone(self, session: str) -> None:
-        """The watcher tells of something in a session that went, be it stored, ignored or never seen."""
-        self._last_gone[session] = self._clock()
+    def hear(self, session: str, hints: Collection[Hint]) -> None:
+        """Note whether something in a session went, be it stored, ignored or never seen."""
+        gone = [hint for hint in hints if hint & Hint.GONE]
+        if gone:
+            self._last_gone[session] = self._clock()
+        if any(hint & Hint.TREE for hint in gone):
+            self._last_directory_gone[session] = self._clock()
 
-    def last_gone(self, session: str) -> float:
-        """When the watcher last told of that; 0 for never."""
-        return self._last_gone.get(session, 0.0)
+    def last_gone(self, session: str) -> tuple[float, float]:
+        """When the watcher last reported that anything, and that a directory, went in a session; 0 for never."""
+        return self._last_gone.get(session, 0.0), self._last_directory_gone.get(session, 0.0)
+
+    def heard_replaced(self, session: str) -> None:
+        """The watcher reports that the session's directory went. Where the file system tells no birth times, the one
+        that stands there now may have the same identity."""
+        row = self._journal.sessions.get(session)
+        if row is not None and not tells_births(row.directory):
+            self._removed(session)
+
+    def vanished(self, session: str, paths: Sequence[str]) -> None:
+        """Evict what is missing without evidence that a program deleted it (P7)."""
+        evicted, lost = self._journal.sessions.vanished(session, paths, stands=partial(self.stands, session))
+        if evicted or lost:
+            sentence = "missing here, not seen to be deleted: %d entries stay in the store, %d changes were not stored"
+            logger.warning(sentence, evicted, lost, extra={"session": session})
+            self._tell(What.EVICTED, session, files=evicted, left=lost)
 
     def tree_gone(self, session: str, directory: str) -> int:
         """Mark what stood in a directory that is gone; how many that were."""

@@ -10,17 +10,17 @@ from functools import partial
 
 from cachesync.errors import FileUnreadable
 from cachesync.events import Events, What
-from cachesync.files import Listing, Tree
+from cachesync.files import Listing, Tree, tells_births
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.journal import Journal, Known
 from cachesync.keys import RESERVED, is_reserved, is_session_name
-from cachesync.model import Entry, Kind, Mark, Skipped
+from cachesync.model import Entry, FileStat, Kind, Mark, Session, Skipped
 from cachesync.policy import Pace
 from cachesync.reports import Failure
 from cachesync.scanner.batch import Batch
-from cachesync.scanner.judging import is_change, judge
+from cachesync.scanner.judging import is_another_directory, is_change, judge
 from cachesync.scanner.presence import Presence
-from cachesync.watcher import Hint
+from cachesync.watcher import Hearing, Hint
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,17 @@ _BATCH = 1000
 _LATE = 2.0
 """Seconds after a change until a hint that did not come is a missing one."""
 
+_UNDECIDED = 0.2
+"""Seconds after which a path that was missing is looked at again."""
+
+_NOTHING = Hint(0)
+
 
 @dataclass(slots=True)
 class ScanResult:
     """What a scan of a session found besides changes. ``marked`` counts what no hint had told of yet, ``changed`` the
-    files and links among that which are not only read once more, ``untold`` those that a hint should have told of."""
+    files and links among that which are not only read once more, ``untold`` those that a hint should have told of.
+    ``still`` says that the scan missed no file that stood when it began; ``stamps`` are for ``stood_still``."""
 
     finished: bool = True
     marked: int = 0
@@ -40,10 +46,13 @@ class ScanResult:
     untold: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    still: bool = False
+    stamps: Mapping[str, int] = field(default_factory=dict)
 
 
 class Scanner:
-    """Marks what differs. Safe to call from many threads; ``wake`` is called after something was marked."""
+    """Marks what differs. Safe to call from many threads; ``wake`` is called after something was marked. ``tick`` is
+    that of the file system's time stamps, in seconds."""
 
     def __init__(
         self,
@@ -53,7 +62,11 @@ class Scanner:
         clock: Callable[[], float],
         wake: Callable[[], None],
         events: Events,
+        hearing: Hearing,
+        tick: float,
     ) -> None:
+        self._hearing = hearing
+        self._tick_ns = int(tick * 1e9)
         self._tree = tree
         self._journal = journal
         self._pace = pace
@@ -66,27 +79,33 @@ class Scanner:
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
-        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted."""
-        if not is_session_name(session) or not self.presence.meet(session):
+        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted.
+
+        A missing path becomes a tombstone only if its hint, or its directory's, says that it went: a look alone is no
+        evidence of a deletion (P7).
+        """
+        if not is_session_name(session):
+            return
+        if hints.get("", _NOTHING) & Hint.GONE:
+            self.presence.heard_replaced(session)
+        if not self.presence.meet(session):
             return
         if FILE_NAME in hints:
             self.forget_rules(session)
-        if any(hint & Hint.GONE for hint in hints.values()):
-            self.presence.told_gone(session)
-        batch = Batch()
+        self.presence.hear(session, hints.values())
+        batch = Batch([])
+        trees: dict[str, bool] = {}
         for path, hint in hints.items():
-            if is_reserved(path):
-                continue
             if not path:
-                batch.trees.append("")
-                continue
-            try:
-                self._look(session, path, hint, batch)
-            except FileUnreadable as error:
-                logger.warning("%s", error, extra={"session": session, "path": path})
+                trees[""] = False
+            elif not is_reserved(path):
+                try:
+                    self._look(session, path, hint, batch, trees)
+                except FileUnreadable as error:
+                    logger.warning("%s", error, extra={"session": session, "path": path})
         self._commit(session, batch)
-        for directory in batch.trees:
-            self.scan(session, directory)
+        for tree, gone in trees.items():
+            self._scan_tree(session, tree, gone=gone)
 
     def scan(
         self,
@@ -95,35 +114,54 @@ class Scanner:
         *,
         recheck: bool = False,
         expired: Callable[[], bool] = lambda: False,
-        stamps: dict[str, int] | None = None,
+        whole: Callable[[], bool] = lambda: False,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
 
         ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
-        and no upload. ``stamps`` is filled for ``stood_still``. Raises RootHalted.
+        and no upload. What is missing in a whole session is a deletion if the scan was still (no directory changed
+        under it, or ``whole`` says that it missed no file all the same), the life before ended in order, and the
+        directory is the one that it was in; else it is evicted, or left to the next scan. Raises RootHalted.
         """
         result = ScanResult()
-        if not self.presence.meet(session):
+        if (row := self.presence.meet(session)) is None:
+            result.still = True
             return result
         if not directory:
             self.forget_rules(session)
-        batch = Batch(trees=[directory], recheck=recheck, expired=expired, stamps=stamps)
-        while batch.trees and result.finished:
-            if expired():
+        batch = Batch([directory], recheck, expired)
+        self._walk(session, batch, result)
+        if result.finished and not directory:
+            # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
+            expected = self._journal.entries.directories(session, directory)
+            batch.missing += [path for path in expected if path not in batch.met]
+            result.still = self.stood_still(session, batch.stamps) or whole()
+            self._decide(row, batch, still=result.still)
+        result.stamps = batch.stamps
+        result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
+        if not directory and result.finished:
+            self.unseen[session] = result.failures
+        return result
+
+    def _scan_tree(self, session: str, directory: str, *, gone: bool) -> None:
+        """Compare what is under a hinted directory; ``gone`` says that the hint was that it, or what it replaced,
+        went."""
+        batch = Batch([directory])
+        self._walk(session, batch, ScanResult())
+        if gone:
+            self._delete(session, self._not_ignored(session, batch.missing), batch)
+            batch.marks += batch.others.values()
+            self._commit(session, batch)
+
+    def _walk(self, session: str, batch: Batch, result: ScanResult) -> None:
+        while batch.trees:
+            if batch.expired():
                 result.finished = False
                 break
             self._compare(session, batch.trees.pop(), batch, result)
             if len(batch.marks) >= _BATCH:
                 self._commit(session, batch)
         self._commit(session, batch)
-        if result.finished:
-            # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
-            unlisted = [path for path in self._journal.entries.directories(session, directory) if path not in batch.met]
-            self._compare_missing(session, unlisted, batch)
-        result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
-        if not directory and result.finished:
-            self.unseen[session] = result.failures
-        return result
 
     def stood_still(self, session: str, stamps: Mapping[str, int]) -> bool:
         """Whether every directory is as it was when the scan that filled ``stamps`` listed it: then the scan saw the
@@ -132,8 +170,12 @@ class Scanner:
 
     def look_again(self, entry: Entry) -> None:
         """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
-        self._journal.work.postpone(entry, self._clock() + self._pace.settle)
-        self.notice(entry.session, {entry.path.rstrip("/"): Hint.CHANGED})
+        path = entry.path.rstrip("/")
+        self.notice(entry.session, {path: Hint.CHANGED})
+        stands = self.presence.stands(entry.session, entry.path)
+        # What is missing is decided by a hint or by a scan; to look again before that is in vain.
+        pause = self._pace.settle if stands or entry.tombstone else _UNDECIDED
+        self._journal.work.postpone(entry, self._clock() + pause)
 
     def left_out(self, session: str, path: str) -> str | None:
         """Why a path is not stored, on purpose; None if nothing speaks against it. Raises RootHalted."""
@@ -161,9 +203,11 @@ class Scanner:
             return
         if listing is None:
             if directory:
-                batch.marked += self.presence.tree_gone(session, directory)
+                batch.missing.append(directory)
             return
-        batch.listed(directory, listing.stamp)
+        # A stamp so young that a later change may get the same is none.
+        young = 0 <= listing.stamped_at - listing.stamp < self._tick_ns
+        batch.stamps[directory] = -1 if young else listing.stamp
         result.skipped.extend(listing.special)
         known = self._journal.entries.children(session, directory) if listing.found else {}
         ignored = self._leave_out(session, directory, listing, known, result)
@@ -177,10 +221,14 @@ class Scanner:
             place = name + "/" * (stat.kind is Kind.DIRECTORY)
             raw = os.fsencode(place)
             seen.pop(raw, None)
-            if name not in ignored:
-                judge(directory + place, stat, known.get(raw), batch, now=self._clock(), pace=self._pace)
+            if name in ignored:
+                continue
+            if is_another_directory(stat, row := known.get(raw)):
+                batch.others[directory + place] = Mark(directory + place, stat, self._clock())
+            else:
+                judge(directory + place, stat, row, batch, now=self._clock(), pace=self._pace)
         missing = [name for raw in seen if (name := os.fsdecode(raw)).rstrip("/") not in ignored]
-        self._compare_missing(session, [directory + name for name in missing], batch)
+        batch.missing += [directory + name for name in missing]
 
     def _leave_out(
         self, session: str, directory: str, listing: Listing, known: dict[bytes, Known], result: ScanResult
@@ -199,44 +247,91 @@ class Scanner:
                     self._journal.entries.let_go(session, directory + name, is_dir=is_dir)
         return left_out
 
-    def _compare_missing(self, session: str, missing: Sequence[str], batch: Batch) -> None:
-        rules = self._ignore(session)
+    # -- what is missing -----------------------------------------------------------------------------------------------
+
+    def _decide(self, row: Session, batch: Batch, *, still: bool) -> None:
+        """Of what a whole scan missed: deleted, evicted, or not to be said yet. ``row`` is from before the scan."""
+        session, missing = row.name, self._not_ignored(row.name, batch.missing)
+        if not (missing or batch.others or row.doubted):
+            return
+        self._hearing.catch_up()  # what programs deleted in this life is known by its hints
+        if not still:
+            return
+        unseen = missing
+        if not row.doubted:
+            unseen = [path for path in missing if any(path.startswith(other) for other in batch.others)]
+            rest = [] if len(unseen) == len(missing) else sorted({*missing} - {*unseen})
+            if tells_births(row.directory):
+                self._delete(session, rest, batch)
+            elif self._clock() - self.presence.last_gone(session)[0] > _LATE:  # no hint is on its way
+                unseen += rest
+        if unseen:
+            self.presence.vanished(session, unseen)
+        batch.marks += batch.others.values()
+        self._commit(session, batch)
+        if row.doubted:
+            self._journal.sessions.trust(session)
+
+    def _delete(self, session: str, missing: Sequence[str], batch: Batch) -> None:
         for path in missing:
-            if rules.reason(path, path.endswith("/")):
-                self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
-            elif not path.endswith("/"):
+            if not path.endswith("/"):
                 batch.marks.append(Mark(path, None, self.presence.gone_due()))
             elif not self.presence.stands(session, path):
                 batch.marked += self.presence.tree_gone(session, path)
 
-    def _look(self, session: str, path: str, hint: Hint, batch: Batch) -> None:
+    def _not_ignored(self, session: str, missing: Sequence[str]) -> list[str]:
+        """What is missing and not ignored; of what is ignored the store keeps what it has."""
+        rules, left = self._ignore(session), []
+        for path in missing:
+            if rules.reason(path, path.endswith("/")):
+                self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
+            else:
+                left.append(path)
+        return left
+
+    def _look(self, session: str, path: str, hint: Hint, batch: Batch, trees: dict[str, bool]) -> None:
         rules = self._ignore(session)
         left_out = rules.reason(path, is_dir=False)
         if left_out and rules.reason(path, is_dir=True):
-            return  # whatever stands there: nobody has to look
+            return  # whatever stands there: nothing has to be looked at
         known = self._journal.entries.known(session, path)
         stat = self._tree.lstat(session, path)
-        if (stat is None or isinstance(stat, Skipped)) and left_out:
+        if isinstance(stat, FileStat) and stat.kind is Kind.DIRECTORY:
+            if not rules.reason(path, is_dir=True):
+                self._look_at_directory(session, path, hint, batch, trees, stat, is_known=known is not None)
+        elif left_out:
             return
-        if stat is None or isinstance(stat, Skipped):
+        elif isinstance(stat, FileStat):
+            if hint & (Hint.GONE | Hint.TREE):  # a directory may have stood here before
+                self.presence.tree_gone(session, path + "/")
+            closed = bool(hint & Hint.CLOSED)
+            judge(path, stat, known, batch, now=self._clock(), pace=self._pace, closed=closed)
+        elif hint & Hint.GONE or stat is not None:
             self.presence.tree_gone(session, path + "/")
             if known is not None:
                 batch.marks.append(Mark(path, None, self.presence.gone_due()))
-            return
-        is_dir = stat.kind is Kind.DIRECTORY
-        if rules.reason(path, is_dir=True) if is_dir else left_out:
-            return
-        if is_dir:
-            if known is not None:  # a file or a link stood here before
-                batch.marks.append(Mark(path, None, self.presence.gone_due()))
-            path += "/"
-            known = self._journal.entries.known(session, path)
-            if known is None or hint & (Hint.TREE | Hint.GONE):
-                batch.trees.append(path)
-        elif hint & (Hint.GONE | Hint.TREE):  # a directory may have stood here before
-            self.presence.tree_gone(session, path + "/")
-        closed = bool(hint & Hint.CLOSED)
-        judge(path, stat, known, batch, now=self._clock(), pace=self._pace, closed=closed)
+        elif known is not None and known.resident:
+            self._journal.entries.missed(session, path)
+
+    def _look_at_directory(
+        self,
+        session: str,
+        path: str,
+        hint: Hint,
+        batch: Batch,
+        trees: dict[str, bool],
+        stat: FileStat,
+        *,
+        is_known: bool,
+    ) -> None:
+        if is_known:  # a file or a link stood here before
+            batch.marks.append(Mark(path, None, self.presence.gone_due()))
+        path += "/"
+        known = self._journal.entries.known(session, path)
+        if known is None or hint & (Hint.TREE | Hint.GONE):
+            trees[path] = bool(hint & Hint.GONE)
+        if hint & Hint.GONE or not is_another_directory(stat, known):  # else a whole scan finds what became of it
+            judge(path, stat, known, batch, now=self._clock(), pace=self._pace)
 
     # -- small things --------------------------------------------------------------------------------------------------
 
@@ -259,7 +354,7 @@ class Scanner:
 
     def _is_late(self, session: str, mark: Mark) -> bool:
         """Whether a hint should have told of a change by now."""
-        at = self.presence.last_gone(session) if mark.stat is None else mark.stat.ctime_ns / 1e9
+        at = self.presence.last_gone(session)[0] if mark.stat is None else mark.stat.ctime_ns / 1e9
         return self._clock() - at > _LATE
 
     def _ignore(self, session: str) -> IgnoreRules:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import IntFlag
 
 from cachesync.record import record
+from cachesync.watcher.arrivals import Arrivals
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Pending:
         self._paths: dict[str, int] = {}
         self._reasons: set[str] = set()
         self._signalled = False
+        self.listeners: tuple[Arrivals, ...] = ()
         self.events = 0
         self.overflows = 0
 
@@ -91,6 +93,8 @@ class Pending:
                 self.overflows += 1
             self._reasons.add(reason)
             signal, self._signalled = not self._signalled, True
+        for listener in self.listeners:
+            listener.lost = True
         if signal:
             self._wake()
 

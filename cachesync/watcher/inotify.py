@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import threading
@@ -75,6 +76,8 @@ class Tree:
         self._root_wd: WatchDescriptor | None = None
         self._canary_wd: WatchDescriptor | None = None
         self._poked_at: float | None = None
+        self._asked: dict[bytes, threading.Event] = {}
+        self._asks = itertools.count(1)
         # Taken before the watch is: a root that is replaced in between is found out by comparison, not trusted.
         self.identity = identify(root)
         self._reader = Reader()
@@ -132,17 +135,45 @@ class Tree:
             prefix = self._prefixes.get(event.wd)
             if prefix is None:
                 if event.wd == self._canary_wd:
-                    self._poked_at = None
+                    self._on_canary(event.name)
                 return
             if not event.name:
                 return  # of the directory itself: its parent's watch tells that too
             path = prefix + os.fsdecode(event.name)
             if path in self._exclude:
                 return
+            for listener in self._pending.listeners:
+                if event.mask & (In.IN_CREATE | In.IN_MOVED_TO):
+                    listener.came(path)
+                elif event.mask & (In.IN_DELETE | In.IN_MOVED_FROM):
+                    listener.went(path, directory=bool(event.mask & In.IN_ISDIR))
             if event.mask & In.IN_ISDIR:
                 self._on_directory(path, event.mask)
             elif (kind := _KINDS.get(event.mask & _EVENTS)) is not None:
                 self._pending.add(path, *kind)
+
+    def hear(self, timeout: float) -> bool:
+        """Wait until every event from before this call has been handled: the kernel keeps them in order, and a file of
+        our own that is closed now comes behind them. Whether that was within ``timeout`` seconds."""
+        if self._canary_wd is None:
+            return False
+        name = f"ask-{next(self._asks)}"
+        heard = self._asked[os.fsencode(name)] = threading.Event()
+        place = os.path.join(self._canary, name)
+        try:
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            os.unlink(place)
+            return heard.wait(timeout) and self.alive
+        except OSError:
+            return False
+        finally:
+            del self._asked[os.fsencode(name)]
+
+    def _on_canary(self, name: bytes) -> None:
+        if (heard := self._asked.get(name)) is not None:
+            heard.set()
+        else:
+            self._poked_at = None
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """The kernel dropped a watch: its directory was deleted or unmounted."""
@@ -202,6 +233,8 @@ class Tree:
 
     def _miss(self, relative: str, error: OSError) -> None:
         self._uncovered[relative] = error.errno or 0
+        for listener in self._pending.listeners:
+            listener.lost = True
         if error.errno == errno.ENOSPC and not self._full:
             self._full = True
             logger.warning("no more inotify watches: raise fs.inotify.max_user_watches; scanning instead")

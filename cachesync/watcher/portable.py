@@ -62,6 +62,11 @@ class Tree(FileSystemEventHandler):
         """The system watches whole trees."""
         return frozenset()
 
+    def hear(self, timeout: float) -> bool:
+        """Nothing tells here what was handled."""
+        del timeout
+        return False
+
     def mend(self) -> None:
         """Nothing to tend."""
 

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from cachesync.keys import RESERVED
+from cachesync.keys import RESERVED, is_within
+from cachesync.watcher.arrivals import Arrivals
 from cachesync.watcher.hints import RESTART, ROOT_REPLACED, Hints, Pending
 from cachesync.watcher.identity import identify
 
@@ -111,6 +112,29 @@ class Watcher:
         """Whether the right root is watched, by a living thread that hears its canary."""
         tree = self._tree
         return tree is not None and self._ailment(tree) is None
+
+    def listen(self, below: str) -> Arrivals | None:
+        """Collect the names that come below a directory, relative to the root ("" or ending in "/"); None where events
+        of it may be missing. ``end_listening`` follows."""
+        arrivals = Arrivals(below)
+        with self._lock:
+            self._pending.listeners = (*self._pending.listeners, arrivals)
+        uncovered = self.uncovered()
+        hidden = "." in uncovered or any(f"{path}/".startswith(below) for path in uncovered)
+        if hidden or (below and is_within(below.rstrip("/"), uncovered)) or not self.healthy():
+            self.end_listening(arrivals)
+            return None
+        return arrivals
+
+    def end_listening(self, arrivals: Arrivals) -> None:
+        """Stop collecting."""
+        with self._lock:
+            self._pending.listeners = tuple(other for other in self._pending.listeners if other is not arrivals)
+
+    def hear(self, timeout: float) -> bool:
+        """Wait until every event from before this call has been handled; whether that was within ``timeout``."""
+        tree = self._tree
+        return tree is not None and tree.hear(timeout) and tree is self._tree
 
     def tend(self) -> None:
         """Check and heal; to be called every few seconds. What a healing may have missed is asked for as a rescan."""

@@ -531,10 +531,10 @@ def test_tombstones_in_numbers(desk):
     desk.miss("b", now=NOW + 2)
     desk.see("never stored", inode=9)
     desk.miss("never stored", now=NOW + 3)
-    t = desk.work.tombstones(S)
+    t, _ = desk.work.tombstones(S)
     assert (t.unconfirmed, t.stored, t.last_seen) == (1, 4, NOW + 2)
     desk.sessions.add("t", NOW)
-    t = desk.work.tombstones("t")
+    t, _ = desk.work.tombstones("t")
     assert (t.unconfirmed, t.stored, t.last_seen) == (0, 0, 0)
 
 
@@ -553,10 +553,35 @@ def test_a_file_that_moved_counts_for_no_deletion_and_is_found_again(desk):
     desk.store("old", inode=7)
     old = desk.miss("old")
     desk.see("new", inode=7)
-    desk.see("another", inode=7, size=9)
     assert [e.path for e in desk.work.moved_to(old)] == ["new"]
-    assert desk.work.tombstones(S).unconfirmed == 0
+    assert desk.work.tombstones(S)[0].unconfirmed == 0
     assert desk.work.moved_to(replace(old, stat=None)) == []
+
+
+def test_a_file_that_moved_and_was_changed_may_be_the_one_that_is_gone(desk):
+    desk.store("old", inode=7)
+    desk.miss("old")
+    desk.see("new", inode=7, size=9)
+    counted, changed = desk.work.tombstones(S)
+    assert counted.unconfirmed == 1
+    assert [(old.path, new.path) for old, new in changed] == [("old", "new")]
+
+
+def test_a_hard_link_that_stood_beside_a_deleted_name_is_no_new_name_of_it(desk):
+    desk.see("twin", inode=7)
+    desk.store("old", inode=7)
+    old = desk.miss("old")
+    assert desk.work.moved_to(old) == []
+    assert desk.work.tombstones(S)[0].unconfirmed == 1
+
+
+def test_an_inode_number_of_another_file_system_is_another_file(desk):
+    volume = replace(file_stat(), kind=Kind.DIRECTORY, mount="7:0")
+    desk.entries.mark(S, [Mark("d/", volume, NOW)], NOW)
+    desk.store("old", inode=7)
+    old = desk.miss("old")
+    desk.see("d/new", inode=7)
+    assert desk.work.moved_to(old) == []
 
 
 def test_conflicts_are_listed_until_a_flush_reported_them(desk):

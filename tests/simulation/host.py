@@ -22,6 +22,7 @@ import cachesync.config
 import cachesync.engine
 import cachesync.files.listing
 import cachesync.flush
+import cachesync.following
 import cachesync.journal.database
 import cachesync.journal.ledger
 import cachesync.journal.reserve
@@ -114,6 +115,7 @@ def virtual(time: VirtualTime) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (
             cachesync.flush,
+            cachesync.following,
             cachesync.lifecycle.life,
             cachesync.lifecycle.opening,
             cachesync.awaiting,

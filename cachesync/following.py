@@ -1,0 +1,138 @@
+"""Following files through a flush: which of those that stood when it began have another name by now.
+
+A scan reads one directory after the other, so a file that is moved meanwhile may be seen nowhere. Two things rule that
+out. The scan was still: no directory changed while it ran. Or a watcher heard all names that came meanwhile, and each
+was looked at. A file that came to its name after the flush began, and was made before that, was moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+
+from cachesync.context import Context
+from cachesync.errors import FileUnreadable
+from cachesync.model import Barrier, Entry, FileStat, Kind
+from cachesync.scanner import Scanner, ScanResult
+from cachesync.watcher import Ears, Hearing, Hint
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25
+"""Seconds between two looks at a tree that does not stand still."""
+
+
+class Following:
+    """Looks for one flush. ``whole`` says whether the last look missed no file that stood when it began."""
+
+    def __init__(
+        self,
+        context: Context,
+        scanner: Scanner,
+        hearing: Hearing,
+        stack: contextlib.ExitStack,
+        session: str,
+        deadline: float,
+    ) -> None:
+        self._c = context
+        self._scanner = scanner
+        self._hearing = hearing
+        self._stack = stack
+        self._session = session
+        self._deadline = deadline
+        self._began_ns = time.time_ns()
+        self._listens = False
+        self._ears: Ears | None = None
+        self._stamps: Mapping[str, int] = {}
+        self._generation = 0
+        self.whole = False
+
+    def look(self) -> ScanResult:
+        """Scan, until a scan has missed nothing, or until the deadline. Raises RootHalted."""
+        if self._c.watched:
+            self._listen()
+        pause = _FIRST_PAUSE
+        while True:
+            scan = self._scanner.scan(self._session, recheck=True, expired=self._expired, whole=self._is_settled)
+            self.whole, self._stamps = scan.still, scan.stamps
+            self._generation = self._c.journal.generation()
+            if not scan.finished or scan.still or self._expired():
+                return scan
+            self._listen()
+            time.sleep(max(0.0, min(pause, self._deadline - time.monotonic())))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def moved(self, barrier: Barrier, *, look: bool = False) -> list[Entry] | None:
+        """Dirty files and links that came to their names since the last look, and are older than the flush; None if
+        that cannot be said before the deadline. ``look`` asks for a new look, which also decides what became of paths
+        that are missing. Raises RootHalted."""
+        if not look and self._ears is not None:
+            names = self._heard()
+            if names is not None:
+                return self._old(self._entries(names))
+        if not look and self._ears is None and self._scanner.stood_still(self._session, self._stamps):
+            return []
+        since = self._generation
+        self.look()
+        if not self.whole:
+            return None
+        waiting = self._c.journal.waiting.since(self._session, since)
+        return self._old(entry for entry in waiting if entry.path not in barrier.standing)
+
+    def _expired(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def _listen(self) -> None:
+        """From now on, hear which names come; without a daemon only where the tree is in motion."""
+        if not self._listens:
+            self._listens = True
+            self._ears = self._stack.enter_context(self._hearing.listen(self._session))
+
+    def _is_settled(self) -> bool:
+        """Whether every name that came since the flush listens has been looked at."""
+        return self._ears is not None and self._heard() is not None
+
+    def _heard(self) -> list[str] | None:
+        """Look at every name that came since the last call; None if some may have been missed."""
+        assert self._ears is not None  # noqa: S101 -- its callers looked
+        seen: list[str] = []
+        while (names := self._ears.names()) is not None:
+            missing = False
+            for name in names:
+                try:
+                    found = self._c.tree.lstat(self._session, name)
+                except FileUnreadable:
+                    self._ears.take(name)
+                    continue
+                if found is None:  # it went on; that is heard next time
+                    missing = True
+                    continue
+                self._ears.take(name)
+                is_tree = isinstance(found, FileStat) and found.kind is Kind.DIRECTORY
+                self._scanner.notice(self._session, {name: Hint.TREE if is_tree else Hint.CHANGED})
+                seen.append(name + "/" * is_tree)
+            if not missing:
+                return seen
+            if self._expired():
+                return None
+        self._ears = None
+        return None
+
+    def _entries(self, names: list[str]) -> Iterator[Entry]:
+        for name in names:
+            if name.endswith("/"):
+                yield from self._c.journal.entries.under(self._session, name)
+            elif (entry := self._c.journal.entries.entry(self._session, name)) is not None:
+                yield entry
+
+    def _old(self, entries: Iterator[Entry]) -> list[Entry]:
+        return [
+            entry
+            for entry in entries
+            if entry.dirty and not entry.tombstone and entry.resident and entry.kind is not Kind.DIRECTORY
+            if self._is_old(entry.path)
+        ]
+
+    def _is_old(self, path: str) -> bool:
+        """Whether a file was made before the flush began; where nothing tells, it was."""
+        birth = self._c.tree.birth_ns(self._session, path)
+        return birth is None or birth <= self._began_ns

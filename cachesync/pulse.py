@@ -1,0 +1,63 @@
+"""A counter that the journal and the root share, so that a root that was rolled back is noticed.
+
+Where the state folder lies on another file system than the root, a snapshot of the root may be restored without the
+journal. Files that came after the snapshot are then missing, and nobody deleted them (P7). A file in the root holds the
+journal's counter; both grow at each start, flush and end. A root that shows another number is an older one, or another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from cachesync.journal import Journal
+from cachesync.keys import RESERVED
+
+NAME = "pulse"
+
+
+class Pulse:
+    """The counter of one root. Does nothing where journal and root are on one file system: they are rolled back
+    together."""
+
+    def __init__(self, root: Path, state: Path, journal: Journal, stands: Callable[[], bool]) -> None:
+        """``stands`` says whether the root that was opened is still at its path."""
+        self._journal = journal
+        self._stands = stands
+        self._folder = root / RESERVED
+        self._apart = os.stat(root).st_dev != os.stat(state).st_dev
+
+    def is_foreign(self) -> bool:
+        """Whether the root is not as this journal left it."""
+        return self._apart and self._journal.pulse() not in (0, self._read())
+
+    def beat(self) -> None:
+        """Count on, first in the journal: a process that dies in between leaves an older number in the root."""
+        if not self._apart:
+            return
+        number = self._journal.next_pulse()
+        if not self._stands():
+            return
+        with contextlib.suppress(OSError):  # a root that cannot be written counts as rolled back at the next start
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            fresh = self._folder / f"{NAME}.new"
+            fresh.unlink(missing_ok=True)
+            with open(fresh, "x", encoding="ascii", opener=_private) as file:
+                file.write(f"{number}\n")
+            os.replace(fresh, self._folder / NAME)
+
+    def _read(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self._folder / NAME, flags)
+            try:
+                return int(os.read(descriptor, 32))
+            finally:
+                os.close(descriptor)
+        return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

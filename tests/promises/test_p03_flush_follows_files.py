@@ -1,0 +1,175 @@
+"""P3: flush follows files, not names: what is moved while it waits is stored under the name that it has then."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.promises.host import Host, eventually
+
+
+@pytest.fixture(params=["with a daemon", "without a daemon"])
+def host_(request: pytest.FixtureRequest, host: Host) -> Host:
+    if request.param == "with a daemon":
+        host.start()
+    return host
+
+
+def flushing(host: Host, meanwhile: Callable[[], object], *, timeout: float = 40.0) -> int:
+    """The exit code of a flush, and then SIGKILL for everything."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        flush = host.launch(("flush", "s1", "--json", "--timeout", f"{timeout:g}"), {}, out, err)
+        try:
+            meanwhile()
+            return flush.wait(timeout + 30)
+        finally:
+            flush.kill()
+            flush.wait()
+            if host.daemon is not None:
+                host.kill()
+
+
+def check_all_is_stored(host: Host) -> None:
+    """Every file that stands is in the store under its name, and the manifest lists exactly what stands."""
+    local = host.local()
+    objects = host.objects()
+    assert {path: objects.get(path) for path in local} == local
+    assert {path for path, row in host.listed().items() if row["type"] == "file"} == set(local)
+
+
+@pytest.mark.timeout(120)
+def test_p03_a_directory_that_is_renamed_during_a_flush(host_: Host):
+    for number in range(400):
+        host_.write(f"d/f{number}", f"{number}")
+
+    def rename() -> None:
+        eventually(lambda: len(host_.keys()) >= 50, what="some files are stored")
+        os.rename(host_.path("d"), host_.path("e"))
+
+    assert flushing(host_, rename) == 0
+    assert len(host_.local()) == 400
+    check_all_is_stored(host_)
+
+
+@pytest.mark.timeout(120)
+def test_p03_stored_files_that_are_renamed_during_a_flush(host_: Host):
+    for number in range(100):
+        host_.write(f"d/f{number}", f"{number}")
+    host_.stored()
+    for number in range(200):
+        host_.write(f"new/f{number}", f"new {number}")
+
+    def rename() -> None:
+        eventually(lambda: len(host_.keys()) >= 120, what="some files are stored")
+        os.rename(host_.path("d"), host_.path("e"))
+
+    assert flushing(host_, rename) == 0
+    check_all_is_stored(host_)
+
+
+@pytest.mark.timeout(120)
+def test_p03_files_that_change_places_during_a_flush(host_: Host):
+    """The names stand all the time; no event tells that one of them was lost."""
+    for number in range(150):
+        host_.write(f"a/f{number}", f"a {number}")
+        host_.write(f"b/f{number}", f"b {number}")
+
+    def swap() -> None:
+        eventually(lambda: len(host_.keys()) >= 40, what="some files are stored")
+        for old, new in (("a", "tmp"), ("b", "a"), ("tmp", "b")):
+            os.rename(host_.path(old), host_.path(new))
+
+    assert flushing(host_, swap) == 0
+    check_all_is_stored(host_)
+
+
+@contextmanager
+def moving(host: Host, *, every: float) -> Iterator[None]:
+    """A program that moves each of ten files between two directories, all the time."""
+    stop = threading.Event()
+    places = [host.path("x"), host.path("y")]
+
+    def work() -> None:
+        while not stop.is_set():
+            for number in range(10):
+                for old, new in (places, places[::-1]):
+                    if (old / f"f{number}").exists():
+                        os.rename(old / f"f{number}", new / f"f{number}")
+                        break
+                time.sleep(every)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("every", [0.0, 0.002, 0.05])
+def test_p03_a_storm_of_renames_ends_truthfully(host_: Host, every: float):
+    contents = {f"only {number}".encode() for number in range(10)}
+    for number in range(10):
+        host_.write(f"{'xy'[number % 2]}/f{number}", f"only {number}")
+    for name in "xy":
+        host_.path(name).mkdir(exist_ok=True)
+    with moving(host_, every=every):
+        done = host_.flush(timeout=4.0)
+        stored = set(host_.objects().values())
+    if done.code == 0:
+        assert stored >= contents
+    else:
+        assert done.code == 4
+        assert done.json["pending"]
+    host_.stored()
+    assert set(host_.objects().values()) == contents
+
+
+@pytest.mark.timeout(120)
+def test_p03_files_that_come_and_go_do_not_hold_a_flush_up(host_: Host):
+    """Temporary files, and files that are written whole and renamed to their place: what programs do all the time."""
+    for number in range(20):
+        host_.write(f"f{number}", f"{number}")
+    host_.write("state.json", "0")
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            host_.write(f"tmp{number % 7}", "passing").unlink()
+            host_.write("state.json.new", f"{number}").replace(host_.path("state.json"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        done = host_.flush(timeout=20.0)
+    finally:
+        stop.set()
+        thread.join()
+    assert done.code == 0, done.out
+    objects = host_.objects()
+    assert {f"f{number}": f"{number}".encode() for number in range(20)}.items() <= objects.items()
+    assert "state.json" in objects
+
+
+@pytest.mark.timeout(120)
+def test_p12_files_that_are_moved_while_a_daemon_drains(host: Host):
+    host.start(settle="5s")
+    for number in range(300):
+        host.write(f"d/f{number}", f"{number}")
+    assert host.daemon is not None
+    host.daemon.terminate()
+    eventually(lambda: len(host.keys()) >= 30, what="some files are stored")
+    os.rename(host.path("d"), host.path("e"))
+    code = host.ended()
+    assert code == 0, host.complaints()
+    check_all_is_stored(host)
