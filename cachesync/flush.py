@@ -161,19 +161,20 @@ class Flusher:
         barrier = self._c.journal.waiting.barrier(session)
         while True:
             report = self._wait(session, report, barrier, deadline)
-            moved = following.moved(barrier, look=any(one.reason == MISSING for one in report.pending))
-            if moved == []:
+            missing = any(one.reason == MISSING for one in report.pending)
+            moved = following.moved(look=missing)
+            if moved == [] and not missing:
                 if failures or report.failed or report.pending:
                     return replace(report, failed=[*failures, *report.failed])
                 report = self._commit(session, report, deadline)
                 if not report.stored:
                     return report
-                moved = following.moved(barrier)
+                moved = following.moved()
                 if moved == []:
                     return report
             if moved is None or time.monotonic() >= deadline:
                 left = [Pending(entry.path, MOVED) for entry in moved or ()] or [Pending(".", MOVING)]
-                left += [one for one in report.pending if one.reason != MISSING]
+                left += report.pending
                 return replace(report, stored=False, failed=[*failures, *report.failed], pending=left)
             barrier = barrier.with_moved(moved)
 
@@ -201,7 +202,7 @@ class Flusher:
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
             time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))
         conflicts = self._c.journal.sessions.conflicts(session)
-        return replace(report, failed=failed, pending=pending, conflicts=conflicts)
+        return replace(report, stored=False, failed=failed, pending=pending, conflicts=conflicts)
 
     def _is_waiting(self, session: str, barrier: Barrier, started: float) -> bool:
         """Whether the barrier waits for something that may yet be stored. Nothing of it is put off."""

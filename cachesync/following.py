@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from cachesync.context import Context
 from cachesync.errors import FileUnreadable
-from cachesync.model import Barrier, Entry, FileStat, Kind
+from cachesync.model import Entry, FileStat, Kind
 from cachesync.scanner import Scanner, ScanResult
 from cachesync.watcher import Ears, Hearing, Hint
 
@@ -61,7 +61,7 @@ class Following:
             time.sleep(max(0.0, min(pause, self._deadline - time.monotonic())))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def moved(self, barrier: Barrier, *, look: bool = False) -> list[Entry] | None:
+    def moved(self, *, look: bool = False) -> list[Entry] | None:
         """Dirty files and links that came to their names since the last look, and are older than the flush; None if
         that cannot be said before the deadline. ``look`` asks for a new look, which also decides what became of paths
         that are missing. Raises RootHalted."""
@@ -75,8 +75,7 @@ class Following:
         self.look()
         if not self.whole:
             return None
-        waiting = self._c.journal.waiting.since(self._session, since)
-        return self._old(entry for entry in waiting if entry.path not in barrier.standing)
+        return self._old(self._c.journal.waiting.since(self._session, since))
 
     def _expired(self) -> bool:
         return time.monotonic() > self._deadline

@@ -61,6 +61,18 @@ it has."""
 AT_OR_BELOW = "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))"
 """Of a directory's entry and all below it; the values are ``split(path)`` and ``below(path)``."""
 
+SAME_INODE = """
+e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session AND e.kind = 'file' AND e.gone_at IS NULL
+AND e.resident = 1 AND e.born > t.synced
+"""
+"""Of a missing file: an entry of its session that stands on disk, has its inode, and came after the missing one was
+stored last. A hard link that both stood beside each other is no new name."""
+
+MOVED = f"""
+SELECT 1 FROM entry AS e INDEXED BY inode WHERE {SAME_INODE} AND e.size = t.size AND e.mtime_ns = t.mtime_ns
+"""
+"""... and looks like it."""
+
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import AT_OR_BELOW, STORED_TEXT, UNLEARN, below, join, split, to_columns
+from cachesync.journal.rows import AT_OR_BELOW, MOVED, STORED_TEXT, UNLEARN, below, join, split, to_columns
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
@@ -42,6 +42,12 @@ ON CONFLICT DO UPDATE SET kind = ?4, size = 0, mtime_ns = ?6, ctime_ns = 0, inod
 WHERE resident = 0 AND etag IS NULL AND kind <> 'file' AND (kind, mtime_ns, mode, target) IS NOT (?4, ?6, ?7, ?8)
 """
 
+
+_OLD_NAME = """
+UPDATE entry AS t SET generation = ?1, absent = ?1, due_at = ?2, gone_at = ?3, attempts = 0, failed = 0, error = NULL,
+    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?3 END, labels = NULL
+"""
+_IS_OLD_NAME = f"resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL AND EXISTS ({MOVED})"
 
 _VANISHED = """SELECT count(*) FROM entry INDEXED BY vanished WHERE entry.session = session.id AND vanished = 1
     AND kind = 'file'"""
@@ -111,12 +117,17 @@ class Sessions:
             db.execute("UPDATE session SET lost = lost + ? WHERE id = ?", (lost, number))
         return evicted, lost
 
-    def vanished(self, name: str, paths: Sequence[str], *, stands: Callable[[str], bool]) -> tuple[int, int]:
-        """Paths are missing, and nothing tells that a program deleted them: they are evicted, and counted as vanished.
+    def vanished(
+        self, name: str, paths: Sequence[str], due_at: float, now: float, *, stands: Callable[[str], bool]
+    ) -> tuple[int, int]:
+        """Paths are missing, and nothing tells that a program deleted them: they are evicted, and counted as vanished;
+        but for files that stand under another name, which were moved: their old names become tombstones.
+
         A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. Returns how many
         entries were evicted, and how many files or changes were not stored. Durable when it returns."""
         number, evicted, lost = self._ledger.id(name), 0, 0
         with self._ledger.db.write(durable=True) as db:
+            generation = self._ledger.next_generation(db)
             for path in paths:
                 if stands(path):
                     continue
@@ -124,6 +135,7 @@ class Sessions:
                 if path.endswith("/"):
                     where = f"session = ? AND {AT_OR_BELOW} AND gone_at IS NULL"
                     values = (*values, *below(path))
+                db.execute(f"{_OLD_NAME} WHERE {where} AND {_IS_OLD_NAME}", (generation, due_at, now, *values))
                 went, unsent = self._ledger.leave(db, number, where, values, vanished=True)
                 evicted, lost = evicted + went, lost + unsent
         return evicted, lost

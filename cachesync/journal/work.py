@@ -6,7 +6,18 @@ from collections.abc import Collection, Sequence
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, STORED_TEXT, WORK, join, labels_text, split, to_columns, to_entry
+from cachesync.journal.rows import (
+    ENTRY_COLUMNS,
+    MOVED,
+    SAME_INODE,
+    STORED_TEXT,
+    WORK,
+    join,
+    labels_text,
+    split,
+    to_columns,
+    to_entry,
+)
 from cachesync.model import Entry, FileStat, Stored, Tombstones
 from cachesync.policy import FARTHEST, SPACING
 
@@ -32,18 +43,6 @@ WHERE session = ?1 AND dir = ?2 AND name = ?3 AND generation = ?4
 AND (size, mtime_ns, ctime_ns, inode, mode, unsettled) IS NOT (?5, ?6, ?7, ?8, ?9, ?10)
 """
 """Only where something differs, as it seldom does: else its place among the inodes would be written again."""
-
-_SAME_INODE = """
-e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session AND e.kind = 'file' AND e.gone_at IS NULL
-AND e.resident = 1 AND e.born > t.synced
-"""
-"""Of a missing file: an entry of its session that stands on disk, has its inode, and came after the missing one was
-stored last. A hard link that both stood beside each other is no new name."""
-
-_MOVED = f"""
-SELECT 1 FROM entry AS e INDEXED BY inode WHERE {_SAME_INODE} AND e.size = t.size AND e.mtime_ns = t.mtime_ns
-"""
-"""... and looks like it."""
 
 _MOST_CHANGED = 10_000
 
@@ -239,7 +238,7 @@ class Work:
         number = self._ledger.id(name)
         ((last, unconfirmed),) = self._ledger.db.all(
             "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1)"
-            f" AND NOT EXISTS ({_MOVED}))"
+            f" AND NOT EXISTS ({MOVED}))"
             " FROM entry AS t INDEXED BY dirty"
             " WHERE session = ?1 AND synced < generation AND gone_at IS NOT NULL AND etag IS NOT NULL",
             (number,),
@@ -256,7 +255,7 @@ class Work:
             "SELECT t.dir, t.name, e.dir, e.name FROM entry AS t INDEXED BY dirty, entry AS e INDEXED BY inode"
             " WHERE t.session = ? AND t.synced < t.generation AND t.gone_at IS NOT NULL AND t.etag IS NOT NULL"
             " AND t.generation > (SELECT confirmed FROM session WHERE id = t.session)"
-            f" AND {_SAME_INODE} AND (e.size, e.mtime_ns) IS NOT (t.size, t.mtime_ns) LIMIT {_MOST_CHANGED}",
+            f" AND {SAME_INODE} AND (e.size, e.mtime_ns) IS NOT (t.size, t.mtime_ns) LIMIT {_MOST_CHANGED}",
             (self._ledger.id(name),),
         )
         mounts = self._mounts(name)

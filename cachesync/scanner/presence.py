@@ -95,7 +95,8 @@ class Presence:
 
     def vanished(self, session: str, paths: Sequence[str]) -> None:
         """Evict what is missing without evidence that a program deleted it (P7)."""
-        evicted, lost = self._journal.sessions.vanished(session, paths, stands=partial(self.stands, session))
+        stands = partial(self.stands, session)
+        evicted, lost = self._journal.sessions.vanished(session, paths, self.gone_due(), self._clock(), stands=stands)
         if evicted or lost:
             sentence = "missing here, not seen to be deleted: %d entries stay in the store, %d changes were not stored"
             logger.warning(sentence, evicted, lost, extra={"session": session})

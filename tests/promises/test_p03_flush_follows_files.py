@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -167,7 +168,7 @@ def test_p12_files_that_are_moved_while_a_daemon_drains(host: Host):
     for number in range(300):
         host.write(f"d/f{number}", f"{number}")
     assert host.daemon is not None
-    host.daemon.terminate()
+    host.daemon.send_signal(signal.SIGTERM)
     eventually(lambda: len(host.keys()) >= 30, what="some files are stored")
     os.rename(host.path("d"), host.path("e"))
     code = host.ended()
