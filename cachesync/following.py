@@ -95,26 +95,30 @@ class Following:
         assert self._ears is not None  # noqa: S101 -- its callers looked
         seen: list[str] = []
         while (names := self._ears.names()) is not None:
-            missing = False
+            hints: dict[str, Hint] = {}
             for name in names:
-                try:
-                    found = self._c.tree.lstat(self._session, name)
-                except FileUnreadable:
+                if (hint := self._hint(name)) is not None:
                     self._ears.take(name)
-                    continue
-                if found is None:  # it went on; that is heard next time
-                    missing = True
-                    continue
-                self._ears.take(name)
-                is_tree = isinstance(found, FileStat) and found.kind is Kind.DIRECTORY
-                self._scanner.notice(self._session, {name: Hint.TREE if is_tree else Hint.CHANGED})
-                seen.append(name + "/" * is_tree)
-            if not missing:
+                    hints[name] = hint
+            if hints:
+                self._scanner.notice(self._session, hints)
+                seen += [name + "/" * (hint is Hint.TREE) for name, hint in hints.items()]
+            if len(hints) == len(names):
                 return seen
             if self._expired():
                 return None
         self._ears = None
         return None
+
+    def _hint(self, name: str) -> Hint | None:
+        """What to look for at a name; None if nothing stands there: then it went on, and that is heard next time."""
+        try:
+            found = self._c.tree.lstat(self._session, name)
+        except FileUnreadable:
+            return Hint.CHANGED
+        if found is None:
+            return None
+        return Hint.TREE if isinstance(found, FileStat) and found.kind is Kind.DIRECTORY else Hint.CHANGED
 
     def _entries(self, names: list[str]) -> Iterator[Entry]:
         for name in names:

@@ -38,7 +38,9 @@ def wait(host: Host, seconds: float = 30.0) -> None:
 
 
 def vanished(host: Host) -> int:
-    return host.journal.sessions.get(S).vanished
+    row = host.journal.sessions.get(S)
+    assert row is not None
+    return row.vanished
 
 
 def mount(kind: str, place, *words: str) -> None:

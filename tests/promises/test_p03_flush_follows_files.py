@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.promises.host import Host, eventually
+from tests.promises.line import Line
 
 
 @pytest.fixture(params=["with a daemon", "without a daemon"])
@@ -56,6 +57,27 @@ def test_p03_a_directory_that_is_renamed_during_a_flush(host_: Host):
     assert flushing(host_, rename) == 0
     assert len(host_.local()) == 400
     check_all_is_stored(host_)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_p03_a_name_that_cannot_be_stored_yet_is_followed_to_its_next_one(wired: Host, line: Line, watched: bool):
+    """Nothing depends on when the rename comes: no file is stored under either name before the end."""
+    if watched:
+        wired.start()
+    for number in range(5):
+        wired.write(f"d/report{number}", f"{number}")
+    wired.write("other", "x")
+    line.stall = b"/report"
+
+    def rename() -> None:
+        eventually(lambda: wired.object("other"), what="the flush is under way")
+        os.rename(wired.path("d"), wired.path("e"))
+
+    assert flushing(wired, rename, timeout=6.0) == 4
+    line.stall = None
+    line.mend()
+    wired.stored()
+    check_all_is_stored(wired)
 
 
 @pytest.mark.timeout(120)

@@ -1,0 +1,135 @@
+"""Names that come to a session while a flush follows its files, and waiting for what the watcher hears."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from cachesync import attendant
+from cachesync.notify import Notifier
+from cachesync.watcher import Arrivals, Ears, Hearing, Hint
+from cachesync.watcher.hints import OVERFLOW
+from tests.driving import Driven
+from tests.flat_store import FlatStore
+from tests.watching import Bench, write
+
+
+@pytest.fixture
+def bench(tmp_path) -> Iterator[Bench]:
+    bench = Bench(str(tmp_path))
+    bench.watcher.start()
+    yield bench
+    bench.watcher.stop()
+
+
+@pytest.fixture
+def ears(bench: Bench) -> Iterator[Ears]:
+    hearing = Hearing()
+    hearing.attach(bench.watcher, lambda _: True)
+    with hearing.listen("s") as ears:
+        assert ears is not None
+        yield ears
+
+
+def test_every_name_that_came_before_the_question_is_heard(bench, ears):
+    for number in range(200):
+        write(f"{bench.root}/s/f{number}")
+        assert f"f{number}" in (ears.names() or ())
+
+
+def test_names_that_left_again_are_not_told(bench, ears):
+    write(f"{bench.root}/s/deleted")
+    os.unlink(f"{bench.root}/s/deleted")
+    write(f"{bench.root}/s/old name")
+    os.rename(f"{bench.root}/s/old name", f"{bench.root}/s/new name")
+    write(f"{bench.root}/s/d/e/f")
+    os.rename(f"{bench.root}/s/d", f"{bench.root}/s/g")
+    assert set(ears.names()) == {"new name", "g"}
+
+
+def test_a_link_and_a_directory_come_too_and_other_sessions_do_not(bench, ears):
+    write(f"{bench.root}/s/f")
+    os.link(f"{bench.root}/s/f", f"{bench.root}/s/twin")
+    os.mkdir(f"{bench.root}/s/d")
+    write(f"{bench.root}/other/f")
+    assert set(ears.names()) == {"f", "twin", "d"}
+
+
+def test_a_name_that_was_looked_at_is_not_told_again_before_it_comes_again(bench, ears):
+    write(f"{bench.root}/s/f")
+    assert ears.names() == ["f"]
+    ears.take("f")
+    assert ears.names() == []
+    os.rename(f"{bench.root}/s/f", f"{bench.root}/s/g")
+    os.rename(f"{bench.root}/s/g", f"{bench.root}/s/f")
+    assert ears.names() == ["f"]
+
+
+def test_after_an_overflow_no_names_are_told(bench, ears):
+    bench.watcher._pending.rescan(OVERFLOW)
+    assert ears.names() is None
+
+
+def test_a_watcher_that_stopped_hears_nothing(bench, ears):
+    bench.watcher.stop()
+    assert ears.names() is None
+
+
+def test_where_not_all_is_watched_there_are_no_ears(bench, monkeypatch):
+    hearing = Hearing()
+    with hearing.listen("s") as ears:
+        assert ears is None
+    hearing.attach(bench.watcher, lambda _: True)
+    for uncovered in ("s/d", "s", "."):
+        monkeypatch.setattr(bench.watcher, "uncovered", lambda path=uncovered: frozenset({path}))
+        with hearing.listen("s") as ears:
+            assert ears is None, uncovered
+    monkeypatch.setattr(bench.watcher, "uncovered", lambda: frozenset({"other"}))
+    with hearing.listen("s") as ears:
+        assert ears is not None
+    assert bench.watcher._pending.listeners == ()
+
+
+def test_too_many_names_are_none(monkeypatch):
+    monkeypatch.setattr("cachesync.watcher.arrivals._MOST", 3)
+    arrivals = Arrivals("s/")
+    for number in range(3):
+        arrivals.came(f"s/{number}")
+    assert not arrivals.lost
+    arrivals.came("s/another")
+    assert arrivals.lost
+
+
+def test_caught_up_means_that_everything_before_was_looked_at(tmp_path, monkeypatch):
+    """Also while another round of hints is under way, which took its hints before."""
+    (tmp_path / "root/s").mkdir(parents=True)
+    driven = Driven(tmp_path / "root", FlatStore())
+    looked: set[str] = set()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def notice(session: str, hints: dict[str, Hint]) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        looked.update(hints)
+
+    monkeypatch.setattr(driven.engine.scanner, "notice", notice)
+    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon.start()
+    try:
+        write(f"{tmp_path}/root/s/first")
+        assert begun.wait(20)
+        write(f"{tmp_path}/root/s/second")
+        answers: list[bool] = []
+        waiting = threading.Thread(target=lambda: answers.append(daemon.catch_up(20)))
+        waiting.start()
+        go_on.set()
+        waiting.join(20)
+        assert answers == [True]
+        assert {"first", "second"} <= looked
+    finally:
+        go_on.set()
+        daemon.stop()
+        driven.close()
