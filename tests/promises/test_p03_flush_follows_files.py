@@ -60,7 +60,7 @@ def test_p03_a_directory_that_is_renamed_during_a_flush(host_: Host):
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_p03_a_name_that_cannot_be_stored_yet_is_followed_to_its_next_one(wired: Host, line: Line, watched: bool):
+def test_p03_a_name_that_cannot_be_stored_yet_is_followed_to_its_next_one(wired: Host, line: Line, *, watched: bool):
     """Nothing depends on when the rename comes: no file is stored under either name before the end."""
     if watched:
         wired.start()
