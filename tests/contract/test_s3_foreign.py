@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachesync.errors import ObjectNotFound, StoreCredentials, StoreDenied, StoreSlowDown, StoreTransient
+from cachesync.errors import (
+    ObjectNotFound,
+    StoreCredentials,
+    StoreDenied,
+    StorePermanent,
+    StoreSlowDown,
+    StoreTransient,
+)
 from cachesync.model import Version
 from cachesync.store.s3 import S3Store
 from tests.bodies import MIB, PLAIN, Bytes, Memory
@@ -163,3 +170,20 @@ def test_after_a_conflict_at_its_completion_an_upload_begins_anew(s3: S3Store, p
     assert b"".join(s3.get("b").chunks) == body.data
     assert proxy.count("CreateMultipartUpload") == 2
     assert proxy.count("AbortMultipartUpload") == 1
+
+
+def test_a_store_that_does_not_copy_is_asked_once(s3: S3Store, proxy: Proxy, first: Version) -> None:
+    proxy.add(faults.NOT_IMPLEMENTED, "CopyObject")
+    for _ in range(2):
+        with pytest.raises(StorePermanent, match="NotImplemented"):
+            s3.copy("k", "l", source_version=first, expect=None)
+    assert proxy.count("CopyObject") == 1
+    assert proxy.count("HeadObject") == 2
+
+
+def test_that_one_object_is_archived_says_nothing_of_others(s3: S3Store, proxy: Proxy, first: Version) -> None:
+    proxy.add(faults.ARCHIVED, "CopyObject", times=1)
+    with pytest.raises(StorePermanent, match="InvalidObjectState"):
+        s3.copy("k", "l", source_version=first, expect=None)
+    s3.copy("k", "l", source_version=first, expect=None)
+    assert b"".join(s3.get("l").chunks) == HERE
