@@ -18,6 +18,7 @@ from cachesync.errors import (
     NoSuchBucket,
     ObjectNotFound,
     PreconditionFailed,
+    StoreArchived,
     StoreCredentials,
     StoreDenied,
     StorePermanent,
@@ -67,7 +68,7 @@ _BY_CODE: dict[str, type[CacheSyncError]] = {
     "AccessDenied": StoreDenied,
     "AccountProblem": StoreDenied,
     "AllAccessDisabled": StoreDenied,
-    "InvalidObjectState": StoreDenied,
+    "InvalidObjectState": StoreArchived,
     "BadDigest": FileChanging,
     "XAmzContentChecksumMismatch": FileChanging,
     "XAmzContentSHA256Mismatch": StoreTransient,
@@ -137,7 +138,6 @@ _HINTS: dict[str, str] = {
     "InvalidBucketName": "correct the store setting",
     "EntityTooLarge": "the store does not take an object of this size",
     "MetadataTooLarge": "metadata may have 2 KiB in all",
-    "InvalidObjectState": "the object is archived; restore it from GLACIER first",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 import threading
 import time
@@ -416,6 +417,23 @@ def test_a_superseded_upload_is_aborted(remote: Bench, proxy: Proxy, how: str) -
     remote.start()
     check_flushed(remote)
     assert remote.bucket.uploads() == []
+
+
+def test_p13_a_session_whose_manifest_is_archived_goes_on(remote: Bench, proxy: Proxy) -> None:
+    """As the rule of ``bucket init`` moves it to GLACIER. Only a journal that has to learn the session reads it."""
+    remote.start()
+    remote.write("s", "f", b"the bytes")
+    check_flushed(remote)
+    remote.stop()
+    shutil.rmtree(remote.state)
+    rule = proxy.add(faults.ARCHIVED, "GetObject", MANIFEST)
+    remote.start()
+    remote.write("s", "g", b"new")
+    assert remote.flush("s").exit_code == ExitCode.DONE, remote.tail()
+    assert rule.hits
+    proxy.clear()
+    check_flushed(remote)
+    assert stored(remote) == {"f", "g"}
 
 
 # -- a store that ignores conditions ---------------------------------------------------------------------------------
