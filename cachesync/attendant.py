@@ -281,10 +281,15 @@ class Attendant:
             traits = self._engine.store.traits
             if traits.versioned is False:
                 self._say_once("the store keeps no old versions: what is overwritten or deleted cannot be brought back")
+            note = ""
             if traits.conditional is False:
                 note = "the store has no conditional writes: versions are compared before each write instead"
+            elif traits.conditional is None and traits.denied:
+                note = "whether the store has conditional writes is unknown, versions are compared before each write"
+                note += f" instead: {traits.denied}"
+            if note:
                 self._say_once(note)
-                self._store_notes = [note]
+            self._store_notes = [note] if note else []
             if None not in (traits.versioned, traits.conditional) or self._stopping.wait(_ASK):
                 return
 

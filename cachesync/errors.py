@@ -24,6 +24,7 @@
         ├── StoreCredentials      1   expired or unusable credentials: ask the chain again
         ├── StorePermanent        1   will not work until somebody changes something
         │   ├── StoreDenied
+        │   │   └── StoreArchived     ... the object is there, and not given out
         │   └── StoreNameTaken        ... most likely when a deletion under way is done
         ├── NoSuchBucket          3
         ├── ObjectNotFound        3
@@ -230,6 +231,12 @@ class StoreDenied(StorePermanent):
     """The store knows who we are and says no."""
 
     hint = "give these credentials the right to read, write, delete and list the session's objects"
+
+
+class StoreArchived(StoreDenied):
+    """The object was moved to a storage class that gives nothing out."""
+
+    hint = "the object is archived; restore it from GLACIER first"
 
 
 class StoreNameTaken(StorePermanent):

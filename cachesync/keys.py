@@ -115,6 +115,16 @@ def is_within(path: str, directories: Container[str]) -> bool:
     return True
 
 
+def reserved_near(prefix: str, key: str) -> str:
+    """The start of our own keys in the session that ``key`` is in, which a policy for that session allows; of those
+    beside all sessions if it is in none."""
+    start = session_prefix(prefix, "")[:-1]
+    session, slash, _ = key[len(start) :].partition("/")
+    if not key.startswith(start) or not slash or not is_session_name(session):
+        return session_prefix(prefix, RESERVED)
+    return f"{session_prefix(prefix, session)}{RESERVED}/"
+
+
 def manifest_key(prefix: str, session: str) -> str:
     """Where the session's manifest is."""
     return session_prefix(prefix, session) + f"{RESERVED}/manifest.json"

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from cachesync.attributes import format_mtime, parse_mtime
-from cachesync.errors import IntegrityError, UsageError
+from cachesync.errors import IntegrityError, StoreArchived, UsageError
 from cachesync.keys import check_path, is_reserved
 from cachesync.model import Entry, FileStat, Kind, Stored, Version
 from cachesync.record import record
@@ -177,9 +177,12 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
     """Read a session's manifest. Raises ObjectNotFound if there is none.
 
     It is somebody else's bytes: a row that names a path outside the session, or makes no sense, is passed over, and all
-    of them if they are not the bytes that were stored. Either is one of its flaws.
+    of them if they are not the bytes that were stored, or are archived. Either is one of its flaws.
     """
-    download = store.get(key)
+    try:
+        download = store.get(key)
+    except StoreArchived as error:
+        return FoundManifest(store.head(key).version, {}, [], [error.advice])
     files: dict[str, ManifestFile] = {}
     others: list[tuple[str, FileStat]] = []
     flaws: list[str] = []

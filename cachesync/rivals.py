@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import ObjectNotFound, PreconditionFailed
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent
 from cachesync.events import What
+from cachesync.files import OpenFile, take, translated
 from cachesync.keys import conflict_path
 from cachesync.model import Attributes, Conflict, Entry, ObjectInfo, Version
+from cachesync.policy import Writer
 from cachesync.store.base import Body, ObjectStore, Resume
 
 logger = logging.getLogger(__name__)
@@ -69,7 +73,7 @@ class Rivals:
         path = conflict_path(entry.path, stamp, version)
         target = self._c.key(entry.session, path)
         try:
-            copied = self._c.store.copy(key, target, None, source_version=theirs.version, expect=None)
+            copied = duplicate(self._c, key, target, None, source_version=theirs.version, expect=None)
         except PreconditionFailed:
             copied = self._c.store.head(target)  # a try before this one kept them, if the digest says so
             if with_digest(self._c.store, copied).sha256 != theirs.sha256:
@@ -85,6 +89,33 @@ class Rivals:
         """Whether this journal stored the object: its metadata name us, and are of these very bytes."""
         ours = info.metadata.get("writer") == self._c.journal.id
         return ours and info.metadata.get("sha256") == with_digest(self._c.store, info).sha256
+
+
+def duplicate(
+    context: Context,
+    source: str,
+    target: str,
+    carried: Attributes | None,
+    *,
+    source_version: Version,
+    expect: Version | None,
+) -> ObjectInfo:
+    """Copy an object; ``carried`` replaces its attributes. Where the store does not copy it, read its bytes and send
+    them: tags that ``carried`` does not name are lost then. Raises StoreError."""
+    store = context.store
+    try:
+        return store.copy(source, target, carried, source_version=source_version, expect=expect)
+    except StorePermanent as error:
+        logger.info("not copied in the store: %s; its bytes are sent", error.reason, extra={"uri": target})
+    download = store.get(source, version=source_version)
+    kept = Attributes(download.info.content_type or "application/octet-stream", download.info.metadata)
+    with translated("copy", source), tempfile.TemporaryFile(dir=context.scratch) as out:
+        for chunk in download.chunks:
+            out.write(chunk)
+        out.flush()
+        with OpenFile(os.dup(out.fileno()), target) as file:
+            body = take(file, writer=Writer.CLOSED).body
+            return store.put(target, body, carried or kept, expect=expect)
 
 
 def with_digest(store: ObjectStore, info: ObjectInfo) -> ObjectInfo:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cachesync.errors import ConfigError
-from cachesync.keys import RESERVED, session_prefix
 
 if TYPE_CHECKING:
     from cachesync.config import Config
@@ -36,8 +35,7 @@ def _open(config: Config, dev_server: DevServer | None) -> ObjectStore:
             raise ConfigError("use the store", config.store.shown, error, "s3://, file:// or an fsspec URL") from error
     from cachesync.store.s3 import S3Store
 
-    probe = session_prefix(config.prefix, RESERVED) + "probe"
-    return S3Store(s3_settings(config, config.store.bucket, dev_server), probe_key=probe)
+    return S3Store(s3_settings(config, config.store.bucket, dev_server), prefix=config.prefix)
 
 
 def s3_settings(config: Config, bucket: str, dev_server: DevServer | None = None) -> S3Settings:

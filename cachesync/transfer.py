@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import ObjectNotFound, PreconditionFailed
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent
 from cachesync.events import What
 from cachesync.files import OpenFile, Snapshot, take
 from cachesync.journal import Journal
@@ -230,8 +230,8 @@ class Transfer:
             source = self._c.key(old.session, old.path)
             try:
                 return self._c.store.copy(source, key, carried, source_version=old.stored.version, expect=expect)
-            except (ObjectNotFound, PreconditionFailed):
-                continue  # the source moved on; the bytes are here all the same
+            except (ObjectNotFound, PreconditionFailed, StorePermanent):
+                continue  # the source moved on, or the store does not copy it; the bytes are here all the same
         return None
 
 

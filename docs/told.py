@@ -60,7 +60,7 @@ COMMANDS: dict[str, str] = {
     " difference and its mend; `policy` prints least-privilege IAM rights. See [the bucket](../bucket.md), also for its"
     " JSON.",
     "cost": "Dollars a month. See [what it costs](../bucket.md#what-it-costs), also for its JSON.",
-    "doctor": "Works with and without a daemon, and with a store that does not answer. Root, state, journal, watches, limits, FUSE, store, credentials, rights, conditional writes, checksums,"
+    "doctor": "Works with and without a daemon, and with a store that does not answer. Root, state, journal, watches, limits, FUSE, store, credentials, rights, conditional writes, copies, checksums,"
     " versioning and clock. `verdict` is ok, warning or problem; 1 if one is a problem. `mend` is null where there is"
     " nothing to mend; with ok it is a hint. A check can have several findings, and one that needs another to go well is"
     " left out where that one did not. It writes, reads and deletes one object in the store,"

@@ -70,8 +70,12 @@ def _ask(probe: _Probe, settings: S3Settings) -> Iterator[Finding]:
         if page is not None:
             yield from stored.clock(page["ResponseMetadata"]["HTTPHeaders"].get("date"), time.time())
         findings: list[Finding] = []
-        if rights.use("s3:PutObject", probe.put) is not None:
+        put = rights.use("s3:PutObject", probe.put)
+        if put is None:
+            findings += stored.unknown_conditions(rights.refused["s3:PutObject"])
+        else:
             findings += stored.conditions(probe.conditions())
+            findings += stored.copies(probe.copied(put["ETag"]))
             rights.use("s3:GetObject", lambda: _read(settings, probe.key))
             rights.use("s3:PutObjectTagging", lambda: probe.put(Tagging="kind=log"))  # as every log file has
             rights.use("s3:GetObjectTagging", lambda: probe.call("get_object_tagging"))
@@ -149,6 +153,25 @@ class _Probe:
         except NotSupported:
             pass
         return False
+
+    def copied(self, etag: str) -> CacheSyncError | None:
+        """Copy the object as a renamed file is copied. Returns why the store does not, None if it does."""
+        twin = _Probe(self._client, f"{self.key}-copy")
+        try:
+            twin.be_copy(self.key, etag)
+        except (StorePermanent, PreconditionFailed) as error:
+            return error
+        twin.remove()
+        return None
+
+    def be_copy(self, source: str, etag: str) -> None:
+        """Make it a copy of another object."""
+        answer = self.call(
+            "copy_object", CopySource={"Bucket": self._client.settings.bucket, "Key": source}, CopySourceIfMatch=etag,
+            IfNoneMatch="*", **self._client.settings.encryption,
+        )  # fmt: skip
+        self._there = True
+        self._note(answer)
 
     def refuses_wrong_bytes(self) -> bool:
         """A write of other bytes than its SHA-256 says."""

@@ -10,6 +10,7 @@ from cachesync.doctor.finding import Finding, failed, ok, problem, warning
 from cachesync.errors import CacheSyncError, StoreDenied
 from cachesync.record import record
 from cachesync.store.s3_credentials import Found
+from cachesync.store.s3_probe import PROBE_RIGHTS
 
 _SOON = 3600.0
 _SKEW_TOLD = 60.0
@@ -71,6 +72,21 @@ def conditions(found: Conditions) -> list[Finding]:
             warning("conditions", cause, "let one host at a time write a session, or use a store that keeps to them")
         ]
     return [ok("conditions", "If-None-Match and If-Match are kept to")]
+
+
+def unknown_conditions(error: CacheSyncError) -> list[Finding]:
+    """Nothing could be written to find out."""
+    denied = "denied" if isinstance(error, StoreDenied) else "not tried"
+    cause = f"unknown: {denied} ({error.reason}): versions are compared before each write"
+    return [warning("conditions", cause, f"{PROBE_RIGHTS}, and one request a write is saved")]
+
+
+def copies(refused: CacheSyncError | None) -> list[Finding]:
+    """Whether the store copies objects, as it is asked to for renamed files and for conflict copies."""
+    if refused is not None:
+        cause = f"the store does not copy: {refused.reason}; renamed files are sent again"
+        return [warning("copies", cause, "use a store that has CopyObject with conditions, to save the bytes")]
+    return [ok("copies", "renamed files are copied in the store")]
 
 
 def checksums(*, confirmed: bool, wrong_refused: bool) -> list[Finding]:

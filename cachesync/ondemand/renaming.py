@@ -14,7 +14,7 @@ from cachesync.learn import Learner
 from cachesync.model import Entry, FileStat, Kind, Stored
 from cachesync.ondemand.bringing import Bringer
 from cachesync.parallel import in_parallel
-from cachesync.rivals import with_digest
+from cachesync.rivals import duplicate, with_digest
 from cachesync.scanner import Scanner
 from cachesync.uploader import Uploader
 from cachesync.watcher import Hint
@@ -133,7 +133,7 @@ class Renamer:
         named = replace(entry, session=to_session, path=to_path)
         carried = attributes.for_file(named, stat, stored.sha256 or "", self._c.journal.id)
         expect = None if there is None or there.stored is None else there.stored.version
-        info = store.copy(source, target, carried, source_version=stored.version, expect=expect)
+        info = duplicate(self._c, source, target, carried, source_version=stored.version, expect=expect)
         return Stored(info.version, stored.size, stored.sha256, stored.mtime_ns, stored.mode, now)
 
 

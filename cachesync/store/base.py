@@ -45,11 +45,13 @@ class Resume(Protocol):
 
 @record(frozen=True, slots=True)
 class Traits:
-    """What a store is and can do, for status and doctor. ``conditional`` is None until the store has been asked."""
+    """What a store is and can do, for status and doctor. ``conditional`` is None until the store has been asked, and
+    where it denies the question; ``denied`` is what it said then, and the mend."""
 
     url: str
     conditional: bool | None
     versioned: bool | None
+    denied: str = ""
 
 
 @record(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class ObjectStore(Protocol):
         """Copy inside the store; ``attributes`` replace the source's, None keeps them.
 
         PreconditionFailed if the source is not ``source_version`` or the target is not what was expected.
+        StorePermanent if the store does not copy, or not this object (it is archived): the bytes can be sent instead.
         """
 
     def delete(self, key: str, *, expect: Version) -> None:

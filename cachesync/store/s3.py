@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from cachesync.errors import (
@@ -22,6 +23,7 @@ from cachesync.errors import (
     StorePermanent,
     StoreTransient,
 )
+from cachesync.keys import reserved_near
 from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
@@ -37,19 +39,20 @@ REMEMBER = 30.0
 
 
 class S3Store:
-    """An ``ObjectStore`` in one bucket. Keys come whole: a prefix is the caller's business.
+    """An ``ObjectStore`` in one bucket. Keys come whole.
 
-    ``probe_key`` is where the store is asked, before the first write, whether it keeps to conditions; nothing stays
-    there.
+    ``prefix`` is that of all keys, for the key at which the store is asked, before the first write, whether it keeps to
+    conditions; nothing stays there.
     """
 
-    def __init__(self, settings: S3Settings, *, probe_key: str = "sessions/.cachesync/probe") -> None:
+    def __init__(self, settings: S3Settings, *, prefix: str = "") -> None:
         self._settings = settings
         self._client = S3Client(settings)
         self._uploads = Uploads(self._client)
-        self._probe = Probe(self._client, probe_key)
+        self._probe = Probe(self._client, partial(reserved_near, prefix))
         self._archive = S3Archive(self._client, self._uploads, self._compare)
         self._appends = True
+        self._refuses_copies: str | None = None
         self._versioned: bool | None = None
         self._versioned_asked = float("-inf")
         self._bucket_seen = float("-inf")
@@ -67,7 +70,7 @@ class S3Store:
                 self._versioned = answer.get("Status") == "Enabled"
             except StoreError:
                 self._versioned = None
-        return Traits(url=self._url, conditional=self._probe.answer, versioned=self._versioned)
+        return Traits(self._url, self._probe.answer, self._versioned, self._probe.denied)
 
     @property
     def silent_for(self) -> float | None:
@@ -84,9 +87,10 @@ class S3Store:
         """Past versions, where the bucket keeps them, and links."""
         return self._archive
 
-    def check_conditional(self) -> bool:
-        """Whether the store keeps to the conditions of writes; StoreTransient and the like if it cannot be asked."""
-        return self._probe.ask()
+    def check_conditional(self, key: str = "") -> bool | None:
+        """Whether the store keeps to the conditions of writes, tried near ``key``; None if it denies the question.
+        Raises StoreTransient and the like if it cannot be asked."""
+        return self._probe.ask(key)
 
     def head(self, key: str) -> ObjectInfo:
         """Describe the newest version. One request; a second if there is nothing, to tell a bucket that is gone."""
@@ -129,7 +133,7 @@ class S3Store:
     ) -> ObjectInfo:
         """Store ``body``: one request, or several at once for a body in parts. The store checks its SHA-256."""
         self._probe.check_name(key)
-        conditional = self.check_conditional()
+        conditional = self.check_conditional(key)
         try:
             if tail is not None and expect is not None and tail.start >= SMALLEST_PART and self._appends:
                 version = self._put_tail(key, body, attributes, expect, resume, tail)
@@ -167,7 +171,10 @@ class S3Store:
         source_version: Version,
         expect: Version | None,
     ) -> ObjectInfo:
-        """Copy inside the bucket. Source and target are compared first: not every store keeps to both conditions."""
+        """Copy inside the bucket. Source and target are compared first: not every store keeps to both conditions. A
+        store that once said that it does not copy is not asked again."""
+        if self._refuses_copies is not None:
+            raise NotSupported("copy", source, self._refuses_copies)
         found = self.head(source)
         if not fields.same(found.version, source_version):
             raise PreconditionFailed("copy", source, f"it is version {found.version.etag} now")
@@ -179,7 +186,11 @@ class S3Store:
                 expect=expect, check=lambda: self._compare(target, expect),
             )  # fmt: skip
         else:
-            version = self._copy_whole(source, target, attributes, source_version, expect)
+            try:
+                version = self._copy_whole(source, target, attributes, source_version, expect)
+            except NotSupported as error:
+                self._refuses_copies = error.reason
+                raise
         metadata = dict(attributes.metadata) if attributes else found.metadata
         kind = attributes.content_type if attributes else found.content_type
         return ObjectInfo(target, found.size, version, time.time(), found.sha256, metadata, kind)
@@ -201,8 +212,6 @@ class S3Store:
         token: dict[str, Any] = {}
         while True:
             page = self._client.call("list", prefix or self._url, "list_objects_v2", **asked, **token)
-            if "IsTruncated" not in page:  # each listing says it: this is some proxy's page, and no empty bucket
-                raise StoreTransient("list", prefix or self._url, "the store's answer is no listing")
             found = [fields.info(entry["Key"], entry, int(entry["Size"])) for entry in page.get("Contents", ())]
             if shallow:
                 found = [info for info in found if not info.key.endswith("/")]  # the folder's own marker
@@ -237,8 +246,6 @@ class S3Store:
         )  # fmt: skip
         if answer.get("ChecksumSHA256", sent) != sent:
             raise IntegrityError("store", key, "the store confirmed another SHA-256 than was sent")
-        if not answer.get("ETag"):
-            raise StoreTransient("store", key, "the store took it but named no version")
         return fields.version(answer)
 
     def _put_parts(

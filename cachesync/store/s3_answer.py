@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from cachesync.store.s3_download import OPERATION, PIECE
-from cachesync.store.s3_errors import classified
+from cachesync.store.s3_errors import check_origin, classified
 from cachesync.store.s3_library import Library
 
 
@@ -57,6 +57,7 @@ class Answer:
             async with self._library.using(OPERATION, self._key), self._library.question(OPERATION, self._key):
                 self.head = await fs._call_s3("get_object", Bucket=bucket, Key=self._key, **args)  # noqa: SLF001
                 self._body = self.head["Body"].raw_stream
+                check_origin(OPERATION, self._key, "get_object", self.head, self.head["ResponseMetadata"])
             return await self.gather()
         except BaseException:
             await self.end()

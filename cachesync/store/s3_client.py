@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from cachesync.errors import StoreError
+from cachesync.errors import StoreDenied, StoreError, StorePermanent
 from cachesync.record import record
 from cachesync.store.s3_direct import Direct
+from cachesync.store.s3_errors import ForeignAnswer, has_answer
 from cachesync.store.s3_question import Question
 from cachesync.store.silence import Silence
 
@@ -65,6 +67,14 @@ class S3Settings:
         return {name: value for name, value in asked.items() if value}
 
 
+def _is_untold(error: StoreError) -> bool:
+    """Whether the answer to a HEAD, which has no body, leaves open what is wrong. S3 answers 400 to expired credentials
+    and 403 to unknown ones; a 404 without a request id is not believed."""
+    if isinstance(error, ForeignAnswer):
+        return True
+    return isinstance(error, StorePermanent) and error.__cause__ is not None and has_answer(error.__cause__)
+
+
 class S3Client:
     """Calls S3 from any thread. Every method raises the classified error, never the client library's."""
 
@@ -92,11 +102,30 @@ class S3Client:
 
         ``operation`` and ``path`` are for the error; for ``size`` and ``patience`` see ``questioning``.
         """
+        try:
+            return self._ask(operation, path, method, args, size=size, patience=patience)
+        except StoreError as error:
+            if method == "head_bucket" and _is_untold(error) and not isinstance(error, StoreDenied):
+                return self._ask(operation, path, "list_objects_v2", {"MaxKeys": 1})
+            if method == "head_object" and _is_untold(error):
+                self._ask_why(args)
+            raise
+
+    def _ask(
+        self, operation: str, path: str, method: str, args: Mapping[str, Any], *, size: int = 0, patience: float = 1
+    ) -> Any:
         answer = self.direct.call(operation, path, method, args, size=size, patience=patience)
         if answer is not None:
             return answer
         library = self.library
         return library.run(library.request(operation, path, method, size=size, patience=patience, **args))
+
+    def _ask_why(self, args: Mapping[str, Any]) -> None:
+        """Ask by GET what a HEAD was refused for. Raises what the document of that answer says."""
+        from cachesync.store.s3_download import download
+
+        *_, source, _ = download(self, args["Key"], None, None, args.get("VersionId"))
+        source.close()
 
     def questioning(self, operation: str, path: str, *, size: int = 0, patience: float = 1) -> tuple[float, Question]:
         """Something that the store is to answer, and the seconds that it has for that: who asks keeps to them.

@@ -21,6 +21,8 @@ from cachesync.record import record
 from cachesync.store import s3_calls, s3_sign
 from cachesync.store.s3_address import Address, from_environment, is_private
 from cachesync.store.s3_connection import Reply
+from cachesync.store.s3_errors import check_origin
+from cachesync.store.s3_origin import is_foreign
 from cachesync.store.s3_wire import Wire
 
 if TYPE_CHECKING:
@@ -81,7 +83,9 @@ class Direct:
                 if method in s3_calls.DOCUMENTS:
                     from cachesync.store.s3_xml import read
 
-                    told |= read(method, text) | {"ResponseMetadata": {"HTTPHeaders": reply.headers}}
+                    told |= read(method, text)
+                told["ResponseMetadata"] = {"HTTPStatusCode": reply.status, "HTTPHeaders": reply.headers}
+                check_origin(operation, path, method, told, told["ResponseMetadata"])
                 return told
 
         return self._on_route(operation, path, method, args, asked)
@@ -96,7 +100,10 @@ class Direct:
                 if reply is None:
                     return None
                 try:
-                    return s3_calls.told(reply.headers), reply
+                    told = s3_calls.told(reply.headers)
+                    metadata = {"HTTPStatusCode": reply.status, "HTTPHeaders": reply.headers}
+                    check_origin(operation, path, "get_object", told, metadata)
+                    return told, reply
                 except BaseException:
                     reply.close()
                     raise
@@ -181,16 +188,14 @@ class Direct:
         reply = route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline, patience)
         if reply.status in _OK:
             return reply
-        if reply.status >= _FIRST_ERROR:
-            from cachesync.store.s3_xml import refusal
+        from cachesync.store.s3_xml import refusal
 
-            error = refusal(reply.status, reply.text(deadline))
-            code = error.response["Error"]["Code"]
-            if verb == "HEAD" and code == _UNTOLD:
-                return None
-            if code not in _ELSEWHERE:
-                raise error
-        reply.close()
+        error = refusal(reply.status, reply.text(deadline), reply.headers)
+        code = error.response["Error"]["Code"]
+        if verb == "HEAD" and code == _UNTOLD:
+            return None
+        if code not in _ELSEWHERE and (reply.status >= _FIRST_ERROR or is_foreign(error.response)):
+            raise error
         route.wire.close()
         self._route = replace(route, wire=None)
         return None

@@ -18,6 +18,7 @@ from cachesync.errors import (
     NoSuchBucket,
     ObjectNotFound,
     PreconditionFailed,
+    StoreArchived,
     StoreCredentials,
     StoreDenied,
     StorePermanent,
@@ -25,6 +26,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
+from cachesync.store import s3_origin
 from cachesync.store.s3_connection import ConnectFailed
 
 MAX_CAUSE = 400
@@ -45,6 +47,17 @@ class PartsRefused(StoreTransient):
     """The store has other parts than we think. The upload must be given up and sent again."""
 
 
+class WriteConflict(StoreTransient):
+    """Another conditional write of the key was under way. A PUT is sent again, a multipart upload begun anew:
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html"""
+
+
+class ForeignAnswer(StoreTransient):
+    """The answer does not come from S3."""
+
+    hint = "a proxy or a captive portal answers in its place; try again when the network is up"
+
+
 class NotSupported(StorePermanent):
     """The store does not implement what was asked."""
 
@@ -55,11 +68,11 @@ _BY_CODE: dict[str, type[CacheSyncError]] = {
     "AccessDenied": StoreDenied,
     "AccountProblem": StoreDenied,
     "AllAccessDisabled": StoreDenied,
-    "InvalidObjectState": StoreDenied,
+    "InvalidObjectState": StoreArchived,
     "BadDigest": FileChanging,
     "XAmzContentChecksumMismatch": FileChanging,
     "XAmzContentSHA256Mismatch": StoreTransient,
-    "ConditionalRequestConflict": StoreTransient,
+    "ConditionalRequestConflict": WriteConflict,
     "OperationAborted": StoreTransient,
     "IncompleteBody": StoreTransient,
     "InternalError": StoreTransient,
@@ -68,8 +81,6 @@ _BY_CODE: dict[str, type[CacheSyncError]] = {
     "SlowDown": StoreSlowDown,
     "SlowDownRead": StoreSlowDown,
     "SlowDownWrite": StoreSlowDown,
-    "Throttling": StoreSlowDown,
-    "ThrottlingException": StoreSlowDown,
     "RequestLimitExceeded": StoreSlowDown,
     "TooManyRequests": StoreSlowDown,
     "CredentialsNotSupported": StoreCredentials,
@@ -92,10 +103,15 @@ _BY_CODE: dict[str, type[CacheSyncError]] = {
     "InvalidPartOrder": PartsRefused,
     "EntityTooSmall": PartsRefused,
     "PreconditionFailed": PreconditionFailed,
+    "MethodNotAllowed": NotSupported,
     "NotImplemented": NotSupported,
     "KeyTooLongError": StorePermanent,
     "RequestTimeTooSkewed": StorePermanent,
 }
+
+_THROTTLED = "hrottl"
+"""In every code that asks for fewer requests: Throttling, RequestThrottled, ThrottlingException. AWS KMS has the last
+one, which S3 passes on as it is or as KMS.ThrottlingException."""
 
 _BY_STATUS: dict[int, type[CacheSyncError]] = {
     401: StoreCredentials,
@@ -106,6 +122,7 @@ _BY_STATUS: dict[int, type[CacheSyncError]] = {
     412: PreconditionFailed,
     425: StoreTransient,
     429: StoreSlowDown,
+    405: NotSupported,
     501: NotSupported,
     503: StoreSlowDown,
     505: StorePermanent,
@@ -121,7 +138,6 @@ _HINTS: dict[str, str] = {
     "InvalidBucketName": "correct the store setting",
     "EntityTooLarge": "the store does not take an object of this size",
     "MetadataTooLarge": "metadata may have 2 KiB in all",
-    "InvalidObjectState": "the object is archived; restore it from GLACIER first",
 }
 
 
@@ -163,11 +179,31 @@ def from_response(response: Mapping[str, Any], operation: str, path: str) -> Cac
     code = str(response.get("Error", {}).get("Code") or "")
     message = str(response.get("Error", {}).get("Message") or "")
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or (code if code.isdecimal() else 0))
-    kind = (
-        _BY_CODE.get(code) or _BY_STATUS.get(status) or (StoreTransient if status >= SERVER_ERROR else StorePermanent)
-    )
+    if s3_origin.is_foreign(response):
+        return foreign(operation, path, f"{status or 'it'} without a request id")
+    kind = _kind(code, status)
     cause = f"{message} ({code or status})" if message and message != code else f"the store answered {code or status}"
     return kind(operation, path, _shorten(cause), _HINTS.get(code, ""))
+
+
+def foreign(operation: str, path: str, flaw: str) -> ForeignAnswer:
+    """The error for an answer that cannot be S3's; ``flaw`` says why."""
+    return ForeignAnswer(operation, path, f"the answer does not come from S3: {flaw}")
+
+
+def check_origin(operation: str, path: str, method: str, said: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Raise ForeignAnswer if what reports success cannot be S3's answer to ``method``; ``metadata`` is botocore's
+    ResponseMetadata."""
+    flaw = s3_origin.flaw(method, metadata["HTTPStatusCode"], metadata["HTTPHeaders"], said)
+    if flaw is not None:
+        raise foreign(operation, path, flaw)
+
+
+def _kind(code: str, status: int) -> type[CacheSyncError]:
+    if _THROTTLED in code:
+        return StoreSlowDown
+    known = _BY_CODE.get(code) or _BY_STATUS.get(status)
+    return known or (StoreTransient if status >= SERVER_ERROR else StorePermanent)
 
 
 def has_answer(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from aiobotocore.session import AioSession
 from cachesync.errors import StoreCredentials
 from cachesync.record import record
 from cachesync.store.s3_address import Address, from_endpoint, is_private
-from cachesync.store.s3_errors import classified
+from cachesync.store.s3_errors import check_origin, classified
 from cachesync.store.s3_xml import moment
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ class Library:
     ) -> Any:
         """One request: see ``S3Client.call``."""
         async with self.using(operation, path) as fs, self.question(operation, path, size=size, patience=patience):
-            return await fs._call_s3(method, Bucket=self._settings.bucket, **args)  # noqa: SLF001
+            said = await fs._call_s3(method, Bucket=self._settings.bucket, **args)  # noqa: SLF001
+            check_origin(operation, path, method, said, said["ResponseMetadata"])
+            return said
 
     @contextlib.asynccontextmanager
     async def using(self, operation: str, path: str) -> AsyncIterator[s3fs.S3FileSystem]:

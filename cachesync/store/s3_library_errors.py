@@ -17,6 +17,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
+from cachesync.store.s3_errors import ForeignAnswer
 
 _CREDENTIALS = (
     boto.NoCredentialsError,
@@ -33,6 +34,7 @@ _CREDENTIALS = (
 _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], type[CacheSyncError]], ...] = (
     (_CREDENTIALS, StoreCredentials),
     ((boto.FlexibleChecksumError,), IntegrityError),
+    ((ResponseParserError,), ForeignAnswer),
     ((boto.ParamValidationError, boto.ValidationError), StorePermanent),
     (
         (
@@ -40,7 +42,6 @@ _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], type[CacheSyncError]], ..
             boto.ConnectionError,
             boto.IncompleteReadError,
             boto.ResponseStreamingError,
-            ResponseParserError,
             aiohttp.ClientError,
             asyncio.CancelledError,
         ),

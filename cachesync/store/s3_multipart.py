@@ -13,12 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from cachesync.errors import CacheSyncError, FileChanging, PreconditionFailed, StoreTransient
+from cachesync.errors import CacheSyncError, FileChanging, PreconditionFailed
 from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Resume
 from cachesync.store.s3_client import PATIENCE, S3Client
-from cachesync.store.s3_errors import PartsRefused, UploadGone
+from cachesync.store.s3_errors import PartsRefused, UploadGone, WriteConflict
 
 SMALLEST_PART = 5 * 1024**2
 """Bytes that a part must have if it is not the last."""
@@ -183,7 +183,7 @@ class Uploads:
             ]
             check()
             done = self._complete(upload, parts, expect)
-        except (PreconditionFailed, FileChanging, PartsRefused):
+        except (PreconditionFailed, FileChanging, PartsRefused, WriteConflict):
             self._give_up(upload, resume)
             raise
         except UploadGone:
@@ -259,8 +259,6 @@ class Uploads:
             Key=upload.key, UploadId=upload.upload_id, PartNumber=number, Body=data,
             ChecksumSHA256=fields.checksum(digest),
         )  # fmt: skip
-        if not answer.get("ETag"):
-            raise StoreTransient("store", upload.key, "the store took a part but named no version of it")
         return str(answer["ETag"])
 
     def _collect(
@@ -285,6 +283,4 @@ class Uploads:
             "store", upload.key, "complete_multipart_upload", patience=PATIENCE, Key=upload.key,
             UploadId=upload.upload_id, MultipartUpload={"Parts": parts}, **fields.condition(expect),
         )  # fmt: skip
-        if not answer.get("ETag"):
-            raise StoreTransient("store", upload.key, "the store completed the upload but named no version")
         return fields.version(answer)

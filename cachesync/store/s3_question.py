@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from cachesync.errors import StoreSilent, StoreTransient, StoreUnreachable
-from cachesync.store.s3_errors import classify, has_answer, is_silence
+from cachesync.store.s3_errors import ForeignAnswer, classify, has_answer, is_silence
 from cachesync.store.silence import Silence
 
 
@@ -49,7 +49,7 @@ class Question:
             self._silence.withdrawn(self)
             return
         ours = classify(error, self._operation, self._path)
-        if has_answer(error):
+        if has_answer(error) and not isinstance(ours, ForeignAnswer):
             self._silence.answered(self, time.monotonic())
         elif is_silence(error) or isinstance(ours, StoreUnreachable):
             self._silence.unanswered(self)

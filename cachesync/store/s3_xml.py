@@ -14,13 +14,20 @@ from cachesync.store.s3_connection import Garbled
 from cachesync.store.s3_errors import Refused
 
 _ISO_8601 = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z")
+_ROOTS = {
+    "complete_multipart_upload": ("CompleteMultipartUploadResult",),
+    "create_multipart_upload": ("InitiateMultipartUploadResult",),
+    "get_bucket_versioning": ("VersioningConfiguration", "GetBucketVersioningResponse"),  # moto's name for it
+}
+"""What the documents are called that are lists of values."""
+
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 def listing(text: bytes) -> dict[str, Any]:
     """A page of objects, asked for with names as in a URL."""
     page: dict[str, Any] = {"Contents": [], "CommonPrefixes": []}
-    for element in _document(text):
+    for element in _document(text, "ListBucketResult"):
         name = _name(element)
         if name in page:
             page[name].append({_name(each): each.text or "" for each in element})
@@ -50,9 +57,9 @@ def moment(text: str) -> datetime:
     return told
 
 
-def fields(text: bytes) -> dict[str, Any]:
-    """A document that is a list of values."""
-    return {_name(each): each.text or "" for each in _document(text)}
+def fields(text: bytes, *roots: str) -> dict[str, Any]:
+    """A document that is a list of values; ``roots`` are the names that it may have."""
+    return {_name(each): each.text or "" for each in _document(text, *roots)}
 
 
 def complete(parts: Iterable[Mapping[str, Any]]) -> bytes:
@@ -66,7 +73,7 @@ def complete(parts: Iterable[Mapping[str, Any]]) -> bytes:
     return written
 
 
-def refusal(status: int, text: bytes) -> Refused:
+def refusal(status: int, text: bytes, headers: Mapping[str, str]) -> Refused:
     """What an answer says that is no success, be it an error, a page of some proxy's, or nothing."""
     told: dict[str, Any] = {}
     try:
@@ -78,7 +85,7 @@ def refusal(status: int, text: bytes) -> Refused:
     if not told:
         known = status in HTTPStatus.__members__.values()
         told = {"Code": str(status), "Message": HTTPStatus(status).phrase if known else ""}
-    return Refused({"Error": told, "ResponseMetadata": {"HTTPStatusCode": status}})
+    return Refused({"Error": told, "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers}})
 
 
 def read(method: str, text: bytes) -> dict[str, Any]:
@@ -86,13 +93,13 @@ def read(method: str, text: bytes) -> dict[str, Any]:
     if method == "list_objects_v2":
         return listing(text)
     if method == "copy_object":
-        return {"CopyObjectResult": fields(text)}
+        return {"CopyObjectResult": fields(text, "CopyObjectResult")}
     if method == "upload_part_copy":
-        return {"CopyPartResult": fields(text)}
-    return fields(text)
+        return {"CopyPartResult": fields(text, "CopyPartResult")}
+    return fields(text, *_ROOTS[method])
 
 
-def _document(text: bytes) -> Element:
+def _document(text: bytes, *roots: str) -> Element:
     """The document of an answer that says 200. S3 says so before it knows how copying and completing end:
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html"""
     try:
@@ -100,7 +107,9 @@ def _document(text: bytes) -> Element:
     except ParseError as error:
         raise Garbled(f"the answer is no document: {error}") from error
     if _name(root) == "Error":
-        raise refusal(HTTPStatus.INTERNAL_SERVER_ERROR, text)
+        raise refusal(HTTPStatus.INTERNAL_SERVER_ERROR, text, {})
+    if _name(root) not in roots:
+        raise Garbled(f"the answer is no document of S3's, but {_name(root):.40}")
     return root
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ from cachesync.errors import (
     StoreUnreachable,
 )
 from cachesync.model import Attributes, Version
+from cachesync.store import s3_probe
 from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import S3Settings
+from cachesync.store.s3_client import S3Client, S3Settings
 from tests.bodies import MIB, PLAIN, Bytes
 from tests.servers import MotoServer, SeaweedServer, closed_port, deaf_server
 
@@ -169,10 +171,62 @@ def test_tags_and_checksum_arrive(seaweed: SeaweedServer, bucket: str) -> None:
 
 def test_the_probe_leaves_nothing_behind(moto: MotoServer, bucket: str) -> None:
     moto.make_bucket(bucket)
-    store = S3Store(moto.settings(bucket), probe_key="our/probe")
+    store = S3Store(moto.settings(bucket), prefix="our")
     assert store.traits.conditional is None
     assert store.check_conditional() is True
     assert list(store.list("")) == []
+    store.close()
+
+
+def test_stores_that_start_together_do_not_try_one_key(
+    moto: MotoServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto.make_bucket(bucket)
+    tried: set[str] = set()
+    real = S3Client.call
+
+    def call(self: S3Client, operation: str, path: str, method: str, **args: Any) -> Any:
+        if method == "put_object":
+            tried.add(args["Key"])
+        return real(self, operation, path, method, **args)
+
+    monkeypatch.setattr(S3Client, "call", call)
+    for _ in range(5):
+        store = S3Store(moto.settings(bucket))
+        assert store.check_conditional() is True
+        store.close()
+    assert len(tried) == 5
+
+
+def test_a_probe_that_is_denied_proves_nothing(moto: MotoServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that ignores conditions, and a policy that denies the probe's key: versions are compared."""
+    moto.make_bucket(bucket)
+    monkeypatch.setattr("cachesync.store.s3_fields.condition", lambda expect: {})
+    store = S3Store(moto.settings(bucket))
+    real, tried = store._client.call, 0
+
+    def call(operation: str, path: str, method: str, **args: Any) -> Any:
+        nonlocal tried
+        if "/probe-" in args.get("Key", ""):
+            tried += 1
+            raise StoreDenied(operation, path, "AccessDenied")
+        return real(operation, path, method, **args)
+
+    monkeypatch.setattr(store._client, "call", call)
+    first = store.put("k", Bytes(b"first"), PLAIN, expect=None)
+    assert store.traits.conditional is None
+    assert "denied, AccessDenied; allow s3:PutObject" in store.traits.denied
+    with pytest.raises(PreconditionFailed):
+        store.put("k", Bytes(b"second"), PLAIN, expect=None)
+    second = store.put("k", Bytes(b"second"), PLAIN, expect=first.version)
+    with pytest.raises(PreconditionFailed):
+        store.put("k", Bytes(b"third"), PLAIN, expect=first.version)
+    assert store.head("k").version == second.version
+    assert tried == 1
+    monkeypatch.setattr(s3_probe, "AGAIN", 0.0)
+    monkeypatch.setattr(store._client, "call", real)
+    assert store.check_conditional() is True
+    assert store.traits.denied == ""
     store.close()
 
 
@@ -181,7 +235,7 @@ def test_a_store_without_conditions_is_compared_first(
 ) -> None:
     moto.make_bucket(bucket)
     monkeypatch.setattr("cachesync.store.s3_fields.condition", lambda expect: {})
-    store = S3Store(moto.settings(bucket), probe_key="our/probe")
+    store = S3Store(moto.settings(bucket), prefix="our")
     call = store._client.call
 
     def forgetful(*args, **kwargs):

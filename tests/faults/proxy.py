@@ -101,7 +101,8 @@ def answer(status: int, code: str) -> Action:
         text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>by the proxy</Message></Error>'.encode()
         if exchange.request.method == "HEAD":
             text = b""
-        head = f"HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n\r\n"
+        head = f"HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n"
+        head += "x-amz-request-id: 18ECB3A9F7A57684\r\n\r\n"
         exchange.record.sent = status
         await exchange.send(head.encode() + text)
 
@@ -112,12 +113,34 @@ INTERNAL_ERROR = answer(500, "InternalError")
 SLOW_DOWN = answer(503, "SlowDown")
 ACCESS_DENIED = answer(403, "AccessDenied")
 EXPIRED_TOKEN = answer(400, "ExpiredToken")
+"""To a HEAD a bare 400, as all errors are."""
 PRECONDITION_FAILED = answer(412, "PreconditionFailed")
 NO_SUCH_BUCKET = answer(404, "NoSuchBucket")
 ERROR_IN_200 = answer(200, "InternalError")
 """What S3 does when a copy or the completion of an upload fails after its answer has begun."""
 
 CONDITIONAL_CONFLICT = answer(409, "ConditionalRequestConflict")
+NOT_IMPLEMENTED = answer(501, "NotImplemented")
+ARCHIVED = answer(403, "InvalidObjectState")
+KMS_THROTTLED = [answer(400, f"{prefix}ThrottlingException") for prefix in ("", "KMS.")]
+"""In both spellings."""
+
+
+def page(status: int = 200, *headers: str, kind: str = "text/html") -> Action:
+    """A page of something that stands before the store, which never sees the request: a captive portal, a proxy."""
+
+    async def act(exchange: Exchange) -> None:
+        text = b"<!DOCTYPE html><html><body>Please log in<br></body></html>"
+        lines = [f"HTTP/1.1 {status} Page", f"Content-Type: {kind}", f"Content-Length: {len(text)}", *headers, "", ""]
+        exchange.record.sent = status
+        await exchange.send("\r\n".join(lines).encode() + (b"" if exchange.request.method == "HEAD" else text))
+
+    return act
+
+
+PORTAL = page()
+PORTAL_WITH_ETAG = page(200, 'ETag: "5f3-62a"', "Last-Modified: Mon, 30 Nov 2026 03:04:54 GMT")
+"""As web servers send their files."""
 
 
 async def reset(exchange: Exchange) -> None:

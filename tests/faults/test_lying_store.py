@@ -134,3 +134,56 @@ def test_p09_a_version_that_arrived_wrong_is_no_conflict(
     assert remote.local("s") == {"f": digest(b"the third bytes")}
     check_flushed(remote)
     assert seen_by_others(remote) == {"f"}, "and no conflict copy"
+
+
+# -- a captive portal answers in the store's place -------------------------------------------------------------------
+
+PORTALS = {"200": faults.PORTAL, "200 with ETag": faults.PORTAL_WITH_ETAG, "404": faults.page(404)}
+portals = pytest.mark.parametrize("portal", PORTALS.values(), ids=PORTALS)
+
+
+@portals
+def test_p05_a_page_is_never_printed_or_brought_as_a_file(remote: Bench, proxy: Proxy, portal: Action) -> None:
+    remote.bucket.put(remote.bucket.session("s") + "f", SMALL)
+    proxy.add(portal)
+    printed = remote.cli("cat", "s/f")
+    assert (printed.returncode, printed.stdout) == (ExitCode.UNFINISHED, ""), printed
+    assert "does not come from S3" in printed.stderr
+    got = remote.cli("get", "s/f", "here")
+    assert got.returncode == ExitCode.UNFINISHED, got
+    assert not (remote.base / "here").exists()
+    proxy.clear()
+    assert remote.cli("cat", "s/f").stdout == SMALL.decode()
+
+
+@portals
+@pytest.mark.parametrize("operation", ["(Head|Get)Object", "DeleteObject"])
+def test_p08_a_page_undoes_no_deletion_and_is_none(remote: Bench, proxy: Proxy, portal: Action, operation: str) -> None:
+    remote.start()
+    remote.write("s", "f", SMALL)
+    remote.write("s", "g", SMALL)
+    check_flushed(remote)
+    rule = proxy.add(portal, operation, ".*/f")
+    (remote.root / "s/f").unlink()
+    until(lambda: rule.hits >= 2, "the deletion is tried again")
+    assert seen_by_others(remote) == {"f", "g"}
+    proxy.clear()
+    until(lambda: seen_by_others(remote) == {"g"}, "the deletion is in the store")
+    check_flushed(remote)
+    assert set(remote.local("s")) == {"g"}
+
+
+@portals
+def test_p03_what_a_page_took_is_not_stored(remote: Bench, proxy: Proxy, portal: Action) -> None:
+    remote.start()
+    remote.write("s", "f", SMALL)
+    check_flushed(remote)
+    rule = proxy.add(portal, "PutObject", ".*/f")
+    remote.write("s", "f", b"the second bytes")
+    report = remote.flush("s", timeout=2)
+    assert rule.hits
+    assert report.exit_code == ExitCode.UNFINISHED
+    assert [pending.path for pending in report.pending] == ["f"]
+    assert "does not come from S3" in report.pending[0].reason
+    proxy.clear()
+    check_flushed(remote)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 import threading
 import time
@@ -418,6 +419,23 @@ def test_a_superseded_upload_is_aborted(remote: Bench, proxy: Proxy, how: str) -
     assert remote.bucket.uploads() == []
 
 
+def test_p13_a_session_whose_manifest_is_archived_goes_on(remote: Bench, proxy: Proxy) -> None:
+    """As the rule of ``bucket init`` moves it to GLACIER. Only a journal that has to learn the session reads it."""
+    remote.start()
+    remote.write("s", "f", b"the bytes")
+    check_flushed(remote)
+    remote.stop()
+    shutil.rmtree(remote.state)
+    rule = proxy.add(faults.ARCHIVED, "GetObject", MANIFEST)
+    remote.start()
+    remote.write("s", "g", b"new")
+    assert remote.flush("s").exit_code == ExitCode.DONE, remote.tail()
+    assert rule.hits
+    proxy.clear()
+    check_flushed(remote)
+    assert stored(remote) == {"f", "g"}
+
+
 # -- a store that ignores conditions ---------------------------------------------------------------------------------
 
 
@@ -453,6 +471,21 @@ def test_a_store_without_conditions_is_told_of(remote: Bench, proxy: Proxy) -> N
     until(lambda: any("conditional" in note for note in remote.client.status().notes), "status says so", within=5)
 
 
+def test_p09_a_store_that_denies_the_question_is_compared_and_told_of(remote: Bench, proxy: Proxy) -> None:
+    server = remote.bucket.server
+    denied = proxy.add(faults.ACCESS_DENIED, "PutObject", r".*/\.cachesync/probe-.*")
+    proxy.add(faults.without_conditions(server.key, server.secret))
+    remote.start()
+    create(remote)
+    check_flushed(remote)
+    remote.bucket.put(remote.bucket.session("s") + "f", b"another writer's")
+    overwrite(remote)
+    (conflict,) = remote.flush("s").conflicts
+    assert remote.bucket.digests(remote.bucket.session("s"))[conflict.kept_as] == digest(b"another writer's")
+    assert denied.hits == 1
+    until(lambda: any("unknown" in note and "allow s3:" in note for note in remote.client.status().notes), "status")
+
+
 # -- many clients ----------------------------------------------------------------------------------------------------
 
 
@@ -476,3 +509,62 @@ def test_p03_flushes_side_by_side_under_faults_all_tell_the_truth(remote: Bench,
         assert report.stored, report
         assert report.conflicts == []
         assert remote.differences(name) == []
+
+
+# -- a store that does not copy --------------------------------------------------------------------------------------
+
+NO_COPY = {
+    "no conditions": faults.NOT_IMPLEMENTED,
+    "no copies": faults.answer(405, "MethodNotAllowed"),
+    "in GLACIER": faults.ARCHIVED,
+}
+no_copies = pytest.mark.parametrize("how", NO_COPY.values(), ids=NO_COPY)
+
+
+@no_copies
+def test_p02_a_renamed_file_is_sent_where_the_store_does_not_copy_it(remote: Bench, proxy: Proxy, how: Action) -> None:
+    remote.start()
+    remote.write("s", "f", b"the bytes")
+    check_flushed(remote)
+    rule = proxy.add(how, "CopyObject")
+    rename(remote)
+    check_flushed(remote)
+    assert rule.hits
+    assert stored(remote) == {"g"}
+
+
+@no_copies
+def test_p09_another_writers_bytes_are_kept_where_the_store_does_not_copy(
+    remote: Bench, proxy: Proxy, how: Action
+) -> None:
+    remote.start()
+    remote.write("s", "f", b"the first bytes")
+    check_flushed(remote)
+    rule = proxy.add(how, "CopyObject")
+    remote.bucket.put(remote.bucket.session("s") + "f", b"another writer's bytes")
+    overwrite(remote)
+    report = remote.flush("s")
+    assert report.exit_code == ExitCode.DONE, (report, remote.tail())
+    assert rule.hits
+    ((path, kept_as),) = [(conflict.path, conflict.kept_as) for conflict in report.conflicts]
+    assert path == "f"
+    assert remote.bucket.body(remote.bucket.session("s") + kept_as) == b"another writer's bytes"
+    assert remote.bucket.body(remote.bucket.session("s") + "f") == b"the second bytes"
+
+
+@no_copies
+def test_p08_what_is_only_in_the_store_is_renamed_where_the_store_does_not_copy(
+    remote: Bench, proxy: Proxy, how: Action
+) -> None:
+    remote.start()
+    large = os.urandom(MIB) * 17
+    remote.write("s", "d/f", b"the bytes")
+    remote.write("s", "d/large", large)
+    check_flushed(remote)
+    remote.client.lifecycle.evict("s")
+    proxy.add(how, "CopyObject")
+    remote.client.ondemand.move("s", "d/", "s", "e/")
+    until(lambda: stored(remote) == {"e/f", "e/large"}, "both are renamed")
+    remote.client.lifecycle.open("s")
+    assert remote.local("s") == {"e/f": digest(b"the bytes"), "e/large": digest(large)}
+    check_flushed(remote)

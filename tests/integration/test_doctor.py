@@ -40,7 +40,7 @@ from cachesync.store.s3_errors import NotSupported
 from tests.driving import tree_of
 from tests.servers import MotoServer, SeaweedServer, closed_port, deaf_server
 
-BUCKET = ["credentials", "store", "clock", "rights", "conditions", "checksums", "versioning"]
+BUCKET = ["credentials", "store", "clock", "rights", "conditions", "copies", "checksums", "versioning"]
 
 
 def verdicts(findings: Sequence[Finding]) -> dict[str, str]:
@@ -158,8 +158,21 @@ def test_rights_that_are_not_there_are_named(seaweed: SeaweedServer, bucket: str
     assert left_in(seaweed, bucket) == []
     refusing["put_object"] = StoreDenied
     findings = asked(seaweed, bucket)
-    assert [found.check for found in findings] == ["credentials", "store", "clock", "rights", "versioning"]
+    checks = ["credentials", "store", "clock", "rights", "conditions", "versioning"]
+    assert [found.check for found in findings] == checks
     assert "s3:PutObject" in said(findings, "rights").mend
+    assert said(findings, "conditions").seen.startswith("unknown: denied")
+    assert "s3:PutObject" in said(findings, "conditions").mend
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("error", [NotSupported, StoreDenied, PreconditionFailed])
+def test_a_store_that_does_not_copy(seaweed: SeaweedServer, bucket: str, refusing: dict[str, Any], error: type):
+    seaweed.make_bucket(bucket, versioned=True)
+    refusing["copy_object"] = error
+    found = said(asked(seaweed, bucket), "copies")
+    assert (found.verdict, "sent again" in found.seen) == ("warning", True)
+    assert left_in(seaweed, bucket) == []
 
 
 @pytest.mark.s3

@@ -19,6 +19,7 @@ from cachesync.doctor.stored import Conditions
 from cachesync.errors import JournalDamaged, NoSuchBucket, StoreDenied, StorePermanent, StoreUnreachable
 from cachesync.reports import DaemonStatus, StatusReport
 from cachesync.store.s3_credentials import Found
+from cachesync.store.s3_errors import NotSupported
 
 GIB = 2**30
 DIRECTORY = stat.S_IFDIR | 0o700
@@ -275,6 +276,16 @@ def test_conditions():
     says(stored.conditions(Conditions(none_match=False, match=True)), "warning", "ignores If-None-Match:")
     both = stored.conditions(Conditions(none_match=False, match=False))
     says(both, "warning", "If-None-Match and If-Match", "compared before each write")
+
+
+def test_conditions_that_could_not_be_tried():
+    says(stored.unknown_conditions(StoreDenied("try", "k", "no")), "warning", "unknown: denied (no)")
+    says(stored.unknown_conditions(NotSupported("try", "k", "no")), "warning", "unknown: not tried (no)")
+
+
+def test_copies():
+    says(stored.copies(None), "ok", "copied in the store")
+    says(stored.copies(NotSupported("try", "k", "no")), "warning", "does not copy: no; renamed files are sent")
 
 
 def test_checksums():

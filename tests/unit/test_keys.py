@@ -16,6 +16,7 @@ from cachesync.keys import (
     is_within,
     manifest_key,
     printable,
+    reserved_near,
     session_prefix,
     to_key,
 )
@@ -144,3 +145,20 @@ def test_a_conflict_lies_beside_its_file(version):
 )
 def test_what_lies_within_directories(path, directories, expected):
     assert is_within(path, directories) is expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key", "start"),
+    [
+        ("", "sessions/s1/a/b", "sessions/s1/.cachesync/"),
+        ("", "sessions/s1/.cachesync/manifest.json", "sessions/s1/.cachesync/"),
+        ("p/q", "p/q/sessions/s1/a", "p/q/sessions/s1/.cachesync/"),
+        ("", "projects/p/x", "sessions/.cachesync/"),
+        ("p", "sessions/s1/a", "p/sessions/.cachesync/"),
+        ("", "sessions/.cachesync/doctor-1", "sessions/.cachesync/"),
+        ("", "sessions/s1", "sessions/.cachesync/"),
+        ("", "", "sessions/.cachesync/"),
+    ],
+)
+def test_our_own_keys_near_a_key(prefix: str, key: str, start: str) -> None:
+    assert reserved_near(prefix, key) == start

@@ -23,14 +23,23 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.store.s3_errors import NotSupported, PartsRefused, UploadGone, classified, classify
+from cachesync.store.s3_errors import (
+    ForeignAnswer,
+    NotSupported,
+    PartsRefused,
+    UploadGone,
+    WriteConflict,
+    classified,
+    classify,
+)
 
 URL = "http://127.0.0.1:1/bucket/key"
 
 
 def answer(code: str, status: int, message: str = "a message") -> Exception:
     """The error as s3fs raises it."""
-    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    metadata = {"HTTPStatusCode": status, "HTTPHeaders": {"x-amz-request-id": "18ECB3A9F7A57684"}}
+    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}
     translated = translate_boto_error(boto.ClientError(response, "PutObject"))
     assert isinstance(translated, Exception)
     return translated
@@ -50,7 +59,12 @@ def answer(code: str, status: int, message: str = "a message") -> Exception:
         ("SomethingNew", 507, StoreTransient),
         ("RequestTimeout", 400, StoreTransient),
         ("IncompleteBody", 400, StoreTransient),
-        ("ConditionalRequestConflict", 409, StoreTransient),
+        ("ConditionalRequestConflict", 409, WriteConflict),
+        ("ThrottlingException", 400, StoreSlowDown),
+        ("KMS.ThrottlingException", 400, StoreSlowDown),
+        ("KMS.KMSThrottlingException", 400, StoreSlowDown),
+        ("RequestThrottled", 400, StoreSlowDown),
+        ("KMS.DisabledException", 400, StorePermanent),
         ("OperationAborted", 409, StoreTransient),
         ("RequestTimeTooSkewed", 403, StorePermanent),
         ("KeyTooLongError", 400, StorePermanent),
@@ -116,6 +130,17 @@ def test_silence_and_noise(error: BaseException, kind: type[Exception]) -> None:
     found = classify(error, "read", "k")
     assert type(found) is kind
     assert found.reason
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409, 412, 501])
+def test_an_error_of_something_before_the_store_is_not_the_stores(status: int) -> None:
+    response = {
+        "Error": {"Code": str(status), "Message": ""},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {"content-type": "text/html"}},
+    }
+    error = classify(boto.ClientError(response, "GetObject"), "read", "k")
+    assert type(error) is ForeignAnswer
+    assert "does not come from S3" in str(error)
 
 
 def test_a_hint_is_given_where_one_is_known() -> None:

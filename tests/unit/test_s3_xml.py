@@ -62,15 +62,24 @@ def test_an_error_may_come_as_a_success(method):
         read(method, b"<Error><Code>InternalError</Code><Message>again</Message></Error>")
     assert refused.value.response == {
         "Error": {"Code": "InternalError", "Message": "again"},
-        "ResponseMetadata": {"HTTPStatusCode": 500},
+        "ResponseMetadata": {"HTTPStatusCode": 500, "HTTPHeaders": {}},
     }
 
 
 def test_results():
-    assert read("create_multipart_upload", b"<R xmlns='x'><UploadId>u</UploadId></R>") == {"UploadId": "u"}
-    assert read("copy_object", b"<R><ETag>e</ETag></R>") == {"CopyObjectResult": {"ETag": "e"}}
-    assert read("upload_part_copy", b"<R><ETag>e</ETag></R>") == {"CopyPartResult": {"ETag": "e"}}
+    begun = b"<InitiateMultipartUploadResult xmlns='x'><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+    assert read("create_multipart_upload", begun) == {"UploadId": "u"}
+    copied = b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>"
+    assert read("copy_object", copied) == {"CopyObjectResult": {"ETag": "e"}}
+    copied = b"<CopyPartResult><ETag>e</ETag></CopyPartResult>"
+    assert read("upload_part_copy", copied) == {"CopyPartResult": {"ETag": "e"}}
     assert read("get_bucket_versioning", b"<VersioningConfiguration/>") == {}
+
+
+@pytest.mark.parametrize("method", sorted(DOCUMENTS))
+def test_a_document_of_another_kind_is_none(method):
+    with pytest.raises(Garbled, match="html"):
+        read(method, b"<html><body><ETag>e</ETag><UploadId>u</UploadId></body></html>")
 
 
 def test_the_parts_of_an_upload():
@@ -98,6 +107,6 @@ def test_the_parts_of_an_upload():
     ],
 )
 def test_refusals(status, text, code, message):
-    response = refusal(status, text).response
+    response = refusal(status, text, {"x-amz-request-id": "1"}).response
     assert (response["Error"]["Code"], response["Error"]["Message"]) == (code, message)
-    assert response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert response["ResponseMetadata"] == {"HTTPStatusCode": status, "HTTPHeaders": {"x-amz-request-id": "1"}}
