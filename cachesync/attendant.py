@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from cachesync.errors import CacheSyncError, RootHalted
+from cachesync.errors import CacheSyncError, FileUnreadable, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
@@ -147,6 +147,7 @@ class Attendant:
                 self._notice_all()
             except RootHalted:
                 self._check_root()
+                self._ask_scan("root back")  # for the hints that were taken, if it is back already
             except Exception:
                 logger.exception("hints were not taken; a scan follows")
                 self._ask_scan("error")
@@ -167,7 +168,10 @@ class Attendant:
             by_session[session][rest] = hint
         for session, paths in by_session.items():
             self._engine.journal.turns.let_end(session)  # what we bring and drop is no change once it is written down
-            self._engine.scanner.notice(session, paths)
+            try:
+                self._engine.scanner.notice(session, paths)
+            except FileUnreadable as error:  # this session alone: the others get their turn
+                logger.warning("%s", error, extra={"session": session})
 
     # -- scans ---------------------------------------------------------------------------------------------------------
 

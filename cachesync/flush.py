@@ -75,7 +75,7 @@ class Flusher:
         check_session(session)
         begun = time.monotonic()
         deadline = begun + timeout
-        if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
+        if session not in self._c.journal.sessions.names() and self._c.tree.session_directory(session) is None:
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with self._uploader.urgent(session, deletes=False):
@@ -94,7 +94,7 @@ class Flusher:
                     report = self._wait(session, report, scan, deadline)
             else:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
-            if (count := self._lost(session, lost)) and not report.failed:
+            if not report.failed and (count := self._lost(session, lost)):
                 report = replace(report, failed=[gone_with_directory(count)])
             if report.failed and self._uploader.no_bucket is not None:
                 raise self._uploader.no_bucket

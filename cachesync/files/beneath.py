@@ -93,12 +93,16 @@ def _if_regular(descriptor: int) -> int | None:
 
 
 def birth_ns(directory: int, name: str) -> int | None:
-    """When a file was made, in nanoseconds since the epoch, or None where the file system does not say (statx(2))."""
+    """When a file was made, in nanoseconds since the epoch, or None where the file system or the kernel does not say
+    (statx(2)). Raises OSError where the file itself cannot be looked at."""
     if not _LINUX:
         return None
     answer = ctypes.create_string_buffer(256)
     if _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, answer) != 0:
-        return None
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EPERM):  # an old kernel, an old seccomp filter
+            return None
+        raise OSError(code, os.strerror(code), name)
     (mask,) = struct.unpack_from("=I", answer, 0)
     seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_AT)
     return int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else None

@@ -66,7 +66,8 @@ class Scanner:
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
-        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted."""
+        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted, and FileUnreadable if the
+        session's directory gives no answer."""
         if not is_session_name(session) or not self.presence.meet(session):
             return
         if FILE_NAME in hints:
@@ -100,10 +101,16 @@ class Scanner:
         """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
 
         ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
-        and no upload. ``stamps`` is filled for ``stood_still``. Raises RootHalted.
+        and no upload. ``stamps`` is filled for ``stood_still``. A session whose directory gives no answer is a failure
+        in the result. Raises RootHalted.
         """
         result = ScanResult()
-        if not self.presence.meet(session):
+        try:
+            if not self.presence.meet(session):
+                return result
+        except FileUnreadable as error:
+            result.failures.append(Failure(".", error.reason))
+            self.unseen[session] = result.failures
             return result
         if not directory:
             self.forget_rules(session)
