@@ -346,9 +346,10 @@ def test_a_start_does_not_fail_for_a_session_that_gives_no_answer(a, monkeypatch
     def killed(name, **how):
         raise Crash
 
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("cachesync.files.place.os.unlink", killed)
+    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
+    with pytest.raises(Crash):
         a.life.evict(S)
+    monkeypatch.undo()
     (leaving,) = out(a)
     leaving.write_bytes(b"changed")
     path = leaving.relative_to(next(above for above in leaving.parents if above.name == S))
