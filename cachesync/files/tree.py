@@ -42,7 +42,7 @@ class Tree:
 
     @property
     def descriptor(self) -> int:
-        """The open root, to be locked."""
+        """The open root."""
         return self._root
 
     def close(self) -> None:
