@@ -87,12 +87,13 @@ def test_commands_exclude_each_other_and_a_daemon_waits_for_them(root):
 def test_what_a_killed_daemon_wrote_makes_no_command_a_daemon(root):
     (root / ".cachesync/lock").write_text("77 daemon\n")
     (root / ".cachesync/serving").write_text("77 daemon\n")
-    held = lock._lock(
-        os.open(root / ".cachesync", os.O_RDONLY), "lock", os.O_RDWR
-    )  # a command that has written nothing
+    folder = os.open(root / ".cachesync", os.O_RDONLY)
+    held = lock._lock(folder, "lock", os.O_RDWR)  # a command that has written nothing yet
+    assert held is not None
     with pytest.raises(GaveUp):
         daemon(root)
     os.close(held)
+    os.close(folder)
     with daemon(root):
         assert (root / ".cachesync/lock").read_text() == f"{os.getpid()} daemon\n"
 
@@ -158,7 +159,8 @@ def test_a_root_that_is_only_read_is_not_written_to(tmp_path, elsewhere):
 
 
 def test_a_file_that_was_removed_meanwhile_is_no_lock(root, monkeypatch):
-    flock, removed = fcntl.flock, []
+    flock = fcntl.flock
+    removed: list[str] = []
 
     def late(descriptor, how):
         if not removed:
