@@ -77,11 +77,11 @@ class Attendant:
         self._ask_scan("start")
 
     def stop(self) -> None:
-        """End the threads, within a few seconds; what was not looked at yet, the next scan sees."""
+        """End the threads, within a few seconds. The hints that there are by now are looked at first."""
+        self.watcher.stop()
         self._stopping.set()
         self._hinted.set()
         self._scan_asked.set()
-        self.watcher.stop()
         for thread in self._threads[:2]:  # the third may wait for the store
             if thread.is_alive():
                 thread.join(timeout=2)
@@ -139,8 +139,10 @@ class Attendant:
         }
 
     def _take_hints(self) -> None:
-        while not self._stopping.is_set():
+        stopping = False
+        while not stopping:
             self._hinted.wait()
+            stopping = self._stopping.is_set()  # before the hints are taken: this round has the last ones
             self._hinted.clear()
             self._hinting_since = time.monotonic()
             try:

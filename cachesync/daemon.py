@@ -12,12 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cachesync.activity import Activity
-from cachesync.errors import CacheSyncError, ExitCode, RootHalted, RootLocked
+from cachesync.errors import CacheSyncError, ExitCode, RootLocked
 from cachesync.events import Events
 from cachesync.verbs import Verbs
 
@@ -52,9 +51,6 @@ _LAST_METRICS = 3.0
 
 _NICE = 10
 """A tenth of the weight of a program on a busy processor, and all of an idle one."""
-
-_SHOWN = 20
-_DRAINS = 64
 
 
 @contextlib.contextmanager
@@ -352,37 +348,13 @@ class Daemon:
         ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:
-        """Store what is left, small files first, for ``drain_timeout`` seconds; log what could not be (P12)."""
+        """Store what is left, for ``drain_timeout`` seconds; returns the exit code."""
+        from cachesync.drain import Drain
+
         timeout = self._config.drain_timeout
         logger.info("stopping: storing what is left, for at most %g s; a second signal stops at once", timeout)
         self._notifier.send("STOPPING=1", "STATUS=draining")
         self._notifier.extend(timeout + 5)
-        attendant.stop()
-        engine.uploader.small_first = True
         deadline = time.monotonic() + timeout
-        try:
-            names, _ = engine.tree.sessions()
-        except RootHalted as error:
-            logger.error("%s", error)
-            return ExitCode.UNFINISHED
-
-        def flush(name: str) -> int:
-            try:
-                report = engine.service.drain(name, timeout=max(0.0, deadline - time.monotonic()))
-            except CacheSyncError as error:
-                logger.error("not drained: %s", error, extra={"session": name})
-                return max(1, engine.journal.sessions.counts(name).dirty)
-            left = [*((f.path, f.error) for f in report.failed), *((p.path, p.reason) for p in report.pending)]
-            for path, reason in left[:_SHOWN]:
-                logger.warning("left: %s", reason, extra={"session": name, "path": path})
-            if len(left) > _SHOWN:
-                logger.warning("left: %d more", len(left) - _SHOWN, extra={"session": name})
-            return len(left)
-
-        with ThreadPoolExecutor(_DRAINS, thread_name_prefix="drain") as pool:
-            left = sum(pool.map(flush, names))
-        if left:
-            logger.warning("%d paths are not stored; the next start, or cachesync flush --all, goes on", left)
-            return ExitCode.UNFINISHED
-        logger.info("drained: everything is stored")
-        return ExitCode.DONE
+        attendant.stop()
+        return Drain(engine, deadline).run()

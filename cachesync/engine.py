@@ -113,9 +113,9 @@ class Engine:
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
-        flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
+        self.flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
         self.lifecycle = SessionLife(
-            context, self.scanner, self.learner, self.committer, flusher, Verifier(context, self.learner)
+            context, self.scanner, self.learner, self.committer, self.flusher, Verifier(context, self.learner)
         )
         self.cache = BlockCache(config.state / "cache", config.cache_size)
         self.reader = Reader(
@@ -147,7 +147,7 @@ class Engine:
             self.scanner,
             self.uploader,
             self.transfer,
-            flusher,
+            self.flusher,
             artifacts=artifacts,
             lifecycle=self.lifecycle,
             ondemand=self.ondemand,

@@ -111,6 +111,14 @@ class Flusher:
         self._tell(report)
         return report
 
+    def write_manifest(self, session: str, *, timeout: float) -> FlushReport:
+        """Write the manifest of a session of which the store has every file. See ``flush`` for what it raises."""
+        begun = time.monotonic()
+        report = self._commit(session, FlushReport(session, stored=False), begun + timeout)
+        report = replace(report, seconds=time.monotonic() - begun)
+        self._tell(report)
+        return report
+
     def _tell(self, report: FlushReport) -> None:
         left = len(report.failed) + len(report.pending)
         self._c.events.tell(

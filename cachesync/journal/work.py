@@ -100,6 +100,11 @@ class Work:
                 (self._ledger.id(name),),
             )
 
+    def hurry_all(self) -> None:
+        """Make all work of all sessions due."""
+        with self._ledger.db.write() as db:
+            db.execute(f"UPDATE entry INDEXED BY work SET due_at = 0.0 WHERE {WORK} AND due_at > 0.0")
+
     def retry(self, name: str, now: float) -> int:
         """Make the failed entries of a session due now; returns how many."""
         with self._ledger.db.write() as db:

@@ -158,3 +158,30 @@ def test_hints_of_a_root_that_was_away_for_a_moment_are_made_up_for_by_a_scan(tm
     finally:
         daemon.stop()
         driven.close()
+
+
+def test_the_hints_that_come_while_others_are_looked_at_are_taken_before_the_end(tmp_path, monkeypatch):
+    (tmp_path / "root/s").mkdir(parents=True)
+    driven = Driven(tmp_path / "root", FlatStore())
+    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    monkeypatch.setattr(daemon, "_scan_all", lambda _: None)
+    waiting = [["first"], ["second"]]
+    looking, noticed = threading.Event(), []
+
+    def take():
+        names = waiting.pop(0) if waiting else []
+        return Hints({f"s/{name}": Hint.CHANGED for name in names}, frozenset())
+
+    def notice(_, hints):
+        looking.set()
+        assert daemon._stopping.wait(20), "the end comes in the middle of a round"
+        noticed.extend(hints)
+
+    monkeypatch.setattr(daemon.watcher, "take", take)
+    monkeypatch.setattr(driven.engine.scanner, "notice", notice)
+    daemon.start()
+    daemon._hinted.set()
+    assert looking.wait(20)
+    daemon.stop()
+    driven.close()
+    assert noticed == ["first", "second"]
