@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from cachesync.errors import CacheSyncError, RootHalted
+from cachesync.errors import CacheSyncError, FileUnreadable, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
@@ -80,12 +80,12 @@ class Attendant:
         self._ask_scan("start")
 
     def stop(self) -> None:
-        """End the threads, within a few seconds; what was not looked at yet, the next scan sees."""
+        """End the threads, within a few seconds. The hints that there are by now are looked at first."""
         self._engine.hearing.detach()
+        self.watcher.stop()
         self._stopping.set()
         self._hinted.set()
         self._scan_asked.set()
-        self.watcher.stop()
         for thread in self._threads[:2]:  # the third may wait for the store
             if thread.is_alive():
                 thread.join(timeout=2)
@@ -156,8 +156,10 @@ class Attendant:
             )
 
     def _take_hints(self) -> None:
-        while not self._stopping.is_set():
+        stopping = False
+        while not stopping:
             self._hinted.wait()
+            stopping = self._stopping.is_set()  # before the hints are taken: this round has the last ones
             self._hinted.clear()
             with self._rounds:
                 self._rounds_begun += 1
@@ -166,6 +168,7 @@ class Attendant:
                 self._notice_all()
             except RootHalted:
                 self._check_root()
+                self._ask_scan("root back")  # for the hints that were taken, if it is back already
             except Exception:
                 logger.exception("hints were not taken; a scan follows")
                 self._ask_scan("error")
@@ -189,7 +192,10 @@ class Attendant:
             by_session[session][rest] = hint
         for session, paths in by_session.items():
             self._engine.journal.turns.let_end(session)  # what we bring and drop is no change once it is written down
-            self._engine.scanner.notice(session, paths)
+            try:
+                self._engine.scanner.notice(session, paths)
+            except FileUnreadable as error:  # this session alone: the others get their turn
+                logger.warning("%s", error, extra={"session": session})
 
     # -- scans ---------------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cachesync.activity import Activity
-from cachesync.errors import CacheSyncError, ExitCode, RootHalted
+from cachesync.errors import CacheSyncError, ExitCode, RootLocked
 from cachesync.events import Events
 from cachesync.verbs import Verbs
 
@@ -38,14 +37,20 @@ _REPLACED = 2
 """How many looks in a row, a second apart, must find another root or state folder before it is taken for the new one:
 what is being remounted is back by then."""
 
+_LOCKED = 0.05
+"""Seconds between two looks whether a command still has the root."""
+
+_TELL_LOCKED = 1.0
+"""Seconds after which the log says so, and systemd is told again and again."""
+
+_EXTENSION = 10.0
+"""Seconds that systemd is asked for each time: a start that waits does not hang."""
+
 _LAST_METRICS = 3.0
 """Seconds for the last metrics at the end: of the five that systemd is asked for besides the drain's."""
 
 _NICE = 10
 """A tenth of the weight of a program on a busy processor, and all of an idle one."""
-
-_SHOWN = 20
-_DRAINS = 64
 
 
 @contextlib.contextmanager
@@ -73,7 +78,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
     0 if everything was stored at the end, 4 if something is left.
     """
     from cachesync.devserver import DevServer
-    from cachesync.engine import check_free
+    from cachesync.lock import check_free
     from cachesync.logs import configure
     from cachesync.stores import open_store
 
@@ -83,11 +88,11 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
         if config.http is not None:
             from cachesync.control.tcp import listen
 
-            check_free(config)
+            check_free(config.state, config.root)
             listener = stack.enter_context(listen(config.http))
         server = None
         if dev_server is not None:
-            check_free(config)
+            check_free(config.state, config.root)
             server = DevServer(dev_server)
             server.start()
             stack.callback(server.stop)
@@ -176,14 +181,21 @@ class Daemon:
                 cloudwatch.stop(_LAST_METRICS)
 
     def _serve_until_signalled(self) -> int:
-        code = self._serve(first=True)
+        code, first = None, True
         while code is None:
             try:
-                code = self._serve(first=False)
+                code = self._serve(first=first)
+            except RootLocked:
+                if not self._signalled.is_set():
+                    raise  # another daemon has the root
+                code = ExitCode.UNFINISHED  # a command has it: what is left in it is not known
             except CacheSyncError as error:
+                if first:
+                    raise
                 logger.error("%s", error)
                 if self._signalled.wait(_TEND):
                     code = ExitCode.UNFINISHED
+            first = False
         self._notifier.send("STOPPING=1")
         return code
 
@@ -206,6 +218,7 @@ class Daemon:
             self._store,
             create_root=first,
             since=self._begun,
+            wait=self._waiting(),
             events=self._events,
             activity=self._activity,
         )
@@ -261,6 +274,23 @@ class Daemon:
             if not engine.close():
                 logger.warning("a transfer was still hanging; it is tried again by the next start")
         return code
+
+    def _waiting(self) -> Callable[[RootLocked], None]:
+        """Returns what waits for a command that has the root, a moment at a time, and raises when a signal comes."""
+        begun = told_at = time.monotonic()
+
+        def wait(locked: RootLocked) -> None:
+            nonlocal told_at
+            if self._signalled.wait(_LOCKED):
+                raise locked
+            if (now := time.monotonic()) - told_at >= _TELL_LOCKED:
+                if told_at == begun:
+                    logger.warning("waiting for the root %s: %s", self._config.root, locked.reason)
+                told_at = now
+                self._notifier.send(f"STATUS=waiting: {locked.reason}")
+                self._notifier.extend(_EXTENSION)
+
+        return wait
 
     def _tend_server(self) -> None:
         """The embedded S3 server is our child: when it ends, nobody else starts it again."""
@@ -318,37 +348,13 @@ class Daemon:
         ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:
-        """Store what is left, small files first, for ``drain_timeout`` seconds; log what could not be (P12)."""
+        """Store what is left, for ``drain_timeout`` seconds; returns the exit code."""
+        from cachesync.drain import Drain
+
         timeout = self._config.drain_timeout
         logger.info("stopping: storing what is left, for at most %g s; a second signal stops at once", timeout)
         self._notifier.send("STOPPING=1", "STATUS=draining")
         self._notifier.extend(timeout + 5)
-        attendant.stop()
-        engine.uploader.small_first = True
         deadline = time.monotonic() + timeout
-        try:
-            names, _ = engine.tree.sessions()
-        except RootHalted as error:
-            logger.error("%s", error)
-            return ExitCode.UNFINISHED
-
-        def flush(name: str) -> int:
-            try:
-                report = engine.service.drain(name, timeout=max(0.0, deadline - time.monotonic()))
-            except CacheSyncError as error:
-                logger.error("not drained: %s", error, extra={"session": name})
-                return max(1, engine.journal.sessions.counts(name).dirty)
-            left = [*((f.path, f.error) for f in report.failed), *((p.path, p.reason) for p in report.pending)]
-            for path, reason in left[:_SHOWN]:
-                logger.warning("left: %s", reason, extra={"session": name, "path": path})
-            if len(left) > _SHOWN:
-                logger.warning("left: %d more", len(left) - _SHOWN, extra={"session": name})
-            return len(left)
-
-        with ThreadPoolExecutor(_DRAINS, thread_name_prefix="drain") as pool:
-            left = sum(pool.map(flush, names))
-        if left:
-            logger.warning("%d paths are not stored; the next start, or cachesync flush --all, goes on", left)
-            return ExitCode.UNFINISHED
-        logger.info("drained: everything is stored")
-        return ExitCode.DONE
+        attendant.stop()
+        return Drain(engine, deadline).run()

@@ -19,14 +19,14 @@ from cachesync.artifacts import Artifacts, LocalRoot
 from cachesync.cache import BlockCache
 from cachesync.commit import Committer
 from cachesync.context import Context
-from cachesync.errors import JournalDamaged, UsageError
+from cachesync.errors import JournalDamaged, RootLocked, UsageError
 from cachesync.events import Events
 from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
 from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
-from cachesync.lock import RootLock
+from cachesync.lock import LOCK, SERVING, RootLock
 from cachesync.ondemand import OnDemand
 from cachesync.policy import Pace
 from cachesync.pulse import Pulse
@@ -39,19 +39,24 @@ from cachesync.verify import Verifier
 from cachesync.watcher import Hearing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cachesync.config import Config
     from cachesync.store.base import ObjectStore
     from cachesync.watcher.watch import Watcher
 
 logger = logging.getLogger(__name__)
 
+_NOT_OURS = "remove it if it is not cachesync's, or see the state setting"
+
 
 class Engine:
     """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
 
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
-    somebody brings hints of changes as they happen; a ``read_only`` root is never written to. What is done is told to
-    ``events``; ``activity`` is who counts it, if anybody does.
+    somebody brings hints of changes as they happen; a ``read_only`` root is never written to. With ``wait`` it is a
+    daemon's engine, which waits while a command has the root (see RootLock). What is done is told to ``events``;
+    ``activity`` is who counts it, if anybody does.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -66,6 +71,7 @@ class Engine:
         bind: bool = True,
         watched: bool = True,
         read_only: bool = False,
+        wait: Callable[[RootLocked], None] | None = None,
         clock: Callable[[], float] = time.time,
         events: Events | None = None,
         activity: Activity | None = None,
@@ -80,8 +86,9 @@ class Engine:
             self.tree = Tree(config.root, create=create_root, writable=not read_only)
             undo.callback(self.tree.close)
             _prepare_state(config)
-            self.lock = RootLock(config.state / "lock", config.root, self.tree.descriptor)
+            self.lock = RootLock(config.state, config.root, wait=wait, writable=not read_only)
             undo.callback(self.lock.release)
+            _sweep(config.state / "tmp")
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
@@ -126,9 +133,9 @@ class Engine:
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner, self._pulse.beat)
-        flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer, self.hearing)
+        self.flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer, self.hearing)
         self.lifecycle = SessionLife(
-            context, self.scanner, self.learner, self.committer, flusher, Verifier(context, self.learner)
+            context, self.scanner, self.learner, self.committer, self.flusher, Verifier(context, self.learner)
         )
         self.cache = BlockCache(config.state / "cache", config.cache_size)
         self.reader = Reader(
@@ -160,7 +167,7 @@ class Engine:
             self.scanner,
             self.uploader,
             self.transfer,
-            flusher,
+            self.flusher,
             artifacts=artifacts,
             lifecycle=self.lifecycle,
             ondemand=self.ondemand,
@@ -207,40 +214,47 @@ def watching(config: Config, session: str) -> Iterator[Watcher]:
         watcher.stop()
 
 
-def check_free(config: Config) -> None:
-    """Raise RootLocked if a daemon serves the root: before anything is started for a second one."""
-    if (config.state / "lock").exists():
-        RootLock(config.state / "lock", config.root).release()
-
-
 def _prepare_state(config: Config) -> None:
     """Make the state folder, for us alone. Raises UsageError if what is there could be somebody else's.
 
     It lies in a folder that agents write to: a link in its place, or in place of what is in it, would have us work
     elsewhere, with our rights.
     """
-    hint = "remove it if it is not cachesync's, or see the state setting"
     try:
         for folder in (config.state, config.state / "tmp", config.state / "canary"):
             folder.mkdir(mode=0o700, parents=folder == config.state, exist_ok=True)
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if os.fstat(held).st_uid != os.geteuid():
-                    raise UsageError("prepare the state folder", str(folder), "it belongs to another user", hint)
+            with _ours(folder) as held:
                 os.fchmod(held, 0o700)
-                if folder.name == "tmp":
-                    for leftover in os.listdir(held):
-                        os.unlink(leftover, dir_fd=held)
-            finally:
-                os.close(held)
         journal = [f"journal.db{suffix}" for suffix in ("", "-wal", "-shm", ".reserve", ".turns")]
-        for name in (*journal, "lock"):
+        for name in (*journal, LOCK, SERVING):
             with contextlib.suppress(FileNotFoundError):
                 found = os.lstat(config.state / name)
                 if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
-                    raise UsageError("open", str(config.state / name), "it is no file of our own", hint)
+                    raise UsageError("open", str(config.state / name), "it is no file of our own", _NOT_OURS)
     except OSError as error:
-        raise UsageError("prepare the state folder", str(config.state), error.strerror, hint) from error
+        raise UsageError("prepare the state folder", str(config.state), error.strerror, _NOT_OURS) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that died has left in a folder of ours: only the process that has the lock may."""
+    try:
+        with _ours(folder) as held:
+            for leftover in os.listdir(held):
+                os.unlink(leftover, dir_fd=held)
+    except OSError as error:
+        raise UsageError("prepare the state folder", str(folder), error.strerror, _NOT_OURS) from error
+
+
+@contextlib.contextmanager
+def _ours(folder: Path) -> Iterator[int]:
+    """A folder, held open. Raises UsageError unless it belongs to this user."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(held).st_uid != os.geteuid():
+            raise UsageError("prepare the state folder", str(folder), "it belongs to another user", _NOT_OURS)
+        yield held
+    finally:
+        os.close(held)
 
 
 def _open_journal(config: Config) -> Journal:

@@ -3,7 +3,7 @@
     CacheSyncError
     ├── UsageError                2   a word, name or setting that is not allowed
     │   ├── ConfigError               a setting: names it, its source, what is allowed
-    │   └── RootLocked                another daemon owns this root
+    │   └── RootLocked                another process has this root
     ├── Unstorable                1   a name or file that no store can take as it is
     ├── FileChanging              4   the file would not hold still while it was read
     ├── DeleteHeld                1   more deletions at once than are believed
@@ -107,7 +107,7 @@ class ConfigError(UsageError):
 
 
 class RootLocked(UsageError):
-    """Another daemon owns this root."""
+    """Another process has this root."""
 
     hint = "one daemon serves a root; ask it with cachesync status"
 

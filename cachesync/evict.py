@@ -218,13 +218,17 @@ class Evictor:
     # -- after a crash -------------------------------------------------------------------------------------------------
 
     def recover(self, staging: Staging) -> None:
-        """What a process that died had on its way out: dropped if it is what was to be dropped, else put back."""
+        """What a process that died had on its way out: dropped if it is what was to be dropped, else put back. Where a
+        session's directory cannot be worked on, the next start does it."""
         for left in staging.leftovers():
-            if not self._finish(left):
-                make_session(self._c.tree, left.session)
-                with Ground(self._c.tree, left.session, staging) as ground:
-                    ground.put_back(left)
-                logger.warning("put back", extra={"session": left.session, "path": left.path})
+            try:
+                if not self._finish(left):
+                    make_session(self._c.tree, left.session)
+                    with Ground(self._c.tree, left.session, staging) as ground:
+                        ground.put_back(left)
+                    logger.warning("put back", extra={"session": left.session, "path": left.path})
+            except (FileUnreadable, FileUnwritable) as error:
+                logger.error("not put back yet: %s", error, extra={"session": left.session, "path": left.path})
 
     def _finish(self, left: Leftover) -> bool:
         entry = self._c.journal.entries.entry(left.session, left.path)

@@ -86,7 +86,7 @@ class Flusher:
         check_session(session)
         begun = time.monotonic()
         deadline = begun + timeout
-        if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
+        if session not in self._c.journal.sessions.names() and self._c.tree.session_directory(session) is None:
             raise NoSuchSession("flush", session, "there is no such directory under the root")
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with contextlib.ExitStack() as stack:
@@ -122,6 +122,14 @@ class Flusher:
             deleted=self._transfer.deleted[session] - before[1],
             seconds=time.monotonic() - begun,
         )
+        self._tell(report)
+        return report
+
+    def write_manifest(self, session: str, *, timeout: float) -> FlushReport:
+        """Write the manifest of a session of which the store has every file. See ``flush`` for what it raises."""
+        begun = time.monotonic()
+        report = self._commit(session, FlushReport(session, stored=False), begun + timeout)
+        report = replace(report, seconds=time.monotonic() - begun)
         self._tell(report)
         return report
 

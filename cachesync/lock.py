@@ -1,49 +1,154 @@
-"""One daemon a root: an flock on a file in the state folder, which ends with the process whatever happens to it."""
+"""Which process works on a root: locked files of ours, which the kernel unlocks when the process ends.
+
+Every process at work holds ``lock`` in its state folder. A daemon also holds ``serving``, and takes that first: so it
+tells another daemon from a command, which only has to be waited for. Where the state folder is not ``ROOT/.cachesync``,
+the files there are held as well, so that processes with different state folders exclude each other. Both folders have
+mode 0700: no other user can open, and so lock, what is in them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cachesync.errors import RootLocked, UsageError
+from cachesync.keys import RESERVED
+
+logger = logging.getLogger(__name__)
+
+LOCK, SERVING = "lock", "serving"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RootLock:
-    """Holds the root's lock from construction to ``release``. Raises RootLocked, naming the owner's pid.
+    """Holds a root from construction to ``release``. The files say which process holds them, and as what.
 
-    The lock file tells the pid; the root's own directory (``descriptor``, where one is given) is locked as well, since
-    the state folder may be removed under a daemon.
+    With ``wait`` the caller is a daemon: ``wait`` is called again and again while a command has the root, and raises to
+    give up. Without, it is a command. A root that is not ``writable`` is not written to.
+
+    Raises RootLocked with the owner's pid if another daemon has the root or, for a command, any process; UsageError if
+    the state folder cannot be locked.
     """
 
-    def __init__(self, path: Path, root: Path, descriptor: int | None = None) -> None:
+    def __init__(
+        self, state: Path, root: Path, *, wait: Callable[[RootLocked], None] | None = None, writable: bool = True
+    ) -> None:
+        self._root = root
+        self._held: list[int] = []
+        kind = "command" if wait is None else "daemon"
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as folders:
+            undo.callback(self.release)
+            try:
+                own = os.open(state, _FOLDER)
+                folders.callback(os.close, own)
+                places = {own: os.O_RDWR | os.O_CREAT}
+                if (inside := _folder_in(root, own, writable=writable)) is not None:
+                    folders.callback(os.close, inside)
+                    places[inside] = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+                for name in (LOCK,) if wait is None else (SERVING, LOCK):
+                    for folder, flags in places.items():
+                        while not self._take(folder, name, flags, kind, must=folder == own):
+                            locked = self._locked(folder, name)
+                            if wait is None or name == SERVING:
+                                raise locked
+                            wait(locked)
+            except OSError as error:
+                hint = "the state folder must be ours, on a disk that has locks (the state setting)"
+                raise UsageError("lock", str(state / LOCK), error.strerror, hint) from error
+            undo.pop_all()
+
+    def _take(self, folder: int, name: str, flags: int, kind: str, *, must: bool) -> bool:
+        """Lock a file and write into it who we are; whether no other process has it. Where a file system has no locks,
+        or a root that may not be written to has no such file, only what ``must`` be locked raises OSError."""
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise UsageError("open the lock", str(path), error.strerror, "the state folder must be ours") from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = _lock(folder, name, flags)
         except OSError:
-            owner = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._descriptor)
-            raise RootLocked("serve", str(root), f"process {owner} serves it already") from None
-        if descriptor is not None and not _lock(descriptor):
-            os.close(self._descriptor)
-            raise RootLocked("serve", str(root), "a process serves it already, whose state folder was removed")
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            if must:
+                raise
+            return True
+        if held is None:
+            return False
+        self._held.append(held)
+        if flags & os.O_RDWR:
+            os.ftruncate(held, 0)
+            os.pwrite(held, f"{os.getpid()} {kind}\n".encode(), 0)
+        return True
+
+    def _locked(self, folder: int, name: str) -> RootLocked:
+        pid, kind = _owner(folder, name)
+        if name == LOCK and kind == "command":
+            return RootLocked("serve", str(self._root), f"process {pid} works on it", "wait for its end")
+        return RootLocked("serve", str(self._root), f"process {pid} serves it already")
 
     def release(self) -> None:
         """Let another process have the root."""
-        os.close(self._descriptor)
+        while self._held:
+            os.close(self._held.pop())
 
 
-def _lock(descriptor: int) -> bool:
-    """Lock a directory, where the file system can; whether nobody else has."""
+def check_free(state: Path, root: Path) -> None:
+    """Raise RootLocked if a daemon serves the root with this state folder."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        folder = os.open(state, _FOLDER)
+        stack.callback(os.close, folder)
+        held = _lock(folder, SERVING, os.O_RDWR)
+        if held is None:
+            raise RootLocked("serve", str(root), f"process {_owner(folder, SERVING)[0]} serves it already")
+        os.close(held)
+
+
+def _folder_in(root: Path, own: int, *, writable: bool) -> int | None:
+    """Our folder in the root, open; None if it is ``own``, if there is none, or if it is another user's, which then has
+    no say in who works here."""
+    path = root / RESERVED
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems have no locks on directories
-        return True
-    return True
+        if writable:
+            path.mkdir(mode=0o700, exist_ok=True)
+        folder = os.open(path, _FOLDER)
+    except OSError:
+        return None
+    if os.path.sameopenfile(own, folder):
+        os.close(folder)
+        return None
+    if os.fstat(folder).st_uid != os.geteuid():
+        os.close(folder)
+        logger.warning("%s belongs to another user: a daemon with another state folder is not noticed", path)
+        return None
+    if writable:
+        os.fchmod(folder, 0o700)
+    return folder
+
+
+def _lock(folder: int, name: str, flags: int) -> int | None:
+    """Open and lock a file in a folder, without waiting; None if another process has it locked. Raises OSError."""
+    while True:
+        held = os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):  # removed since it was opened: the next one locks another
+                if os.path.samestat(os.fstat(held), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                    return held
+        except BlockingIOError:
+            os.close(held)
+            return None
+        except BaseException:
+            os.close(held)
+            raise
+        os.close(held)
+
+
+def _owner(folder: int, name: str) -> tuple[str, str]:
+    """The pid of the process that has a file locked, and what it is, as the file says."""
+    with contextlib.suppress(OSError):
+        held = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            pid, _, kind = os.read(held, 64).decode("ascii", "replace").strip().partition(" ")
+        finally:
+            os.close(held)
+        if pid:
+            return pid, kind
+    return "unknown", ""

@@ -98,10 +98,6 @@ class Service:
         """See flush.Flusher.flush."""
         return self._flusher.flush(session, timeout=timeout, confirm_deletes=confirm_deletes, receipt=receipt)
 
-    def drain(self, session: str, *, timeout: float) -> FlushReport:
-        """A flush that nobody asked for, at the end of the daemon."""
-        return self._flusher.flush(session, timeout=timeout, patient=True)
-
     def status(self, session: str | None = None) -> StatusReport:
         """Every session from the journal, or one after a scan: its answer decides whether a machine is killed."""
         if session is not None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
     "run": "Watches, uploads, and serves the control socket until SIGTERM or Ctrl-C; then it stores what is left for at"
-    " most `drain_timeout`. 0 if everything is stored then, 4 if not; the log lists what is left. A second signal ends"
-    " it at once. Wrong settings, and another daemon on the root, are 2. With `--dev-server` it also runs an S3 server,"
+    " most `drain_timeout`. 0 if everything is stored then and every manifest is written, 4 if not; the log says which of"
+    " the two is left, and of what. A second signal ends it at once. A command that works on the root is waited for, until"
+    " a signal (4). Wrong settings, and another daemon on the root, are 2. With `--dev-server` it also runs an S3 server,"
     " SeaweedFS, on loopback. See [under systemd](../systemd.md).",
     "mount": "The daemon, and every session as ordinary files at DIR. A daemon that runs already is used. See [the"
     " mount](../howto/mount.md).",

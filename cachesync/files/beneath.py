@@ -94,23 +94,29 @@ def _if_regular(descriptor: int) -> int | None:
 
 
 def birth_ns(directory: int, name: str) -> int | None:
-    """When a file was made, in nanoseconds since the epoch, or None where the file system does not say (statx(2))."""
+    """When a file was made, in nanoseconds since the epoch, or None where the file system or the kernel does not say
+    (statx(2)). Raises OSError where the file itself cannot be looked at."""
     return _statx(directory, name)[0]
 
 
 def mount_identity(directory: int, name: str, found: os.stat_result) -> str:
     """Identify the mount whose root is the directory ``name``. Another volume at the same place, and the same volume
-    mounted again, have another identity (statx(2), STATX_MNT_ID_UNIQUE since Linux 6.8)."""
+    mounted again, have another identity (statx(2), STATX_MNT_ID_UNIQUE since Linux 6.8). Raises OSError."""
     birth, mount = _statx(directory, name)
     return f"{found.st_dev}:{found.st_ino}:{birth}:{mount}"
 
 
 def _statx(directory: int, name: str) -> tuple[int | None, int | None]:
-    """Birth time in nanoseconds and mount id of a name, each None where the system does not tell it."""
+    """Birth time in nanoseconds and mount id of a name, each None where the system does not tell it. Raises OSError."""
+    if not _LINUX:
+        return None, None
     answer = ctypes.create_string_buffer(256)
     wanted = _STATX_BTIME | _STATX_MNT_ID | _STATX_MNT_ID_UNIQUE
-    if not _LINUX or _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, wanted, answer) != 0:
-        return None, None
+    if _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, wanted, answer) != 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EPERM):  # an old kernel, an old seccomp filter
+            return None, None
+        raise OSError(code, os.strerror(code), name)
     (mask,) = struct.unpack_from("=I", answer, 0)
     seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_AT)
     (mount,) = struct.unpack_from("=Q", answer, _MNT_ID_AT)

@@ -26,6 +26,7 @@ from cachesync.keys import conflict_path
 from cachesync.model import FileStat, Kind
 from cachesync.policy import LINGERING, Writer
 
+_DIRECTORY_BITS = st.S_ISGID | st.S_ISVTX | 0o777
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _CHANGED = "it changed a moment ago"
 _OPEN = "a program has it open for writing"
@@ -128,13 +129,17 @@ class Ground:
             return found if isinstance(found, FileStat) and found.target == target else None
 
     def finish_directory(self, path: str, mode: int, mtime_ns: int) -> FileStat:
-        """Give a directory its permission bits and time; what it is now. Raises FileUnwritable."""
+        """Give a directory its permission bits, with the sticky and the set-group-ID bit, and its time; returns what it
+        is now. Raises FileUnwritable."""
         flags = os.O_RDONLY | os.O_DIRECTORY
         with (
             translated("finish the directory", path),
             OpenFile(open_beneath(self._base, path, flags), path) as directory,
         ):
-            os.fchmod(directory.descriptor, mode & 0o777)
+            try:
+                os.fchmod(directory.descriptor, mode & _DIRECTORY_BITS)
+            except PermissionError:  # a sandbox may refuse the set-group-ID bit alone (systemd's RestrictSUIDSGID=)
+                os.fchmod(directory.descriptor, mode & _DIRECTORY_BITS & ~st.S_ISGID)
             os.utime(directory.descriptor, ns=(mtime_ns, mtime_ns))
             self._changed(path)
             return directory.restat()

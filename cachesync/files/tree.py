@@ -47,7 +47,7 @@ class Tree:
 
     @property
     def descriptor(self) -> int:
-        """The open root, to be locked."""
+        """The open root."""
         return self._root
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Tree:
                 for entry in entries:
                     if entry.name in (RESERVED, ".cachesyncignore"):
                         continue
-                    if not entry.is_dir(follow_symlinks=False):
+                    if not _is_directory(entry):
                         others.append(Skipped(entry.name, "not in a session directory"))
                     elif not is_session_name(entry.name):
                         others.append(Skipped(entry.name, "not a session name"))
@@ -92,18 +92,18 @@ class Tree:
 
     def session_directory(self, session: str) -> str | None:
         """Which directory the session's is, as a word that no other directory has (inode and time of birth; the number
-        alone is given again at once), or None if none stands. Raises RootHalted if the root does not."""
+        alone is given again at once), or None if none stands. Raises RootHalted if the root does not stand, and
+        FileUnreadable where the file system gives no answer about this one name; that is not absence."""
         self.check()
         try:
             found = os.stat(session, dir_fd=self._root, follow_symlinks=False)
+            born = birth_ns(self._root, session) if st.S_ISDIR(found.st_mode) else None
         except OSError as error:
+            self.check()  # the root may have gone between
             if error.errno in ABSENT:
-                self.check()  # the root may have gone between
                 return None
-            raise RootHalted("look at", str(self.root / session), error.strerror) from error
-        if not st.S_ISDIR(found.st_mode):
-            return None
-        return f"{found.st_ino}:{birth_ns(self._root, session)}"
+            raise FileUnreadable("look at", session, error.strerror) from error
+        return f"{found.st_ino}:{born}" if st.S_ISDIR(found.st_mode) else None
 
     def lstat(self, session: str, path: str) -> FileStat | Skipped | None:
         """What stands at a path now: a stat, something that is not stored, or nothing.
@@ -162,12 +162,12 @@ class Tree:
         parent, _, name = f"{session}/{path}".rpartition("/")
         try:
             directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
+            try:
+                return birth_ns(directory, name)
+            finally:
+                os.close(directory)
         except OSError:
             return None
-        try:
-            return birth_ns(directory, name)
-        finally:
-            os.close(directory)
 
     def open(self, session: str, path: str) -> OpenFile | None:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
@@ -203,3 +203,11 @@ class Tree:
             return ""
         with file:
             return file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether a name in the root is a directory. One that cannot be looked at counts as such: its session says why."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return True

@@ -55,6 +55,15 @@ class Waiting:
         )
         return (to_entry(name, row) for row in rows)
 
+    def summary(self) -> dict[str, tuple[bool, bool]]:
+        """Of each session, whether the uploader has work with it, and whether its manifest lacks something."""
+        dirty = "SELECT 1 FROM entry INDEXED BY dirty WHERE session = s.id AND"
+        rows = self._ledger.db.long(
+            f"SELECT name, EXISTS ({dirty} {WORK}),"
+            f" revision <> manifest_revision OR EXISTS ({dirty} synced < generation) FROM session AS s"
+        )
+        return {name: (bool(work), bool(lacks)) for name, work, lacks in rows}
+
     def any_dirty_link(self, name: str) -> bool:
         """Whether a link waits for the manifest."""
         row = self._ledger.db.one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 
 from cachesync.journal.database import Row
@@ -60,14 +61,16 @@ class Work:
         ``largest`` bytes, and nothing of the sessions ``without``. Where more is due than ``limit``, the latest comes
         first in a third of it: a file that is closed now does not wait for thousands of deletes. What is due later than
         anything is ever put off to was put off by a clock that has been set back: it is due as well."""
-        others = "".join(f" AND session <> {self._ledger.id(name)}" for name in without)
+        # One value, however many sessions there are: an expression has a longest length.
+        others = " AND session NOT IN (SELECT value FROM json_each(?4))" if without else ""
+        left_out = (json.dumps([self._ledger.id(name) for name in without]),) if without else ()
 
         def asked(sign: str, when: float, order: str, most: int) -> list[Row]:
             query = (
                 f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK}"
-                f" AND due_at {sign} ? AND ifnull(size, 0) <= ?{others} ORDER BY {order} LIMIT ?"
+                f" AND due_at {sign} ?1 AND ifnull(size, 0) <= ?2{others} ORDER BY {order} LIMIT ?3"
             )
-            return self._ledger.db.all(query, (when, largest, most))
+            return self._ledger.db.all(query, (when, largest, most, *left_out))
 
         order = "size" if small_first else "due_at"
         rows = asked("<=", now, order, limit)
@@ -103,6 +106,11 @@ class Work:
                 f"UPDATE entry INDEXED BY dirty SET due_at = 0.0 WHERE session = ? AND {WORK}",
                 (self._ledger.id(name),),
             )
+
+    def hurry_all(self) -> None:
+        """Make all work of all sessions due."""
+        with self._ledger.db.write() as db:
+            db.execute(f"UPDATE entry INDEXED BY work SET due_at = 0.0 WHERE {WORK} AND due_at > 0.0")
 
     def retry(self, name: str, now: float) -> int:
         """Make the failed entries of a session due now; returns how many."""

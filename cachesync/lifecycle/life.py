@@ -208,7 +208,7 @@ class SessionLife:
 
     def _check_here(self, verb: str, session: str) -> None:
         """Raise NoSuchSession for one that neither the root nor the journal has."""
-        if self._c.tree.session_directory(session) is None and session not in self._c.journal.sessions.names():
+        if session not in self._c.journal.sessions.names() and self._c.tree.session_directory(session) is None:
             raise NoSuchSession(verb, session, "there is no such directory under the root")
 
     def _evict(self, session: str, scan: ScanResult) -> EvictReport:

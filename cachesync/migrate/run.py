@@ -68,8 +68,8 @@ def _open(config: Config, store: ObjectStore) -> Engine:
     try:
         return Engine(config, store, watched=False, read_only=True)
     except RootLocked as error:
-        if "state folder" in str(error.cause):  # the root itself is locked, by somebody whose state is elsewhere
-            cause = "the daemon of this root stores it already"
+        if "serves" in str(error.cause):
+            cause = f"the daemon of this root stores it already: {error.cause}"
             raise RootLocked("migrate", str(config.root), cause, "cachesync flush --all") from None
         raise RootLocked("migrate", str(config.root), error.cause, "wait for it") from None
 

@@ -222,7 +222,10 @@ class Nodes:
 
 
 def _birth(parent: Node, name: bytes) -> int | None:
-    return birth_ns(linux.AT_FDCWD, os.fsdecode(parent.below(name)))
+    try:
+        return birth_ns(linux.AT_FDCWD, os.fsdecode(parent.below(name)))
+    except OSError:
+        return None
 
 
 def stale() -> OSError:

@@ -37,7 +37,7 @@ class Presence:
     def is_known(self, session: str) -> bool:
         """Whether the session's directory stands and is the one that the journal's entries are about.
 
-        Raises RootHalted.
+        Raises RootHalted, FileUnreadable.
         """
         row = self._journal.sessions.get(session)
         directory = self._tree.session_directory(session)
@@ -46,10 +46,15 @@ class Presence:
     def meet(self, session: str) -> Session | None:
         """The session's row if its directory stands; learns of a new session, and of one whose directory is another.
 
-        Removing a whole session means "evicted here": nothing is deleted in the store (P7). Raises RootHalted.
+        Removing a whole session means "evicted here": nothing is deleted in the store (P7). Raises RootHalted, and
+        FileUnreadable for a directory that gives no answer; it is known from then on, so that its status says so.
         """
-        directory = self._tree.session_directory(session)
         row = self._journal.sessions.get(session)
+        try:
+            directory = self._tree.session_directory(session)
+        except FileUnreadable:
+            self._journal.sessions.add(session, self._clock())
+            raise
         if directory is None:
             if row is not None:
                 self._removed(session)

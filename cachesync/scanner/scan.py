@@ -79,7 +79,8 @@ class Scanner:
         """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
-        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted.
+        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted, and FileUnreadable if the
+        session's directory gives no answer.
 
         A missing path becomes a tombstone only if its hint, or its directory's, says that it went: a look alone is no
         evidence of a deletion (P7).
@@ -121,11 +122,17 @@ class Scanner:
         ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
         and no upload. What is missing in a whole session is a deletion if the scan was still (no directory changed
         under it, or ``whole`` says that it missed no file all the same), the life before ended in order, and the
-        directory is the one that it was in; else it is evicted, or left to the next scan. Raises RootHalted.
+        directory is the one that it was in; else it is evicted, or left to the next scan. A session whose directory
+        gives no answer is a failure in the result. Raises RootHalted.
         """
-        result = ScanResult()
-        if (row := self.presence.meet(session)) is None:
-            result.still = True
+        result = ScanResult(still=True)
+        try:
+            row = self.presence.meet(session)
+        except FileUnreadable as error:
+            result.failures.append(Failure(".", error.reason))
+            self.unseen[session] = result.failures
+            return result
+        if row is None:
             return result
         if not directory:
             self.forget_rules(session)

@@ -1,5 +1,6 @@
 """Evicting: only what the store has goes, whatever happens meanwhile, and nothing that is missing counts as deleted."""
 
+import errno
 import os
 import socket
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from cachesync.errors import NoSuchSession, StoreUnreachable
-from cachesync.files import place, rename
+from cachesync.files import place, rename, tree
 from cachesync.journal.turns import SharedTurns
 from cachesync.model import Mark
 from cachesync.policy import Writer
@@ -337,6 +338,36 @@ def test_killed_on_the_way_out_and_written_to_since(a, monkeypatch):
     assert (a.session / path).read_bytes() == data
     settled(a)
     assert a.store.objects[f"{PREFIX}{path}"].data == data
+
+
+def test_a_start_does_not_fail_for_a_session_that_gives_no_answer(a, monkeypatch):
+    """What a life before had on its way out of it waits for the next start."""
+
+    def killed(name, **how):
+        raise Crash
+
+    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
+    with pytest.raises(Crash):
+        a.life.evict(S)
+    monkeypatch.undo()
+    (leaving,) = out(a)
+    leaving.write_bytes(b"changed")
+    path = leaving.relative_to(next(above for above in leaving.parents if above.name == S))
+    a.crash()
+    with monkeypatch.context() as patch:
+        beneath = tree.open_beneath
+
+        def dead(directory, place, flags):
+            if place.split("/")[0] == S:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return beneath(directory, place, flags)
+
+        patch.setattr("cachesync.files.tree.open_beneath", dead)
+        a.life.recover()
+    assert out(a) == [leaving]
+    a.crash()
+    a.life.recover()
+    assert (a.session / path).read_bytes() == b"changed"
 
 
 @pytest.mark.parametrize("late", ["late", "d/late", "d/e/late"])

@@ -1,6 +1,8 @@
 """Looking at and reading a tree that somebody else is changing at the same time (P4, P16)."""
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import mmap
 import os
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cachesync.errors import FileChanging, FileUnreadable, RootHalted, UsageError
-from cachesync.files import OpenFile, Tree, take, timestamp_granularity
+from cachesync.files import OpenFile, Tree, beneath, take, timestamp_granularity
 from cachesync.files.beneath import _walk, open_beneath
 from cachesync.model import Kind, Skipped
 from cachesync.policy import PART_SIZE, Writer
@@ -405,6 +407,49 @@ def test_another_root_is_noticed(tree, what):
     subprocess.run(["rm", "-rf", tree.root], check=True)
     os.rename(kept, tree.root)
     tree.check()
+
+
+@pytest.mark.parametrize("asked", ["stat", "statx"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EACCES])
+def test_a_session_that_gives_no_answer_is_neither_absent_nor_the_whole_root(tree, session, monkeypatch, asked, code):
+    """A dead mount in the root, say."""
+    (tree.root / "other").mkdir()
+    stat, birth = os.stat, beneath.birth_ns
+
+    def no_stat(path, **more):
+        if path == S and "dir_fd" in more:
+            raise OSError(code, os.strerror(code))
+        return stat(path, **more)
+
+    def no_birth(directory, name):
+        if name == S:
+            raise OSError(code, os.strerror(code))
+        return birth(directory, name)
+
+    if asked == "stat":
+        monkeypatch.setattr(os, "stat", no_stat)
+    else:
+        monkeypatch.setattr("cachesync.files.tree.birth_ns", no_birth)
+    with pytest.raises(FileUnreadable, match=os.strerror(code)):
+        tree.session_directory(S)
+    assert tree.session_directory("other") is not None
+    assert tree.session_directory("none") is None
+    assert tree.sessions()[0] == ["other", S]
+
+
+def test_a_birth_that_cannot_be_told_is_no_error_where_the_kernel_does_not_tell_any(tree, session, monkeypatch):
+    def refuse(code):
+        def statx(*_):
+            ctypes.set_errno(code)
+            return -1
+
+        monkeypatch.setattr(beneath._libc, "statx", statx)
+
+    refuse(errno.ENOSYS)
+    assert str(tree.session_directory(S)).endswith(":None")
+    refuse(errno.ENOTCONN)
+    with pytest.raises(FileUnreadable):
+        tree.session_directory(S)
 
 
 def test_two_directories_of_one_name_are_told_apart_even_with_one_inode(tree, session):

@@ -455,6 +455,25 @@ def test_hurry_makes_a_sessions_work_due_and_no_other(desk):
     assert desk.due() == ["a"]
 
 
+def test_any_number_of_sessions_can_be_left_out_of_what_is_due(desk):
+    desk.see("a")
+    others = [f"t{number}" for number in range(3000)]
+    for name in others:
+        desk.sessions.add(name, NOW)
+    desk.entries.mark(others[-1], [Mark("b", file_stat(), NOW)], NOW)
+    assert desk.due(without=others) == ["a"]
+    assert desk.due(without=[S]) == ["b"]
+    assert desk.due(without=[S, *others]) == []
+    assert desk.journal.in_place()
+
+
+def test_a_defect_of_our_sql_is_no_damage_of_the_journal(desk):
+    with pytest.raises(JournalUnavailable, match="report it"):
+        desk.journal._ledger.db.all("SELECT no_such_column FROM entry")
+    assert desk.journal.in_place(), "or the daemon would begin anew, and set nothing right"
+    assert desk.see("a").dirty
+
+
 def test_retry_makes_what_failed_due(desk):
     desk.work.fail(desk.see("failed"), tried_at=NOW, due_at=NOW + 600, error="x", failed=True)
     desk.work.fail(desk.see("tried"), tried_at=NOW, due_at=NOW + 30, error="x", failed=False)

@@ -289,7 +289,8 @@ def test_a_rehearsal_counts_the_manifests_that_are_written(source: Path, store: 
 
 def test_a_running_daemon_stores_it_already(source: Path, store: FlatStore, config: Config, tmp_path: Path) -> None:
     own = load({"root": str(source), "store": "memory://migrated"}, {}, Path("/"), system_file=Path("/none"))
-    with contextlib.closing(Engine(own, FlatStore())), pytest.raises(RootLocked) as refused:
+    daemon = Engine(own, FlatStore(), wait=lambda _: None)
+    with contextlib.closing(daemon), pytest.raises(RootLocked) as refused:
         migrate(config, store)
     assert "the daemon of this root stores it already" in str(refused.value)
     assert "cachesync flush --all" in str(refused.value)

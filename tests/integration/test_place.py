@@ -49,6 +49,30 @@ def names(staging):
     return [name for _, _, found in os.walk(staging.tree.root / ".cachesync/staging") for name in found]
 
 
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_a_directory_gets_its_sticky_and_set_group_id_bits(tree, ground, monkeypatch, sandbox):
+    """systemd's RestrictSUIDSGID= refuses the set-group-ID bit with EPERM: then everything else is given."""
+    fchmod = os.fchmod
+
+    def refused(descriptor, mode):
+        if mode & 0o6000:
+            raise PermissionError(errno.EPERM, "refused")
+        fchmod(descriptor, mode)
+
+    if sandbox:
+        monkeypatch.setattr(os, "fchmod", refused)
+    (tree.root / "s/d").mkdir()
+    found = ground.finish_directory("d", 0o7775, 5)
+    assert found.mode == (0o1775 if sandbox else 0o3775), "the set-user-ID bit means nothing on a directory"
+    assert found == tree.lstat("s", "d")
+
+
+def test_a_file_does_not_come_back_with_the_rights_of_its_owner(staging):
+    file = staging.temporary()
+    assert file.seal(0o7755, 5).mode == 0o755
+    file.discard()
+
+
 def test_a_file_gets_a_free_name_whole(tree, staging, ground):
     file = sealed(staging)
     stat = ground.place(file, "f")
@@ -160,7 +184,7 @@ def test_directories(tree, ground):
     assert ground.make_directories("a/b/c", {"a/b/": 0o500}) == ["a/", "a/b/", "a/b/c/"]
     assert ground.make_directories("a/b/c", {}) == []
     stat = ground.finish_directory("a/b/", 0o3750, 77)
-    assert (stat.kind, stat.mode, stat.mtime_ns) == (Kind.DIRECTORY, 0o750, 77)
+    assert (stat.kind, stat.mode, stat.mtime_ns) == (Kind.DIRECTORY, 0o3750, 77)
     assert not ground.remove_directory("a/")
     assert not ground.remove()
 

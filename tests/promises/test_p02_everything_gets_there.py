@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.promises.host import Host, eventually
+from tests.promises.line import Line
 
 
 def _same(host: Host) -> Callable[[], bool]:
@@ -187,3 +191,66 @@ def test_p02_links_and_empty_directories_reach_the_manifest_unasked(host: Host):
     host.path("link").symlink_to("a")
     eventually(lambda: host.manifest() and "link" in host.listed(), 10)
     assert host.listed()["link"]["target"] == "a"
+
+
+# What keeps the daemon from starting keeps files from the store.
+
+
+@contextlib.contextmanager
+def a_command_at_work(host: Host, line: Line) -> Iterator[None]:
+    """A flush that waits for a store that says nothing, until ``line`` is mended."""
+    host.write("a", "1")
+    line.mute()
+    with tempfile.TemporaryFile() as out:
+        flush = host.launch(("flush", "s1", "--timeout", "60"), {}, out, out)
+        try:
+            lock = host.state / "lock"
+            eventually(lambda: lock.exists() and "command" in lock.read_text(), 20, "it has the root")
+            yield
+            line.mend()
+            assert flush.wait(60) == 0
+        finally:
+            flush.kill()
+
+
+def test_p02_a_daemon_waits_for_a_command_that_has_the_root(wired: Host, line: Line):
+    with a_command_at_work(wired, line):
+        wired.start(wait=False)
+        eventually(lambda: "waiting for the root" in wired.said(), 20)
+        assert wired.daemon is not None
+        assert wired.daemon.poll() is None
+        assert any(notice.startswith("EXTEND_TIMEOUT_USEC=") for notice in wired.heard())
+        assert "READY=1" not in wired.heard()
+        second = wired.run("run")
+        assert (second.code, str(wired.daemon.pid) in second.err) == (2, True), second.err
+    eventually(wired._ready, 30)
+    wired.write("b", "2")
+    eventually(lambda: wired.keys() == {"a", "b"})
+
+
+def test_p02_a_signal_ends_the_wait_for_a_command(wired: Host, line: Line):
+    with a_command_at_work(wired, line):
+        wired.start(wait=False)
+        eventually(lambda: "waiting for the root" in wired.said(), 20)
+        assert wired.stop() == 4, "nobody can say whether all is stored"
+
+
+@pytest.mark.parametrize("where", ["inside", "elsewhere"])
+def test_p02_who_may_only_read_the_root_cannot_keep_the_daemon_down(host: Host, where: str):
+    state = host.state if where == "inside" else host.folder / "state"
+    root = os.open(host.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX)
+        host.start(state=str(state))
+        host.write("a", "1")
+        eventually(lambda: host.keys() == {"a"})
+    finally:
+        os.close(root)
+
+
+def test_p02_two_daemons_with_state_folders_of_their_own(host: Host):
+    host.start(state=str(host.folder / "one"))
+    assert host.daemon is not None
+    for state in (str(host.folder / "two"), str(host.state)):
+        second = host.run("run", env={"CACHESYNC_STATE": state})
+        assert (second.code, str(host.daemon.pid) in second.err) == (2, True), second.err

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
 from tests.promises.host import Host, eventually
 from tests.promises.line import Line
+
+
+def holds(host: Host, session: str, name: str) -> bool:
+    return name in host.keys(session)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -149,3 +155,53 @@ def test_p12_a_second_daemon_is_refused_and_names_the_first(host: Host):
     assert str(host.daemon.pid) in done.err
     host.write("a.txt", "1")
     assert host.stored()["files"] == 1
+
+
+def test_p12_a_session_that_is_flushed_costs_no_request(wired: Host, line: Line):
+    wired.start()
+    for number in range(30):
+        wired.write("a.txt", "1", f"s{number}")
+    assert wired.run("flush", "--all").code == 0
+    before = line.requests
+    assert wired.stop() == 0
+    assert line.requests == before
+
+
+def test_p12_manifests_that_are_left_are_no_files_that_are_left(wired: Host, line: Line):
+    wired.start(drain_timeout="2s")
+    for number in range(5):
+        wired.write("a.txt", "1", f"s{number}")
+    for number in range(5):
+        eventually(partial(holds, wired, f"s{number}", "a.txt"))
+    eventually(lambda: all(row["safe_to_kill"] for row in wired.run("status", "--json").json["sessions"]))
+    line.stall = b"manifest.json"
+    assert wired.stop() == 4
+    said = wired.said()
+    assert "5 manifests are not written" in said
+    assert "are not stored" not in said
+    line.stall = None
+    assert wired.run("flush", "--all").code == 0
+
+
+def test_p12_one_file_that_hangs_costs_no_other_session_its_manifest(wired: Host, line: Line):
+    wired.start(drain_timeout="8s")
+    for number in range(5):
+        wired.write("a.txt", "1", f"s{number}")
+    line.stall = b"hangs.bin"
+    wired.write("hangs.bin", "1", "stuck")
+    for number in range(5):
+        eventually(partial(holds, wired, f"s{number}", "a.txt"))
+    assert wired.stop() == 4
+    assert all(set(wired.listed(f"s{number}")) == {"a.txt"} for number in range(5))
+    assert "1 paths are not stored" in wired.said()
+    assert "manifests are not written" not in wired.said()
+
+
+def test_p12_what_no_event_told_of_is_stored(host: Host):
+    host.start()
+    outside = host.folder / "outside"
+    os.link(host.write("linked", "before"), outside)
+    host.stored()
+    outside.write_text("after.")
+    assert host.stop() == 0
+    assert host.object("linked") == b"after."

@@ -28,6 +28,8 @@ def fill(session: Path) -> None:
     (session / "large").write_bytes(dice.randbytes(20 * 1024 * 1024 + 7))
     (session / "empty/inside").mkdir(parents=True)
     (session / "empty").chmod(0o750)
+    (session / "d2").chmod(0o2775)
+    (session / "d3").chmod(0o1777)
     (session / "d1/link").symlink_to("../large")
     (session / "dangling").symlink_to("nowhere")
     for place in [*session.rglob("*"), session]:

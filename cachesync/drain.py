@@ -1,0 +1,138 @@
+"""The end of a daemon: store what is left, list it, and say what is not done, in bounded time (P12).
+
+Files come first. Sessions with something to store are flushed, all others are only compared with the disk, which costs
+little; then manifests are written where they lack something. At the deadline nothing more is begun.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+
+from cachesync.engine import Engine
+from cachesync.errors import CacheSyncError, ExitCode, RootHalted
+from cachesync.flush import MANIFEST
+from cachesync.record import record
+from cachesync.reports import FlushReport
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 20
+_FLUSHES = 64
+_LOOKS = 16
+
+
+@record(frozen=True, slots=True)
+class Left:
+    """What a drain has not done. ``unseen`` are sessions that were not compared with the disk, ``unlisted`` those of
+    which everything is stored and the manifest does not say so yet."""
+
+    unstored: int = 0
+    unseen: int = 0
+    unlisted: int = 0
+
+    def __add__(self, other: Left) -> Left:
+        return Left(self.unstored + other.unstored, self.unseen + other.unseen, self.unlisted + other.unlisted)
+
+
+NOTHING = Left()
+
+
+class Drain:
+    """One drain of an engine whose changes nobody tells of any more; ends at ``deadline`` (monotonic seconds)."""
+
+    def __init__(self, engine: Engine, deadline: float) -> None:
+        self._engine = engine
+        self._deadline = deadline
+
+    def run(self) -> ExitCode:
+        """DONE if everything is stored and every manifest says so, UNFINISHED if not; what is left is logged."""
+        try:
+            names = self._engine.tree.sessions()[0]
+        except RootHalted as error:
+            logger.error("%s", error)
+            return ExitCode.UNFINISHED
+        left = self._drain(names)
+        if left.unstored:
+            logger.warning("%d paths are not stored; the next start, or cachesync flush --all, goes on", left.unstored)
+        if left.unseen:
+            logger.warning("%d sessions were not compared with the disk in time; the next start does it", left.unseen)
+        if left.unlisted:
+            sentence = "%d manifests are not written; what they list is stored, and cachesync flush --all writes them"
+            logger.warning(sentence, left.unlisted)
+        if left != NOTHING:
+            return ExitCode.UNFINISHED
+        logger.info("drained: everything is stored")
+        return ExitCode.DONE
+
+    def _drain(self, names: list[str]) -> Left:
+        engine = self._engine
+        engine.uploader.small_first = True
+        engine.journal.work.hurry_all()
+        engine.uploader.resume()
+        busy = engine.journal.waiting.summary()
+        with (
+            ThreadPoolExecutor(_FLUSHES, thread_name_prefix="drain") as flushing,
+            ThreadPoolExecutor(_LOOKS, thread_name_prefix="look") as looking,
+        ):
+            flushes = {name: flushing.submit(self._flush, name) for name in names if busy.get(name, (False,))[0]}
+            rest = [name for name in names if name not in flushes]
+            looks = list(looking.map(self._look, rest))
+            left = sum((look for look in looks if look is not None), NOTHING)
+            dirty = [name for name, look in zip(rest, looks, strict=True) if look is None]
+            flushes |= {name: flushing.submit(self._flush, name) for name in dirty}
+            wait(flushes.values(), timeout=self._time_left() / 2)  # a stuck one does not cost the others' manifests
+            lacking = engine.journal.waiting.summary()
+            unlisted = [name for name in rest if name not in flushes and lacking.get(name, (False, False))[1]]
+            left += sum(looking.map(self._list, unlisted), NOTHING)
+            return left + sum((flush.result() for flush in flushes.values()), NOTHING)
+
+    def _time_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _look(self, name: str) -> Left | None:
+        """Compare a session with the disk; None if it has to be flushed."""
+        if not self._time_left():
+            return Left(unseen=1)
+        try:
+            scan = self._engine.scanner.scan(name, recheck=True, expired=lambda: not self._time_left())
+        except CacheSyncError as error:
+            logger.error("not drained: %s", error, extra={"session": name})
+            return Left(unseen=1)
+        if not scan.finished:
+            return Left(unseen=1)
+        return None if scan.failures or self._engine.journal.work.remaining(name) else NOTHING
+
+    def _flush(self, name: str) -> Left:
+        """Store what a session has, and list it."""
+        if self._time_left():
+            flush = partial(self._engine.flusher.flush, name, timeout=self._time_left(), patient=True)
+            if (report := self._report(name, flush)) is not None:
+                left = [*(one.path for one in report.failed), *(one.path for one in report.pending)]
+                return Left(unstored=len(left) - left.count(MANIFEST), unlisted=left.count(MANIFEST))
+        return Left(unstored=max(1, self._engine.journal.sessions.counts(name).dirty))
+
+    def _list(self, name: str) -> Left:
+        """Write the manifest of a session that is stored."""
+        if self._time_left():
+            report = self._report(name, partial(self._engine.flusher.write_manifest, name, timeout=self._time_left()))
+            if report is not None and report.stored:
+                return NOTHING
+        return Left(unlisted=1)
+
+    def _report(self, name: str, flush: Callable[[], FlushReport]) -> FlushReport | None:
+        """What a flush says, with what it leaves in the log; None if it says nothing but an error."""
+        try:
+            report = flush()
+        except CacheSyncError as error:
+            logger.error("not drained: %s", error, extra={"session": name})
+            return None
+        left = [*((f.path, f.error) for f in report.failed), *((p.path, p.reason) for p in report.pending)]
+        for path, reason in left[:_SHOWN]:
+            logger.warning("left: %s", reason, extra={"session": name, "path": path})
+        if len(left) > _SHOWN:
+            logger.warning("left: %d more", len(left) - _SHOWN, extra={"session": name})
+        return report
