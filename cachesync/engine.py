@@ -77,7 +77,7 @@ class Engine:
             _prepare_state(config)
             self.lock = RootLock(config.state / "lock", config.root, self.tree.descriptor)
             undo.callback(self.lock.release)
-            self.journal = _open_journal(config)
+            self.journal = _open_journal(config, stores=bind and not read_only)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
             self._build(since, clock, watched=watched)
@@ -208,15 +208,15 @@ def _prepare_state(config: Config) -> None:
         raise UsageError("prepare the state folder", str(config.state), error.strerror, hint) from error
 
 
-def _open_journal(config: Config) -> Journal:
+def _open_journal(config: Config, *, stores: bool) -> Journal:
     """Open the journal; set a damaged one aside and begin a new one, which scan and listing fill (SPEC section 13)."""
     path = config.state / "journal.db"
     try:
-        return Journal(path)
+        return Journal(path, stores=stores)
     except JournalDamaged as error:
         kept = set_aside(path, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
         logger.error("%s is damaged: %s; kept as %s, rebuilt from root and store", path, error.reason, kept.name)
-        return Journal(path)
+        return Journal(path, stores=stores)
 
 
 def _granularity(config: Config, tree: Tree) -> float:
