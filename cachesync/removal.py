@@ -134,18 +134,22 @@ class Removal:
 
     def _found(self, entry: Entry) -> tuple[bool, Version | None]:
         """Whether it is known what there is to delete of an entry whose version was not seen here, and what that is."""
-        if (info := self._look_up(entry)) is None:
+        try:
+            key = self._c.key(entry.session, entry.path)
+        except Unstorable:
+            return True, None
+        if (info := self._look_up(entry, key)) is None:
             if landing := self.may_land(entry):
                 self._c.journal.work.postpone(entry, self._landed_at(entry))
             return not landing, None
         if self._rivals.is_ours(entry, info):
             return True, info.version
         if entry.hidden and not entry.tombstone:
-            return True, self._rivals.keep_hidden(entry, info.key)
+            return True, self._rivals.keep_hidden(entry, key)
         self._leave(entry, info)
         return False, None
 
-    def _look_up(self, entry: Entry) -> ObjectInfo | None:
+    def _look_up(self, entry: Entry, key: str) -> ObjectInfo | None:
         """The object of an entry whose version is not known to be ours, if there is one.
 
         An answer may have been lost, and a listing names versions that are not ours: the object's metadata say whether
@@ -154,8 +158,8 @@ class Removal:
         if not self._may_be_stored(entry):
             return None
         try:
-            return self._c.store.head(self._c.key(entry.session, entry.path))
-        except (ObjectNotFound, Unstorable):
+            return self._c.store.head(key)
+        except ObjectNotFound:
             return None
 
     def _may_be_stored(self, entry: Entry) -> bool:

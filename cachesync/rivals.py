@@ -93,21 +93,17 @@ class Rivals:
         known = entry.stored
         if known is not None and known.sha256 is not None and not entry.hidden and is_same(info, known):
             return True
-        number = put_number(self._c, entry, info)
-        return number is not None and number > entry.puts
+        tried = self._c.journal.lives.tried(entry, info.key, info.metadata.get(attributes.ATTEMPT, ""))
+        if tried is None or tried.number <= entry.puts:
+            return False
+        if entry.hidden and tried.generation <= entry.synced:
+            return False  # it is of the file that was evicted
+        return info.metadata.get("sha256") == with_digest(self._c.store, info).sha256
 
 
 def is_same(info: ObjectInfo, known: Stored) -> bool:
     """Whether the object is a known version; an id that a listing does not tell does not count."""
     return info.version.etag == known.version.etag
-
-
-def put_number(context: Context, entry: Entry, info: ObjectInfo) -> int | None:
-    """Which put of the entry's path the object is; None if this journal did not store these very bytes there."""
-    number = context.journal.lives.number(entry, info.key, info.metadata.get(attributes.ATTEMPT, ""))
-    if number is None or info.metadata.get("sha256") != with_digest(context.store, info).sha256:
-        return None
-    return number
 
 
 def with_digest(store: ObjectStore, info: ObjectInfo) -> ObjectInfo:

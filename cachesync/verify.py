@@ -210,8 +210,8 @@ class _Run:
         entry = self._c.journal.entries.entry(self._session, path)
         if entry is None:
             return False
-        number = self._c.journal.lives.number(entry, self._prefix + path, attempt)
-        return number is not None and number >= entry.puts
+        tried = self._c.journal.lives.tried(entry, self._prefix + path, attempt)
+        return tried is not None and tried.number >= entry.puts
 
     def _etag(self, path: str) -> str | None:
         try:

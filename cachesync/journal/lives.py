@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import NamedTuple
 
 from cachesync.journal.ledger import Ledger
 from cachesync.model import Entry
 
 _NAME = re.compile(r"([0-9a-f]{16,64})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9a-f]{16})", re.ASCII)
+
+
+class Try(NamedTuple):
+    """The entry's generation that was sent, and which put of its path it is."""
+
+    generation: int
+    number: int
 
 
 class Lives:
@@ -26,18 +34,17 @@ class Lives:
         """The name of a try to store an entry at ``key``."""
         return f"{self._ledger.life}.{entry.generation}.{entry.puts + 1}.{_short(key)}"
 
-    def number(self, entry: Entry, key: str, attempt: str) -> int | None:
-        """Which put of the entry's path an object at ``key`` with this ``attempt`` is; None if this journal did not try
-        it, or for an earlier row of the path. One above ``entry.puts`` was never confirmed.
+    def tried(self, entry: Entry, key: str, attempt: str) -> Try | None:
+        """Which try an object at ``key`` with this ``attempt`` is of; None if this journal did not make it, or made it
+        for an earlier row of the path. One whose number is above ``entry.puts`` was never confirmed.
 
         A life before this one tried no generation that was given out after it: those are of a clone that lives on.
         """
         if (match := _NAME.fullmatch(attempt)) is None or match[4] != _short(key):
             return None
-        generation, last = int(match[2]), self._ledger.lives.get(match[1], -1)
-        if not entry.born <= generation <= min(entry.generation, entry.generation if last is None else last):
-            return None
-        return int(match[3])
+        found, last = Try(int(match[2]), int(match[3])), self._ledger.lives.get(match[1], -1)
+        latest = entry.generation if last is None else min(entry.generation, last)
+        return found if entry.born <= found.generation <= latest else None
 
 
 def _short(key: str) -> str:

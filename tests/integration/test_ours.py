@@ -203,6 +203,44 @@ def test_p09_an_old_put_of_ours_that_stands_there_again_is_kept_although_a_later
     assert kept(a) == {"f": b"part"}
 
 
+def test_p09_a_log_that_is_stored_in_pieces_over_an_evicted_one_keeps_that_one_and_no_piece(hosts):
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("log.jsonl", "evicted\n")
+    a.write("stays", "here")
+    a.flush()
+    a.life.evict(S)
+    a.session.mkdir(exist_ok=True)
+    with open(a.session / "log.jsonl", "a", buffering=1) as log:
+        for number in range(3):
+            log.write(f"{number} line\nand a half")
+            a.driven.scan(S)
+            for _ in range(2):
+                a.driven.clock.push(6)
+                a.driven.pump()
+            assert bytes_of(store, "log.jsonl").endswith(f"{number} line\n".encode())
+    copies = [data for path, data in objects(store).items() if ".conflict-" in path]
+    assert copies == [b"evicted\n"]
+
+
+def test_p09_a_file_over_one_that_went_with_its_directory_keeps_also_what_was_stored_of_that_without_an_answer(hosts):
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("f", "first")
+    a.flush()
+    a.write("f", "tried")
+    a.driven.scan(S)
+    a.driven.clock.push(2)
+    store.faults["put"] = Fault.CRASH_AFTER
+    with pytest.raises(Crash):
+        a.driven.pump()
+    shutil.rmtree(a.session)
+    a.crash()
+    a.driven.scan(S)
+    a.write("f", "made by somebody who saw nothing of it")
+    assert kept(a) == {"f": b"tried"}
+
+
 # -- clones ------------------------------------------------------------------------------------------------------------
 
 
