@@ -201,7 +201,7 @@ class ArtifactStore:
 
     def metadata(self, session: str, path: str) -> dict[str, str]:
         """The object's metadata: sessionid, createdat, artifacttype, version, what was given with the upload, and the
-        facts mtime, mode, sha256, writer. Raises ObjectNotFound, StoreError."""
+        facts mtime, mode, sha256, writer, attemptid. Raises ObjectNotFound, StoreError."""
         return dict(self._store.head(_address(session, path).key(self._prefix)).metadata)
 
     def history(self, session: str, path: str) -> Sequence[PastVersion]:

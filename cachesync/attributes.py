@@ -44,7 +44,13 @@ _MOST_LABELS = 1024
 """Bytes. S3 takes 2 KB of metadata, https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html; the rest
 is for ours."""
 
-_FACTS = frozenset({"mtime", "mode", "sha256", "writer"})
+ATTEMPT = "attemptid"
+"""Names the very request that stored an object, so that one whose answer was lost is known."""
+
+OF_THE_WRITER = frozenset({"writer", ATTEMPT})
+"""Who stored an object, and when: not true of a copy that others make of it."""
+
+_FACTS = frozenset({"mtime", "mode", "sha256"}) | OF_THE_WRITER
 """Names of which we make sure ourselves that they are true."""
 
 _OURS = _FACTS | {"sessionid", "projectid", "createdat", "version", "artifacttype"}
@@ -84,23 +90,25 @@ def is_log(path: str) -> bool:
     return path.startswith("logs/")
 
 
-def for_file(entry: Entry, read: FileStat, sha256: str, writer: str) -> Attributes:
-    """The attributes of the object for a file; ``writer`` is the journal's id, by which we know our own objects."""
+def for_file(entry: Entry, read: FileStat, sha256: str, writer: str, attempt: str) -> Attributes:
+    """The attributes of the object for a file; ``writer`` is the journal's id, ``attempt`` names this try to store it
+    (see journal/lives.py)."""
     address = Address(Space.SESSIONS, entry.session, entry.path)
     facts = {
         "mtime": format_mtime(read.mtime_ns),
         "mode": str(stat.S_IFREG | read.mode),
         "sha256": sha256,
         "writer": writer,
+        ATTEMPT: attempt,
     }
     return _attributes(address, facts, format_time(entry.created_at), entry.puts + 1, entry.labels)
 
 
 def for_put(
-    address: Address, sha256: str, writer: str, *, now: float, replaced: ObjectInfo | None, labels: Labels
+    address: Address, sha256: str, writer: str, attempt: str, *, now: float, replaced: ObjectInfo | None, labels: Labels
 ) -> Attributes:
     """The attributes of an object that no file stands for; it keeps the mode and counts on the version of the one that
-    it replaces."""
+    it replaces. ``attempt`` names this put."""
     before: Mapping[str, str] = {} if replaced is None else replaced.metadata
     mode = parse_mode(before.get("mode", ""))
     facts = {
@@ -108,6 +116,7 @@ def for_put(
         "mode": str(stat.S_IFREG | (0o644 if mode is None else mode)),
         "sha256": sha256,
         "writer": writer,
+        ATTEMPT: attempt,
     }
     version = int(number) + 1 if _VERSION.fullmatch(number := before.get("version", "")) else 1
     created = before.get("createdat", "")

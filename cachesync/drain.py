@@ -104,7 +104,9 @@ class Drain:
             return Left(unseen=1)
         if not scan.finished:
             return Left(unseen=1)
-        return None if scan.failures or self._engine.journal.work.remaining(name) else NOTHING
+        # Where files moved meanwhile, one may have been seen nowhere: a flush follows them.
+        busy = scan.failures or not scan.still or self._engine.journal.work.remaining(name)
+        return None if busy else NOTHING
 
     def _flush(self, name: str) -> Left:
         """Store what a session has, and list it."""

@@ -89,7 +89,7 @@ class Engine:
             self.lock = RootLock(config.state, config.root, wait=wait, writable=not read_only)
             undo.callback(self.lock.release)
             _sweep(config.state / "tmp")
-            self.journal = _open_journal(config)
+            self.journal = _open_journal(config, stores=bind and not read_only)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
             self._pulse = Pulse(config.root, config.state, self.journal, self.tree.stands)
@@ -257,15 +257,15 @@ def _ours(folder: Path) -> Iterator[int]:
         os.close(held)
 
 
-def _open_journal(config: Config) -> Journal:
+def _open_journal(config: Config, *, stores: bool) -> Journal:
     """Open the journal; set a damaged one aside and begin a new one, which scan and listing fill (SPEC section 13)."""
     path = config.state / "journal.db"
     try:
-        return Journal(path)
+        return Journal(path, stores=stores)
     except JournalDamaged as error:
         kept = set_aside(path, datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
         logger.error("%s is damaged: %s; kept as %s, rebuilt from root and store", path, error.reason, kept.name)
-        return Journal(path)
+        return Journal(path, stores=stores)
 
 
 def _granularity(config: Config, tree: Tree) -> float:

@@ -10,14 +10,24 @@ from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import DeleteHeld, ObjectNotFound, PreconditionFailed, Unstorable
+from cachesync.errors import (
+    DeleteHeld,
+    JournalUnavailable,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreTransient,
+    Unstorable,
+)
 from cachesync.events import What
-from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Stored, Tombstones
+from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Stored, Tombstones, Version
 from cachesync.policy import Belief, believe_delete, is_same_file, last_deletion, may_be_stored
 from cachesync.rivals import Rivals
 from cachesync.scanner import Scanner
 
 logger = logging.getLogger(__name__)
+
+_LANDING = 5.0
+"""Seconds after which a request is in the store, or never will be, once who sent it has died or given it up."""
 
 _MOVING, _MOVING_SLOWLY = 0.05, 2.0
 """Seconds until an old name is looked at again whose new name is not stored; the latter where a try has failed."""
@@ -35,6 +45,9 @@ class Removal:
         self.deleted: Counter[str] = Counter()
         self._asked: list[tuple[str, str]] = []
         self._counted: dict[str, tuple[float, Tombstones]] = {}
+        self._begun = context.clock()
+        self._unanswered: dict[tuple[str, str], float] = {}
+        """Paths of which a try broke off in this life, and when: until one is confirmed, or the path is."""
 
     @contextlib.contextmanager
     def asked(self, session: str, path: str) -> Iterator[None]:
@@ -50,11 +63,10 @@ class Removal:
         if entry.tombstone and not self._believed(entry):
             return False
         version = entry.stored.version if entry.stored is not None and _was_seen(entry, entry.stored) else None
-        if version is None and (info := self._look_up(entry)) is not None:
-            if not self._rivals.is_ours(info) or (entry.hidden and entry.tombstone):
-                self._leave(entry, info)
+        if version is None:
+            known, version = self._found(entry)
+            if not known:
                 return False
-            version = self._rivals.keep_hidden(entry, info.key) if entry.hidden else info.version
         if version is not None:
             # A file whose removal was not on disk when the power went stands again: taken for clean, it would be
             # nowhere but there.
@@ -71,6 +83,7 @@ class Removal:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
         self._c.journal.work.confirm_delete(entry)
+        self._unanswered.pop((entry.session, entry.path), None)
         seconds = self._c.clock() - entry.dirty_since
         self._c.events.tell(What.DELETED, entry.session, entry.path, seconds=seconds, sent=version is not None)
         return version is not None
@@ -137,18 +150,63 @@ class Removal:
             self._counted[session] = known
         return known[1]
 
-    def _look_up(self, entry: Entry) -> ObjectInfo | None:
+    def _found(self, entry: Entry) -> tuple[bool, Version | None]:
+        """Whether it is known what there is to delete of an entry whose version was not seen here, and what that is."""
+        try:
+            key = self._c.key(entry.session, entry.path)
+        except Unstorable:
+            return True, None
+        if (info := self._look_up(entry, key)) is None:
+            if landing := self.may_land(entry):
+                self._c.journal.work.postpone(entry, self._landed_at(entry))
+            return not landing, None
+        if self._rivals.is_ours(entry, info):
+            return True, info.version
+        if entry.hidden and not entry.tombstone:
+            return True, self._rivals.keep_hidden(entry, key)
+        self._leave(entry, info)
+        return False, None
+
+    def _look_up(self, entry: Entry, key: str) -> ObjectInfo | None:
         """The object of an entry whose version is not known to be ours, if there is one.
 
         An answer may have been lost, and a listing names versions that are not ours: the object's metadata say whether
         it is. One that is not lives on, as an evicted entry.
         """
-        if entry.stored is None and not may_be_stored(entry, self._c.journal.opened_at):
+        if not self._may_be_stored(entry):
             return None
         try:
-            return self._c.store.head(self._c.key(entry.session, entry.path))
-        except (ObjectNotFound, Unstorable):
+            return self._c.store.head(key)
+        except ObjectNotFound:
             return None
+
+    def _may_be_stored(self, entry: Entry) -> bool:
+        tried = (entry.session, entry.path) in self._unanswered
+        return entry.stored is not None or tried or may_be_stored(entry, self._c.journal.opened_at)
+
+    @contextlib.contextmanager
+    def trying(self, entry: Entry) -> Iterator[None]:
+        """An entry is stored and confirmed: should that break off, the object may be there, or come there yet."""
+        place = entry.session, entry.path
+        try:
+            yield
+        except (StoreTransient, JournalUnavailable):
+            self._unanswered[place] = self._c.clock()
+            raise
+        self._unanswered.pop(place, None)
+
+    def may_land(self, entry: Entry) -> bool:
+        """Whether an object may yet come to the path of what is gone, of which the store has none: a request that a
+        killed process sent, or that was given up, may reach the store after we asked it."""
+        stands = entry.kind is Kind.FILE and not entry.tombstone
+        known = entry.stored is not None and _was_seen(entry, entry.stored)
+        if stands or known or not self._may_be_stored(entry):
+            return False
+        return 0 <= self._landed_at(entry) - self._c.clock() <= _LANDING
+
+    def _landed_at(self, entry: Entry) -> float:
+        """When no try to store the entry can be under way any more, in this life or from the one before it."""
+        return max(self._begun, self._unanswered.get((entry.session, entry.path), 0.0)) + _LANDING
 
     def _settle(self, entry: Entry) -> bool:
         """The object was not what we last knew; whether it is gone now.
@@ -158,7 +216,7 @@ class Removal:
         """
         try:
             info = self._c.store.head(self._c.key(entry.session, entry.path))
-            if self._rivals.is_ours(info):
+            if self._rivals.is_ours(entry, info):
                 self._c.store.delete(info.key, expect=info.version)
                 return True
         except ObjectNotFound:

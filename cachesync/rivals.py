@@ -15,7 +15,7 @@ from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent
 from cachesync.events import What
 from cachesync.files import OpenFile, take, translated
 from cachesync.keys import conflict_path
-from cachesync.model import Attributes, Conflict, Entry, ObjectInfo, Version
+from cachesync.model import Attributes, Conflict, Entry, ObjectInfo, Stored, Version
 from cachesync.policy import Writer
 from cachesync.store.base import Body, ObjectStore, Resume
 
@@ -42,9 +42,10 @@ class Rivals:
             except ObjectNotFound:
                 theirs = None
             if theirs is not None:
-                if theirs.sha256 == body.sha256:
+                same = theirs.sha256 == body.sha256
+                if same and not entry.relabelled:
                     return theirs
-                if not self.is_ours(theirs):
+                if not same and not self.is_ours(entry, theirs):
                     self._keep(entry, key, theirs)
                 expect = theirs.version
             try:
@@ -54,13 +55,15 @@ class Rivals:
         raise last
 
     def keep_hidden(self, entry: Entry, key: str) -> Version | None:
-        """A file or a link was made where only the store had bytes: keep those beside it, whoever wrote them. Returns
-        the version that may be replaced then. Raises StoreError."""
+        """A file or a link was made where only the store had bytes: keep those beside it, whoever wrote them, unless
+        they are what a try to store that file has left there. Returns the version that may be replaced then. Raises
+        StoreError."""
         try:
             theirs = with_digest(self._c.store, self._c.store.head(key))
         except ObjectNotFound:
             return None
-        self._keep(entry, key, theirs)
+        if not self.is_ours(entry, theirs):
+            self._keep(entry, key, theirs)
         return theirs.version
 
     def _keep(self, entry: Entry, key: str, theirs: ObjectInfo) -> None:
@@ -85,10 +88,26 @@ class Rivals:
         sentence = "the object holds what was not seen here: its bytes are kept"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path, "kept_as": path})
 
-    def is_ours(self, info: ObjectInfo) -> bool:
-        """Whether this journal stored the object: its metadata name us, and are of these very bytes."""
-        ours = info.metadata.get("writer") == self._c.journal.id
-        return ours and info.metadata.get("sha256") == with_digest(self._c.store, info).sha256
+    def is_ours(self, entry: Entry, info: ObjectInfo) -> bool:
+        """Whether the object at the entry's path holds nothing of another writer's: it is the version that the journal
+        knows, and whoever changed the file has seen, or what a try of this very entry stored whose answer never came.
+
+        An older put of ours that stands there again was restored or copied back, by another writer.
+        """
+        known = entry.stored
+        if known is not None and known.sha256 is not None and not entry.hidden and is_same(info, known):
+            return True
+        tried = self._c.journal.lives.tried(entry, info.key, info.metadata.get(attributes.ATTEMPT, ""))
+        if tried is None or tried.number <= entry.puts:
+            return False
+        if entry.hidden and tried.generation <= entry.synced:
+            return False  # it is of the file that was evicted
+        return info.metadata.get("sha256") == with_digest(self._c.store, info).sha256
+
+
+def is_same(info: ObjectInfo, known: Stored) -> bool:
+    """Whether the object is a known version; an id that a listing does not tell does not count."""
+    return info.version.etag == known.version.etag
 
 
 def duplicate(

@@ -30,7 +30,7 @@ from cachesync.policy import (
 )
 from cachesync.record import record
 from cachesync.removal import Removal
-from cachesync.rivals import Rivals, with_digest
+from cachesync.rivals import Rivals, is_same, with_digest
 from cachesync.scanner import Scanner
 
 logger = logging.getLogger(__name__)
@@ -120,11 +120,12 @@ class Transfer:
             if snapshot.cut and not snapshot.body.size:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
                 return False
-            stored, sent = self._send(entry, key, snapshot)
             unsettled = is_unsettled(now, snapshot.stat, writer)
-        self._c.journal.work.confirm(
-            entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
-        )
+            with self.removal.trying(entry):
+                stored, sent = self._send(entry, key, snapshot)
+                self._c.journal.work.confirm(
+                    entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
+                )
         self._tell_stored(entry, stored.size, sent=sent, complete=not snapshot.cut)
         if snapshot.cut:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
@@ -163,27 +164,22 @@ class Transfer:
         """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""
         body, stat = snapshot.body, snapshot.stat
         known = base = self._base(entry, key)
-        if base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode):
-            base = self._as_it_is(key, base)
-            if base is not None and base is known and not entry.relabelled:
-                return replace(base, mtime_ns=stat.mtime_ns), False
-        carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id)
+        attempt = self._c.journal.lives.attempt(entry, key)
+        carried = attributes.for_file(entry, stat, body.sha256, self._c.journal.id, attempt)
+        resume = JournalResume(self._c.journal, entry.session, entry.path)
         old = entry.older
         told = (body.sha256, body.size, stat.mtime_ns, stat.mode)
-        if base is known and old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == told:
-            return old, False  # it was away with its directory, and nobody changed it: the store's version is newer
-        expect = None if base is None else base.version
-        resume = JournalResume(self._c.journal, entry.session, entry.path)
-        if entry.hidden and base is not None and base.sha256 != body.sha256:
-            expect = self._rivals.keep_hidden(entry, key)
         try:
-            if (
-                base is not None
-                and entry.stored is not None
-                and entry.stored.sha256 is None
-                and not entry.hidden
-                and base.sha256 != body.sha256
-            ):
+            if base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode):
+                base = self._as_it_is(entry, key, base, stat)
+                if base is not None and base is known and not entry.relabelled:
+                    return replace(base, mtime_ns=stat.mtime_ns), False
+            if base is known and old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == told:
+                return old, False  # it was away with its directory, and nobody changed it: the store's version is newer
+            expect = None if base is None else base.version
+            if entry.hidden and base is not None and base.sha256 != body.sha256:
+                expect = self._rivals.keep_hidden(entry, key)
+            elif _is_unseen(entry) and base is not None and base.sha256 != body.sha256:
                 raise PreconditionFailed("store", key, "another writer's bytes stand there")
             info = self._copy(entry, key, snapshot, carried, expect)
             if info is None:
@@ -193,16 +189,28 @@ class Transfer:
             info = self._rivals.contend(entry, key, body, carried, resume)
         return _confirmed(info, stat, body.sha256, self._c.clock()), True
 
-    def _as_it_is(self, key: str, base: Stored) -> Stored | None:
+    def _as_it_is(self, entry: Entry, key: str, base: Stored, stat: FileStat) -> Stored | None:
         """``base``; or what a put of ours, whose answer never got here, has made of the object since; or None if it is
         gone, by a deletion of that kind or by another host's. A file that was changed, sent and changed back, or
-        deleted and made again, would else be taken for stored as it is."""
+        deleted and made again, would else be taken for stored as it is.
+
+        Of another writer's version the file here is an older one, if nobody has written to it since it was stored:
+        that is noted, and the file stays clean. Else raises PreconditionFailed.
+        """
         try:
             info = self._c.store.head(key)
         except ObjectNotFound:
             return None
-        ours = info.version.etag != base.version.etag and self._rivals.is_ours(info)
-        return attributes.to_stored(info) if ours else base
+        if is_same(info, base):
+            return base
+        if self._rivals.is_ours(entry, info):
+            return attributes.to_stored(info)
+        theirs = with_digest(self._c.store, info)
+        if theirs.sha256 == base.sha256 or stat.mtime_ns != base.mtime_ns:
+            raise PreconditionFailed("store", key, "another writer's version stands there")
+        found = (entry.path, base.version.etag, attributes.to_stored(theirs))
+        self._c.journal.residence.supersede(entry.session, [found])
+        return base
 
     def _base(self, entry: Entry, key: str) -> Stored | None:
         """What the object is that we are about to replace. A listing told us its version, but not its bytes."""
@@ -233,6 +241,11 @@ class Transfer:
             except (ObjectNotFound, PreconditionFailed, StorePermanent):
                 continue  # the source moved on, or the store does not copy it; the bytes are here all the same
         return None
+
+
+def _is_unseen(entry: Entry) -> bool:
+    """Whether a listing told the object's version, and nobody here has seen its bytes."""
+    return entry.stored is not None and entry.stored.sha256 is None
 
 
 def _closed(entry: Entry, file: OpenFile) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from cachesync import manifest
+from cachesync.attributes import ATTEMPT
 from cachesync.context import Context
 from cachesync.differences import Found, Known, difference
 from cachesync.errors import (
@@ -201,8 +202,16 @@ class _Run:
             if ended.is_set():
                 raise StoreTransient("read", path, "the verification was given up")
         metadata, sha256 = download.info.metadata, digest.hexdigest()
-        ours = metadata.get("writer") == self._c.journal.id and metadata.get("sha256") == sha256
+        ours = metadata.get("sha256") == sha256 and self._is_latest(path, metadata.get(ATTEMPT, ""))
         return Found(download.info.version.etag, size, sha256, ours)
+
+    def _is_latest(self, path: str, attempt: str) -> bool:
+        """Whether the latest put of a path that this host knows, or tries, was this one."""
+        entry = self._c.journal.entries.entry(self._session, path)
+        if entry is None:
+            return False
+        tried = self._c.journal.lives.tried(entry, self._prefix + path, attempt)
+        return tried is not None and tried.number >= entry.puts
 
     def _etag(self, path: str) -> str | None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from urllib.parse import quote
@@ -262,14 +262,15 @@ class FlatArchive:
         after()
         return Download(held.info, iter([held.data]))
 
-    def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
+    def revive(self, key: str, version_id: str, *, expect: Version | None, without: Collection[str] = ()) -> ObjectInfo:
         after = self._store._begin("revive", key)
         with self._store._lock:
             self._store._expect("revive", key, expect)
             held = self._find("revive", key, version_id)
             info = held.info
             if self._store.objects.get(key) != held:
-                carried = Attributes(info.content_type or "", info.metadata, dict(held.tags))
+                kept = {name: value for name, value in info.metadata.items() if name not in without}
+                carried = Attributes(info.content_type or "", kept, dict(held.tags))
                 info = self._store._place(key, held.data, carried, "us", digest=info.sha256 is not None)
         after()
         return info

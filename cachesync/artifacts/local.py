@@ -115,11 +115,14 @@ class Local:
             return False
 
     def owns(self, address: Address) -> bool:
-        """Whether the store has an object for the address that this host stored: then nobody needs to be asked."""
+        """Whether a file stands here for the address that this host stored: then nobody needs to be asked if the store
+        has an object of it."""
         if address.session is None or address.session not in self._c.journal.sessions.names():
             return False
         entry = self._c.journal.entries.entry(address.session, address.path)
-        return entry is not None and not entry.tombstone and entry.stored is not None and entry.puts > 0
+        if entry is None or not entry.resident or entry.tombstone:
+            return False
+        return entry.stored is not None and entry.puts > 0
 
     def put(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 import tempfile
 import threading
 import time
@@ -63,23 +64,18 @@ class Remote:
         Raises Unstorable, ArtifactExists, PreconditionFailed, StoreError.
         """
         key = address.key(self.prefix)
-        lost = False  # an answer: only then is an equal object of this writer surely the one that is stored here
+        attempt = secrets.token_hex(16)
 
-        def once(tries: int) -> ObjectInfo:
-            nonlocal lost
+        def once(_: int) -> ObjectInfo:
             replaced = self.find(address)
-            if replaced is not None and (lost or (overwrite and tries)) and self._is_ours(replaced, body.sha256):
-                return replaced
+            if replaced is not None and _is(replaced, attempt, body.sha256):
+                return replaced  # the answer to an earlier try was lost
             if replaced is not None and not overwrite:
                 raise ArtifactExists("put", str(address), "it is there already")
             carried = attributes.for_put(
-                address, body.sha256, self._writer, now=self._clock(), replaced=replaced, labels=labels
+                address, body.sha256, self._writer, attempt, now=self._clock(), replaced=replaced, labels=labels
             )
-            try:
-                return self.store.put(key, body, carried, expect=None if replaced is None else replaced.version)
-            except StoreTransient:
-                lost = True
-                raise
+            return self.store.put(key, body, carried, expect=None if replaced is None else replaced.version)
 
         info = persist(once)
         self._relist(address)
@@ -115,7 +111,8 @@ class Remote:
 
         def once(_: int) -> ObjectInfo:
             found = self.find(address)
-            return archive.revive(key, version_id, expect=None if found is None else found.version)
+            expect = None if found is None else found.version
+            return archive.revive(key, version_id, expect=expect, without=attributes.OF_THE_WRITER)
 
         info = persist(once)
         self._relist(address)
@@ -189,8 +186,9 @@ class Remote:
         persist(once)
         return changed
 
-    def _is_ours(self, info: ObjectInfo, sha256: str) -> bool:
-        return info.sha256 == sha256 and info.metadata.get("writer") == self._writer
+
+def _is(info: ObjectInfo, attempt: str, sha256: str) -> bool:
+    return info.sha256 == sha256 and info.metadata.get(attributes.ATTEMPT) == attempt
 
 
 def persist(call: Callable[[int], T]) -> T:

@@ -12,6 +12,7 @@ from cachesync.errors import ConfigError
 from cachesync.journal.database import check_sound, set_aside, store_of
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
+from cachesync.journal.lives import Lives
 from cachesync.journal.queue import Queue
 from cachesync.journal.residence import Residence
 from cachesync.journal.rows import Known
@@ -28,11 +29,11 @@ class Journal:
     """Every entry under one root. Safe to call from many threads; each verb is one transaction.
 
     Opening raises JournalDamaged where the file cannot be trusted (``set_aside`` keeps it), JournalUnavailable where it
-    cannot be opened or written now.
+    cannot be opened or written now. ``stores`` is false for those who store nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._ledger = Ledger(path)
+    def __init__(self, path: Path, *, stores: bool = True) -> None:
+        self._ledger = Ledger(path, stores=stores)
         self.id: str = self._ledger.journal_id
         self.opened_at: int = self._ledger.opened_at
         self.sessions = Sessions(self._ledger)
@@ -40,6 +41,7 @@ class Journal:
         self.waiting = Waiting(self._ledger)
         self.work = Work(self._ledger)
         self.uploads = Uploads(self._ledger)
+        self.lives = Lives(self._ledger)
         self.residence = Residence(self._ledger)
         self.queue = Queue(self._ledger)
         self.turns = Turns(path)

@@ -16,6 +16,9 @@ from cachesync.journal.rows import LEAVE, NEVER_SEEN, UNLEARN, UNSENT
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
+_MOST_LIVES = 1000
+"""What an older life tried, and never heard of, counts as another writer's: it is kept as a conflict copy."""
+
 MANIFEST = ""
 """Among the paths that overtook a listing: the session's manifest."""
 
@@ -23,31 +26,40 @@ MANIFEST = ""
 class Ledger:
     """The open database and the counters in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, stores: bool) -> None:
         self.db = Database(path)
-        self._settle_in()
+        self.life = secrets.token_hex(8)
+        self._settle_in(stores=stores)
         ((self.journal_id, self.opened_at),) = self.db.all("SELECT id, generation FROM meta")
+        lives = self.db.all("SELECT token, lead(began) OVER (ORDER BY number) FROM life")
+        self.lives: dict[str, int | None] = dict(lives)
+        """The token of each life, and the last generation that there was in it (None: it is not over)."""
         self._numbers: dict[str, int] = dict(self.db.all("SELECT name, id FROM session"))
         self._names = {number: name for name, number in self._numbers.items()}
         self._lock = threading.Lock()
         self._listings: list[tuple[int, set[str]]] = []
         self._hardened = 0
 
-    def _settle_in(self) -> None:
-        """A journal that was copied with its root is another writer than the one it was copied from: it gets an id of
-        its own. It and one that lost its last commits with the machine's power learn anew what the store has. They
-        doubt the disk, too: names and bytes of the last seconds may be lost there."""
+    def _settle_in(self, *, stores: bool) -> None:
+        """A life begins. A journal that was copied with its root is another writer than the one it was copied from: it
+        gets an id of its own, and no life of the other is one of its own. It and one that lost its last commits with
+        the machine's power learn anew what the store has. They doubt the disk, too: names and bytes of the last
+        seconds may be lost there."""
         ((place, boot),) = self.db.all("SELECT place, boot FROM meta")
         now = _boot()
         copied, cut = place not in (None, self.db.place), boot not in (None, now)
-        if (place, boot) == (self.db.place, now):
+        if (place, boot) == (self.db.place, now) and not stores:
             return
         with self.db.write(durable=True) as db:
             db.execute("UPDATE meta SET place = ?, boot = ?", (self.db.place, now))
             if copied:
                 db.execute("UPDATE meta SET id = ?", (secrets.token_hex(8),))
+                db.execute("DELETE FROM life")
             if copied or cut:
                 db.execute("UPDATE session SET learned = 0, doubted = 1")
+            if stores:
+                db.execute("INSERT INTO life (token, began) SELECT ?, generation FROM meta", (self.life,))
+                db.execute("DELETE FROM life WHERE number <= (SELECT max(number) FROM life) - ?", (_MOST_LIVES,))
 
     def close(self) -> None:
         """Let the file go, in order: nothing of it is lost any more."""

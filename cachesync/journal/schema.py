@@ -138,11 +138,13 @@ ALTER TABLE entry ADD COLUMN mount TEXT;                            -- of a dire
 CREATE INDEX vanished ON entry(session) WHERE vanished = 1;
 CREATE INDEX mounted ON entry(session) WHERE mount IS NOT NULL;
 
--- One row a life of a process on this journal: objects that it writes name their life, so that one whose answer was
--- lost is known as ours, and the object of a cloned journal is not.
+-- One row a life: a process that stores from this journal. Each object names the life that stored it, so that one whose
+-- answer was lost is known as ours, and an object of a cloned journal's life is not (see lives.py).
 CREATE TABLE life (
-    token TEXT NOT NULL PRIMARY KEY
-) STRICT, WITHOUT ROWID;
+    number INTEGER PRIMARY KEY,      -- in the order in which they began
+    token  TEXT NOT NULL UNIQUE,     -- random
+    began  INTEGER NOT NULL          -- the last generation given out before it; no life before it tried a later one
+) STRICT;
 
 -- What was measured of the file systems under this root (see files/capabilities.py).
 CREATE TABLE device (

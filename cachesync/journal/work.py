@@ -33,7 +33,7 @@ ON CONFLICT DO UPDATE SET
     etag = ?5, version_id = ?6, stored_size = ?7, stored_mtime_ns = ?8, stored_mode = ?9, sha256 = ?10, stored_at = ?11,
     stored_labels = CASE WHEN ?12 THEN ?15 ELSE stored_labels END,
     puts = puts + ?12, attempts = 0, tried_at = NULL, error = NULL, failed = 0,
-    hidden = hidden AND NOT ?13, older = NULL, stood_in = NULL,
+    hidden = hidden AND NOT (?12 OR ?13), older = NULL, stood_in = NULL,
     newer = CASE WHEN ?12 OR json_extract(newer, '$.etag') IS ?5 THEN NULL
             WHEN etag <> ?5 AND json_extract(older, '$.etag') IS ?5 THEN {STORED_TEXT} ELSE newer END
 """

@@ -131,7 +131,8 @@ class Renamer:
             stored = replace(stored, sha256=with_digest(store, store.head(source)).sha256)
         stat = FileStat(Kind.FILE, stored.size, stored.mtime_ns, 0, 0, st.S_IMODE(stored.mode))
         named = replace(entry, session=to_session, path=to_path)
-        carried = attributes.for_file(named, stat, stored.sha256 or "", self._c.journal.id)
+        attempt = self._c.journal.lives.attempt(named, target)
+        carried = attributes.for_file(named, stat, stored.sha256 or "", self._c.journal.id, attempt)
         expect = None if there is None or there.stored is None else there.stored.version
         info = duplicate(self._c, source, target, carried, source_version=stored.version, expect=expect)
         return Stored(info.version, stored.size, stored.sha256, stored.mtime_ns, stored.mode, now)

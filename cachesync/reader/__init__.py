@@ -102,9 +102,7 @@ class Reader:
         if entry is None or stored is None or not stored.version.etag:  # never stored, or the answer to that was lost
             guess: Guess = no_guess
         else:
-            guess = known = partial(describing.of_stored, entry, stored, key)
-            if entry.puts > 0:
-                return self._versions.of_ours(key, stored.version, known)
+            guess = partial(describing.of_stored, entry, stored, key)
         try:
             return self._versions.newest(key, guess, read=read)
         except ObjectNotFound as error:

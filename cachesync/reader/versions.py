@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cachesync.cache import BLOCK, Block, BlockCache
 from cachesync.errors import ObjectNotFound, StoreTransient
-from cachesync.model import ObjectInfo, Version
+from cachesync.model import ObjectInfo
 from cachesync.reader.fetch import First, Note
 from cachesync.store.base import ObjectStore
 
@@ -56,7 +56,6 @@ class Versions:
         self._first = first
         self._lock = threading.Lock()
         self._memory: OrderedDict[str, tuple[ObjectInfo, float]] = OrderedDict()
-        self._ours: dict[str, ObjectInfo] = {}
 
     def newest(self, key: str, guess: Guess = no_guess, *, anew: bool = False, read: bool = False) -> Known:
         """The newest version. In an outage the last one known, or ``guess``, unverified; not so with ``anew``, which
@@ -89,17 +88,6 @@ class Versions:
         if last is None:
             return True
         return last.size <= BLOCK and not (self._cache and self._cache.has(last.key, last.version, 0))
-
-    def of_ours(self, key: str, version: Version, guess: Callable[[], ObjectInfo]) -> Known:
-        """A version that this daemon stored: nobody needs to be asked. With what else is known of it."""
-        info = self._ours.get(key)
-        if info is None or info.version != version:
-            known = self._remembered(key)
-            info = known[0] if known is not None and known[0].version == version else guess()
-            if len(self._ours) >= _MOST_IN_MEMORY:
-                self._ours = {}
-            self._ours[key] = info
-        return Known(_with_digest(info, guess), unverified=False)
 
     def note(self, info: ObjectInfo, block: Block | None = None) -> None:
         """The store has just said that this is the newest version, and perhaps given the only block that it has."""

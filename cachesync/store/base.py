@@ -6,7 +6,7 @@ ask for an unconditional write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
@@ -80,8 +80,8 @@ class Archive(Protocol):
     def read(self, key: str, version_id: str) -> Download:
         """Read a past version; ObjectNotFound if there is none, or if it is a deletion."""
 
-    def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
-        """Make a past version the newest again: a copy of it, with its attributes."""
+    def revive(self, key: str, version_id: str, *, expect: Version | None, without: Collection[str] = ()) -> ObjectInfo:
+        """Make a past version the newest again: a copy of it, with its attributes but for the metadata ``without``."""
 
     def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
         """A link by which anybody can read the object for ``expires`` seconds. No request: it may lead nowhere."""

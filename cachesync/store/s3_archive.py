@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -61,7 +62,7 @@ class S3Archive:
             info, _, source, first = download(self._client, key, None, None, version_id)
         return Download(info, Pieces(source, first, info, info.size))
 
-    def revive(self, key: str, version_id: str, *, expect: Version | None) -> ObjectInfo:
+    def revive(self, key: str, version_id: str, *, expect: Version | None, without: Collection[str] = ()) -> ObjectInfo:
         """Copy a past version onto its key, inside the bucket. One that is the newest already stays as it is."""
         newest = self._compared(key, expect)
         if newest is not None and (newest.version.version_id or NULL) == version_id:
@@ -71,6 +72,11 @@ class S3Archive:
                 "restore", key, "head_object", Key=key, VersionId=version_id, ChecksumMode="ENABLED"
             )
         found = fields.found("restore", key, answer)
+        kept = {name: value for name, value in found.metadata.items() if name not in without}
+        replaced: dict[str, Any] = {}
+        if kept != found.metadata:
+            found = replace(found, metadata=kept)
+            replaced = fields.restated(answer, found) | {"MetadataDirective": "REPLACE"}
         if found.size > self._client.settings.copy_limit:
             described = fields.described(self._uploads.attributes(found, version_id))
             version = self._uploads.copy(
@@ -78,7 +84,7 @@ class S3Archive:
                 expect=expect, check=lambda: self._compared(key, expect),
             )  # fmt: skip
         else:
-            version = self._copy(key, version_id, found.version, expect)
+            version = self._copy(key, version_id, found.version, expect, replaced)
         return ObjectInfo(key, found.size, version, time.time(), found.sha256, dict(found.metadata), found.content_type)
 
     def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
@@ -96,12 +102,15 @@ class S3Archive:
         except ObjectNotFound as error:
             raise PreconditionFailed("restore", key, "the object is gone") from error
 
-    def _copy(self, key: str, version_id: str, version: Version, expect: Version | None) -> Version:
+    def _copy(
+        self, key: str, version_id: str, version: Version, expect: Version | None, replaced: Mapping[str, Any]
+    ) -> Version:
         settings = self._client.settings
         answer = self._client.call(
             "restore", key, "copy_object", patience=PATIENCE, Key=key,
             CopySource={"Bucket": settings.bucket, "Key": key, "VersionId": version_id},
-            CopySourceIfMatch=fields.quoted(version.etag), **settings.encryption, **fields.condition(expect),
+            CopySourceIfMatch=fields.quoted(version.etag),
+            **replaced, **settings.encryption, **fields.condition(expect),
         )  # fmt: skip
         return fields.version({"ETag": answer["CopyObjectResult"]["ETag"], "VersionId": answer.get("VersionId")})
 

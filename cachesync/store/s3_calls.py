@@ -42,9 +42,13 @@ DOCUMENTS = frozenset({
 """The calls whose answer is a document (``s3_xml.read``)."""
 
 _MEANT = {
+    "CacheControl": "cache-control",
     "ChecksumAlgorithm": "x-amz-sdk-checksum-algorithm",
     "ChecksumMode": "x-amz-checksum-mode",
     "ChecksumSHA256": "x-amz-checksum-sha256",
+    "ContentDisposition": "content-disposition",
+    "ContentEncoding": "content-encoding",
+    "ContentLanguage": "content-language",
     "ContentType": "content-type",
     "CopySourceIfMatch": "x-amz-copy-source-if-match",
     "CopySourceRange": "x-amz-copy-source-range",
@@ -68,6 +72,10 @@ _ASKED = {
 }
 _KNOWN = _MEANT.keys() | _ASKED.keys() | {"Body", "CopySource", "Key", "Metadata", "MultipartUpload"}
 _TOLD = {
+    "cache-control": "CacheControl",
+    "content-disposition": "ContentDisposition",
+    "content-encoding": "ContentEncoding",
+    "content-language": "ContentLanguage",
     "etag": "ETag",
     "x-amz-version-id": "VersionId",
     "content-range": "ContentRange",

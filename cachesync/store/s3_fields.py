@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 from cachesync.errors import StoreTransient
 from cachesync.model import Attributes, ObjectInfo, Version
 
+_HEADERS = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
+
 
 def checksum(digest: str) -> str:
     """A hex SHA-256 as S3 writes it."""
@@ -51,6 +53,13 @@ def described(attributes: Attributes) -> dict[str, Any]:
     if attributes.tags:
         fields["Tagging"] = urlencode(attributes.tags)
     return fields
+
+
+def restated(answer: Mapping[str, Any], found: ObjectInfo) -> dict[str, Any]:
+    """The parameters that give a copy other metadata, and all else that a HEAD says of the object: what a copy that
+    replaces metadata loses. Tags stay as they are."""
+    kind = found.content_type or "application/octet-stream"
+    return {name: answer[name] for name in _HEADERS if name in answer} | described(Attributes(kind, found.metadata))
 
 
 def info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:

@@ -206,6 +206,17 @@ def test_an_evicted_file_is_one_get_and_from_then_on_none(counting: Counted):
     assert again.requests == {}, str(again)
 
 
+def test_an_evicted_file_that_is_read_again_is_one_head_each_revalidate(counting: Counted):
+    """Ten seconds: another host may have opened the session. What stands here is never asked for."""
+    counting.engine.lifecycle.evict(S)
+    read(counting, "first")
+    counting.driven.clock.push(11)
+    with counting.counted() as done:
+        assert read(counting, "first") == b"text"
+        assert read(counting, "first") == b"text"
+    assert done.wire == ["HeadObject sessions/s/first 200"], str(done)
+
+
 def test_another_hosts_file_is_one_get_and_from_then_on_none(counting: Counted, make_counted: MakeCounted):
     other = make_counted("other")
     other.session.rmdir()

@@ -224,6 +224,36 @@ def test_revive_keeps_the_tags(store: S3Store, server: Server, bucket: str) -> N
         assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == [{"Key": "kind", "Value": "log"}]
 
 
+def test_revive_without_some_metadata_keeps_all_else(either: ObjectStore) -> None:
+    attributes = Attributes("text/x-one", {"mtime": "1.5", "name": "é ☃", "writer": "w", "attemptid": "t"}, {})
+    old = either.put("k", Bytes(b"one"), attributes, expect=None)
+    put(either, "k", b"two")
+    newest, first = history(either, "k")
+    assert either.archive is not None
+    assert first.version.version_id is not None
+    without = {"writer", "attemptid", "never there"}
+    revived = either.archive.revive("k", first.version.version_id, expect=Version(newest.version.etag), without=without)
+    found = either.head("k")
+    assert (found.version, found.sha256) == (revived.version, old.sha256)
+    assert (found.content_type, dict(found.metadata)) == ("text/x-one", {"mtime": "1.5", "name": "é ☃"})
+    assert dict(revived.metadata) == dict(found.metadata)
+
+
+def test_revive_without_some_metadata_keeps_tags_and_headers(store: S3Store, server: Server, bucket: str) -> None:
+    with contextlib.closing(server.client()) as s3:
+        old = s3.put_object(
+            Bucket=bucket, Key="k", Body=b"one", Metadata={"writer": "w"}, Tagging="kind=log", ContentType="text/plain",
+            CacheControl="max-age=60", ContentDisposition="attachment", ContentLanguage="nb",
+        )  # fmt: skip
+        put(store, "k", b"two")
+        store.archive.revive("k", old["VersionId"], expect=store.head("k").version, without={"writer"})
+        found = s3.head_object(Bucket=bucket, Key="k")
+        assert (found["Metadata"], found["ContentType"]) == ({}, "text/plain")
+        assert (found["CacheControl"], found["ContentDisposition"]) == ("max-age=60", "attachment")
+        assert found["ContentLanguage"] == "nb"
+        assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == [{"Key": "kind", "Value": "log"}]
+
+
 def test_revive_replaces_only_what_was_expected(either: ObjectStore) -> None:
     first, second = put(either, "k", b"one", b"two")
     old = history(either, "k")[1].version.version_id
@@ -252,11 +282,12 @@ def test_reviving_the_newest_changes_nothing(either: ObjectStore) -> None:
 def test_a_big_one_is_revived_in_parts(store: S3Store, server: Server, bucket: str) -> None:
     data = bytes(range(256)) * (24 * 1024) + b"tail"  # a bit over 6 MiB
     small = S3Store(server.settings(bucket, copy_limit=5 * MIB))
-    old = small.put("k +é", Bytes(data), Attributes("text/x-one", {"a": "b"}, {"kind": "log"}), expect=None).version
+    first = small.put("k +é", Bytes(data), Attributes("text/x-one", {"a": "b", "c": "d"}, {"kind": "log"}), expect=None)
+    old = first.version
     newer = put(small, "k +é", b"new")[0]
     with pytest.raises(PreconditionFailed):
         small.archive.revive("k +é", str(old.version_id), expect=old)
-    revived = small.archive.revive("k +é", str(old.version_id), expect=newer)
+    revived = small.archive.revive("k +é", str(old.version_id), expect=newer, without={"c"})
     found = small.head("k +é")
     assert found.version == revived.version
     assert (found.content_type, dict(found.metadata)) == ("text/x-one", {"a": "b"})

@@ -166,7 +166,8 @@ def test_the_metadata_of_a_direct_put(store):
     assert abs(float(first.metadata["mtime"]) - before) < 60
     facts = {"mode": "33188", "sha256": hashlib.sha256(b"one").hexdigest(), "writer": "w1"}
     seed = {"sessionid": "s", "version": "1", "artifacttype": "dashboard", "createdat": first.metadata["createdat"]}
-    assert dict(first.metadata) == facts | seed | {"mtime": first.metadata["mtime"]}
+    own = {name: first.metadata[name] for name in ("mtime", "attemptid")}
+    assert dict(first.metadata) == facts | seed | own
     assert second.content_type == "text/x-special"
     assert (second.metadata["version"], second.metadata["createdat"]) == ("2", first.metadata["createdat"])
     assert {name.lower(): value for name, value in given.items()}.items() <= second.metadata.items()

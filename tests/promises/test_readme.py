@@ -129,7 +129,7 @@ def test_the_exit_codes_are_those_of_the_code():
 def test_what_an_object_carries_is_told():
     entry = _entry("main.tf", Kind.FILE)
     assert entry.stat is not None
-    carried = attributes.for_file(entry, entry.stat, "00", "w").metadata
+    carried = attributes.for_file(entry, entry.stat, "00", "w", "try").metadata
     assert [spans(row[0])[0] for row in table("metadata | holds", STORE)] == list(carried)
     assert all(f"`{rule}`" in IGNORE for rule in ignore.DEFAULTS)
 

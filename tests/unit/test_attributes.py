@@ -71,7 +71,7 @@ def test_artifact_types(path, kind):
 
 
 def test_the_metadata_of_a_file():
-    found = for_file(entry("artifacts/dashboard.yaml", puts=2), STAT, SHA, "journal")
+    found = for_file(entry("artifacts/dashboard.yaml", puts=2), STAT, SHA, "journal", "try")
     assert found.content_type == "application/yaml"
     assert found.tags == {}
     assert found.metadata == {
@@ -79,18 +79,19 @@ def test_the_metadata_of_a_file():
         "mode": str(stat.S_IFREG | 0o640),
         "sha256": SHA,
         "writer": "journal",
+        "attemptid": "try",
         "sessionid": "s1",
         "createdat": "2023-11-14T22:13:20Z",
         "version": "3",
         "artifacttype": "dashboard",
     }
-    assert for_file(entry("logs/a"), STAT, SHA, "journal").tags == {"kind": "log"}
-    assert "artifacttype" not in for_file(entry("a"), STAT, SHA, "journal").metadata
+    assert for_file(entry("logs/a"), STAT, SHA, "journal", "try").tags == {"kind": "log"}
+    assert "artifacttype" not in for_file(entry("a"), STAT, SHA, "journal", "try").metadata
 
 
 @given(st.text())
 def test_metadata_is_ascii_whatever_the_name_is(path):
-    assert all(value.isascii() for value in for_file(entry(path), STAT, SHA, "journal").metadata.values())
+    assert all(value.isascii() for value in for_file(entry(path), STAT, SHA, "journal", "try").metadata.values())
 
 
 @given(st.integers(-(2**62), 2**62))

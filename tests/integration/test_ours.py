@@ -1,0 +1,517 @@
+"""What counts as this host's own object (P9), and what a killed process leaves behind (P6, P8): evidence is what the
+journal says it tried, not metadata that a copy carries along."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from cachesync.address import parse
+from cachesync.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed
+from cachesync.files import Tree
+from cachesync.model import Attributes, Labels, ObjectInfo, Stored, Version
+from cachesync.rivals import Rivals
+from cachesync.store.base import ObjectStore
+from cachesync.store.s3 import S3Store
+from tests.bodies import Bytes
+from tests.flat_store import Crash, Fault, FlatStore
+from tests.life import Host, S
+
+PREFIX = f"sessions/{S}/"
+
+
+@pytest.fixture(params=["flat", "seaweed", "moto"])
+def store(request: pytest.FixtureRequest, bucket: str) -> Iterator[ObjectStore]:
+    """With versions."""
+    if request.param == "flat":
+        yield FlatStore()
+        return
+    server = request.getfixturevalue(request.param)
+    server.make_bucket(bucket)
+    with contextlib.closing(server.client()) as s3:
+        s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    with contextlib.closing(S3Store(server.settings(bucket))) as store:
+        yield store
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Callable[[str, ObjectStore], Host]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str, store: ObjectStore) -> Host:
+            host = Host(tmp_path / name, store)
+            stack.callback(host.stop)
+            return host
+
+        yield make
+
+
+def aws_put(store: ObjectStore, path: str, data: bytes) -> None:
+    """``aws s3 cp`` of a file."""
+    store.put(PREFIX + path, Bytes(data), Attributes("text/plain"), expect=version_of(store, path))
+
+
+def aws_cp(store: ObjectStore, source: str, target: str) -> None:
+    """``aws s3 cp`` inside the bucket: it carries the metadata along."""
+    found = store.head(PREFIX + source)
+    expect = version_of(store, target)
+    store.copy(found.key, PREFIX + target, None, source_version=found.version, expect=expect)
+
+
+def version_of(store: ObjectStore, path: str) -> Version | None:
+    with contextlib.suppress(ObjectNotFound):
+        return store.head(PREFIX + path).version
+    return None
+
+
+def aws_mv(store: ObjectStore, source: str, target: str) -> None:
+    aws_cp(store, source, target)
+    store.delete(PREFIX + source, expect=store.head(PREFIX + source).version)
+
+
+def bytes_of(store: ObjectStore, path: str) -> bytes:
+    return b"".join(store.get(PREFIX + path).chunks)
+
+
+def objects(store: ObjectStore) -> dict[str, bytes]:
+    paths = [info.key.removeprefix(PREFIX) for info in store.list(PREFIX)]
+    return {path: bytes_of(store, path) for path in paths if not path.startswith(".cachesync/")}
+
+
+def kept(host: Host) -> dict[str, bytes]:
+    """Flush, and what it kept beside: path to bytes."""
+    report = host.driven.flush(S)
+    assert report.stored, report
+    return {conflict.path: bytes_of(host.store, conflict.kept_as) for conflict in report.conflicts}
+
+
+# -- copies inside the bucket ------------------------------------------------------------------------------------------
+
+
+def test_p09_an_object_that_was_copied_onto_ours_is_kept(store, hosts):
+    a = hosts("a", store)
+    a.write("f", "one")
+    a.write("other", "two")
+    a.flush()
+    aws_cp(store, "other", "f")
+    a.write("f", "three")
+    assert kept(a) == {"f": b"two"}
+    assert bytes_of(store, "f") == b"three"
+
+
+def test_p09_an_evicted_object_that_was_moved_onto_ours_is_not_lost(store, hosts):
+    a = hosts("a", store)
+    a.write("f", "one")
+    a.write("g", "only in the store soon")
+    a.flush()
+    a.life.evict(S)
+    a.driven.engine.service.ondemand.bring(S, "f")
+    aws_mv(store, "g", "f")
+    a.write("f", "three")
+    assert kept(a) == {"f": b"only in the store soon"}
+    assert bytes_of(store, "f") == b"three"
+
+
+def test_p09_another_version_in_place_of_what_was_deleted_here_stays(store, hosts):
+    a = hosts("a", store)
+    a.write("f", "one")
+    a.write("g", "two")
+    a.flush()
+    aws_cp(store, "g", "f")
+    (a.session / "f").unlink()
+    report = a.driven.flush(S)
+    assert [conflict.path for conflict in report.conflicts] == ["f"]
+    assert bytes_of(store, "f") == b"two"
+
+
+def test_p09_a_version_of_ours_that_another_host_restored_is_kept(store, hosts):
+    a, b = hosts("a", store), hosts("b", store)
+    for text in ("first", "second"):
+        a.write("f", text)
+        a.flush()
+    b.driven.engine.service.artifacts.restore(parse(f"{S}/f"))
+    assert bytes_of(store, "f") == b"first"
+    a.write("f", "third")
+    assert kept(a) == {"f": b"first"}
+    assert bytes_of(store, "f") == b"third"
+
+
+def test_a_restored_version_names_no_writer_and_keeps_all_else(store, hosts):
+    a, b = hosts("a", store), hosts("b", store)
+    a.write("f", "first", mode=0o640)
+    a.flush()
+    first = store.head(PREFIX + "f").metadata
+    a.write("f", "second")
+    a.flush()
+    b.driven.engine.service.artifacts.restore(parse(f"{S}/f"))
+    restored = store.head(PREFIX + "f").metadata
+    assert {"writer", "attemptid"} <= first.keys()
+    assert dict(restored) == {name: text for name, text in first.items() if name not in {"writer", "attemptid"}}
+
+
+def test_p09_a_try_whose_answer_was_lost_is_another_writers_act_once_it_was_restored(hosts):
+    store = FlatStore()
+    a, b = hosts("a", store), hosts("b", store)
+    a.write("f", "first")
+    a.flush()
+    a.write("f", "tried")
+    a.driven.scan(S)
+    a.driven.clock.push(2)
+    store.faults["put"] = Fault.CRASH_AFTER
+    with pytest.raises(Crash):
+        a.driven.pump()
+    store.foreign_put(PREFIX + "f", b"another's")
+    b.driven.engine.service.artifacts.restore(parse(f"{S}/f"))
+    assert store.objects[PREFIX + "f"].data == b"tried"
+    a.crash()
+    a.write("f", "third")
+    assert kept(a) == {"f": b"tried"}
+
+
+def test_p09_an_old_put_of_ours_that_stands_there_again_is_kept_although_a_later_answer_was_lost(hosts):
+    """Of a file that is stored in pieces the entry stays dirty: what counts is the put, not the change."""
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("f", "part")
+    a.driven.scan(S)
+    entry = a.entry("f")
+    key = PREFIX + "f"
+    for number, data in enumerate((b"part", b"part and more")):
+        lives = a.journal.lives
+        facts = {"sha256": Bytes(data).sha256, "attemptid": lives.attempt(entry, key)}
+        expect = None if entry.stored is None else entry.stored.version
+        info = store.put(key, Bytes(data), Attributes("text/plain", facts), expect=expect)
+        assert Rivals(a.driven.engine.transfer._c).is_ours(entry, info), "no answer yet"
+        if number == 0:
+            stored = Stored(info.version, info.size, info.sha256, 0, 0o644, 1.0)
+            a.journal.work.confirm(entry, stored, read=None, complete=False)
+            entry = a.entry("f")
+            assert entry.dirty
+            first = info
+    aws = store.archive.revive(key, first.version.etag, expect=info.version)
+    assert not Rivals(a.driven.engine.transfer._c).is_ours(a.entry("f"), aws)
+    a.driven.clock.push(2)
+    a.write("f", "all of it")
+    assert kept(a) == {"f": b"part"}
+
+
+def test_p09_a_log_that_is_stored_in_pieces_over_an_evicted_one_keeps_that_one_and_no_piece(hosts):
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("log.jsonl", "evicted\n")
+    a.write("stays", "here")
+    a.flush()
+    a.life.evict(S)
+    a.session.mkdir(exist_ok=True)
+    with open(a.session / "log.jsonl", "a", buffering=1) as log:
+        for number in range(3):
+            log.write(f"{number} line\nand a half")
+            a.driven.scan(S)
+            for _ in range(2):
+                a.driven.clock.push(6)
+                a.driven.pump()
+            assert bytes_of(store, "log.jsonl").endswith(f"{number} line\n".encode())
+    copies = [data for path, data in objects(store).items() if ".conflict-" in path]
+    assert copies == [b"evicted\n"]
+
+
+def test_p09_a_file_over_one_that_went_with_its_directory_keeps_also_what_was_stored_of_that_without_an_answer(hosts):
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("f", "first")
+    a.flush()
+    a.write("f", "tried")
+    a.driven.scan(S)
+    a.driven.clock.push(2)
+    store.faults["put"] = Fault.CRASH_AFTER
+    with pytest.raises(Crash):
+        a.driven.pump()
+    shutil.rmtree(a.session)
+    a.crash()
+    a.driven.scan(S)
+    a.write("f", "made by somebody who saw nothing of it")
+    assert kept(a) == {"f": b"tried"}
+
+
+# -- clones ------------------------------------------------------------------------------------------------------------
+
+
+def clone(host: Host, root: Path) -> None:
+    """The root on a copy of its disk, block for block: what the journal knows of inodes is true there too."""
+    shutil.copytree(host.root, root)
+    journal = root / ".cachesync" / "journal.db"
+    with contextlib.closing(Tree(root)) as tree:
+        directory = tree.session_directory(S)
+    with contextlib.closing(sqlite3.connect(journal)) as db, db:
+        db.execute("UPDATE meta SET place = ?", (str(journal.stat().st_ino),))
+        db.execute("UPDATE session SET directory = ?", (directory,))
+        for path in (root / S).iterdir():
+            found = path.stat()
+            told = (found.st_ino, found.st_ctime_ns, path.name.encode())
+            db.execute("UPDATE entry SET inode = ?, ctime_ns = ? WHERE name = ?", told)
+
+
+def test_p09_clones_of_one_disk_keep_what_the_other_wrote(store, hosts, tmp_path):
+    a = hosts("a", store)
+    a.write("f", "before")
+    a.flush()
+    a.stop()
+    clone(a, tmp_path / "b")
+    a.start()
+    b = hosts("b", store)
+    assert a.journal.id == b.journal.id
+    a.write("f", "a's")
+    a.flush()
+    b.write("f", "b's")
+    assert kept(b) == {"f": b"a's"}
+    assert bytes_of(store, "f") == b"b's"
+    a.write("f", "a's again")
+    assert kept(a) == {"f": b"b's"}
+
+
+def test_p09_a_clone_of_a_disk_that_is_in_use_keeps_what_was_written_since(store, hosts, tmp_path):
+    """Both know the life under which the first one goes on."""
+    a = hosts("a", store)
+    a.write("f", "before")
+    a.flush()
+    clone(a, tmp_path / "b")
+    b = hosts("b", store)
+    assert a.journal.id == b.journal.id
+    a.write("f", "a's")
+    a.flush()
+    for text in ("b's", "b's again"):
+        b.write("f", text)
+        b.driven.scan(S)
+    assert kept(b) == {"f": b"a's"}
+
+
+def test_p09_a_lost_answer_of_a_life_before_this_one_is_no_conflict(hosts):
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("f", "first")
+    a.flush()
+    a.write("f", "second")
+    a.driven.scan(S)
+    a.driven.clock.push(2)
+    store.faults["put"] = Fault.CRASH_AFTER
+    with pytest.raises(Crash):
+        a.driven.pump()
+    assert store.objects[PREFIX + "f"].data == b"second"
+    for _ in range(3):
+        a.crash()
+    a.write("f", "third")
+    assert kept(a) == {}
+    assert objects(store) == {"f": b"third"}
+
+
+# -- a version that is seen --------------------------------------------------------------------------------------------
+
+
+def test_p03_a_file_that_is_written_as_it_was_is_not_stored_where_another_version_stands(store, hosts):
+    """B4: the receipt lists what the store has."""
+    a = hosts("a", store)
+    a.write("f", "as it was")
+    a.flush()
+    aws_put(store, "f", b"another's")
+    a.write("f", "as it was")
+    report = a.driven.flush(S, receipt=True)
+    assert report.stored
+    (conflict,) = report.conflicts
+    assert (bytes_of(store, "f"), bytes_of(store, conflict.kept_as)) == (b"as it was", b"another's")
+    for line in report.entries:
+        assert (line.version, line.sha256) == (store.head(line.key).version.etag, store.head(line.key).sha256)
+
+
+def test_p03_the_same_bytes_by_another_writer_are_taken_as_they_are(store, hosts):
+    a = hosts("a", store)
+    a.write("f", "as it was")
+    a.flush()
+    for data in (b"another's", b"as it was"):
+        aws_put(store, "f", data)
+    a.write("f", "as it was")
+    assert kept(a) == {}
+    report = a.driven.flush(S, receipt=True)
+    assert [line.version for line in report.entries] == [store.head(PREFIX + "f").version.etag]
+
+
+def test_p09_a_file_of_which_only_the_links_changed_does_not_replace_a_newer_version(store, hosts):
+    """Nobody wrote to it: it is older than what another host stored. The receipt lists that."""
+    a = hosts("a", store)
+    a.write("f", "older")
+    a.flush()
+    aws_put(store, "f", b"newer")
+    os.link(a.session / "f", a.root / "link")  # outside of the session: its inode is changed
+    assert kept(a) == {}
+    assert bytes_of(store, "f") == b"newer"
+    report = a.driven.flush(S, receipt=True)
+    assert [(line.version, line.sha256) for line in report.entries] == [
+        (store.head(PREFIX + "f").version.etag, Bytes(b"newer").sha256)
+    ]
+    assert (a.session / "f").read_text() == "older"
+
+
+def test_p09_a_refusal_without_another_writer_is_no_conflict_also_of_an_object_of_an_older_version(hosts):
+    """0.1.0 named no tries."""
+    store = Refusing()
+    a = hosts("a", store)
+    for path in ("f", "g"):
+        a.write(path, "first")
+    a.flush()
+    for key, held in store.objects.items():
+        held.info.metadata.pop("attemptid", None)  # type: ignore[attr-defined]
+        assert "attemptid" not in store.head(key).metadata
+    store.refused = {"put", "delete"}
+    a.write("f", "second")
+    (a.session / "g").unlink()
+    assert kept(a) == {}
+    assert not store.refused
+    assert objects(store) == {"f": b"second"}
+
+
+class Refusing(FlatStore):
+    """Refuses each verb in ``refused`` once, as if something else stood there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: set[str] = set()
+
+    def _expect(self, verb: str, key: str, expect: Any) -> None:
+        if verb in self.refused and not key.endswith("manifest.json"):
+            self.refused.remove(verb)
+            raise PreconditionFailed(verb, key)
+        super()._expect(verb, key, expect)
+
+
+def test_new_labels_are_stored_where_another_writer_put_the_same_bytes(hosts):
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("f", "bytes")
+    a.flush()
+    a.journal.entries.label(S, "f", Labels("text/x-one", {"reviewed-by": "Ann"}), a.driven.clock())
+    store.foreign_put(PREFIX + "f", b"bytes")
+    assert kept(a) == {}
+    info = store.head(PREFIX + "f")
+    assert (info.content_type, info.metadata["reviewed-by"]) == ("text/x-one", "Ann")
+
+
+# -- ownership ends at eviction ----------------------------------------------------------------------------------------
+
+
+def test_p11_what_another_host_stored_of_a_closed_session_is_read(store, hosts):
+    """C3."""
+    a, b = hosts("a", store), hosts("b", store)
+    a.write("f", "older")
+    assert a.close_session().closed
+    read = a.driven.engine.service.artifacts.read
+    with read(parse(f"{S}/f")) as reading:
+        assert b"".join(reading.chunks()) == b"older"
+    assert b.life.open(S).exit_code == 0
+    b.write("f", "newer, and longer")
+    b.flush()
+    a.driven.clock.push(11)
+    with read(parse(f"{S}/f")) as reading:
+        assert b"".join(reading.chunks()) == b"newer, and longer"
+
+
+# -- what a killed process sent ----------------------------------------------------------------------------------------
+
+
+class Late(FlatStore):
+    """The process dies as it sends ``dies_at``, and the request comes to the store after ``looks`` more questions for
+    that key (None: never)."""
+
+    def __init__(self, looks: int | None) -> None:
+        super().__init__()
+        self.dies_at = ""
+        self.looks = looks
+        self._on_its_way: Callable[[], object] | None = None
+        self._late = ""
+
+    def put(self, key: str, *args: Any, **options: Any) -> ObjectInfo:
+        if key == self.dies_at:
+            self.dies_at = ""
+            self._on_its_way = lambda: super(Late, self).put(key, *args, **options)
+            self._late = key
+            raise Crash
+        return super().put(key, *args, **options)
+
+    def head(self, key: str) -> ObjectInfo:
+        try:
+            return super().head(key)
+        finally:
+            if self._on_its_way is not None and key == self._late and self.looks is not None:
+                self.looks -= 1
+                land = self._on_its_way
+                if self.looks == 0:
+                    self._on_its_way = None
+                    land()
+
+
+@pytest.mark.parametrize("gone", ["deleted", "renamed"])
+def test_p06_a_put_that_lands_after_its_process_was_killed_leaves_no_object_of_a_name_that_is_gone(hosts, gone):
+    """D9: the file is gone by then, and the store said that it has nothing of it a moment before."""
+    store = Late(looks=1)
+    a = hosts("a", store)
+    a.write("stays", "here")
+    a.flush()
+    place = a.write("f", "never confirmed")
+    store.dies_at = PREFIX + "f"
+    with pytest.raises(Crash):
+        a.driven.flush(S)
+    a.crash()
+    place.unlink() if gone == "deleted" else place.rename(a.session / "g")
+    a.flush()
+    assert store._on_its_way is None, "it landed"
+    expected = {"stays": b"here"} | ({} if gone == "deleted" else {"g": b"never confirmed"})
+    assert objects(store) == expected
+    assert a.entry("f") is None
+
+
+def test_p06_what_a_killed_process_may_have_sent_is_waited_for_only_so_long(hosts):
+    store = Late(looks=None)
+    a = hosts("a", store)
+    place = a.write("f", "never confirmed")
+    store.dies_at = PREFIX + "f"
+    with pytest.raises(Crash):
+        a.driven.flush(S)
+    a.crash()
+    place.unlink()
+    a.write("stays", "here")
+    before, requests = a.driven.clock(), store.requests
+    a.flush()
+    assert 2 < a.driven.clock() - before < 10, "in the engine's time"
+    assert a.entry("f") is None
+    assert store.requests - requests < 12, "and nobody asks all the time"
+    a.driven.clock.push(100)
+    place = a.write("g", "deleted before it is tried in this life")
+    a.driven.scan(S)
+    place.unlink()
+    before = a.driven.clock()
+    a.flush()
+    assert a.driven.clock() - before < 2, "of what nobody has sent nothing lands"
+
+
+def test_p06_a_file_whose_confirmation_the_journal_did_not_take_is_looked_for_when_it_is_deleted(hosts):
+    """D9: the journal's disk was full."""
+    store = FlatStore()
+    a = hosts("a", store)
+    a.write("stays", "here")
+    a.flush()
+    place = a.write("f", "stored")
+    a.driven.scan(S)
+    a.driven.clock.push(2)
+    full = JournalUnavailable("write the journal", "journal.db", "database or disk is full")
+    with mock.patch.object(a.journal.work, "confirm", side_effect=full):
+        assert a.driven.one()
+    assert store.objects[PREFIX + "f"].data == b"stored"
+    place.unlink()
+    a.flush()
+    assert objects(store) == {"stays": b"here"}
