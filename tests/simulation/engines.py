@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from cachesync.errors import CacheSyncError, JournalDamaged, JournalUnavailable
 from tests.flat_store import Crash
+from tests.simulation.barrier import Barrier
 from tests.simulation.host import PREFIX, SESSION, SimulatedHost, VirtualTime
 from tests.simulation.invariants import Ledger, check
 from tests.simulation.schedule import Step
@@ -23,6 +25,16 @@ _LOOKING = ("_run_scan", "_run_flush", "_run_open", "_run_lazy", "_run_evict", "
 """What sees all that programs did."""
 
 
+@dataclass(slots=True)
+class Trap:
+    """What happens at a point of an engine's work that is ``left`` points away: all of ``inner`` at once, or, with a
+    ``stride``, one step of it at each so many points. Without steps the engine is killed there."""
+
+    left: int
+    inner: Step | None
+    stride: int | None = None
+
+
 class Engines:
     """The engines of a world. ``_busy`` are the hosts whose engine is at work, the innermost last; ``_asking`` says
     that it waits for the store."""
@@ -33,8 +45,10 @@ class Engines:
     ledger: Ledger
     _busy: list[int]
     _asking: bool
-    _traps: dict[tuple[int, str, bool], tuple[int, Step | None]]
+    _traps: dict[tuple[int, str, bool], Trap]
     _programs: dict[str, Program]
+    _barriers: list[Barrier]
+    _depth: int
 
     def engine(self, number: int, run: Callable[..., Any], *args: Any) -> Any:
         """Let a host's engine work; a crash in that ends its process."""
@@ -89,8 +103,14 @@ class Engines:
             waits = waits or engine.lifecycle._turns.setdefault(SESSION, threading.Lock()).locked()
         if not waits:
             believing = set(self.ledger.believing)
-            with contextlib.suppress(CacheSyncError):
+            self._depth += 1
+            try:
                 run(host, *args)
+            except CacheSyncError:
+                pass
+            finally:
+                self._depth -= 1
+                self._witness(host)
             self.ledger.believing = believing
 
     @staticmethod
@@ -101,6 +121,30 @@ class Engines:
         """What a program has open there that only the engine could take away now."""
         program = self._programs.get(host.name)
         return program.held() if program is not None and not self._traps else []
+
+    @contextlib.contextmanager
+    def _flushing(self, host: SimulatedHost) -> Iterator[Barrier]:
+        """While a flush is under way all that happens to the session's files is noted."""
+        barrier = Barrier(host, self._depth, self.store.tick())
+        barrier.see(host.snapshot())
+        self._barriers.append(barrier)
+        try:
+            yield barrier
+        finally:
+            self._barriers.remove(barrier)
+
+    def _witness(self, host: SimulatedHost, *, program: bool = True) -> None:
+        """Something happened to a session's files: flushes that are under way have to know."""
+        if concerned := [barrier for barrier in self._barriers if barrier.host is host]:
+            now = host.snapshot()
+            for barrier in concerned:
+                barrier.see(now, program=program)
+
+    def _looks(self, host: SimulatedHost) -> None:
+        """An engine looks at a whole session, or uploads: a flush that runs it knows what happened until now."""
+        for barrier in self._barriers:
+            if barrier.host is host and barrier.depth == self._depth:
+                barrier.looked()
 
     def _run_notice(self, host: SimulatedHost, share: float) -> None:
         hints, host.hints = host.hints, {}
@@ -121,13 +165,22 @@ class Engines:
 
     def _run_flush(self, host: SimulatedHost, confirm: bool, timeout: float = 60.0) -> Any:  # noqa: FBT001
         assert host.driven is not None
-        before = host.files()
         self.ledger.believing.add(host.name)
         timeout = 3.0 if self.store.down else timeout
-        report = host.driven.engine.service.flush(SESSION, timeout=timeout, confirm_deletes=confirm)
+        with self._flushing(host) as barrier:
+            report = host.driven.engine.service.flush(SESSION, timeout=timeout, confirm_deletes=confirm)
         if report.stored:
-            self.ledger.flush_said_stored(host, before, report)
+            self.ledger.said_stored(barrier, report)
         return report
+
+    def _run_drain(self, host: SimulatedHost) -> None:
+        """SIGTERM: store what is left, say what is not, and end."""
+        assert host.driven is not None
+        with self._flushing(host) as barrier, contextlib.suppress(CacheSyncError):
+            report = host.driven.engine.service.drain(SESSION, timeout=3.0 if self.store.down else 25.0)
+            if report.stored:
+                self.ledger.said_stored(barrier, report)
+        host.stop()
 
     def _run_open(self, host: SimulatedHost) -> Any:
         return host.driven.engine.lifecycle.open(SESSION)  # type: ignore[union-attr]
@@ -142,13 +195,14 @@ class Engines:
             self._left(host)
 
     def _run_close(self, host: SimulatedHost, keep: bool) -> Any:  # noqa: FBT001
-        before = host.files()
+        assert host.driven is not None
         self.ledger.believing.add(host.name)
         try:
             timeout = 3.0 if self.store.down else 60.0
-            report = host.driven.engine.lifecycle.close(SESSION, keep=keep, timeout=timeout)  # type: ignore[union-attr]
+            with self._flushing(host) as barrier:
+                report = host.driven.engine.lifecycle.close(SESSION, keep=keep, timeout=timeout)
             if report.closed and keep:
-                self.ledger.flush_said_stored(host, before, report.flush)
+                self.ledger.said_stored(barrier, report.flush)
             return report
         finally:
             self._left(host)

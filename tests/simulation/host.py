@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -183,12 +184,13 @@ class SimulatedHost:
         self.root = folder / name
         self.session = self.root / SESSION
         self.away = folder / f"{name}-away"
+        self.volumes = folder / f"{name}-volumes"
         self.clock = HostClock(time)
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0
         self.hints: dict[str, Hint] = {}
-        self.look: Callable[[], None] = lambda: None
+        self.look: Callable[[str, tuple[Any, ...]], None] = lambda *_: None
         self.write: Callable[[], None] = lambda: None
         self.committed: Callable[[], None] = lambda: None
         self._store = store
@@ -225,7 +227,7 @@ class SimulatedHost:
     def _hook(self, driven: Driven) -> None:
         tree, database = driven.engine.tree, driven.engine.journal._ledger.db
         for verb in ("lstat", "open", "listing", "session_directory"):
-            setattr(tree, verb, self._looking(getattr(tree, verb)))
+            setattr(tree, verb, self._looking(verb, getattr(tree, verb)))
         write = database.write
 
         @contextlib.contextmanager
@@ -239,9 +241,9 @@ class SimulatedHost:
 
         database.write = hooked  # type: ignore[method-assign]
 
-    def _looking(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _looking(self, verb: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def hooked(*args: Any, **options: Any) -> Any:
-            self.look()
+            self.look(verb, args)
             return call(*args, **options)
 
         return hooked
@@ -269,10 +271,12 @@ class SimulatedHost:
             names = ("journal.db", "journal.db-wal")
             self._remembered = {name: (state / name).read_bytes() for name in names if (state / name).exists()}
 
-    def lose_power(self) -> None:
-        """The last commits that were not durable are gone."""
+    def lose_power(self, *, commits: bool = True) -> None:
+        """The last ``commits`` that were not durable are gone."""
         self.die()
         self._boots += 1
+        if not commits:
+            self._remembered = None
         if self._remembered is not None:
             state = self.root / ".cachesync"
             for name in ("journal.db-wal", "journal.db-shm"):
@@ -293,14 +297,22 @@ class SimulatedHost:
         """The session's files as they stand."""
         return files_of(self.session)
 
+    def snapshot(self) -> Snapshot:
+        """The session's files as they stand, with which file each name is."""
+        found: Snapshot = {}
+        _collect(str(self.session), "", found)
+        return found
+
     def files_away(self) -> dict[str, bytes]:
         """Those of the session's directory that was moved away."""
         return files_of(self.away)
 
     def everything(self) -> set[bytes]:
-        """The bytes of every file that the host has anywhere: in the session, moved away, on its way in or out."""
+        """The bytes of every file that the host has anywhere: in the session, moved away, on a volume, on its way in or
+        out."""
         staging = self.root / ".cachesync" / "staging"
-        return {data for folder in (self.session, self.away, staging) for data in files_of(folder).values()}
+        folders = (self.session, self.away, self.volumes, staging)
+        return {data for folder in folders for data in files_of(folder).values()}
 
     def entry(self, path: str) -> Any:
         """The journal's row, if a process is there to ask."""
@@ -317,14 +329,27 @@ class SimulatedHost:
         self.driven.engine.service.artifacts.remove(parse(f"{SESSION}/{path}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file at one instant. ``file`` is its inode: which file it is, whatever its name."""
+
+    file: int
+    data: bytes
+    mtime_ns: int
+    mode: int
+
+
+Snapshot = dict[str, Seen]
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Files below a folder, by path; links are none."""
-    found: dict[str, bytes] = {}
+    found: Snapshot = {}
     _collect(str(folder), "", found)
-    return found
+    return {path: seen.data for path, seen in found.items()}
 
 
-def _collect(folder: str, prefix: str, found: dict[str, bytes]) -> None:
+def _collect(folder: str, prefix: str, found: Snapshot) -> None:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -334,4 +359,6 @@ def _collect(folder: str, prefix: str, found: dict[str, bytes]) -> None:
             _collect(entry.path, f"{prefix}{entry.name}/", found)
         elif entry.is_file(follow_symlinks=False):
             with open(entry.path, "rb") as file:
-                found[prefix + entry.name] = file.read()
+                data = file.read()
+            s = entry.stat(follow_symlinks=False)
+            found[prefix + entry.name] = Seen(s.st_ino, data, s.st_mtime_ns, s.st_mode & 0o7777)

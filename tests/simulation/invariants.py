@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
-from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost
+from tests.simulation.barrier import Barrier
+from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost, Snapshot
 from tests.simulation.store import SimulatedStore
 
 EPSILON = 0.01
@@ -59,6 +60,10 @@ class Ledger:
         self.forgetful: set[str] = set()
         """Hosts whose journal has lost something."""
         self.believing: set[str] = set()
+        self.changed_at: dict[tuple[str, str], int] = {}
+        """By host and path: the event at which a program last changed the file that stands there."""
+        self.reverted: dict[tuple[str, str], bytes] = {}
+        """By host and path: the bytes that a file has lost with the power."""
         self.asked: dict[str, str] = {}
         """Paths that are put or removed by name right now, and on which host."""
 
@@ -155,32 +160,71 @@ class Ledger:
 
     # -- what an answer says -------------------------------------------------------------------------------------------
 
-    def flush_said_stored(self, host: SimulatedHost, before: dict[str, bytes], report: FlushReport) -> None:
-        """P1, P3: all that stood there when it began, and still does, is stored, and listed."""
+    def changed(self, host: SimulatedHost, before: Snapshot, after: Snapshot) -> None:
+        """A program changed these files: their bytes, their times or their names."""
+        for path, seen in after.items():
+            if before.get(path) != seen:
+                self.changed_at[host.name, path] = self.store.tick()
+        for name, path in list(self.reverted):
+            if name == host.name and before.get(path) != after.get(path):
+                self.give_up([self.reverted.pop((name, path))])
+
+    def cut_off(self, host: SimulatedHost, gone: set[bytes], reverted: Mapping[str, bytes]) -> None:
+        """The power went. Bytes in ``gone`` left the disk: those that were nowhere else are lost rightly. A program that
+        changes a file in ``reverted`` gives up the bytes that this file lost."""
+        stored = {held.data for held in self.store.objects.values()}
+        self.give_up(gone - stored)
+        self.forgetful.add(host.name)
+        self.must_go[host.name].clear()
+        for path, data in reverted.items():
+            self.reverted[host.name, path] = data
+
+    def covered(self, host: SimulatedHost, folder: str) -> None:
+        """A volume came or went: what a program removed below it is not known to have been removed."""
+        self.must_go[host.name] = {path for path in self.must_go[host.name] if not path.startswith(f"{folder}/")}
+        self.forgetful.add(host.name)
+
+    def said_stored(self, barrier: Barrier, report: FlushReport) -> None:
+        """P1, P3: all that stood there when it began is stored under the name that it has now, and listed; unless a
+        program deleted or rewrote it since (see barrier.py)."""
+        host = barrier.host
         here = host.files()
-        ignored = {skipped.path for skipped in report.skipped} | _ignored_meanwhile(before, here)
+        ignored = {skipped.path for skipped in report.skipped} | _ignored_meanwhile(barrier.instants)
         check(report.manifest == MANIFEST, "P3", "stored, and no manifest is named")
         listed = self.listed()
-        for path, data in before.items():
-            if here.get(path) != data or _is_left_out(path, ignored):
-                continue
+
+        def holds(path: str, data: bytes, named: bool) -> str | None:  # noqa: FBT001
+            if _is_left_out(path, ignored):
+                return None
             key = PREFIX + path
-            held = self.store.objects.get(key)
-            another = self.store.last_writer(key) != host.name
+            held, another = self.store.objects.get(key), self.is_anothers(host, path)
             if held is None or held.data != data:
-                check(another, "P3", f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}")
-                check(data in self.store.versions(key), "P3", f"{path}: {data!r} was never stored there")
-                continue
-            row = listed.get((path, "file"))
-            check(row is not None or another, "P3", f"{path} is stored, and the manifest does not list it")
-            if row is not None and not another and not self.store.was_stale:
-                check(row["sha256"] == sha(data), "P3", f"the manifest lists other bytes of {path}")
+                if not another:
+                    return f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}"
+                return None if data in self.store.versions(key) else f"{path}: {data!r} was never stored there"
+            if named and not another and (path, "file") not in listed:
+                return f"{path} is stored, and the manifest does not list it"
+            return None
+
+        fault = barrier.fault(holds)
+        check(fault is None, "P3", fault or "")
+        for path, seen in barrier.unchanged().items():
+            row, held = listed.get((path, "file")), self.store.objects.get(PREFIX + path)
+            same = held is not None and held.data == seen.data and not self.is_anothers(host, path)
+            if row is not None and same and not self.store.was_stale:
+                check(row["sha256"] == sha(seen.data), "P3", f"the manifest lists other bytes of {path}")
         for path in self.must_go[host.name] - here.keys():
             if _is_left_out(path, ignored):
                 continue
             stands = self.store.last_writer(PREFIX + path) == host.name and PREFIX + path in self.store.objects
             check(not stands, "P8", f"{path} was deleted on {host.name} and flushed, and its object is there")
         self.must_go[host.name].clear()
+
+    def is_anothers(self, host: SimulatedHost, path: str) -> bool:
+        """Whether another writer changed the object after the last change of the file there."""
+        key = PREFIX + path
+        later = self.store.changed_at.get(key, 0) > self.changed_at.get((host.name, path), 0)
+        return later and self.store.last_writer(key) != host.name
 
     def listed(self) -> dict[tuple[str, str], Any]:
         """The rows of the manifest in the store."""
@@ -248,13 +292,15 @@ def _has_work(entry: Any) -> bool:
     return bool(entry.dirty and (entry.kind is Kind.FILE or entry.stored is not None))
 
 
-def _ignored_meanwhile(before: dict[str, bytes], here: dict[str, bytes]) -> set[str]:
-    """What a program said while it was flushed that is not to be stored."""
-    now = here.get(FILE_NAME, b"")
-    if before.get(FILE_NAME, b"") == now:
-        return set()
-    rules = IgnoreRules(SESSION, session_text=now.decode())
-    return {path for path in here if rules.reason(path, is_dir=False)}
+def _ignored_meanwhile(instants: Sequence[Snapshot]) -> set[str]:
+    """What was not to be stored at any time of a flush, by the rules that a program gave."""
+    texts = {instant[FILE_NAME].data for instant in instants if FILE_NAME in instant}
+    paths = {path for instant in instants for path in instant} if any(texts) else set[str]()
+    found = set[str]()
+    for text in texts if paths else ():
+        rules = IgnoreRules(SESSION, session_text=text.decode())
+        found |= {path for path in paths if rules.reason(path, is_dir=False)}
+    return found
 
 
 def _is_left_out(path: str, ignored: set[str]) -> bool:

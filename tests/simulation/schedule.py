@@ -16,7 +16,8 @@ HOSTS = 2
 @dataclass(frozen=True, slots=True)
 class Step:
     """One thing that somebody does on host ``host``. ``inner`` is what happens in the middle of a later step of the
-    engine (verb "trap"); without it the engine is killed there. Of what happens there it is what happens next."""
+    engine (verb "trap"; with "storm" one after the other, each a few points later); without it the engine is killed
+    there. Of what happens there it is what happens next."""
 
     verb: str
     host: int = 0
@@ -115,6 +116,7 @@ ENGINE: dict[str, tuple[float, Make]] = {
     "scan": (4, _none),
     "pump": (8, _some(1, 2, 50)),
     "flush": (5, _some(True, False, False)),
+    "drain": (0.5, _none),
 }
 
 LIFE: dict[str, tuple[float, Make]] = {
@@ -136,11 +138,21 @@ WORLD: dict[str, tuple[float, Make]] = {
     "foreign_delete": (1, _path),
 }
 
+LOST = ("names", "zeros", "empty", "old")
+"""What a disk has lost of what was last written: the names, or the bytes, of which there are zeros, none or the ones
+before."""
+
+MOUNTS: dict[str, tuple[float, Make]] = {
+    "mount": (2, _folder),
+    "unmount": (2, _folder),
+}
+
 DEATH: dict[str, tuple[float, Make]] = {
     "crash": (3, _none),
     "stop": (1, _none),
     "remember": (1, _none),
     "power_loss": (2, _none),
+    "power_cut": (3, lambda rng, _: (rng.choice(LOST), rng.choice((0, 0, 1, 2, 3)), rng.random() < 0.7)),
     "lose_journal": (1, _none),
 }
 
@@ -151,6 +163,8 @@ INSIDE = (
     "flip",
     "replace",
     "rename",
+    "rename",
+    "rename_folder",
     "unlink",
     "rmtree",
     "foreign_put",
@@ -164,6 +178,10 @@ BESIDE = ("notice", "notice", "scan", "pump", "flush", "evict")
 """What other threads of the same process do while one waits for the store."""
 
 
+MOVES = ("rename", "rename", "rename_folder", "rename_folder", "write", "unlink", "append")
+"""What programs do while a flush waits."""
+
+
 def generate(seed: int) -> Schedule:
     """The schedule of a seed. Each has an emphasis of its own: a mixture of everything seldom gets anywhere."""
     rng = random.Random(seed)
@@ -172,8 +190,11 @@ def generate(seed: int) -> Schedule:
     traps = rng.choice((0.0, 0.08, 0.25))
     second = rng.choice((0.0, 0.15, 0.5))
     steps = [_step(rng, USER, "write", 0, number) for number in range(rng.randrange(1, 4))]
+    scenes = rng.sample(list(SCENES), rng.choice((0, 1, 1, 2)))
     for number in range(len(steps), len(steps) + rng.randrange(4, 20)):
         host = int(rng.random() < second)
+        if scenes and rng.random() < 0.15:
+            steps += SCENES[rng.choice(scenes)](rng, host, number)
         if rng.random() < traps:
             steps.append(_trap(rng, host, number, _recent(steps)))
         steps.append(_step(rng, verbs, rng.choices(names, weights)[0], host, number))
@@ -194,7 +215,15 @@ def _recent(steps: Sequence[Step]) -> str:
 
 def _mixture(rng: random.Random) -> dict[str, tuple[float, Make]]:
     mixture: dict[str, tuple[float, Make]] = {}
-    for table, chance in ((USER, 1.0), (ENGINE, 1.0), (WORLD, 0.8), (LIFE, 0.6), (ABSENCE, 0.3), (DEATH, 0.5)):
+    for table, chance in (
+        (USER, 1.0),
+        (ENGINE, 1.0),
+        (WORLD, 0.8),
+        (LIFE, 0.6),
+        (ABSENCE, 0.3),
+        (DEATH, 0.5),
+        (MOUNTS, 0.1),
+    ):
         if rng.random() < chance:
             scale = rng.choice((0.4, 1.0, 2.0))
             for verb, (weight, make) in table.items():
@@ -222,6 +251,72 @@ def _trap(rng: random.Random, host: int, number: int, recent: str) -> Step:
     return Step("trap", host, args, _step(rng, USER | WORLD, verb, host, number + 500))
 
 
+def _moved_while_flushed(rng: random.Random, host: int, number: int) -> list[Step]:
+    """Names change while a flush waits, of files that were stored and of new ones."""
+    steps = [_step(rng, USER, "write", host, number + at) for at in range(rng.randrange(1, 4))]
+    if rng.random() < 0.3:
+        steps.append(Step("flush", host, (False,)))
+        steps.append(_step(rng, USER, rng.choice(("write", "append", "touch")), host, number + 4))
+    moves = [_step(rng, USER, rng.choice(MOVES), host, number + 520 + at) for at in range(rng.choice((1, 1, 2, 4, 8)))]
+    if rng.random() < 0.2:
+        moves = [step for move in moves for step in (move, Step("notice", host, (1.0,)))]
+    point, before = rng.choice(("request", "request", "listing", "look", "journal")), rng.random() < 0.7
+    first = rng.randrange(4) if point == "listing" else min(30, int(rng.expovariate(0.15)))
+    if rng.random() < 0.5:
+        steps.append(Step("trap", host, (point, first, before), _chain(moves)))
+    else:
+        steps.append(Step("storm", host, (point, first, before, rng.choice((0, 1, 3))), _chain(moves)))
+    if rng.random() < 0.3:
+        steps.append(Step("fault", host, (rng.randrange(4), "refused")))
+    return [*steps, rng.choice((Step("flush", host, (False,)), Step("close", host, (True,)), Step("drain", host)))]
+
+
+def _cut_off(rng: random.Random, host: int, number: int) -> list[Step]:
+    """The power goes shortly after a flush; the disk comes back without all that was written."""
+    steps = [_step(rng, USER, "write", host, number + at) for at in range(rng.randrange(1, 4))]
+    steps.append(Step("flush", host, (False,)))
+    verbs = [rng.choice(("write", "flip", "append", "unlink", "rename")) for _ in range(rng.randrange(3))]
+    steps += [_step(rng, USER, verb, host, number + 4 + at) for at, verb in enumerate(verbs)]
+    if rng.random() < 0.4:
+        steps.append(rng.choice((Step("flush", host, (False,)), Step("evict", host), Step("pump", host, (2,)))))
+    return [*steps, _step(rng, DEATH, "power_cut", host, number), *_found_out(rng, host)]
+
+
+def _found_out(rng: random.Random, host: int) -> list[Step]:
+    """The engine sees what became of the disk, and does what it thinks is right."""
+    looks = rng.choice((Step("scan", host), Step("flush", host, (False,)), Step("notice", host, (1.0,))))
+    return [looks, Step("time", 0, (rng.choice((2.5, 7.0, 100.0)),)), Step("pump", host, (2,))]
+
+
+def _covered(rng: random.Random, host: int, number: int) -> list[Step]:
+    """A volume comes and goes below the session."""
+    folder = rng.choice(FOLDERS)
+    steps = [_step(rng, USER, "write", host, number)]
+    steps += [Step("mkdir", host, (folder,))] if rng.random() < 0.7 else []
+    steps += [Step("flush", host, (False,))] if rng.random() < 0.5 else []
+    steps.append(Step("mount", host, (folder,)))
+    steps += [replace(_step(rng, USER, "write", host, number + 1), args=(f"{folder}/a", f"{number:03d} there"))]
+    steps += _found_out(rng, host) if rng.random() < 0.6 else [Step("flush", host, (False,))]
+    steps += [rng.choice((Step("stop", host), Step("crash", host)))] if rng.random() < 0.3 else []
+    return [*steps, Step("unmount", host, (folder,)), *_found_out(rng, host)]
+
+
+SCENES: dict[str, Callable[[random.Random, int, int], list[Step]]] = {
+    "moved while flushed": _moved_while_flushed,
+    "cut off": _cut_off,
+    "covered": _covered,
+}
+"""What seldom comes about by itself: things that happen in one order."""
+
+
+def _chain(steps: Sequence[Step]) -> Step | None:
+    """Steps that follow each other in the middle of something."""
+    first: Step | None = None
+    for step in reversed(steps):
+        first = replace(step, inner=first)
+    return first
+
+
 def _meanwhile(rng: random.Random, host: int, number: int, recent: str) -> Step | None:
     """Several things in a row while a request is under way: of programs, mostly with one file, and of other threads of
     the process, which mostly notice that at once."""
@@ -238,7 +333,4 @@ def _meanwhile(rng: random.Random, host: int, number: int, recent: str) -> Step 
             steps.append(_step(rng, ENGINE | LIFE, rng.choice(BESIDE), host, number))
     if rng.random() < 0.3:
         steps.append(Step("flush", host, (False,)))
-    first: Step | None = None
-    for step in reversed(steps):
-        first = replace(step, inner=first)
-    return first
+    return _chain(steps)

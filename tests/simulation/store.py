@@ -18,14 +18,23 @@ class SimulatedStore(FlatStore):
     def __init__(self) -> None:
         super().__init__()
         self.acting = "us"
-        self.before: Callable[[], None] = lambda: None
+        self.before: Callable[[str, str], None] = lambda *_: None
         self.after: Callable[[], None] = lambda: None
         self.seen: Callable[[str, Held], None] = lambda *_: None
         """Called when an object was asked for, with its key and what it is."""
+        self.events = 0
+        """Counts what happens in the world, so that it is known what came first."""
+        self.changed_at: dict[str, int] = {}
+        """The event at which a key was last changed."""
         self.stale: dict[str, Held] = {}
         self.stale_left = 0
         self.was_stale = False
         """An old listing was given: what it says of versions may be listed in a manifest until the next one."""
+
+    def tick(self) -> int:
+        """Number the next event."""
+        self.events += 1
+        return self.events
 
     def head(self, key: str) -> ObjectInfo:
         info = super().head(key)
@@ -60,7 +69,7 @@ class SimulatedStore(FlatStore):
         return self.deleted_by.get(key) if held is None else held.writer
 
     def _begin(self, verb: str, key: str) -> Callable[[], None]:
-        self.before()
+        self.before(verb, key)
         after = super()._begin(verb, key)
 
         def both() -> None:
@@ -71,6 +80,7 @@ class SimulatedStore(FlatStore):
 
     def _place(self, key: str, data: bytes, attributes: Attributes, writer: str, *, digest: bool = True) -> ObjectInfo:
         info = super()._place(key, data, attributes, writer, digest=digest)
+        self.changed_at[key] = self.tick()
         if writer == "us":
             past_journal = attributes.metadata.get("writer", "").endswith("-direct")
             held = dataclasses.replace(self.objects[key], writer=self.acting + ", directly" * past_journal)
@@ -80,3 +90,4 @@ class SimulatedStore(FlatStore):
 
     def _remove(self, key: str, who: str) -> None:
         super()._remove(key, self.acting if who == "us" else who)
+        self.changed_at[key] = self.tick()

@@ -6,13 +6,16 @@ import contextlib
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.flat_store import Crash, Fault, Held
+from tests.simulation.barrier import Barrier
+from tests.simulation.disk import Platter, Volumes, lose
 from tests.simulation.ending import quiet
-from tests.simulation.engines import Engines
-from tests.simulation.host import EPOCH, PREFIX, SimulatedHost, VirtualTime, virtual
+from tests.simulation.engines import Engines, Trap
+from tests.simulation.host import EPOCH, MANIFEST, PREFIX, SimulatedHost, VirtualTime, virtual
 from tests.simulation.invariants import Ledger
 from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
 from tests.simulation.store import SimulatedStore
@@ -32,17 +35,21 @@ class World(Engines):
         self.store = SimulatedStore()
         self.store.watch = self._object_changes
         self.store.seen = lambda key, held: self.ledger.seen(self.store.acting, key, held)
-        self.store.before = lambda: self._reached("request", before=True)
+        self.store.before = self._request
         self.store.after = lambda: self._reached("request", before=False)
         self._folder = folder
         self.hosts = [self._host(f"h{number}") for number in range(HOSTS)]
         self.ledger = Ledger(self.store, list(self.hosts))
-        self._traps: dict[tuple[int, str, bool], tuple[int, Step | None]] = {}
+        self._traps: dict[tuple[int, str, bool], Trap] = {}
         self._busy: list[int] = []
         self._asking = False
+        self._barriers: list[Barrier] = []
+        self._depth = 0
         self._foreign = False
         self._held = schedule.guard < 100
         self._programs = {host.name: Program(host.session, self._stamp) for host in self.hosts}
+        self._platters = {host.name: Platter() for host in self.hosts}
+        self._volumes = {host.name: Volumes(host.session, host.volumes) for host in self.hosts}
         for host in self.hosts:
             host.session.mkdir()
 
@@ -81,29 +88,47 @@ class World(Engines):
             self._absence(host, step.verb)
         elif hasattr(self, f"_do_{step.verb}"):
             getattr(self, f"_do_{step.verb}")(step.host, host, *step.args)
-        elif step.verb == "trap":
-            point, number, before = step.args
-            self._traps[step.host, str(point), bool(before)] = (int(number), step.inner)
+        elif step.verb in ("trap", "storm"):
+            point, number, before, *stride = step.args
+            trap = Trap(int(number), step.inner, None if step.verb == "trap" else int(stride[0]))
+            self._traps[step.host, str(point), bool(before)] = trap
         else:
             self.engine(step.host, getattr(self, f"_run_{step.verb}"), *step.args)
 
     # -- programs ------------------------------------------------------------------------------------------------------
 
     def _user(self, host: SimulatedHost, step: Step) -> None:
+        if self._is_busy(host, step):
+            return
         with self._changing(host):
             host.hints |= self._programs[host.name].act(step.verb, step.args)
         if step.verb == "ignore":
             self.ledger.must_go[host.name].clear()
 
+    def _is_busy(self, host: SimulatedHost, step: Step) -> bool:
+        """Whether the kernel would refuse that: a mount point is neither moved nor removed (EBUSY), and nothing is
+        renamed from one volume to another (EXDEV)."""
+        volumes = self._volumes[host.name]
+        if step.verb in ("rmtree", "rename_folder") and any(volumes.covers(str(path)) for path in step.args):
+            return True
+        if step.verb in ("rename", "rename_folder", "hardlink"):
+            return len({volumes.holds(str(path)) for path in step.args}) > 1
+        return False
+
     @contextlib.contextmanager
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
         """A program's change in a directory: notes what it wrote and what it took away."""
-        before, aside = host.files(), set(host.files_away().values())
+        stood, aside = host.snapshot(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
-        after, still_aside = host.files(), set(host.files_away().values())
+        stands, still_aside = host.snapshot(), set(host.files_away().values())
+        before = {path: seen.data for path, seen in stood.items()}
+        after = {path: seen.data for path, seen in stands.items()}
         gone = before.keys() - after.keys()
         ledger, name = self.ledger, host.name
+        ledger.changed(host, stood, stands)
+        self._platters[host.name].changed(self.time.now, stood, stands)
+        self._witness(host)
         ledger.appeared(after[path] for path in after if before.get(path) != after[path])
         ledger.appeared(still_aside - aside)  # what is held open is written wherever it was moved to
         ledger.give_up((set(before.values()) | aside) - set(after.values()) - still_aside)
@@ -122,6 +147,8 @@ class World(Engines):
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
+        if self._volumes[name].mounted:
+            return
         stands = host.session.exists()
         if verb == "remove_session" and stands:
             stored = {held.data for held in self.store.objects.values()}
@@ -189,6 +216,28 @@ class World(Engines):
         host.lose_power()
         self.ledger.forgetful.add(host.name)
 
+    def _do_power_cut(self, _: int, host: SimulatedHost, what: str, salt: int, kept: bool) -> None:  # noqa: FBT001
+        """The disk comes back without some of what was written last, whatever the journal says of that."""
+        self._programs[host.name].release_all()
+        host.lose_power(commits=not kept)
+        had, here = host.everything(), host.snapshot()
+        lost = set(lose(host.session, self._platters[host.name], self.time.now, here, what, salt))
+        standing = host.files()
+        reverted = {path: here[path].data for path in lost & standing.keys()}
+        self.ledger.cut_off(host, had - host.everything(), reverted)
+
+    def _do_mount(self, _: int, host: SimulatedHost, folder: str) -> None:
+        if host.session.is_dir() and self._volumes[host.name].mount(folder):
+            self._moved_volume(host, folder)
+
+    def _do_unmount(self, _: int, host: SimulatedHost, folder: str) -> None:
+        if self._volumes[host.name].unmount(folder):
+            self._moved_volume(host, folder)
+
+    def _moved_volume(self, host: SimulatedHost, folder: str) -> None:
+        self.ledger.covered(host, folder)
+        self._witness(host, program=False)
+
     def _do_lose_journal(self, _: int, host: SimulatedHost) -> None:
         host.lose_journal()
         self.ledger.forgetful.add(host.name)
@@ -197,23 +246,36 @@ class World(Engines):
     # -- in the middle of something ------------------------------------------------------------------------------------
 
     def _hook(self, number: int, host: SimulatedHost) -> None:
-        host.look = lambda: self._reached("look", before=True, number=number)
+        host.look = partial(self._look, number)
         host.write = lambda: self._reached("journal", before=True, number=number)
         host.committed = lambda: self._reached("journal", before=False, number=number)
+
+    def _look(self, number: int, verb: str, args: tuple[Any, ...]) -> None:
+        self._reached("look", before=True, number=number)
+        if verb == "listing":
+            self._reached("listing", before=True, number=number)
+        if verb == "listing" and args[1] == "":
+            self._looks(self.hosts[number])
+
+    def _request(self, verb: str, key: str) -> None:
+        self._reached("request", before=True)
+        if self._busy and verb in ("put", "copy") and key.startswith(PREFIX) and key != MANIFEST:
+            self._looks(self.hosts[self._busy[-1]])
 
     def _reached(self, point: str, *, before: bool, number: int | None = None) -> None:
         """A point in the engine's work: whatever a trap has for it happens now."""
         at = self._busy[-1] if number is None and self._busy else number
         if at is None or at not in self._busy:
             return
-        key = at, point, before or point == "look"
+        key = at, point, before or point in ("look", "listing")
         if key not in self._traps:
             return
-        left, inner = self._traps[key]
-        if left > 0:
-            self._traps[key] = left - 1, inner
+        trap = self._traps[key]
+        if trap.left > 0:
+            trap.left -= 1
             return
         del self._traps[key]
+        inner = trap.inner
         if inner is None:
             raise Crash
         asking, self._asking = self._asking, point == "request"
@@ -221,6 +283,9 @@ class World(Engines):
             while inner is not None:
                 self.step(inner)
                 inner = inner.inner
+                if trap.stride is not None and inner is not None:
+                    self._traps[key] = Trap(trap.stride, inner, trap.stride)
+                    return
         finally:
             self._asking = asking
 
