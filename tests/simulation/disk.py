@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.simulation.host import Seen, Snapshot
+from tests.simulation.host import Seen, SimulatedHost, Snapshot
+from tests.simulation.kernel import is_below
 
 WRITTEN_BACK = 30.0
 """Seconds after which the kernel has written to the disk what a program wrote (dirty_expire_centisecs)."""
@@ -39,18 +41,22 @@ class Platter:
                 yield path, last, sure
 
 
-def lose(folder: Path, platter: Platter, now: float, here: Snapshot, what: str, salt: int) -> Iterator[str]:
+def lose(host: SimulatedHost, platter: Platter, now: float, what: str, salt: int) -> Iterator[str]:
     """Undo recent writes on the disk; yields the paths that lost their bytes. A ``salt`` other than 0 picks some of the
     writes."""
+    here = host.snapshot()
     for path, last, sure in list(platter.uncertain(now, here)):
         if salt and zlib.crc32(f"{salt}{path}".encode()) & 1:
             continue
-        place = folder / path
+        place = host.session / path
         with contextlib.suppress(OSError):
             if what == "names":
-                _turn_back(place, sure, folder)
+                _turn_back(place, sure, host.session)
+                if sure is not None:
+                    host.disk.disguise(place, sure.file, sure.ctime_ns)
             elif last is not None:
                 _fill(place, _left(what, last, sure), last.mtime_ns)
+                host.disk.disguise(place, last.file, last.ctime_ns)
             if last is not None:
                 yield path
     platter.forget()
@@ -84,17 +90,58 @@ def _fill(place: Path, data: bytes, mtime_ns: int) -> None:
     os.utime(place, ns=(mtime_ns, mtime_ns))
 
 
+class Backup:
+    """A session's directory as it was at one moment, with what the root has of its own (the journal is not part of it:
+    the state folder may lie on another volume)."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+        self._own = host.pulse()
+        self._found: list[tuple[str, os.stat_result, bytes | str | None]] = []
+        for above, folders, names in os.walk(host.session):
+            for name in (*folders, *names):
+                place = Path(above, name)
+                held: bytes | str | None = None
+                if place.is_symlink():
+                    held = os.readlink(place)
+                elif place.is_file():
+                    held = place.read_bytes()
+                self._found.append((str(place.relative_to(host.session)), place.lstat(), held))
+
+    def restore(self) -> None:
+        """Everything is as it was then, down to inodes and time stamps."""
+        session = self._host.session
+        for entry in list(session.iterdir()):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        for path, _, held in self._found:
+            place = session / path
+            if isinstance(held, bytes):
+                place.write_bytes(held)
+            elif held is None:
+                place.mkdir()
+            else:
+                place.symlink_to(held)
+        for path, was, held in reversed(self._found):
+            place = session / path
+            if not isinstance(held, str):
+                place.chmod(was.st_mode & 0o7777)
+            os.utime(place, ns=(was.st_atime_ns, was.st_mtime_ns), follow_symlinks=False)
+            self._host.disk.disguise(place, was.st_ino, was.st_ctime_ns)
+        self._host.set_pulse(self._own)
+
+
 class Volumes:
     """Volumes that can be mounted below a session: directories that change places, without a word to anybody."""
 
-    def __init__(self, session: Path, folder: Path) -> None:
-        self._session = session
-        self._folder = folder
-        self.mounted: list[str] = []
+    def __init__(self, host: SimulatedHost) -> None:
+        self._session = host.session
+        self._folder = host.volumes
+        self._disk = host.disk
+        self.mounted = host.disk.mounted
 
     def mount(self, path: str) -> bool:
         """Cover a directory by a volume; whether that was possible."""
-        if not (self._session / path).is_dir() or any(self.is_below(path, other) for other in self.mounted):
+        if not (self._session / path).is_dir() or self._disk.volume(path):
             return False
         volume, under = self._places(path)
         volume.mkdir(parents=True, exist_ok=True)
@@ -104,24 +151,20 @@ class Volumes:
 
     def unmount(self, path: str) -> bool:
         """Take the volume away again; what it covered stands there as it was. Whether one was mounted there."""
-        if path not in self.mounted or any(other != path and self.is_below(other, path) for other in self.mounted):
+        if path not in self.mounted or any(other != path and is_below(other, path) for other in self.mounted):
             return False
         volume, under = self._places(path)
         self._quietly(path, lambda place: (place.rename(volume), under.rename(place)))
         self.mounted.remove(path)
         return True
 
-    def holds(self, path: str) -> str:
-        """The volume that a path lies on; "" for the session's own."""
-        return max((other for other in self.mounted if self.is_below(path, other)), key=len, default="")
-
-    def covers(self, path: str) -> bool:
-        """Whether a volume is mounted at a path or below."""
-        return any(self.is_below(other, path) for other in self.mounted)
-
-    @staticmethod
-    def is_below(path: str, other: str) -> bool:
-        return path == other or path.startswith(f"{other}/")
+    def refuse(self, verb: str, paths: Sequence[str]) -> bool:
+        """Whether the kernel refuses what a program does: a mount point is neither moved nor removed (EBUSY), and
+        nothing is renamed from one volume to another (EXDEV)."""
+        if verb in ("rmtree", "rename_folder") and any(is_below(at, path) for at in self.mounted for path in paths):
+            return True
+        renames = verb in ("rename", "rename_folder", "hardlink")
+        return renames and len({self._disk.volume(path) for path in paths}) > 1
 
     def _places(self, path: str) -> tuple[Path, Path]:
         name = path.replace("/", "%")
@@ -130,7 +173,7 @@ class Volumes:
     def _quietly(self, path: str, change: Callable[[Path], object]) -> None:
         """A mount leaves no trace in the directory above it."""
         place = self._session / path
+        place.mkdir(parents=True, exist_ok=True)
         before = place.parent.stat()
-        place.mkdir(exist_ok=True)
         change(place)
         os.utime(place.parent, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -21,6 +21,9 @@ _SHORTLY = 1.0
 """Virtual seconds that a flush waits for a transfer that cannot end before it."""
 
 
+REVALIDATE = 10.0
+"""Virtual seconds for which a read may believe what the store said (the setting's default)."""
+
 _LOOKING = ("_run_scan", "_run_flush", "_run_open", "_run_lazy", "_run_evict", "_run_close")
 """What sees all that programs did."""
 
@@ -166,7 +169,7 @@ class Engines:
     def _run_flush(self, host: SimulatedHost, confirm: bool, timeout: float = 60.0) -> Any:  # noqa: FBT001
         assert host.driven is not None
         self.ledger.believing.add(host.name)
-        timeout = 3.0 if self.store.down else timeout
+        timeout = 3.0 if self.store.is_away else timeout
         with self._flushing(host) as barrier:
             report = host.driven.engine.service.flush(SESSION, timeout=timeout, confirm_deletes=confirm)
         if report.stored:
@@ -177,7 +180,7 @@ class Engines:
         """SIGTERM: store what is left, say what is not, and end."""
         assert host.driven is not None
         with self._flushing(host) as barrier, contextlib.suppress(CacheSyncError):
-            report = host.driven.engine.service.drain(SESSION, timeout=3.0 if self.store.down else 25.0)
+            report = host.driven.engine.service.drain(SESSION, timeout=3.0 if self.store.is_away else 25.0)
             if report.stored:
                 self.ledger.said_stored(barrier, report)
         host.stop()
@@ -198,7 +201,7 @@ class Engines:
         assert host.driven is not None
         self.ledger.believing.add(host.name)
         try:
-            timeout = 3.0 if self.store.down else 60.0
+            timeout = 3.0 if self.store.is_away else 60.0
             with self._flushing(host) as barrier:
                 report = host.driven.engine.lifecycle.close(SESSION, keep=keep, timeout=timeout)
             if report.closed and keep:
@@ -232,6 +235,29 @@ class Engines:
         finally:  # not before: a program that changes something meanwhile still sees the file stand
             if stood and path not in host.files():
                 self.ledger.deleted[host.name].add(path)
+
+    def _run_restore(self, host: SimulatedHost, path: str) -> None:
+        """The version before the newest becomes the newest again: who asks for that gives up what it replaces."""
+        before, key = self.store.changed_at.get(PREFIX + path), PREFIX + path
+        self.ledger.give_up(self._at(path))
+        try:
+            with self.ledger.asking(host, path):
+                host.restore(path)
+        finally:
+            if path in host.files() or not host.session.exists():
+                self.ledger.deleted[host.name].discard(path)
+                self.ledger.must_go[host.name].discard(path)
+            if (held := self.store.objects.get(key)) is not None and self.store.changed_at.get(key) != before:
+                self.ledger.revived(held.data)
+
+    def _run_read(self, host: SimulatedHost, path: str) -> None:
+        """Read by address what is not here."""
+        stood = path in host.files()
+        with host.read(path) as reading:
+            data = b"".join(reading.chunks())
+            if not (stood or path in host.files() or reading.unverified or self._traps):
+                key = PREFIX + path
+                self.ledger.was_read(key, data, self.store.lately(key, REVALIDATE))
 
     def _at(self, path: str) -> set[bytes]:
         """What was ever under a name: whoever names it gives it up."""

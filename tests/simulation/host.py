@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import cachesync.flush
 import cachesync.journal.database
 import cachesync.journal.ledger
 import cachesync.journal.reserve
+import cachesync.journal.sound
 import cachesync.learn
 import cachesync.lifecycle.life
 import cachesync.lifecycle.opening
@@ -35,9 +36,11 @@ import tests.driving
 from cachesync.address import parse
 from cachesync.hydrate import Hydrator
 from cachesync.journal import Journal
+from cachesync.verbs import Reading
 from cachesync.watcher import Hint
 from tests.driving import Driven
 from tests.life import kill
+from tests.simulation.kernel import NATURES, Disk, Kernel
 from tests.simulation.store import SimulatedStore
 
 SESSION = "s"
@@ -52,6 +55,9 @@ class VirtualTime:
 
     def __init__(self) -> None:
         self.now = EPOCH
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
 
     def monotonic(self) -> float:
         """Moves on by itself a little, so that nobody turns around for ever at one instant."""
@@ -86,6 +92,10 @@ class HostClock:
     sleep = push
 
 
+_STATE = ("journal.db", "journal.db-wal")
+"""The files of a journal."""
+
+
 class _OldDirectories:
     """The module ``time`` for files.listing: every directory is old enough for its time stamp to tell."""
 
@@ -110,7 +120,7 @@ def _in_turn(items: Iterator[Any], do: Callable[[Any, Any], None], threads: int)
 
 
 @contextlib.contextmanager
-def virtual(time: VirtualTime) -> Iterator[None]:
+def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
     """The product waits in virtual time and in the caller's thread while this lasts."""
     with contextlib.ExitStack() as stack:
         for module in (
@@ -133,7 +143,9 @@ def virtual(time: VirtualTime) -> Iterator[None]:
         stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
         stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
         stack.enter_context(mock.patch.object(tests.driving, "load", _load))
-        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", _granularity))
+        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", kernel.granularity))
+        stack.enter_context(mock.patch.object(cachesync.journal.sound, "_expected", _expected))
+        stack.enter_context(kernel.installed(time))
         yield
 
 
@@ -142,10 +154,8 @@ def _stream(database: Any, sql: str, values: tuple[Any, ...] = ()) -> Iterator[A
     yield from database.long(sql, values)
 
 
-def _granularity(_: Path) -> float:
-    """Nothing is read within a tick of its change: the simulation's time is not the disk's."""
-    return 0.0
-
+_expected = cache(cachesync.journal.sound._expected)
+"""Which tables a journal of a version has: asked of SQLite at each start of a process, and always the same."""
 
 _configs: dict[Any, Any] = {}
 
@@ -177,7 +187,15 @@ class SimulatedHost:
     disk and each transaction; what they raise is raised there."""
 
     def __init__(
-        self, name: str, folder: Path, store: SimulatedStore, time: VirtualTime, *, guard: int, watched: bool
+        self,
+        name: str,
+        folder: Path,
+        store: SimulatedStore,
+        time: VirtualTime,
+        *,
+        guard: int,
+        watched: bool,
+        disk: str = "plain",
     ) -> None:
         self.name = name
         self.folder = folder
@@ -186,6 +204,7 @@ class SimulatedHost:
         self.away = folder / f"{name}-away"
         self.volumes = folder / f"{name}-volumes"
         self.clock = HostClock(time)
+        self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock)
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0
@@ -196,6 +215,7 @@ class SimulatedHost:
         self._store = store
         self._flags: dict[str, Any] = {"watched": watched, "delete_guard": str(guard)}
         self._remembered: dict[str, bytes] | None = None
+        self._kept: dict[str, bytes] = {}
         self.root.mkdir(parents=True)
 
     # -- its lives -----------------------------------------------------------------------------------------------------
@@ -267,28 +287,63 @@ class SimulatedHost:
     def remember(self) -> None:
         """Up to here the journal is on the disk's platter; what is committed from now on may be lost with the power."""
         if self.driven is not None:
-            state = self.root / ".cachesync"
-            names = ("journal.db", "journal.db-wal")
-            self._remembered = {name: (state / name).read_bytes() for name in names if (state / name).exists()}
+            self._remembered = self._state()
+
+    def keep_state(self) -> None:
+        """A backup of the state folder is taken."""
+        self._kept = self._state()
+
+    def roll_back_state(self) -> bool:
+        """The state folder is as in the backup again; whether there is one. The root stays as it is."""
+        if not self._kept:
+            return False
+        self.die()
+        self._restore_state(self._kept)
+        self._remembered = None
+        return True
+
+    def _state(self) -> dict[str, bytes]:
+        state = self.root / ".cachesync"
+        return {name: (state / name).read_bytes() for name in _STATE if (state / name).exists()}
+
+    def _restore_state(self, kept: dict[str, bytes]) -> None:
+        state = self.root / ".cachesync"
+        for name in ("journal.db-wal", "journal.db-shm"):
+            (state / name).unlink(missing_ok=True)
+        for name, data in kept.items():
+            (state / name).write_bytes(data)
+            (state / name).chmod(0o600)
+
+    def pulse(self) -> bytes | None:
+        """What the product keeps in the root to tell whether that was rolled back."""
+        place = self.root / ".cachesync" / "pulse"
+        return place.read_bytes() if place.exists() else None
+
+    def set_pulse(self, data: bytes | None) -> None:
+        """The root has that of another time."""
+        place = self.root / ".cachesync" / "pulse"
+        place.unlink(missing_ok=True)
+        if data is not None and place.parent.is_dir():
+            place.write_bytes(data)
+            place.chmod(0o600)
+
+    def boot(self) -> None:
+        """The machine starts anew."""
+        self.die()
+        self._boots += 1
 
     def lose_power(self, *, commits: bool = True) -> None:
         """The last ``commits`` that were not durable are gone."""
-        self.die()
-        self._boots += 1
+        self.boot()
         if not commits:
             self._remembered = None
         if self._remembered is not None:
-            state = self.root / ".cachesync"
-            for name in ("journal.db-wal", "journal.db-shm"):
-                (state / name).unlink(missing_ok=True)
-            for name, data in self._remembered.items():
-                (state / name).write_bytes(data)
-                (state / name).chmod(0o600)
+            self._restore_state(self._remembered)
 
     def lose_journal(self) -> None:
         """The state folder is removed while nobody runs."""
         self.die()
-        self._remembered = None
+        self._remembered, self._kept = None, {}
         shutil.rmtree(self.root / ".cachesync", ignore_errors=True)
 
     # -- what it has ---------------------------------------------------------------------------------------------------
@@ -324,6 +379,14 @@ class SimulatedHost:
         assert self.driven is not None
         self.driven.engine.service.artifacts.put(parse(f"{SESSION}/{path}"), io.BytesIO(data))
 
+    def read(self, path: str) -> Reading:
+        assert self.driven is not None
+        return self.driven.engine.service.artifacts.read(parse(f"{SESSION}/{path}"))
+
+    def restore(self, path: str) -> None:
+        assert self.driven is not None
+        self.driven.engine.service.artifacts.restore(parse(f"{SESSION}/{path}"))
+
     def rm(self, path: str) -> None:
         assert self.driven is not None
         self.driven.engine.service.artifacts.remove(parse(f"{SESSION}/{path}"))
@@ -337,6 +400,7 @@ class Seen:
     data: bytes
     mtime_ns: int
     mode: int
+    ctime_ns: int = field(compare=False)
 
 
 Snapshot = dict[str, Seen]
@@ -361,4 +425,4 @@ def _collect(folder: str, prefix: str, found: Snapshot) -> None:
             with open(entry.path, "rb") as file:
                 data = file.read()
             s = entry.stat(follow_symlinks=False)
-            found[prefix + entry.name] = Seen(s.st_ino, data, s.st_mtime_ns, s.st_mode & 0o7777)
+            found[prefix + entry.name] = Seen(s.st_ino, data, s.st_mtime_ns, s.st_mode & 0o7777, s.st_ctime_ns)

@@ -12,14 +12,18 @@ from typing import Any
 
 from tests.flat_store import Crash, Fault, Held
 from tests.simulation.barrier import Barrier
-from tests.simulation.disk import Platter, Volumes, lose
+from tests.simulation.disk import Backup, Platter, Volumes, lose
 from tests.simulation.ending import quiet
 from tests.simulation.engines import Engines, Trap
 from tests.simulation.host import EPOCH, MANIFEST, PREFIX, SimulatedHost, VirtualTime, virtual
 from tests.simulation.invariants import Ledger
+from tests.simulation.kernel import Kernel
 from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
 from tests.simulation.store import SimulatedStore
 from tests.simulation.user import Program
+
+_STRAGGLES = 2
+"""Steps after which a request of a process that died has its effect."""
 
 _FAULTS = {"lost": Fault.LOST_REPLY, "refused": Fault.REFUSED}
 
@@ -32,10 +36,12 @@ class World(Engines):
         self._schedule = schedule
         self._told = told
         self.time = VirtualTime()
+        self._kernel = Kernel()
         self.store = SimulatedStore()
         self.store.watch = self._object_changes
         self.store.seen = lambda key, held: self.ledger.seen(self.store.acting, key, held)
         self.store.before = self._request
+        self.store.clock = lambda: self.time.now
         self.store.after = lambda: self._reached("request", before=False)
         self._folder = folder
         self.hosts = [self._host(f"h{number}") for number in range(HOSTS)]
@@ -45,11 +51,13 @@ class World(Engines):
         self._asking = False
         self._barriers: list[Barrier] = []
         self._depth = 0
+        self._late = 0
         self._foreign = False
         self._held = schedule.guard < 100
         self._programs = {host.name: Program(host.session, self._stamp) for host in self.hosts}
+        self._backups: dict[str, Backup] = {}
         self._platters = {host.name: Platter() for host in self.hosts}
-        self._volumes = {host.name: Volumes(host.session, host.volumes) for host in self.hosts}
+        self._volumes = {host.name: Volumes(host) for host in self.hosts}
         for host in self.hosts:
             host.session.mkdir()
 
@@ -58,12 +66,14 @@ class World(Engines):
 
     def _host(self, name: str) -> SimulatedHost:
         s = self._schedule
-        return SimulatedHost(name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched)
+        host = SimulatedHost(name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched, disk=s.disk)
+        self._kernel.add(host.disk)
+        return host
 
     def play(self) -> None:
         """All steps, then quiet."""
         random.seed(self._schedule.seed)
-        with virtual(self.time):
+        with virtual(self.time, self._kernel):
             for number, host in enumerate(self.hosts):
                 self._hook(number, host)
             try:
@@ -81,13 +91,18 @@ class World(Engines):
     def step(self, step: Step) -> None:
         """Make one step."""
         self.time.push(0.001)
+        if self.store.stragglers and not self._busy:
+            self._late += 1
+            if self._late > _STRAGGLES:
+                self._late = 0
+                self.store.land()
         host = self.hosts[step.host]
         if step.verb in USER:
             self._user(host, step)
-        elif step.verb in ABSENCE:
-            self._absence(host, step.verb)
         elif hasattr(self, f"_do_{step.verb}"):
             getattr(self, f"_do_{step.verb}")(step.host, host, *step.args)
+        elif step.verb in ABSENCE:
+            self._absence(host, step.verb)
         elif step.verb in ("trap", "storm"):
             point, number, before, *stride = step.args
             trap = Trap(int(number), step.inner, None if step.verb == "trap" else int(stride[0]))
@@ -98,22 +113,12 @@ class World(Engines):
     # -- programs ------------------------------------------------------------------------------------------------------
 
     def _user(self, host: SimulatedHost, step: Step) -> None:
-        if self._is_busy(host, step):
+        if self._volumes[host.name].refuse(step.verb, [str(arg) for arg in step.args]):
             return
         with self._changing(host):
             host.hints |= self._programs[host.name].act(step.verb, step.args)
         if step.verb == "ignore":
             self.ledger.must_go[host.name].clear()
-
-    def _is_busy(self, host: SimulatedHost, step: Step) -> bool:
-        """Whether the kernel would refuse that: a mount point is neither moved nor removed (EBUSY), and nothing is
-        renamed from one volume to another (EXDEV)."""
-        volumes = self._volumes[host.name]
-        if step.verb in ("rmtree", "rename_folder") and any(volumes.covers(str(path)) for path in step.args):
-            return True
-        if step.verb in ("rename", "rename_folder", "hardlink"):
-            return len({volumes.holds(str(path)) for path in step.args}) > 1
-        return False
 
     @contextlib.contextmanager
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
@@ -121,6 +126,7 @@ class World(Engines):
         stood, aside = host.snapshot(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
+        host.disk.witness()
         stands, still_aside = host.snapshot(), set(host.files_away().values())
         before = {path: seen.data for path, seen in stood.items()}
         after = {path: seen.data for path, seen in stands.items()}
@@ -169,6 +175,26 @@ class World(Engines):
         ledger.absence(host)
         host.hints.clear()
 
+    def _do_slow_remove(self, number: int, host: SimulatedHost, seconds: int) -> None:
+        """``rm -rf`` of a session that takes its time, last in a directory of which nothing is stored."""
+        if not host.session.is_dir() or host.disk.mounted or self._busy:
+            return
+        stood, last = list(host.files()), host.session / "w"
+        with contextlib.suppress(FileExistsError):
+            last.mkdir()
+        for at in range(seconds):
+            (last / f"{at}.swp").touch()
+        self.ledger.removing.add(host.name)
+        try:
+            for path in (*stood, *(f"w/{at}.swp" for at in range(seconds))):
+                self._user(host, Step("unlink", number, (path,)))
+                self.engine(number, self._run_notice, 1.0)
+                self.time.push(1.0)
+                self.engine(number, self._run_pump, 1)
+            self._absence(host, "remove_session")
+        finally:
+            self.ledger.removing.discard(host.name)
+
     # -- the world -----------------------------------------------------------------------------------------------------
 
     def _do_time(self, _: int, __: SimulatedHost, seconds: float) -> None:
@@ -186,6 +212,28 @@ class World(Engines):
 
     def _do_stale(self, _: int, __: SimulatedHost, listings: int) -> None:
         self.store.remember(listings)
+
+    def _do_portal(self, _: int, __: SimulatedHost, there: bool) -> None:  # noqa: FBT001
+        self.store.portal = there
+
+    def _do_straggle(self, _: int, __: SimulatedHost) -> None:
+        self.store.straggling = True
+
+    def _do_keep_store(self, _: int, __: SimulatedHost) -> None:
+        self.store.keep()
+
+    def _do_reset_store(self, _: int, __: SimulatedHost, what: str) -> None:
+        had = [held.data for held in self.store.objects.values()]
+        self.store.reset(what)
+        self.ledger.store_was_reset(set(had) - {held.data for held in self.store.objects.values()})
+        self._foreign = True
+
+    def _do_foreign_copy(self, _: int, __: SimulatedHost, source: str, number: int, target: str) -> None:
+        replaced = self._stored(target)
+        if (held := self.store.foreign_copy(PREFIX + source, number, PREFIX + target)) is not None:
+            self.ledger.give_up(replaced)
+            self.ledger.revived(held.data)
+            self._foreign = True
 
     def _do_foreign_put(self, _: int, __: SimulatedHost, path: str, data: str, digest: bool) -> None:  # noqa: FBT001
         body = f"theirs {data}".encode()
@@ -221,10 +269,35 @@ class World(Engines):
         self._programs[host.name].release_all()
         host.lose_power(commits=not kept)
         had, here = host.everything(), host.snapshot()
-        lost = set(lose(host.session, self._platters[host.name], self.time.now, here, what, salt))
+        lost = set(lose(host, self._platters[host.name], self.time.now, what, salt))
         standing = host.files()
         reverted = {path: here[path].data for path in lost & standing.keys()}
         self.ledger.cut_off(host, had - host.everything(), reverted)
+
+    def _do_keep_root(self, _: int, host: SimulatedHost) -> None:
+        if host.session.is_dir() and not host.disk.mounted:
+            self._backups[host.name] = Backup(host)
+
+    def _do_roll_back_root(self, _: int, host: SimulatedHost, boot: bool) -> None:  # noqa: FBT001
+        """The root's volume is as it was when the backup was made; the state lies on another one."""
+        if host.name not in self._backups or host.disk.mounted or not host.session.is_dir():
+            return
+        self._programs[host.name].release_all()
+        host.boot() if boot else host.stop()
+        had, here = host.everything(), host.files()
+        self._backups[host.name].restore()
+        self._platters[host.name].forget()
+        now = host.files()
+        self.ledger.cut_off(host, had - host.everything(), {path: here[path] for path in here.keys() & now.keys()})
+
+    def _do_keep_state(self, _: int, host: SimulatedHost) -> None:
+        host.keep_state()
+
+    def _do_roll_back_state(self, _: int, host: SimulatedHost, boot: bool) -> None:  # noqa: FBT001
+        """The state's volume is as it was when the backup was made; the root lies on another one."""
+        if host.roll_back_state():
+            host.boot() if boot else None
+            self.ledger.cut_off(host, set(), {})
 
     def _do_mount(self, _: int, host: SimulatedHost, folder: str) -> None:
         if host.session.is_dir() and self._volumes[host.name].mount(folder):
