@@ -153,7 +153,7 @@ class Engines:
         hints, host.hints = host.hints, {}
         taken = {path: hint for at, (path, hint) in enumerate(hints.items()) if share == 1.0 or at % 3}
         host.driven.engine.scanner.notice(SESSION, taken)  # type: ignore[union-attr]
-        if share == 1.0:
+        if share == 1.0 and host.name not in self.ledger.doubted:
             self.ledger.looked(host)
 
     def _run_scan(self, host: SimulatedHost) -> None:
@@ -174,6 +174,7 @@ class Engines:
             report = host.driven.engine.service.flush(SESSION, timeout=timeout, confirm_deletes=confirm)
         if report.stored:
             self.ledger.said_stored(barrier, report)
+        self.ledger.held(host, report)
         return report
 
     def _run_drain(self, host: SimulatedHost) -> None:
@@ -252,10 +253,10 @@ class Engines:
 
     def _run_read(self, host: SimulatedHost, path: str) -> None:
         """Read by address what is not here."""
-        stood = path in host.files()
+        stood, exact = path in host.files(), host.name not in self.ledger.clock_stepped and not self._traps
         with host.read(path) as reading:
             data = b"".join(reading.chunks())
-            if not (stood or path in host.files() or reading.unverified or self._traps):
+            if exact and not (stood or path in host.files() or reading.unverified):
                 key = PREFIX + path
                 self.ledger.was_read(key, data, self.store.lately(key, REVALIDATE))
 

@@ -212,6 +212,7 @@ class SimulatedHost:
         self.look: Callable[[str, tuple[Any, ...]], None] = lambda *_: None
         self.write: Callable[[], None] = lambda: None
         self.committed: Callable[[], None] = lambda: None
+        self.guard = guard
         self._store = store
         self._flags: dict[str, Any] = {"watched": watched, "delete_guard": str(guard)}
         self._remembered: dict[str, bytes] | None = None

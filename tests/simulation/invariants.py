@@ -54,7 +54,7 @@ class Ledger:
         self.moved: dict[str, dict[str, int]] = {}
         """By host: paths that a program renamed, and which file that was."""
         self.unlinked: dict[str, set[str]] = {}
-        """By host: paths of files that a program removed under all their names."""
+        """By host: paths of files that a program removed or replaced."""
         self.removing: set[str] = set()
         """Hosts on which a program removes the whole session, file after file."""
         self.went_at: dict[str, float] = {}
@@ -64,7 +64,9 @@ class Ledger:
         self.set_aside: dict[str, tuple[set[str], set[str]]] = {}
         self.clock_stepped: set[str] = set()
         self.forgetful: set[str] = set()
-        """Hosts whose journal has lost something."""
+        """Hosts whose journal or disk has lost something, or whose disk does not tell directories apart."""
+        self.doubted: set[str] = set()
+        """... and whose engine has not looked at everything since: what is missing may have been lost."""
         self.believing: set[str] = set()
         self.changed_at: dict[tuple[str, str], int] = {}
         """By host and path: the event at which a program last changed the file that stands there."""
@@ -81,6 +83,8 @@ class Ledger:
         for paths in (self.deleted, self.must_go, self.unlinked):
             paths[host.name] = set()
         self.moved[host.name] = {}
+        if not host.disk.nature.births:
+            self.forgetful.add(host.name)
 
     # -- what is told to it --------------------------------------------------------------------------------------------
 
@@ -109,6 +113,7 @@ class Ledger:
 
     def looked(self, host: SimulatedHost) -> None:
         """The engine there has been told of everything that a program did, or has seen it."""
+        self.doubted.discard(host.name)
         if host.name in self.went_at:
             self.deleted_at[host.name] = self.went_at[host.name]
 
@@ -169,7 +174,7 @@ class Ledger:
         if here.get(FILE_NAME, None) or host.disk.mounted or self._elsewhere(PREFIX + path, old.data):
             return
         names = [name for name, seen in here.items() if seen.file == self.moved[host.name][path]]
-        stored = any(PREFIX + name in self.store.objects for name in names)
+        stored = any(PREFIX + name in self.store.objects or self.store.last_writer(PREFIX + name) for name in names)
         check(stored or not names, "P8", f"{path} is {names} now: the old object is deleted, and there is no new one")
 
     def _elsewhere(self, key: str, data: bytes) -> bool:
@@ -219,11 +224,9 @@ class Ledger:
             moved.pop(path, None)
             if before[path].file in arrived:
                 moved[path] = before[path].file
-            elif before[path].file not in files:
-                unlinked.add(path)
+        unlinked |= {path for path, seen in before.items() if seen.file not in files}
         for path in after.keys() - before.keys():
             moved.pop(path, None)
-            unlinked.discard(path)
 
     def cut_off(self, host: SimulatedHost, gone: set[bytes], reverted: Mapping[str, bytes]) -> None:
         """The power went. Bytes in ``gone`` left the disk: those that were nowhere else may be lost. A program that
@@ -231,6 +234,7 @@ class Ledger:
         stored = {held.data for held in self.store.objects.values()}
         self.give_up(gone - stored)
         self.forgetful.add(host.name)
+        self.doubted.add(host.name)
         self.must_go[host.name].clear()
         for path, data in reverted.items():
             self.reverted[host.name, path] = data
@@ -281,6 +285,7 @@ class Ledger:
             stands = self.store.last_writer(PREFIX + path) == host.name and PREFIX + path in self.store.objects
             check(not stands, "P8", f"{path} was deleted on {host.name} and flushed, and its object is there")
         self.must_go[host.name].clear()
+        self.unlinked[host.name].clear()
 
     def is_anothers(self, host: SimulatedHost, path: str, since: int) -> bool:
         """Whether another writer changed the object after the last change of the file there. What went with the whole
@@ -297,6 +302,14 @@ class Ledger:
         found = {(row["path"], row["type"]): row for row in rows}
         check(len(found) == len(rows), "P3", "a path stands twice in the manifest")
         return found
+
+    def held(self, host: SimulatedHost, report: FlushReport) -> None:
+        """P8: deletions are held if programs have removed more files than ``delete_guard``. A moved file was not
+        removed, changed or not."""
+        held = [failure.path for failure in report.failed if "--confirm-deletes" in failure.error]
+        known = host.name not in self.forgetful and not host.files().get(FILE_NAME) and host.session.is_dir()
+        few = known and len(self.unlinked[host.name]) <= host.guard
+        check(not (held and few), "P8", f"{held} are held on {host.name}, and only {self.unlinked[host.name]} went")
 
     # -- when all is quiet ---------------------------------------------------------------------------------------------
 

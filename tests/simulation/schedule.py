@@ -400,7 +400,9 @@ def _linked(rng: random.Random, host: int, number: int) -> list[Step]:
     """A name of a file goes that has another one."""
     path, other = rng.sample(FILES, 2)
     steps = [Step("write", host, (path, f"{number:03d}")), Step("hardlink", host, (path, other))]
-    steps += [Step("flush", host, (False,)), Step("unlink", host, (path,)), Step("notice", host, (1.0,))]
+    steps += [_step(rng, USER, "write", host, number + 1), Step("flush", host, (False,))]
+    for gone in (path, rng.choice(FILES)):
+        steps += [Step("unlink", host, (gone,)), Step("notice", host, (1.0,)), Step("time", 0, (1.5,))]
     return [*steps, Step("pump", host, (1,))]
 
 

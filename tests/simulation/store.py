@@ -71,17 +71,14 @@ class SimulatedStore(FlatStore):
         """All objects go ("emptied"), or another store stands at its address ("another"), or an earlier state of it was
         restored ("older")."""
         kept = self._kept if what == "older" else {}
-        for key in self.objects.keys() - kept.keys():
+        for key in sorted(self.objects.keys() - kept.keys()):
             self._remove(key, "another")
+            self.gone_at[key] = self.events
         for key, held in kept.items():
             if self.objects.get(key) != held:
                 self._put_back(key, held)
         if what == "another":
-            self.gone_at |= dict.fromkeys(self.past, self.tick())
             self.past.clear()
-            self.deleted_by.clear()
-        else:
-            self.gone_at |= dict.fromkeys(self.past.keys() - self.objects.keys(), self.tick())
 
     def _put_back(self, key: str, held: Held) -> None:
         held = dataclasses.replace(held, writer="another")
@@ -134,7 +131,7 @@ class SimulatedStore(FlatStore):
 
     def versions(self, key: str) -> Sequence[bytes]:
         """The bytes of every state that a key ever had."""
-        return [held.data for _, held in self.past.get(key, []) if held is not None]
+        return [data for _, data in self.stood.get(key, []) if data is not None]
 
     def last_writer(self, key: str) -> str | None:
         """Who made of a key what it is now."""

@@ -147,7 +147,8 @@ class World(Engines):
             rows = {path: row for path in gone if (row := host.entry(path)) and row.resident}
             if any(row.stored for row in rows.values()):
                 ledger.went_at[name] = self.time.now
-            if not (rules.is_file() and rules.stat().st_size):
+            sure = name not in ledger.doubted and host.disk.nature.births
+            if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
         ledger.must_go[name] -= after.keys()
 
@@ -263,6 +264,7 @@ class World(Engines):
     def _do_power_loss(self, _: int, host: SimulatedHost) -> None:
         host.lose_power()
         self.ledger.forgetful.add(host.name)
+        self.ledger.doubted.add(host.name)
 
     def _do_power_cut(self, _: int, host: SimulatedHost, what: str, salt: int, kept: bool) -> None:  # noqa: FBT001
         """The disk comes back without some of what was written last, whatever the journal says of that."""
