@@ -425,6 +425,17 @@ def _mapped(rng: random.Random, host: int, number: int) -> list[Step]:
     return [*steps, rng.choice((Step("flush", host, (False,)), Step("evict", host), Step("unmap", host)))]
 
 
+def _rewritten(rng: random.Random, host: int, number: int) -> list[Step]:
+    """A file is rewritten in the moment in which it is stored; its size stays."""
+    path = rng.choice(FILES)
+    steps = [Step("write", host, (path, f"{number:03d}a"))]
+    for data in "bcd"[: rng.randrange(1, 4)]:
+        steps += [rng.choice((Step("flush", host, (False,)), Step("pump", host, (2,)), Step("scan", host)))]
+        steps += [Step("time", 0, (rng.choice((0.02, 1.5)),))] if rng.random() < 0.3 else []
+        steps += [Step("write", host, (path, f"{number:03d}{data}"))]
+    return [*steps, rng.choice((Step("flush", host, (False,)), Step("evict", host), Step("close", host, (True,))))]
+
+
 def _removed_slowly(rng: random.Random, host: int, number: int) -> list[Step]:
     """``rm -rf`` of a stored session."""
     steps = [_step(rng, USER, rng.choice(("write", "write", "hardlink")), host, number + at) for at in range(3)]
@@ -443,6 +454,7 @@ SCENES: dict[str, Callable[[random.Random, int, int], list[Step]]] = {
     "linked": _linked,
     "late": _late,
     "mapped": _mapped,
+    "rewritten": _rewritten,
     "removed slowly": _removed_slowly,
 }
 """What seldom comes about by itself: things that happen in one order."""
