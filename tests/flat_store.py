@@ -171,6 +171,18 @@ class FlatStore:
             metadata = {"writer": "another"} if digest else {}
             self._place(key, data, Attributes("text/plain", metadata), "another", digest=digest)
 
+    def foreign_copy(self, source: str, number: int, target: str) -> Held | None:
+        """Another writer's unconditional copy of a past version, metadata and all, as ``aws s3 cp`` makes it; what it
+        copied, if there is anything to copy. ``number`` counts versions from the newest, and begins anew at the end."""
+        with self._lock:
+            past = [held for _, held in self.past.get(source, []) if held is not None]
+            if not past:
+                return None
+            held = past[-1 - number % len(past)]
+            carried = Attributes(held.info.content_type or "", held.info.metadata, dict(held.tags))
+            self._place(target, held.data, carried, "another", digest=held.info.sha256 is not None)
+            return held
+
     def foreign_delete(self, key: str) -> None:
         """Another writer's unconditional DELETE."""
         with self._lock:

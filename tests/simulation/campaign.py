@@ -29,6 +29,9 @@ HANGS_AFTER = 60
 STANDS_AFTER = 600
 """Real seconds after which it waits for what never comes. A machine that is busy with other work takes its time."""
 
+_SHORTENED = 5
+"""Failures of a process that are shortened: it takes a hundred times as long as to play one."""
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -47,7 +50,7 @@ class Failure:
     def __str__(self) -> str:
         s = self.shortest
         steps = "\n".join(f"    {step}" for step in s.steps)
-        setup = f"guard={s.guard} watched={s.watched} orderly={s.orderly} third={s.third}"
+        setup = f"guard={s.guard} watched={s.watched} orderly={s.orderly} third={s.third} disk={s.disk}"
         again = f"python -m tests.simulation --seed {self.schedule.seed}"
         return f"seed {self.schedule.seed}: {self.sentence}\n  shortest ({setup}):\n{steps}\n  replay: {again}"
 
@@ -95,7 +98,7 @@ def shorten(schedule: Schedule, folder: Path, kind: str) -> Schedule:
         error = fault_of(shorter, folder)
         return error is not None and kind_of(error) == kind
 
-    for change in ({"third": False}, {"orderly": True}, {"watched": True}, {"guard": 100}):
+    for change in ({"third": False}, {"orderly": True}, {"watched": True}, {"guard": 100}, {"disk": "plain"}):
         if still(plainer := replace(schedule, **change)):
             schedule = plainer
     size = len(schedule.steps)
@@ -118,12 +121,14 @@ def kind_of(error: BaseException) -> str:
     return type(error).__name__
 
 
-def run(seed: int, folder: Path) -> Failure | None:
-    """Play a seed's schedule; a failure comes back shortened."""
+def run(seed: int, folder: Path, *, shortened: bool = True) -> Failure | None:
+    """Play a seed's schedule; a failure comes back ``shortened``."""
     schedule = generate(seed)
     error = fault_of(schedule, folder)
     if error is None:
         return None
+    if not shortened:
+        return Failure(schedule, schedule, f"{type(error).__name__}: {error}")
     shortest = shorten(schedule, folder, kind_of(error))
     last = fault_of(shortest, folder) or error
     return Failure(schedule, shortest, f"{type(last).__name__}: {last}")
@@ -143,13 +148,14 @@ def say(line: str) -> None:
 def serve(first: int, step: int, count: int | None, seconds: float | None, disk: str | None = None) -> None:
     """One process' part: every ``step``-th seed from ``first``. Prints JSON: a line for each failure, and one
     at the end."""
-    begun, played = time.monotonic(), 0
+    begun, played, failed = time.monotonic(), 0, 0
     gc.freeze()
     with place(disk) as folder, contextlib.suppress(KeyboardInterrupt):
         while (count is None or played < count) and (seconds is None or time.monotonic() - begun < seconds):
-            failure = run(first + played * step, folder)
+            failure = run(first + played * step, folder, shortened=failed < _SHORTENED)
             played += 1
             if failure is not None:
+                failed += 1
                 _say({"failure": str(failure)})
     _say({"played": played, "cpu": time.process_time()})
 
@@ -188,11 +194,12 @@ def campaign(
     count: int | None,
     seconds: float | None,
     jobs: int,
+    step: int = 1,
     disk: str | None = None,
     told: Callable[[str], None] = say,
 ) -> tuple[int, list[str]]:
-    """Play ``count`` schedules from seed ``first`` on, or as many as ``seconds`` allow, in ``jobs`` processes. Returns
-    how many were played, and the failures.
+    """Play ``count`` schedules in ``jobs`` processes, of every ``step``-th seed from ``first`` on, or as many as
+    ``seconds`` allow. Returns how many were played, and the failures.
 
     Processes of their own, since the order of a set of strings is part of a schedule.
     """
@@ -200,7 +207,7 @@ def campaign(
     children = []
     for number in range(jobs):
         share = None if count is None else (count - number + jobs - 1) // jobs
-        call = f"serve({first + number}, {jobs}, {share}, {seconds}, {disk!r})"
+        call = f"serve({first + number * step}, {jobs * step}, {share}, {seconds}, {disk!r})"
         command = [sys.executable, "-c", f"from tests.simulation.campaign import serve; {call}"]
         environ = os.environ | {"PYTHONHASHSEED": "0"}
         children.append(subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdout=subprocess.PIPE, text=True))

@@ -22,6 +22,7 @@ def quiet(world: World) -> None:
     for host in world.hosts:
         with world._changing(host):
             world._programs[host.name].release_all()
+            world._programs[host.name].mend()
     lived = [(number, host) for number, host in enumerate(world.hosts) if host.lives or host.files()]
     for number, host in lived:
         host.stop() if world._schedule.orderly else host.die()
@@ -58,7 +59,8 @@ def _flush_all(world: World, lived: list[tuple[int, SimulatedHost]]) -> bool:
 
 
 def _calm(world: World) -> None:
-    world.store.down = False
+    world.store.down = world.store.portal = world.store.straggling = False
+    world.store.land()
     world.store.faults.clear()
     world.store.stale_left = 0
     world._traps.clear()
@@ -86,7 +88,7 @@ def _drain(world: World, host: SimulatedHost) -> None:
 def _bring_elsewhere(world: World) -> None:
     third = world._host("h9")
     world.hosts.append(third)
-    world.ledger.deleted[third.name], world.ledger.must_go[third.name] = set(), set()
+    world.ledger.add(third)
     try:
         world.engine(len(world.hosts) - 1, world._run_open)
         world.ledger.came_back(third)

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import cachesync.following
 import cachesync.journal.database
 import cachesync.journal.ledger
 import cachesync.journal.reserve
+import cachesync.journal.sound
 import cachesync.learn
 import cachesync.lifecycle.life
 import cachesync.lifecycle.opening
@@ -35,9 +37,11 @@ import tests.driving
 from cachesync.address import parse
 from cachesync.hydrate import Hydrator
 from cachesync.journal import Journal
+from cachesync.verbs import Reading
 from cachesync.watcher import Hint
 from tests.driving import Driven
 from tests.life import kill
+from tests.simulation.kernel import NATURES, Disk, Kernel
 from tests.simulation.store import SimulatedStore
 
 SESSION = "s"
@@ -52,6 +56,9 @@ class VirtualTime:
 
     def __init__(self) -> None:
         self.now = EPOCH
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
 
     def monotonic(self) -> float:
         """Moves on by itself a little, so that nobody turns around for ever at one instant."""
@@ -86,6 +93,10 @@ class HostClock:
     sleep = push
 
 
+_STATE = ("journal.db", "journal.db-wal")
+"""The files of a journal."""
+
+
 class _OldDirectories:
     """The module ``time`` for files.listing: every directory is old enough for its time stamp to tell."""
 
@@ -110,7 +121,7 @@ def _in_turn(items: Iterator[Any], do: Callable[[Any, Any], None], threads: int)
 
 
 @contextlib.contextmanager
-def virtual(time: VirtualTime) -> Iterator[None]:
+def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
     """The product waits in virtual time and in the caller's thread while this lasts."""
     with contextlib.ExitStack() as stack:
         for module in (
@@ -134,7 +145,9 @@ def virtual(time: VirtualTime) -> Iterator[None]:
         stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
         stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
         stack.enter_context(mock.patch.object(tests.driving, "load", _load))
-        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", _granularity))
+        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", kernel.granularity))
+        stack.enter_context(mock.patch.object(cachesync.journal.sound, "_expected", _expected))
+        stack.enter_context(kernel.installed(time))
         yield
 
 
@@ -143,10 +156,8 @@ def _stream(database: Any, sql: str, values: tuple[Any, ...] = ()) -> Iterator[A
     yield from database.long(sql, values)
 
 
-def _granularity(_: Path) -> float:
-    """Nothing is read within a tick of its change: the simulation's time is not the disk's."""
-    return 0.0
-
+_expected = cache(cachesync.journal.sound._expected)
+"""Which tables a journal of a version has: asked of SQLite at each start of a process, and always the same."""
 
 _configs: dict[Any, Any] = {}
 
@@ -178,24 +189,36 @@ class SimulatedHost:
     disk and each transaction; what they raise is raised there."""
 
     def __init__(
-        self, name: str, folder: Path, store: SimulatedStore, time: VirtualTime, *, guard: int, watched: bool
+        self,
+        name: str,
+        folder: Path,
+        store: SimulatedStore,
+        time: VirtualTime,
+        *,
+        guard: int,
+        watched: bool,
+        disk: str = "plain",
     ) -> None:
         self.name = name
         self.folder = folder
         self.root = folder / name
         self.session = self.root / SESSION
         self.away = folder / f"{name}-away"
+        self.volumes = folder / f"{name}-volumes"
         self.clock = HostClock(time)
+        self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock)
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0
         self.hints: dict[str, Hint] = {}
-        self.look: Callable[[], None] = lambda: None
+        self.look: Callable[[str, tuple[Any, ...]], None] = lambda *_: None
         self.write: Callable[[], None] = lambda: None
         self.committed: Callable[[], None] = lambda: None
+        self.guard = guard
         self._store = store
         self._flags: dict[str, Any] = {"watched": watched, "delete_guard": str(guard)}
         self._remembered: dict[str, bytes] | None = None
+        self._kept: dict[str, bytes] = {}
         self.root.mkdir(parents=True)
 
     # -- its lives -----------------------------------------------------------------------------------------------------
@@ -227,7 +250,7 @@ class SimulatedHost:
     def _hook(self, driven: Driven) -> None:
         tree, database = driven.engine.tree, driven.engine.journal._ledger.db
         for verb in ("lstat", "open", "listing", "session_directory"):
-            setattr(tree, verb, self._looking(getattr(tree, verb)))
+            setattr(tree, verb, self._looking(verb, getattr(tree, verb)))
         write = database.write
 
         @contextlib.contextmanager
@@ -241,9 +264,9 @@ class SimulatedHost:
 
         database.write = hooked  # type: ignore[method-assign]
 
-    def _looking(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _looking(self, verb: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def hooked(*args: Any, **options: Any) -> Any:
-            self.look()
+            self.look(verb, args)
             return call(*args, **options)
 
         return hooked
@@ -267,26 +290,63 @@ class SimulatedHost:
     def remember(self) -> None:
         """Up to here the journal is on the disk's platter; what is committed from now on may be lost with the power."""
         if self.driven is not None:
-            state = self.root / ".cachesync"
-            names = ("journal.db", "journal.db-wal")
-            self._remembered = {name: (state / name).read_bytes() for name in names if (state / name).exists()}
+            self._remembered = self._state()
 
-    def lose_power(self) -> None:
-        """The last commits that were not durable are gone."""
+    def keep_state(self) -> None:
+        """A backup of the state folder is taken."""
+        self._kept = self._state()
+
+    def roll_back_state(self) -> bool:
+        """The state folder is as in the backup again; whether there is one. The root stays as it is."""
+        if not self._kept:
+            return False
+        self.die()
+        self._restore_state(self._kept)
+        self._remembered = None
+        return True
+
+    def _state(self) -> dict[str, bytes]:
+        state = self.root / ".cachesync"
+        return {name: (state / name).read_bytes() for name in _STATE if (state / name).exists()}
+
+    def _restore_state(self, kept: dict[str, bytes]) -> None:
+        state = self.root / ".cachesync"
+        for name in ("journal.db-wal", "journal.db-shm"):
+            (state / name).unlink(missing_ok=True)
+        for name, data in kept.items():
+            (state / name).write_bytes(data)
+            (state / name).chmod(0o600)
+
+    def pulse(self) -> bytes | None:
+        """What the product keeps in the root to tell whether that was rolled back."""
+        place = self.root / ".cachesync" / "pulse"
+        return place.read_bytes() if place.exists() else None
+
+    def set_pulse(self, data: bytes | None) -> None:
+        """The root has that of another time."""
+        place = self.root / ".cachesync" / "pulse"
+        place.unlink(missing_ok=True)
+        if data is not None and place.parent.is_dir():
+            place.write_bytes(data)
+            place.chmod(0o600)
+
+    def boot(self) -> None:
+        """The machine starts anew."""
         self.die()
         self._boots += 1
+
+    def lose_power(self, *, commits: bool = True) -> None:
+        """The last ``commits`` that were not durable are gone."""
+        self.boot()
+        if not commits:
+            self._remembered = None
         if self._remembered is not None:
-            state = self.root / ".cachesync"
-            for name in ("journal.db-wal", "journal.db-shm"):
-                (state / name).unlink(missing_ok=True)
-            for name, data in self._remembered.items():
-                (state / name).write_bytes(data)
-                (state / name).chmod(0o600)
+            self._restore_state(self._remembered)
 
     def lose_journal(self) -> None:
         """The state folder is removed while nobody runs."""
         self.die()
-        self._remembered = None
+        self._remembered, self._kept = None, {}
         shutil.rmtree(self.root / ".cachesync", ignore_errors=True)
 
     # -- what it has ---------------------------------------------------------------------------------------------------
@@ -295,14 +355,22 @@ class SimulatedHost:
         """The session's files as they stand."""
         return files_of(self.session)
 
+    def snapshot(self) -> Snapshot:
+        """The session's files as they stand, with which file each name is."""
+        found: Snapshot = {}
+        _collect(str(self.session), "", found)
+        return found
+
     def files_away(self) -> dict[str, bytes]:
         """Those of the session's directory that was moved away."""
         return files_of(self.away)
 
     def everything(self) -> set[bytes]:
-        """The bytes of every file that the host has anywhere: in the session, moved away, on its way in or out."""
+        """The bytes of every file that the host has anywhere: in the session, moved away, on a volume, on its way in or
+        out."""
         staging = self.root / ".cachesync" / "staging"
-        return {data for folder in (self.session, self.away, staging) for data in files_of(folder).values()}
+        folders = (self.session, self.away, self.volumes, staging)
+        return {data for folder in folders for data in files_of(folder).values()}
 
     def entry(self, path: str) -> Any:
         """The journal's row, if a process is there to ask."""
@@ -314,19 +382,41 @@ class SimulatedHost:
         assert self.driven is not None
         self.driven.engine.service.artifacts.put(parse(f"{SESSION}/{path}"), io.BytesIO(data))
 
+    def read(self, path: str) -> Reading:
+        assert self.driven is not None
+        return self.driven.engine.service.artifacts.read(parse(f"{SESSION}/{path}"))
+
+    def restore(self, path: str) -> None:
+        assert self.driven is not None
+        self.driven.engine.service.artifacts.restore(parse(f"{SESSION}/{path}"))
+
     def rm(self, path: str) -> None:
         assert self.driven is not None
         self.driven.engine.service.artifacts.remove(parse(f"{SESSION}/{path}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file at one instant. ``file`` is its inode: which file it is, whatever its name."""
+
+    file: int
+    data: bytes
+    mtime_ns: int
+    mode: int
+    ctime_ns: int = field(compare=False)
+
+
+Snapshot = dict[str, Seen]
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Files below a folder, by path; links are none."""
-    found: dict[str, bytes] = {}
+    found: Snapshot = {}
     _collect(str(folder), "", found)
-    return found
+    return {path: seen.data for path, seen in found.items()}
 
 
-def _collect(folder: str, prefix: str, found: dict[str, bytes]) -> None:
+def _collect(folder: str, prefix: str, found: Snapshot) -> None:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -336,4 +426,6 @@ def _collect(folder: str, prefix: str, found: dict[str, bytes]) -> None:
             _collect(entry.path, f"{prefix}{entry.name}/", found)
         elif entry.is_file(follow_symlinks=False):
             with open(entry.path, "rb") as file:
-                found[prefix + entry.name] = file.read()
+                data = file.read()
+            s = entry.stat(follow_symlinks=False)
+            found[prefix + entry.name] = Seen(s.st_ino, data, s.st_mtime_ns, s.st_mode & 0o7777, s.st_ctime_ns)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cachesync.ignore import FILE_NAME, IgnoreRules
 from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
-from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost
+from tests.simulation.barrier import Barrier
+from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost, Snapshot
 from tests.simulation.store import SimulatedStore
 
 EPSILON = 0.01
@@ -46,10 +47,16 @@ class Ledger:
         self.hosts = hosts
         self.alive: set[bytes] = set()
         self.given_up: set[bytes] = set()
-        self.deleted: dict[str, set[str]] = {host.name: set() for host in hosts}
+        self.deleted: dict[str, set[str]] = {}
         """By host: paths that a program removed by name, in the directory that stands there still."""
-        self.must_go: dict[str, set[str]] = {host.name: set() for host in hosts}
+        self.must_go: dict[str, set[str]] = {}
         """... of which the journal knew that they are stored and here."""
+        self.moved: dict[str, dict[str, int]] = {}
+        """By host: paths that a program renamed, and which file that was."""
+        self.unlinked: dict[str, set[str]] = {}
+        """By host: paths of files that a program removed or replaced."""
+        self.removing: set[str] = set()
+        """Hosts on which a program removes the whole session, file after file."""
         self.went_at: dict[str, float] = {}
         """When a program last took something away that the store has."""
         self.deleted_at: dict[str, float] = {}
@@ -57,10 +64,27 @@ class Ledger:
         self.set_aside: dict[str, tuple[set[str], set[str]]] = {}
         self.clock_stepped: set[str] = set()
         self.forgetful: set[str] = set()
-        """Hosts whose journal has lost something."""
+        """Hosts whose journal or disk has lost something, or whose disk does not tell directories apart."""
+        self.doubted: set[str] = set()
+        """... and whose engine has not looked at everything since: what is missing may have been lost."""
         self.believing: set[str] = set()
+        self.changed_at: dict[tuple[str, str], int] = {}
+        """By host and path: the event at which a program last changed the file that stands there."""
+        self.reverted: dict[tuple[str, str], bytes] = {}
+        """By host and path: the bytes that a file has lost with the power."""
         self.asked: dict[str, str] = {}
         """Paths that are put or removed by name right now, and on which host."""
+
+        for host in hosts:
+            self.add(host)
+
+    def add(self, host: SimulatedHost) -> None:
+        """Another host comes."""
+        for paths in (self.deleted, self.must_go, self.unlinked):
+            paths[host.name] = set()
+        self.moved[host.name] = {}
+        if not host.disk.nature.births:
+            self.forgetful.add(host.name)
 
     # -- what is told to it --------------------------------------------------------------------------------------------
 
@@ -89,6 +113,7 @@ class Ledger:
 
     def looked(self, host: SimulatedHost) -> None:
         """The engine there has been told of everything that a program did, or has seen it."""
+        self.doubted.discard(host.name)
         if host.name in self.went_at:
             self.deleted_at[host.name] = self.went_at[host.name]
 
@@ -96,6 +121,22 @@ class Ledger:
         """From now on what is missing there was not deleted by name (P7)."""
         self.deleted[host.name].clear()
         self.must_go[host.name].clear()
+        self.moved[host.name].clear()
+        self.unlinked[host.name].clear()
+
+    def revived(self, data: bytes) -> None:
+        """Somebody made these bytes the newest of a key again."""
+        self.given_up.discard(data)
+        self.appeared([data])
+
+    def store_was_reset(self, gone: Iterable[bytes]) -> None:
+        """The store lost these; what a disk has is not lost."""
+        kept = {data for host in self.hosts for data in host.everything()}
+        self.give_up(set(gone) - kept)
+
+    def was_read(self, key: str, data: bytes, lately: Collection[bytes | None]) -> None:
+        """P11: a read of what is not here returned what the store had in the last seconds."""
+        check(data in lately, "P11", f"{key} was read as {data!r}; lately the store had {sorted(map(str, lately))}")
 
     # -- always --------------------------------------------------------------------------------------------------------
 
@@ -112,8 +153,12 @@ class Ledger:
             check(replaced or named, "P7", f"{path} is deleted in the store, but nobody deleted it on {host.name}")
             at = self.deleted_at.get(host.name, 0.0)
             early = now - at < SETTLE - EPSILON and host.name not in self.believing | self.clock_stepped
-            renamed = old is not None and self._elsewhere(key, old.data)
+            renamed = path in self.moved[host.name]
             check(not early or renamed or replaced, "P8", f"{path} is deleted {now - at:.3f} s after it went")
+            if old is not None and renamed:
+                self._new_name_is_stored(host, path, old)
+            removing = host.name in self.removing - self.believing
+            check(not removing, "P8", f"{path} is deleted while a program removes the whole session")
         if old is None or (new is not None and new.data == old.data):
             return
         if asked:
@@ -122,6 +167,15 @@ class Ledger:
         lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
         on_disk = lost and any(old.data in other.everything() for other in self.hosts)
         check(not lost or on_disk, "P9", f"{old.data!r} at {path} was seen by nobody, and is replaced by {host.name}")
+
+    def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
+        """P8: the object of an old name goes after the store has one for the new name."""
+        here = host.snapshot()
+        if here.get(FILE_NAME, None) or host.disk.mounted or self._elsewhere(PREFIX + path, old.data):
+            return
+        names = [name for name, seen in here.items() if seen.file == self.moved[host.name][path]]
+        stored = any(PREFIX + name in self.store.objects or self.store.last_writer(PREFIX + name) for name in names)
+        check(stored or not names, "P8", f"{path} is {names} now: the old object is deleted, and there is no new one")
 
     def _elsewhere(self, key: str, data: bytes) -> bool:
         return any(held.data == data for other, held in self.store.objects.items() if other != key)
@@ -155,32 +209,92 @@ class Ledger:
 
     # -- what an answer says -------------------------------------------------------------------------------------------
 
-    def flush_said_stored(self, host: SimulatedHost, before: dict[str, bytes], report: FlushReport) -> None:
-        """P1, P3: all that stood there when it began, and still does, is stored, and listed."""
+    def changed(self, host: SimulatedHost, before: Snapshot, after: Snapshot) -> None:
+        """A program changed these files: their bytes, their times or their names."""
+        for path, seen in after.items():
+            if before.get(path) != seen:
+                self.changed_at[host.name, path] = self.store.tick()
+        for name, path in list(self.reverted):
+            if name == host.name and before.get(path) != after.get(path):
+                self.give_up([self.reverted.pop((name, path))])
+        moved, unlinked = self.moved[host.name], self.unlinked[host.name]
+        files = {seen.file for seen in after.values()}
+        arrived = {seen.file for path, seen in after.items() if path not in before or before[path].file != seen.file}
+        for path in before.keys() - after.keys():
+            moved.pop(path, None)
+            if before[path].file in arrived:
+                moved[path] = before[path].file
+        unlinked |= {path for path, seen in before.items() if seen.file not in files}
+        for path in after.keys() - before.keys():
+            moved.pop(path, None)
+
+    def cut_off(self, host: SimulatedHost, gone: set[bytes], reverted: Mapping[str, bytes]) -> None:
+        """The power went. Bytes in ``gone`` left the disk: those that were nowhere else may be lost. A program that
+        changes a file in ``reverted`` gives up the bytes that this file lost."""
+        stored = {held.data for held in self.store.objects.values()}
+        self.give_up(gone - stored)
+        self.forgetful.add(host.name)
+        self.doubted.add(host.name)
+        self.must_go[host.name].clear()
+        for path, data in reverted.items():
+            self.reverted[host.name, path] = data
+
+    def covered(self, host: SimulatedHost, folder: str) -> None:
+        """A volume came or went: what a program removed below it is not known to have been removed."""
+        self.must_go[host.name] = {path for path in self.must_go[host.name] if not path.startswith(f"{folder}/")}
+        self.forgetful.add(host.name)
+
+    def said_stored(self, barrier: Barrier, report: FlushReport) -> None:
+        """P1, P3: all that stood there when it began is stored under the name that it has now, and listed; unless a
+        program deleted or rewrote it since (see barrier.py)."""
+        host = barrier.host
         here = host.files()
-        ignored = {skipped.path for skipped in report.skipped} | _ignored_meanwhile(before, here)
+        ignored = {skipped.path for skipped in report.skipped} | _ignored_meanwhile(barrier.instants)
         check(report.manifest == MANIFEST, "P3", "stored, and no manifest is named")
         listed = self.listed()
-        for path, data in before.items():
-            if here.get(path) != data or _is_left_out(path, ignored):
-                continue
+
+        def holds(path: str, data: bytes, named: bool) -> str | None:  # noqa: FBT001
+            if _is_left_out(path, ignored):
+                return None
             key = PREFIX + path
-            held = self.store.objects.get(key)
-            another = self.store.last_writer(key) != host.name
+            held, another = self.store.objects.get(key), self.is_anothers(host, path, barrier.began)
             if held is None or held.data != data:
-                check(another, "P3", f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}")
-                check(data in self.store.versions(key), "P3", f"{path}: {data!r} was never stored there")
-                continue
-            row = listed.get((path, "file"))
-            check(row is not None or another, "P3", f"{path} is stored, and the manifest does not list it")
-            if row is not None and not another and not self.store.was_stale:
-                check(row["sha256"] == sha(data), "P3", f"the manifest lists other bytes of {path}")
-        for path in self.must_go[host.name] - here.keys():
+                if not another:
+                    return f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}"
+                return None if data in self.store.versions(key) else f"{path}: {data!r} was never stored there"
+            if named and not another and (path, "file") not in listed:
+                return f"{path} is stored, and the manifest does not list it"
+            return None
+
+        fault = barrier.fault(holds)
+        check(fault is None, "P3", fault or "")
+        for path, seen in barrier.unchanged().items():
             if _is_left_out(path, ignored):
                 continue
+            row, held = listed.get((path, "file")), self.store.objects.get(PREFIX + path)
+            same = held is not None and held.data == seen.data and not self.is_anothers(host, path, barrier.began)
+            if row is not None and same and not self.store.was_stale:
+                check(row["sha256"] == sha(seen.data), "P3", f"the manifest lists other bytes of {path}")
+        self._all_went(
+            host, {path for path in self.must_go[host.name] - here.keys() if not _is_left_out(path, ignored)}
+        )
+
+    def _all_went(self, host: SimulatedHost, paths: set[str]) -> None:
+        """P8: what a program removed before a flush is not in the store after it."""
+        for path in paths:
             stands = self.store.last_writer(PREFIX + path) == host.name and PREFIX + path in self.store.objects
             check(not stands, "P8", f"{path} was deleted on {host.name} and flushed, and its object is there")
         self.must_go[host.name].clear()
+        self.unlinked[host.name].clear()
+
+    def is_anothers(self, host: SimulatedHost, path: str, since: int) -> bool:
+        """Whether another writer changed the object after the last change of the file there. What went with the whole
+        store before an event, ``since``, nobody has changed (P17)."""
+        key = PREFIX + path
+        if self.store.gone_at.get(key, since) < since:
+            return False
+        later = self.store.changed_at.get(key, 0) > self.changed_at.get((host.name, path), 0)
+        return later and self.store.last_writer(key) != host.name
 
     def listed(self) -> dict[tuple[str, str], Any]:
         """The rows of the manifest in the store."""
@@ -188,6 +302,14 @@ class Ledger:
         found = {(row["path"], row["type"]): row for row in rows}
         check(len(found) == len(rows), "P3", "a path stands twice in the manifest")
         return found
+
+    def held(self, host: SimulatedHost, report: FlushReport) -> None:
+        """P8: deletions are held if programs have removed more files than ``delete_guard``. A moved file was not
+        removed, changed or not."""
+        held = [failure.path for failure in report.failed if "--confirm-deletes" in failure.error]
+        known = host.name not in self.forgetful and not host.files().get(FILE_NAME) and host.session.is_dir()
+        few = known and len(self.unlinked[host.name]) <= host.guard
+        check(not (held and few), "P8", f"{held} are held on {host.name}, and only {self.unlinked[host.name]} went")
 
     # -- when all is quiet ---------------------------------------------------------------------------------------------
 
@@ -201,7 +323,7 @@ class Ledger:
                 continue  # ignored
             held, key = self.store.objects.get(PREFIX + path), PREFIX + path
             if held is None or held.data != data:
-                another = self.store.last_writer(key) != host.name
+                another = self.store.last_writer(key) != host.name and key not in self.store.gone_at
                 check(another, "P2", f"{path} on {host.name} is {data!r}, the store has {held and held.data!r}")
                 check(data in self.store.versions(key), "P2", f"{path}: {data!r} of {host.name} was never stored")
 
@@ -248,13 +370,15 @@ def _has_work(entry: Any) -> bool:
     return bool(entry.dirty and (entry.kind is Kind.FILE or entry.stored is not None))
 
 
-def _ignored_meanwhile(before: dict[str, bytes], here: dict[str, bytes]) -> set[str]:
-    """What a program said while it was flushed that is not to be stored."""
-    now = here.get(FILE_NAME, b"")
-    if before.get(FILE_NAME, b"") == now:
-        return set()
-    rules = IgnoreRules(SESSION, session_text=now.decode())
-    return {path for path in here if rules.reason(path, is_dir=False)}
+def _ignored_meanwhile(instants: Sequence[Snapshot]) -> set[str]:
+    """What was not to be stored at any time of a flush, by the rules that a program gave."""
+    texts = {instant[FILE_NAME].data for instant in instants if FILE_NAME in instant}
+    paths = {path for instant in instants for path in instant} if any(texts) else set[str]()
+    found = set[str]()
+    for text in texts if paths else ():
+        rules = IgnoreRules(SESSION, session_text=text.decode())
+        found |= {path for path in paths if rules.reason(path, is_dir=False)}
+    return found
 
 
 def _is_left_out(path: str, ignored: set[str]) -> bool:

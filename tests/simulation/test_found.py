@@ -14,6 +14,7 @@ from cachesync.watcher import Hint
 from tests.flat_store import FlatStore
 from tests.life import Host, S
 from tests.simulation.campaign import fault_of, place
+from tests.simulation.findings import FINDINGS
 from tests.simulation.schedule import Schedule, Step
 
 FOUND = {
@@ -184,6 +185,12 @@ def test_what_was_found_stays_mended(name):
     schedule = Schedule(0, guard=100, watched=True, orderly=True, third=False, steps=steps)
     with place() as folder:
         assert fault_of(schedule, folder) is None
+
+
+@pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name)
+def test_what_an_audit_found_stays_mended(finding):
+    with place() as folder:
+        assert fault_of(finding.schedule, folder) is None, finding.sentence
 
 
 class During(FlatStore):

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cachesync.watcher import Hint
 
 _NEW = Hint.CHANGED | Hint.CLOSED
+_SPOILT = "\udcff"
+"""A byte that is no UTF-8, as Python shows it."""
+
+_WRITTEN_BACK = 30_000_000_000
+"""Nanoseconds after which the kernel has written a page to the disk."""
+
+
+@dataclass(slots=True)
+class _Mapped:
+    """A file whose pages are mapped for writing, and when a store to them was last ``noted`` in its times."""
+
+    path: str
+    file: BinaryIO
+    pages: mmap.mmap
+    noted: int | None = None
+
+    def close(self) -> None:
+        self.pages.close()
+        self.file.close()
 
 
 class Program:
@@ -21,15 +42,19 @@ class Program:
         self._session = session
         self._stamp = stamp
         self._held: list[tuple[str, BinaryIO]] = []
+        self._maps: list[_Mapped] = []
 
     def release_all(self) -> None:
         """The program ends."""
         while self._held:
             self._held.pop()[1].close()
+        while self._maps:
+            self._maps.pop().close()
 
     def held(self) -> list[tuple[str, int, bool]]:
         """What it has open for writing: path, inode, and whether that still has a name."""
-        stats = [(path, os.fstat(file.fileno())) for path, file in self._held]
+        files = [*self._held, *((mapped.path, mapped.file) for mapped in self._maps)]
+        stats = [(path, os.fstat(file.fileno())) for path, file in files]
         return [(path, stat.st_ino, stat.st_nlink > 0) for path, stat in stats]
 
     def act(self, verb: str, args: tuple[Any, ...]) -> dict[str, Hint]:
@@ -80,6 +105,23 @@ class Program:
         os.rename(self._session / old, self._session / new)
         return {old: Hint.GONE | Hint.TREE, new: Hint.TREE}
 
+    def spoil(self, path: str) -> dict[str, Hint]:
+        """Give a file or a directory a name that is no UTF-8: nothing of it can be stored."""
+        old = self._session / path
+        kind = Hint.TREE if old.is_dir() else Hint(0)
+        os.rename(old, f"{old}{_SPOILT}")
+        return {path: Hint.GONE | kind, f"{path}{_SPOILT}": kind or _NEW}
+
+    def mend(self) -> None:
+        """Give what cannot be stored a name again that can be."""
+        for above, folders, names in os.walk(self._session, topdown=False):
+            for name in (*folders, *names):
+                if _SPOILT in name:
+                    old, new = Path(above, name), Path(above, name.replace(_SPOILT, ""))
+                    while os.path.lexists(new):
+                        new = new.with_name(f"{new.name}2")
+                    os.rename(old, new)
+
     def unlink(self, path: str) -> dict[str, Hint]:
         (self._session / path).unlink()
         return {path: Hint.GONE}
@@ -109,6 +151,37 @@ class Program:
         path, file = self._held.pop()
         file.close()
         return {path: _NEW}
+
+    def map(self, path: str) -> dict[str, Hint]:
+        """Map a file's pages for writing, and close its descriptor."""
+        place = self._regular(path)
+        if not place.stat().st_size:
+            raise FileNotFoundError(path)  # it has no pages
+        with open(place, "r+b", buffering=0) as file:
+            pages = mmap.mmap(file.fileno(), 0)
+        self._maps.append(_Mapped(path, open(place, "rb", buffering=0), pages))  # noqa: SIM115
+        return {}
+
+    def map_write(self, data: str) -> dict[str, Hint]:
+        """Write to the pages that were mapped last. The kernel notes the first store to a page; and the next one only
+        after it has written the page to the disk."""
+        if not self._maps:
+            return {}
+        mapped, new = self._maps[-1], data.encode()
+        size = min(len(new), len(mapped.pages), os.fstat(mapped.file.fileno()).st_size)  # beyond its end is SIGBUS
+        mapped.pages[:size] = new[:size]
+        now = self._stamp()
+        if mapped.noted is None or now - mapped.noted >= _WRITTEN_BACK:
+            mapped.noted = now
+            os.utime(mapped.file.fileno(), ns=(now, now))
+        return {}
+
+    def unmap(self) -> dict[str, Hint]:
+        if not self._maps:
+            return {}
+        mapped = self._maps.pop()
+        mapped.close()
+        return {mapped.path: Hint.CLOSED}
 
     def mkdir(self, path: str) -> dict[str, Hint]:
         if self._session.is_dir():

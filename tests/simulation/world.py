@@ -6,17 +6,24 @@ import contextlib
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.flat_store import Crash, Fault, Held
+from tests.simulation.barrier import Barrier
+from tests.simulation.disk import Backup, Platter, Volumes, lose
 from tests.simulation.ending import quiet
-from tests.simulation.engines import Engines
-from tests.simulation.host import EPOCH, PREFIX, SimulatedHost, VirtualTime, virtual
+from tests.simulation.engines import Engines, Trap
+from tests.simulation.host import EPOCH, MANIFEST, PREFIX, SimulatedHost, VirtualTime, virtual
 from tests.simulation.invariants import Ledger
+from tests.simulation.kernel import Kernel
 from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
 from tests.simulation.store import SimulatedStore
 from tests.simulation.user import Program
+
+_STRAGGLES = 2
+"""Steps after which a request of a process that died has its effect."""
 
 _FAULTS = {"lost": Fault.LOST_REPLY, "refused": Fault.REFUSED}
 
@@ -29,20 +36,28 @@ class World(Engines):
         self._schedule = schedule
         self._told = told
         self.time = VirtualTime()
+        self._kernel = Kernel()
         self.store = SimulatedStore()
         self.store.watch = self._object_changes
         self.store.seen = lambda key, held: self.ledger.seen(self.store.acting, key, held)
-        self.store.before = lambda: self._reached("request", before=True)
+        self.store.before = self._request
+        self.store.clock = lambda: self.time.now
         self.store.after = lambda: self._reached("request", before=False)
         self._folder = folder
         self.hosts = [self._host(f"h{number}") for number in range(HOSTS)]
         self.ledger = Ledger(self.store, list(self.hosts))
-        self._traps: dict[tuple[int, str, bool], tuple[int, Step | None]] = {}
+        self._traps: dict[tuple[int, str, bool], Trap] = {}
         self._busy: list[int] = []
         self._asking = False
+        self._barriers: list[Barrier] = []
+        self._depth = 0
+        self._late = 0
         self._foreign = False
         self._held = schedule.guard < 100
         self._programs = {host.name: Program(host.session, self._stamp) for host in self.hosts}
+        self._backups: dict[str, Backup] = {}
+        self._platters = {host.name: Platter() for host in self.hosts}
+        self._volumes = {host.name: Volumes(host) for host in self.hosts}
         for host in self.hosts:
             host.session.mkdir()
 
@@ -51,12 +66,14 @@ class World(Engines):
 
     def _host(self, name: str) -> SimulatedHost:
         s = self._schedule
-        return SimulatedHost(name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched)
+        host = SimulatedHost(name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched, disk=s.disk)
+        self._kernel.add(host.disk)
+        return host
 
     def play(self) -> None:
         """All steps, then quiet."""
         random.seed(self._schedule.seed)
-        with virtual(self.time):
+        with virtual(self.time, self._kernel):
             for number, host in enumerate(self.hosts):
                 self._hook(number, host)
             try:
@@ -74,22 +91,30 @@ class World(Engines):
     def step(self, step: Step) -> None:
         """Make one step."""
         self.time.push(0.001)
+        if self.store.stragglers and not self._busy:
+            self._late += 1
+            if self._late > _STRAGGLES:
+                self._late = 0
+                self.store.land()
         host = self.hosts[step.host]
         if step.verb in USER:
             self._user(host, step)
-        elif step.verb in ABSENCE:
-            self._absence(host, step.verb)
         elif hasattr(self, f"_do_{step.verb}"):
             getattr(self, f"_do_{step.verb}")(step.host, host, *step.args)
-        elif step.verb == "trap":
-            point, number, before = step.args
-            self._traps[step.host, str(point), bool(before)] = (int(number), step.inner)
+        elif step.verb in ABSENCE:
+            self._absence(host, step.verb)
+        elif step.verb in ("trap", "storm"):
+            point, number, before, *stride = step.args
+            trap = Trap(int(number), step.inner, None if step.verb == "trap" else int(stride[0]))
+            self._traps[step.host, str(point), bool(before)] = trap
         else:
             self.engine(step.host, getattr(self, f"_run_{step.verb}"), *step.args)
 
     # -- programs ------------------------------------------------------------------------------------------------------
 
     def _user(self, host: SimulatedHost, step: Step) -> None:
+        if self._volumes[host.name].refuse(step.verb, [str(arg) for arg in step.args]):
+            return
         with self._changing(host):
             host.hints |= self._programs[host.name].act(step.verb, step.args)
         if step.verb == "ignore":
@@ -98,12 +123,18 @@ class World(Engines):
     @contextlib.contextmanager
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
         """A program's change in a directory: notes what it wrote and what it took away."""
-        before, aside = host.files(), set(host.files_away().values())
+        stood, aside = host.snapshot(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
-        after, still_aside = host.files(), set(host.files_away().values())
+        host.disk.witness()
+        stands, still_aside = host.snapshot(), set(host.files_away().values())
+        before = {path: seen.data for path, seen in stood.items()}
+        after = {path: seen.data for path, seen in stands.items()}
         gone = before.keys() - after.keys()
         ledger, name = self.ledger, host.name
+        ledger.changed(host, stood, stands)
+        self._platters[host.name].changed(self.time.now, stood, stands)
+        self._witness(host)
         ledger.appeared(after[path] for path in after if before.get(path) != after[path])
         ledger.appeared(still_aside - aside)  # what is held open is written wherever it was moved to
         ledger.give_up((set(before.values()) | aside) - set(after.values()) - still_aside)
@@ -116,12 +147,15 @@ class World(Engines):
             rows = {path: row for path in gone if (row := host.entry(path)) and row.resident}
             if any(row.stored for row in rows.values()):
                 ledger.went_at[name] = self.time.now
-            if not (rules.is_file() and rules.stat().st_size):
+            sure = name not in ledger.doubted and host.disk.nature.births
+            if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
         ledger.must_go[name] -= after.keys()
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
+        if self._volumes[name].mounted:
+            return
         stands = host.session.exists()
         if verb == "remove_session" and stands:
             stored = {held.data for held in self.store.objects.values()}
@@ -142,6 +176,26 @@ class World(Engines):
         ledger.absence(host)
         host.hints.clear()
 
+    def _do_slow_remove(self, number: int, host: SimulatedHost, seconds: int) -> None:
+        """``rm -rf`` of a session that takes its time, last in a directory of which nothing is stored."""
+        if not host.session.is_dir() or host.disk.mounted or self._busy:
+            return
+        stood, last = list(host.files()), host.session / "w"
+        with contextlib.suppress(FileExistsError):
+            last.mkdir()
+        for at in range(seconds):
+            (last / f"{at}.swp").touch()
+        self.ledger.removing.add(host.name)
+        try:
+            for path in (*stood, *(f"w/{at}.swp" for at in range(seconds))):
+                self._user(host, Step("unlink", number, (path,)))
+                self.engine(number, self._run_notice, 1.0)
+                self.time.push(1.0)
+                self.engine(number, self._run_pump, 1)
+            self._absence(host, "remove_session")
+        finally:
+            self.ledger.removing.discard(host.name)
+
     # -- the world -----------------------------------------------------------------------------------------------------
 
     def _do_time(self, _: int, __: SimulatedHost, seconds: float) -> None:
@@ -159,6 +213,28 @@ class World(Engines):
 
     def _do_stale(self, _: int, __: SimulatedHost, listings: int) -> None:
         self.store.remember(listings)
+
+    def _do_portal(self, _: int, __: SimulatedHost, there: bool) -> None:  # noqa: FBT001
+        self.store.portal = there
+
+    def _do_straggle(self, _: int, __: SimulatedHost) -> None:
+        self.store.straggling = True
+
+    def _do_keep_store(self, _: int, __: SimulatedHost) -> None:
+        self.store.keep()
+
+    def _do_reset_store(self, _: int, __: SimulatedHost, what: str) -> None:
+        had = [held.data for held in self.store.objects.values()]
+        self.store.reset(what)
+        self.ledger.store_was_reset(set(had) - {held.data for held in self.store.objects.values()})
+        self._foreign = True
+
+    def _do_foreign_copy(self, _: int, __: SimulatedHost, source: str, number: int, target: str) -> None:
+        replaced = self._stored(target)
+        if (held := self.store.foreign_copy(PREFIX + source, number, PREFIX + target)) is not None:
+            self.ledger.give_up(replaced)
+            self.ledger.revived(held.data)
+            self._foreign = True
 
     def _do_foreign_put(self, _: int, __: SimulatedHost, path: str, data: str, digest: bool) -> None:  # noqa: FBT001
         body = f"theirs {data}".encode()
@@ -188,6 +264,54 @@ class World(Engines):
     def _do_power_loss(self, _: int, host: SimulatedHost) -> None:
         host.lose_power()
         self.ledger.forgetful.add(host.name)
+        self.ledger.doubted.add(host.name)
+
+    def _do_power_cut(self, _: int, host: SimulatedHost, what: str, salt: int, kept: bool) -> None:  # noqa: FBT001
+        """The disk comes back without some of what was written last, whatever the journal says of that."""
+        self._programs[host.name].release_all()
+        host.lose_power(commits=not kept)
+        had, here = host.everything(), host.snapshot()
+        lost = set(lose(host, self._platters[host.name], self.time.now, what, salt))
+        standing = host.files()
+        reverted = {path: here[path].data for path in lost & standing.keys()}
+        self.ledger.cut_off(host, had - host.everything(), reverted)
+
+    def _do_keep_root(self, _: int, host: SimulatedHost) -> None:
+        if host.session.is_dir() and not host.disk.mounted:
+            self._backups[host.name] = Backup(host)
+
+    def _do_roll_back_root(self, _: int, host: SimulatedHost, boot: bool) -> None:  # noqa: FBT001
+        """The root's volume is as it was when the backup was made; the state lies on another one."""
+        if host.name not in self._backups or host.disk.mounted or not host.session.is_dir():
+            return
+        self._programs[host.name].release_all()
+        host.boot() if boot else host.stop()
+        had, here = host.everything(), host.files()
+        self._backups[host.name].restore()
+        self._platters[host.name].forget()
+        now = host.files()
+        self.ledger.cut_off(host, had - host.everything(), {path: here[path] for path in here.keys() & now.keys()})
+
+    def _do_keep_state(self, _: int, host: SimulatedHost) -> None:
+        host.keep_state()
+
+    def _do_roll_back_state(self, _: int, host: SimulatedHost, boot: bool) -> None:  # noqa: FBT001
+        """The state's volume is as it was when the backup was made; the root lies on another one."""
+        if host.roll_back_state():
+            host.boot() if boot else None
+            self.ledger.cut_off(host, set(), {})
+
+    def _do_mount(self, _: int, host: SimulatedHost, folder: str) -> None:
+        if host.session.is_dir() and self._volumes[host.name].mount(folder):
+            self._moved_volume(host, folder)
+
+    def _do_unmount(self, _: int, host: SimulatedHost, folder: str) -> None:
+        if self._volumes[host.name].unmount(folder):
+            self._moved_volume(host, folder)
+
+    def _moved_volume(self, host: SimulatedHost, folder: str) -> None:
+        self.ledger.covered(host, folder)
+        self._witness(host, program=False)
 
     def _do_lose_journal(self, _: int, host: SimulatedHost) -> None:
         host.lose_journal()
@@ -197,23 +321,36 @@ class World(Engines):
     # -- in the middle of something ------------------------------------------------------------------------------------
 
     def _hook(self, number: int, host: SimulatedHost) -> None:
-        host.look = lambda: self._reached("look", before=True, number=number)
+        host.look = partial(self._look, number)
         host.write = lambda: self._reached("journal", before=True, number=number)
         host.committed = lambda: self._reached("journal", before=False, number=number)
+
+    def _look(self, number: int, verb: str, args: tuple[Any, ...]) -> None:
+        self._reached("look", before=True, number=number)
+        if verb == "listing":
+            self._reached("listing", before=True, number=number)
+        if verb == "listing" and args[1] == "":
+            self._looks(self.hosts[number])
+
+    def _request(self, verb: str, key: str) -> None:
+        self._reached("request", before=True)
+        if self._busy and verb in ("put", "copy") and key.startswith(PREFIX) and key != MANIFEST:
+            self._looks(self.hosts[self._busy[-1]])
 
     def _reached(self, point: str, *, before: bool, number: int | None = None) -> None:
         """A point in the engine's work: whatever a trap has for it happens now."""
         at = self._busy[-1] if number is None and self._busy else number
         if at is None or at not in self._busy:
             return
-        key = at, point, before or point == "look"
+        key = at, point, before or point in ("look", "listing")
         if key not in self._traps:
             return
-        left, inner = self._traps[key]
-        if left > 0:
-            self._traps[key] = left - 1, inner
+        trap = self._traps[key]
+        if trap.left > 0:
+            trap.left -= 1
             return
         del self._traps[key]
+        inner = trap.inner
         if inner is None:
             raise Crash
         asking, self._asking = self._asking, point == "request"
@@ -221,6 +358,9 @@ class World(Engines):
             while inner is not None:
                 self.step(inner)
                 inner = inner.inner
+                if trap.stride is not None and inner is not None:
+                    self._traps[key] = Trap(trap.stride, inner, trap.stride)
+                    return
         finally:
             self._asking = asking
 
