@@ -253,6 +253,7 @@ class Attendant:
                 self._engine.events.tell(What.REPAIRED, name, changes=found)
             self._list_links(name)
         self._give_up_uploads()
+        self._engine.pulse.beat()
         self._scan_cost = time.thread_time() - spent
         if "start" not in reasons:
             self.repaired += repaired

@@ -6,7 +6,6 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
 
 from cachesync import manifest
 from cachesync.context import Context
@@ -20,11 +19,10 @@ from cachesync.policy import Writer
 
 
 class Committer:
-    """Builds manifests from the journal and stores them; ``written`` is called after each."""
+    """Builds manifests from the journal and stores them."""
 
-    def __init__(self, context: Context, learner: Learner, written: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, context: Context, learner: Learner) -> None:
         self._c = context
-        self._written = written
         self._learner = learner
         self._host = socket.gethostname()
         self._locks: dict[str, threading.Lock] = {}
@@ -73,10 +71,10 @@ class Committer:
                     self._learner.again(session)
                     raise
         with self._learner.standing:
-            self._c.journal.sessions.manifest_written(
+            pulse = self._c.journal.sessions.manifest_written(
                 session, generation=generation, revision=row.revision, manifest=info.version, state=state
             )
-        self._written()
+        self._c.pulse.show(pulse)
         return summary
 
     def _stands(self, key: str, version: Version) -> bool:

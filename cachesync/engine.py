@@ -92,14 +92,14 @@ class Engine:
             self.journal = _open_journal(config, stores=bind and not read_only)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
-            self._pulse = Pulse(config.root, config.state, self.journal, self.tree.stands)
-            if self._pulse.is_foreign():
-                logger.error("the root is older than the journal, or another one: what is missing is not deleted")
+            self.pulse = Pulse(config.root, self.journal, self.tree.stands)
+            if self.pulse.is_foreign():
+                logger.error("root and journal are not of one time, or were made apart: what is missing is not deleted")
                 self.journal.sessions.doubt_all()
             self._build(since, clock, watched=watched)
             undo.pop_all()
         if bind and not read_only:
-            self._pulse.beat()
+            self.pulse.beat()
         _ignore_lease_breaks()
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
@@ -119,6 +119,7 @@ class Engine:
             believing=self.uploader.is_believing,
             watched=watched,
             events=self.events,
+            pulse=self.pulse,
         )
         self.scanner = Scanner(
             self.tree,
@@ -132,7 +133,7 @@ class Engine:
         )
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
-        self.committer = Committer(context, self.learner, self._pulse.beat)
+        self.committer = Committer(context, self.learner)
         self.flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer, self.hearing)
         self.lifecycle = SessionLife(
             context, self.scanner, self.learner, self.committer, self.flusher, Verifier(context, self.learner)
@@ -193,7 +194,7 @@ class Engine:
         ended = self.uploader.stop(patience)
         self.lifecycle.stop()
         if not self._read_only:
-            self._pulse.beat()
+            self.pulse.beat()
         self.cache.close()
         self.journal.close()
         self.lock.release()

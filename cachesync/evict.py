@@ -75,6 +75,7 @@ class Evictor:
                 run.keep(failure.path, failure.error)
             for skipped in scan.skipped:
                 run.keep(skipped.path, skipped.reason)
+            self._c.pulse.beat()
             directories = self._files(run, astray)
             self._directories(run, directories)
             with self._c.journal.turns.alone(session):

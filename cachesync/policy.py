@@ -203,7 +203,7 @@ _PUT_OFF = 5
 """Times ``delete_settle`` that deletions which are not carried out may put off those that are."""
 
 _LONGEST_REMOVAL = 300.0
-"""Seconds that vanishing directories may put deletions off: an ``rm -rf`` of a large tree takes minutes."""
+"""Seconds that deletions are put off while a session only shrinks: an ``rm -rf`` of a large tree takes minutes."""
 
 
 class Belief(Enum):
@@ -214,12 +214,13 @@ class Belief(Enum):
     HELD = auto()
 
 
-def last_deletion(seen: float, heard: float, directory: float, *, pace: Pace) -> float:
+def last_deletion(seen: float, gone: float, made: float, *, pace: Pace) -> float:
     """When a session's last deletion was, for believing its tombstones: ``seen`` is the latest tombstone's time,
-    ``heard`` when anything last went in the session, also what is never stored, ``directory`` when a directory did.
-    An ``rm -rf`` is under way as long as anything goes; temporary files that come and go all the time put real
-    deletions off for a while only."""
-    return max(seen, min(heard, seen + _PUT_OFF * pace.delete_settle), min(directory, seen + _LONGEST_REMOVAL))
+    ``gone`` when anything last went in the session, also what is never stored, ``made`` when anything was last made or
+    written in it. An ``rm -rf`` is under way as long as things only go; temporary files that come and go all the time
+    put real deletions off for a while only."""
+    longest = _PUT_OFF * pace.delete_settle if made > seen else _LONGEST_REMOVAL
+    return max(seen, min(gone, seen + longest))
 
 
 def believe_delete(

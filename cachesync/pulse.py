@@ -1,8 +1,8 @@
-"""A counter that the journal and the root share, so that a root that was rolled back is noticed.
+"""A counter that the journal and the root share, so that one of them that was rolled back is noticed.
 
-Where the state folder lies on another file system than the root, a snapshot of the root may be restored without the
-journal. Files that came after the snapshot are then missing, and nobody deleted them (P7). A file in the root holds the
-journal's counter; both grow at each start, flush and end. A root that shows another number is an older one, or another.
+A snapshot of the root may be restored without the journal, or a backup of the journal without the root. What came, or
+was evicted, in between is then expected and missing, and nobody deleted it (P7). A file in the root holds the journal's
+counter; both grow at each start, scan of the root, manifest, open, eviction and end.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ NAME = "pulse"
 
 
 class Pulse:
-    """The counter of one root. Does nothing where journal and root are on one file system: they are rolled back
-    together."""
+    """The counter of one root."""
 
-    def __init__(self, root: Path, state: Path, journal: Journal, stands: Callable[[], bool]) -> None:
+    def __init__(self, root: Path, journal: Journal, stands: Callable[[], bool]) -> None:
         """``stands`` says whether the root that was opened is still at its path."""
         self._journal = journal
         self._stands = stands
         self._folder = root / RESERVED
-        self._apart = os.stat(root).st_dev != os.stat(state).st_dev
 
     def is_foreign(self) -> bool:
         """Whether the root is not as this journal left it."""
-        return self._apart and self._journal.pulse() not in (0, self._read())
+        return self._journal.pulse() not in (0, self._read())
 
     def beat(self) -> None:
         """Count on, first in the journal: a process that dies in between leaves an older number in the root."""
-        if not self._apart:
-            return
-        number = self._journal.next_pulse()
+        self.show(self._journal.next_pulse())
+
+    def show(self, number: int) -> None:
+        """Write the journal's number to the root."""
         if not self._stands():
             return
         with contextlib.suppress(OSError):  # a root that cannot be written counts as rolled back at the next start

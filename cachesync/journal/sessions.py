@@ -274,8 +274,9 @@ class Sessions:
 
     def manifest_written(
         self, name: str, *, generation: int, revision: int, manifest: Version, state: str = "open"
-    ) -> None:
-        """The manifest that shows everything up to ``generation`` is stored: links and directories are clean."""
+    ) -> int:
+        """The manifest that shows everything up to ``generation`` is stored: links and directories are clean. Returns
+        the next pulse (see pulse.py)."""
         number = self._ledger.id(name)
         listed = "session = ? AND kind <> 'file' AND etag IS NULL AND generation <= ?"
         with self._ledger.db.write() as db:
@@ -291,6 +292,8 @@ class Sessions:
                 (state, revision, manifest.etag, manifest.version_id, number),
             )
             db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (number,))
+            ((pulse,),) = db.execute("UPDATE meta SET pulse = pulse + 1 RETURNING pulse").fetchall()
+        return int(pulse)
 
     def counts(self, name: str) -> Counts:
         """A session in numbers."""

@@ -105,6 +105,7 @@ class Opener:
     def _bring(self, session: str, staging: Staging, astray: Astray, watch: Watch) -> Brought:
         residence = self._c.journal.residence
         with Ground(self._c.tree, session, staging) as ground:
+            self._c.pulse.beat()
             marks = JournalMarks(self._c.journal, ground, astray, resumed=residence.opening(session))
             brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
         if brought.complete:

@@ -31,7 +31,7 @@ class Presence:
         self.lost: Counter[str] = Counter()
         """How many files went with their session's directory before they were stored, since this process began."""
         self._last_gone: dict[str, float] = {}
-        self._last_directory_gone: dict[str, float] = {}
+        self._last_made: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def is_known(self, session: str) -> bool:
@@ -80,16 +80,15 @@ class Presence:
         self._tell(What.EVICTED, session, files=evicted, left=lost)
 
     def hear(self, session: str, hints: Collection[Hint]) -> None:
-        """Note whether something in a session went, be it stored, ignored or never seen."""
-        gone = [hint for hint in hints if hint & Hint.GONE]
-        if gone:
+        """Note whether something in a session went, or was made or written, be it stored, ignored or never seen."""
+        if any(hint & Hint.GONE for hint in hints):
             self._last_gone[session] = self._clock()
-        if any(hint & Hint.TREE for hint in gone):
-            self._last_directory_gone[session] = self._clock()
+        if any(hint & (Hint.CHANGED | Hint.TREE) and not hint & Hint.GONE for hint in hints):
+            self._last_made[session] = self._clock()
 
     def last_gone(self, session: str) -> tuple[float, float]:
-        """When the watcher last reported that anything, and that a directory, went in a session; 0 for never."""
-        return self._last_gone.get(session, 0.0), self._last_directory_gone.get(session, 0.0)
+        """When the watcher last reported that anything went, and was made, in a session; 0 for never."""
+        return self._last_gone.get(session, 0.0), self._last_made.get(session, 0.0)
 
     def heard_replaced(self, session: str) -> None:
         """The watcher reports that the session's directory went. Where the file system tells no birth times, the one

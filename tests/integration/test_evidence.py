@@ -462,7 +462,8 @@ def test_p08_a_hard_link_that_stands_beside_a_deleted_name_changes_nothing_of_it
     assert objects(host) == {"twin", "stays"}
 
 
-def test_p08_directories_that_go_put_deletions_off_for_minutes(host):
+@pytest.mark.parametrize("hint", [GONE, GONE | Hint.TREE])
+def test_p08_a_session_that_only_shrinks_is_being_removed_for_minutes(host, hint):
     """An rm -rf of a session that is at node_modules, which is ignored, for a minute (core A7)."""
     host.write(".cachesyncignore", "node_modules/\n")
     host.write("a")
@@ -473,7 +474,7 @@ def test_p08_directories_that_go_put_deletions_off_for_minutes(host):
     scanner.notice(S, {"a": GONE})
     for number in range(60):
         host.driven.clock.push(1.0)
-        scanner.notice(S, {f"node_modules/{number}": GONE | Hint.TREE})
+        scanner.notice(S, {f"node_modules/{number}": hint})
         host.driven.pump()
         assert "a" in objects(host), number
     wait(host)

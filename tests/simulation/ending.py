@@ -60,7 +60,7 @@ def _flush_all(world: World, lived: list[tuple[int, SimulatedHost]]) -> bool:
 
 def _calm(world: World) -> None:
     world.store.down = world.store.portal = world.store.straggling = False
-    world.store.land()
+    world.store.land(now=True)
     world.store.faults.clear()
     world.store.stale_left = 0
     world._traps.clear()

@@ -181,7 +181,8 @@ class Engines:
         """SIGTERM: store what is left, say what is not, and end."""
         assert host.driven is not None
         with self._flushing(host) as barrier, contextlib.suppress(CacheSyncError):
-            report = host.driven.engine.service.drain(SESSION, timeout=3.0 if self.store.is_away else 25.0)
+            timeout = 3.0 if self.store.is_away else 25.0
+            report = host.driven.engine.flusher.flush(SESSION, timeout=timeout, patient=True)
             if report.stored:
                 self.ledger.said_stored(barrier, report)
         host.stop()

@@ -13,6 +13,10 @@ from cachesync.store.base import Body
 from tests.flat_store import Crash, FlatStore, Held
 
 
+STRAGGLES = 3.0
+"""Virtual seconds that a request is on its way whose process has died."""
+
+
 class SimulatedStore(FlatStore):
     """A FlatStore that knows which host is at work (``acting``), so that each object has its writer.
 
@@ -38,7 +42,8 @@ class SimulatedStore(FlatStore):
         self.portal = False
         """Requests are answered by a page of somebody else's."""
         self.straggling = False
-        self.stragglers: list[Callable[[], None]] = []
+        self.stragglers: list[tuple[float, Callable[[], None]]] = []
+        self.now: Callable[[], float] = lambda: 0.0
         self._kept: dict[str, Held] = {}
         self.stale: dict[str, Held] = {}
         self.stale_left = 0
@@ -90,7 +95,7 @@ class SimulatedStore(FlatStore):
     # -- what comes late -----------------------------------------------------------------------------------------------
 
     def put(self, key: str, body: Body, attributes: Attributes, **options: Any) -> ObjectInfo:
-        """A put that is ``straggling`` takes effect after its process has died."""
+        """A put that is ``straggling`` takes effect some seconds after its process has died."""
         if not self.straggling or key.endswith("manifest.json"):
             return super().put(key, body, attributes, **options)
         self.straggling = False
@@ -104,13 +109,13 @@ class SimulatedStore(FlatStore):
                 self._place(key, data, attributes, "us")
             self.acting = before
 
-        self.stragglers.append(land)
+        self.stragglers.append((self.now() + STRAGGLES, land))
         raise Crash
 
-    def land(self) -> None:
-        """What is on its way to the store arrives."""
-        while self.stragglers:
-            self.stragglers.pop(0)()
+    def land(self, *, now: bool = False) -> None:
+        """What is on its way to the store arrives: what is due by now, or all of it ``now``."""
+        while self.stragglers and (now or self.stragglers[0][0] <= self.now()):
+            self.stragglers.pop(0)[1]()
 
     def remember(self, listings: int) -> None:
         """The next ``listings`` listings tell what is there now."""
@@ -139,6 +144,7 @@ class SimulatedStore(FlatStore):
         return self.deleted_by.get(key) if held is None else held.writer
 
     def _begin(self, verb: str, key: str) -> Callable[[], None]:
+        self.land()
         self.before(verb, key)
         after = super()._begin(verb, key)
         if self.portal:

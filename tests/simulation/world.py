@@ -22,7 +22,6 @@ from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
 from tests.simulation.store import SimulatedStore
 from tests.simulation.user import Program
 
-_STRAGGLES = 2
 """Steps after which a request of a process that died has its effect."""
 
 _FAULTS = {"lost": Fault.LOST_REPLY, "refused": Fault.REFUSED}
@@ -51,7 +50,7 @@ class World(Engines):
         self._asking = False
         self._barriers: list[Barrier] = []
         self._depth = 0
-        self._late = 0
+        self.store.now = lambda: self.time.now
         self._foreign = False
         self._held = schedule.guard < 100
         self._programs = {host.name: Program(host.session, self._stamp) for host in self.hosts}
@@ -91,11 +90,7 @@ class World(Engines):
     def step(self, step: Step) -> None:
         """Make one step."""
         self.time.push(0.001)
-        if self.store.stragglers and not self._busy:
-            self._late += 1
-            if self._late > _STRAGGLES:
-                self._late = 0
-                self.store.land()
+        self.store.land()
         host = self.hosts[step.host]
         if step.verb in USER:
             self._user(host, step)

@@ -460,15 +460,16 @@ def test_an_outage_is_asked_about_one_at_a_time_with_growing_pauses_until_an_ans
 
 
 @pytest.mark.parametrize(
-    ("seen", "heard", "directory", "last"),
+    ("seen", "gone", "made", "last"),
     [
         (100.0, 0.0, 0.0, 100.0),  # nothing else went
         (100.0, 90.0, 80.0, 100.0),
-        (100.0, 101.5, 0.0, 101.5),  # an rm -rf is at what is never stored
-        (100.0, 500.0, 0.0, 110.0),  # temporary files come and go all the time
-        (100.0, 160.0, 160.0, 160.0),  # an rm -rf of a minute in node_modules
-        (100.0, 900.0, 900.0, 400.0),  # temporary directories come and go all the time
+        (100.0, 101.5, 90.0, 101.5),  # an rm -rf is at what is never stored
+        (100.0, 160.0, 90.0, 160.0),  # ... for a minute
+        (100.0, 900.0, 90.0, 400.0),
+        (100.0, 101.5, 101.0, 101.5),
+        (100.0, 500.0, 499.0, 110.0),  # temporary files come and go all the time
     ],
 )
-def test_what_goes_without_being_stored_puts_deletions_off_for_a_while(seen, heard, directory, last):
-    assert last_deletion(seen, heard, directory, pace=Pace(delete_settle=2.0)) == last
+def test_what_goes_without_being_stored_puts_deletions_off_for_a_while(seen, gone, made, last):
+    assert last_deletion(seen, gone, made, pace=Pace(delete_settle=2.0)) == last
