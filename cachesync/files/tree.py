@@ -13,7 +13,7 @@ from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular
 from cachesync.files.changes import Changes
 from cachesync.files.listing import Listing, fill, listed, stamp_of
 from cachesync.files.open_file import OpenFile
-from cachesync.files.stats import ABSENT, examine
+from cachesync.files.stats import ABSENT, examine, volume_of
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Skipped
 
@@ -114,7 +114,7 @@ class Tree:
         try:
             directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
             try:
-                return examine(directory, name, path)
+                return examine(directory, name, path, self.identity[0])
             finally:
                 os.close(directory)
         except OSError as error:
@@ -137,9 +137,11 @@ class Tree:
                 return None
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         try:
-            listing.stamp, listing.stamped_at = stamp_of(descriptor)
+            listing.stamp, listing.stamped_at, device = stamp_of(descriptor)
+            root = self.identity[0]
+            listing.volume = volume_of(device, root)
             with os.scandir(descriptor) as entries:
-                fill(listing, descriptor, entries, directory, {} if seen is None else seen)
+                fill(listing, descriptor, entries, directory, {} if seen is None else seen, device, root)
         except OSError as error:
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         finally:
@@ -154,6 +156,18 @@ class Tree:
             return None
         try:
             return stamp_of(descriptor)[0]
+        finally:
+            os.close(descriptor)
+
+    def volume(self, session: str, directory: str) -> str | None:
+        """What tells the file system of a directory ("" is the session's top) from the root's; None where it is the
+        same one, or the directory cannot be looked at."""
+        try:
+            descriptor = open_beneath(self._root, f"{session}/{directory}".rstrip("/"), HOLD | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return volume_of(os.fstat(descriptor).st_dev, self.identity[0])
         finally:
             os.close(descriptor)
 
@@ -173,7 +187,7 @@ class Tree:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
-            return None if descriptor is None else OpenFile(descriptor, path)
+            return None if descriptor is None else OpenFile(descriptor, path, self.identity[0])
         except OSError as error:
             if error.errno in ABSENT:
                 return None
@@ -185,7 +199,7 @@ class Tree:
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
             if descriptor is not None:
-                return OpenFile(descriptor, path)
+                return OpenFile(descriptor, path, self.identity[0])
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None

@@ -12,7 +12,6 @@ from cachesync.model import Attributes, ObjectInfo
 from cachesync.store.base import Body
 from tests.flat_store import Crash, FlatStore, Held
 
-
 STRAGGLES = 3.0
 """Virtual seconds that a request is on its way whose process has died."""
 
