@@ -46,7 +46,7 @@ def lose(host: SimulatedHost, platter: Platter, now: float, what: str, salt: int
     writes."""
     here = host.snapshot()
     for path, last, sure in list(platter.uncertain(now, here)):
-        if salt and zlib.crc32(f"{salt}{path}".encode()) & 1:
+        if salt and zlib.crc32(os.fsencode(f"{salt}{path}")) & 1:
             continue
         place = host.session / path
         with contextlib.suppress(OSError):

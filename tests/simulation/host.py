@@ -361,6 +361,15 @@ class SimulatedHost:
         _collect(str(self.session), "", found)
         return found
 
+    def folders(self) -> dict[str, int]:
+        """The session's directories, and which one each is."""
+        found: dict[str, int] = {}
+        for above, names, _ in os.walk(self.session):
+            for name in names:
+                path = os.path.join(above, name)
+                found[os.path.relpath(path, self.session)] = os.lstat(path).st_ino
+        return found
+
     def files_away(self) -> dict[str, bytes]:
         """Those of the session's directory that was moved away."""
         return files_of(self.away)

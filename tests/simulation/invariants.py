@@ -55,6 +55,13 @@ class Ledger:
         """By host: paths that a program renamed, and which file that was."""
         self.unlinked: dict[str, set[str]] = {}
         """By host: paths of files that a program removed or replaced."""
+        self.folders: dict[str, dict[str, int]] = {}
+        """By host: which directory each was that stood there."""
+        self.replaced: dict[str, set[str]] = {}
+        """By host: directories that are others than the engine has seen there."""
+        self.excused: dict[str, set[str]] = {}
+        """By host: paths that went from below those. That the same directory stands there is what tells that a program
+        removed a file (P7): such a path may stay in the store."""
         self.removing: set[str] = set()
         """Hosts on which a program removes the whole session, file after file."""
         self.went_at: dict[str, float] = {}
@@ -80,9 +87,9 @@ class Ledger:
 
     def add(self, host: SimulatedHost) -> None:
         """Another host comes."""
-        for paths in (self.deleted, self.must_go, self.unlinked):
+        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused):
             paths[host.name] = set()
-        self.moved[host.name] = {}
+        self.moved[host.name], self.folders[host.name] = {}, {}
         if not host.disk.nature.births:
             self.forgetful.add(host.name)
 
@@ -114,6 +121,7 @@ class Ledger:
     def looked(self, host: SimulatedHost) -> None:
         """The engine there has been told of everything that a program did, or has seen it."""
         self.doubted.discard(host.name)
+        self.replaced[host.name].clear()
         if host.name in self.went_at:
             self.deleted_at[host.name] = self.went_at[host.name]
 
@@ -157,7 +165,7 @@ class Ledger:
             check(not early or renamed or replaced, "P8", f"{path} is deleted {now - at:.3f} s after it went")
             if old is not None and renamed:
                 self._new_name_is_stored(host, path, old)
-            removing = host.name in self.removing - self.believing
+            removing = host.name in self.removing - self.believing and key not in self.store.landed
             check(not removing, "P8", f"{path} is deleted while a program removes the whole session")
         if old is None or (new is not None and new.data == old.data):
             return
@@ -227,6 +235,18 @@ class Ledger:
         unlinked |= {path for path, seen in before.items() if seen.file not in files}
         for path in after.keys() - before.keys():
             moved.pop(path, None)
+
+    def excuse(self, host: SimulatedHost) -> None:
+        """Find out which directories are others than before, and what went with those that were."""
+        known, replaced, excused = self.folders[host.name], self.replaced[host.name], self.excused[host.name]
+        for path, folder in host.folders().items():
+            if known.setdefault(path, folder) != folder:
+                replaced.add(path)
+                known[path] = folder
+        went = {path for path in self.deleted[host.name] if any(path.startswith(f"{other}/") for other in replaced)}
+        excused -= host.files().keys()
+        excused |= went
+        self.must_go[host.name] -= excused
 
     def cut_off(self, host: SimulatedHost, gone: set[bytes], reverted: Mapping[str, bytes]) -> None:
         """The power went. Bytes in ``gone`` left the disk: those that were nowhere else may be lost. A program that
@@ -333,7 +353,7 @@ class Ledger:
         made a file of an evicted one's name, and removed it again, saw nothing of them."""
         if host.name in self.forgetful or host.files().get(FILE_NAME):
             return
-        for path in self.deleted[host.name] - host.files().keys():
+        for path in self.deleted[host.name] - host.files().keys() - self.excused[host.name]:
             held = self.store.objects.get(PREFIX + path)
             stands = held is not None and held.writer == host.name and held.data in self.given_up
             check(not stands, "P8", f"{path} was removed on {host.name}, and is in the store when all is quiet")

@@ -120,7 +120,7 @@ class Disk:
         if path == self.session and not self.nature.births:
             inode = 1  # the number is free, so the next directory of that name gets it
         volume = self.volume(path.removeprefix(self.session).lstrip("/")) if self.mounted else ""
-        device = found.st_dev + (1 + zlib.crc32(volume.encode()) % 1000 if volume else 0)
+        device = found.st_dev + (1 + zlib.crc32(os.fsencode(volume)) % 1000 if volume else 0)
         written = self._truncated(found.st_mtime_ns)
         return _Stat(found, st_ino=inode, st_ctime_ns=changed, st_mtime_ns=written, st_dev=device)
 

@@ -43,6 +43,8 @@ class SimulatedStore(FlatStore):
         self.straggling = False
         self.stragglers: list[tuple[float, Callable[[], None]]] = []
         self.now: Callable[[], float] = lambda: 0.0
+        self.landed: set[str] = set()
+        """Keys that a process wrote after it had died."""
         self._kept: dict[str, Held] = {}
         self.stale: dict[str, Held] = {}
         self.stale_left = 0
@@ -106,6 +108,7 @@ class SimulatedStore(FlatStore):
             with contextlib.suppress(PreconditionFailed):
                 self._expect("put", key, expect)
                 self._place(key, data, attributes, "us")
+                self.landed.add(key)
             self.acting = before
 
         self.stragglers.append((self.now() + STRAGGLES, land))

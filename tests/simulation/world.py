@@ -144,6 +144,7 @@ class World(Engines):
             if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
         ledger.must_go[name] -= after.keys()
+        ledger.excuse(host)
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
@@ -264,7 +265,8 @@ class World(Engines):
         self._programs[host.name].release_all()
         host.lose_power(commits=not kept)
         had, here = host.everything(), host.snapshot()
-        lost = set(lose(host, self._platters[host.name], self.time.now, what, salt))
+        stands = host.session.is_dir()
+        lost = set(lose(host, self._platters[host.name], self.time.now, what, salt)) if stands else set[str]()
         standing = host.files()
         reverted = {path: here[path].data for path in lost & standing.keys()}
         self.ledger.cut_off(host, had - host.everything(), reverted)
