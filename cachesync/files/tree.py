@@ -17,6 +17,9 @@ from cachesync.files.stats import ABSENT, examine
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Skipped
 
+NO_SESSION = "not a session name"
+"""Why a directory in the root is none."""
+
 _LONGEST_IGNORE = 64 * 1024
 
 
@@ -70,7 +73,7 @@ class Tree:
                     if not _is_directory(entry):
                         others.append(Skipped(entry.name, "not in a session directory"))
                     elif not is_session_name(entry.name):
-                        others.append(Skipped(entry.name, "not a session name"))
+                        others.append(Skipped(entry.name, NO_SESSION))
                     else:
                         names.append(entry.name)
         except OSError as error:

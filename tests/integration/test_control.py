@@ -107,6 +107,10 @@ class FakeVerbs:
         self._ask("sessions")
         return ["demo", "other"]
 
+    def strays(self) -> list[Skipped]:
+        self._ask("strays")
+        return [Skipped("my session", "not a session name")]
+
     def _ask(self, *words: Any) -> None:
         with self.lock:
             self.asked.append(words)
@@ -191,6 +195,7 @@ def test_every_verb_comes_back_as_it_was(client: ControlClient, verbs: FakeVerbs
     assert client.explain("demo", "a/b.txt") == verbs.explain("demo", "a/b.txt")
     assert client.retry() == 4
     assert client.sessions() == ["demo", "other"]
+    assert client.strays() == [Skipped("my session", "not a session name")]
     client.status("demo")
     client.retry("demo")
     assert ("flush", "demo", 7.5, True, True) in verbs.asked
