@@ -329,7 +329,8 @@ def test_flush_says_its_outcome_in_the_http_status_too(server: ControlServer, ve
 def test_the_other_routes(server: ControlServer, verbs: FakeVerbs, path: Path):
     assert get(path, "/v1/status") == (200, verbs.status().json())
     assert get(path, "/v1/status?session=demo") == (200, verbs.status().json())
-    assert get(path, "/v1/sessions") == (200, {"sessions": ["demo", "other"]})
+    strays = [{"path": "my session", "reason": "not a session name"}]
+    assert get(path, "/v1/sessions") == (200, {"sessions": ["demo", "other"], "strays": strays})
     assert get(path, "/v1/sessions/demo") == (200, DEMO.json())
     assert get(path, "/v1/explain/demo/a%20b") == (200, verbs.explain("demo", "a b").json())
     assert get(path, "/v1/retry", "POST") == (200, {"retried": 4})
