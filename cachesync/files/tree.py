@@ -8,7 +8,7 @@ import stat as st
 from pathlib import Path
 from typing import Any
 
-from cachesync.errors import FileUnreadable, RootHalted, UsageError
+from cachesync.errors import FileUnreadable, RootHalted, UsageError, is_passing
 from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular
 from cachesync.files.changes import Changes
 from cachesync.files.listing import Listing, fill, listed, stamp_of
@@ -16,6 +16,9 @@ from cachesync.files.open_file import OpenFile
 from cachesync.files.stats import ABSENT, examine, volume_of
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Skipped
+
+NO_SESSION = "not a session name"
+"""Why a directory in the root is none."""
 
 _LONGEST_IGNORE = 64 * 1024
 
@@ -29,7 +32,8 @@ class Tree:
     """A root directory, held by its descriptor, so that another one in its place is noticed."""
 
     def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
-        """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written."""
+        """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written, and
+        RootHalted if its file system cannot be asked now."""
         self.root = root
         self.changes = Changes()
         try:
@@ -37,6 +41,8 @@ class Tree:
                 root.mkdir(parents=True, exist_ok=True)
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            if is_passing(error):
+                raise RootHalted("open the root", str(root), error.strerror) from error
             raise UsageError("open the root", str(root), error.strerror, "it must be a directory of yours") from error
         if not os.access(root, os.R_OK | os.X_OK | (os.W_OK if writable else 0)):
             os.close(self._root)
@@ -83,7 +89,7 @@ class Tree:
                     if not _is_directory(entry):
                         others.append(Skipped(entry.name, "not in a session directory"))
                     elif not is_session_name(entry.name):
-                        others.append(Skipped(entry.name, "not a session name"))
+                        others.append(Skipped(entry.name, NO_SESSION))
                     else:
                         names.append(entry.name)
         except OSError as error:
