@@ -20,12 +20,13 @@ from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import JournalDamaged, UsageError
 from cachesync.events import Events
-from cachesync.files import Tree, timestamp_granularity
+from cachesync.files import Tree, device_of, measure
 from cachesync.flush import Flusher
 from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
 from cachesync.lock import RootLock
+from cachesync.model import UNMEASURED, Capabilities
 from cachesync.ondemand import OnDemand
 from cachesync.policy import Pace
 from cachesync.reader import Local, Reader
@@ -80,6 +81,7 @@ class Engine:
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
             self.journal.belongs_to(config.store.shown, bind=bind)
+            self.tree.capabilities = _capabilities(config, self.tree, self.journal, read_only=read_only)
             self._build(since, clock, watched=watched)
             undo.pop_all()
         _ignore_lease_breaks()
@@ -95,7 +97,6 @@ class Engine:
             url=f"s3://{config.store.bucket}" if config.store.bucket else config.store.shown.rstrip("/"),
             scratch=config.state / "tmp",
             pace=Pace(config.settle, config.max_dirty_age, config.delete_settle, config.delete_guard),
-            granularity=_granularity(config, self.tree),
             clock=clock,
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
@@ -219,11 +220,26 @@ def _open_journal(config: Config) -> Journal:
         return Journal(path)
 
 
-def _granularity(config: Config, tree: Tree) -> float:
-    """The time stamps' granularity, tried out where we may write: in the state folder, if it lies with the root."""
-    if config.state.stat().st_dev != tree.identity[0]:
-        return 0.020
-    return timestamp_granularity(config.state / "tmp")
+def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bool) -> Capabilities:
+    """What the root's file system can do: as it was measured once, or measured now, where we may write."""
+    try:
+        device = device_of(tree.descriptor)
+        if (known := journal.devices.get(device)) is not None:
+            return known
+        beside = config.state.stat().st_dev == tree.identity[0]
+        if read_only and not beside:
+            return UNMEASURED
+        folder = os.open(config.state / "tmp", os.O_RDONLY | os.O_DIRECTORY) if beside else tree.open_ours()
+        try:
+            found = measure(folder, device)
+        finally:
+            os.close(folder)
+        journal.devices.put(found)
+    except OSError as error:
+        logger.warning("the root's file system could not be measured: %s; the worst is assumed of it", error.strerror)
+        return UNMEASURED
+    logger.info("measured the root's file system: %s", found)
+    return found
 
 
 def _ignore_lease_breaks() -> None:

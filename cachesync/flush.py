@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -80,6 +81,7 @@ class Flusher:
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with self._uploader.urgent(session, deletes=False):
             lost = self._scanner.presence.lost[session]
+            flying = self._uploader.flying(session)
             scan, steady = self._scan(session, deadline)
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
@@ -91,7 +93,7 @@ class Flusher:
                 report = replace(report, pending=[Pending(".", "files were moved whenever it was scanned")])
             elif scan.finished:
                 with self._uploader.urgent(session, deletes=steady and not patient):
-                    report = self._wait(session, report, scan, deadline)
+                    report = self._wait_twice(session, report, scan, flying, deadline)
             else:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
             if (count := self._lost(session, lost)) and not report.failed:
@@ -150,6 +152,17 @@ class Flusher:
                 return scan, False
             time.sleep(min(_BETWEEN_SCANS, max(0.0, deadline - time.monotonic())))
         raise AssertionError("count() never ends")
+
+    def _wait_twice(
+        self, session: str, report: FlushReport, scan: ScanResult, flying: Sequence[str], deadline: float
+    ) -> FlushReport:
+        """Wait for the barrier; and again if it counts bytes as stored that were read before this flush began, and that
+        have changed since without a trace. ``flying`` are the paths that were being transferred then."""
+        report = self._wait(session, report, scan, deadline)
+        met = not report.failed and not report.pending
+        if met and flying and self._scanner.changed_since_read(session, flying):
+            return self._wait(session, report, scan, deadline)
+        return report
 
     def _lost(self, session: str, before: int) -> int:
         """How many files went unstored with the directory: while it was flushed, or earlier if none stands."""

@@ -26,8 +26,11 @@ class Rivals:
     def __init__(self, context: Context) -> None:
         self._c = context
 
-    def contend(self, entry: Entry, key: str, body: Body, carried: Attributes, resume: Resume) -> ObjectInfo:
-        """Store ``body`` although the object is not what we last knew; another's bytes are kept first.
+    def contend(
+        self, entry: Entry, key: str, body: Body, carried: Attributes, resume: Resume, *, reverted: bool
+    ) -> ObjectInfo:
+        """Store ``body`` although the object is not what we last knew; another's bytes are kept first, and ours if the
+        file may be ``reverted``: an older life's put that the journal lost with the power.
 
         Raises PreconditionFailed if others write faster than we do, and StoreError.
         """
@@ -40,7 +43,7 @@ class Rivals:
             if theirs is not None:
                 if theirs.sha256 == body.sha256:
                     return theirs
-                if not self.is_ours(theirs):
+                if reverted or not self.is_ours(theirs):
                     self._keep(entry, key, theirs)
                 expect = theirs.version
             try:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from types import TracebackType
 from typing import Self
 
 from cachesync.errors import FileUnreadable
 from cachesync.files.beneath import writer_of
 from cachesync.files.stats import to_stat
-from cachesync.model import FileStat
-from cachesync.policy import Writer
+from cachesync.model import UNMEASURED, Capabilities, FileStat, Leases
+from cachesync.policy import FINE_TICK, Writer
 
 
 class OpenFile:
-    """A regular file open for reading. ``stat`` is what it was when it was opened."""
+    """A regular file open for reading. ``stat`` is what it was when it was opened, ``capabilities`` those of the file
+    system that it is on: the ones given, unless it is on another one."""
 
-    def __init__(self, descriptor: int, path: str) -> None:
+    def __init__(self, descriptor: int, path: str, capabilities: Capabilities = UNMEASURED) -> None:
         self.descriptor = descriptor
         self.path = path
-        self.stat = self.restat()
+        found = os.fstat(descriptor)
+        self.stat = to_stat(found, None)
+        self.capabilities = capabilities if found.st_dev == capabilities.device.number else UNMEASURED
 
     def restat(self) -> FileStat:
         """The file's stat now."""
@@ -32,9 +36,20 @@ class OpenFile:
         with contextlib.suppress(OSError):
             os.lseek(self.descriptor, 0, os.SEEK_DATA)
 
+    def await_tick(self, now: float) -> None:
+        """Where time stamps are a little coarse, return when a later write is sure to get another one. ``now`` is the
+        time, in seconds."""
+        tick, age = self.capabilities.tick, now - self.stat.ctime_ns / 1e9
+        if 0 <= age < tick <= FINE_TICK:
+            time.sleep(tick - age)
+
     def writer(self) -> Writer:
-        """Whether some process has it open for writing."""
-        return writer_of(self.descriptor)
+        """Whether some process has it open for writing; UNKNOWN where a lease does not tell."""
+        leases = self.capabilities.leases
+        if leases is Leases.REFUSED:
+            return Writer.UNKNOWN
+        found = writer_of(self.descriptor)
+        return Writer.UNKNOWN if found is Writer.CLOSED and leases is not Leases.HONEST else found
 
     def read(self, offset: int, length: int) -> bytes:
         """At most ``length`` bytes from ``offset``; fewer only at the end. Raises FileUnreadable."""

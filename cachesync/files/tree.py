@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as st
@@ -15,18 +16,20 @@ from cachesync.files.listing import Listing, fill, listed, stamp_of
 from cachesync.files.open_file import OpenFile
 from cachesync.files.stats import ABSENT, examine
 from cachesync.keys import RESERVED, is_session_name
-from cachesync.model import FileStat, Skipped
+from cachesync.model import UNMEASURED, FileStat, Skipped
 
 _LONGEST_IGNORE = 64 * 1024
 
 
 class Tree:
-    """A root directory, held by its descriptor, so that another one in its place is noticed."""
+    """A root directory, held by its descriptor, so that another one in its place is noticed. ``capabilities`` are those
+    of its file system, once somebody has measured them."""
 
     def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
         """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written."""
         self.root = root
         self.changes = Changes()
+        self.capabilities = UNMEASURED
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
@@ -44,6 +47,18 @@ class Tree:
     def descriptor(self) -> int:
         """The open root, to be locked."""
         return self._root
+
+    def open_ours(self) -> int:
+        """Open the folder in the root that is cachesync's own, made if it is not there. Raises OSError."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(RESERVED, 0o700, dir_fd=self._root)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(RESERVED, flags, dir_fd=self._root)
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid() or found.st_dev != self.identity[0]:
+            os.close(descriptor)
+            raise OSError(errno.EPERM, f"{RESERVED} is another user's or on another file system")
+        return descriptor
 
     def close(self) -> None:
         """Let the root go."""
@@ -148,7 +163,7 @@ class Tree:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
-            return None if descriptor is None else OpenFile(descriptor, path)
+            return None if descriptor is None else OpenFile(descriptor, path, self.capabilities)
         except OSError as error:
             if error.errno in ABSENT:
                 return None
@@ -160,7 +175,7 @@ class Tree:
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
             if descriptor is not None:
-                return OpenFile(descriptor, path)
+                return OpenFile(descriptor, path, self.capabilities)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None

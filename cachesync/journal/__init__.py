@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cachesync.errors import ConfigError
+from cachesync.journal import ledger
 from cachesync.journal.database import check_sound, set_aside, store_of
+from cachesync.journal.devices import Devices
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.queue import Queue
@@ -42,6 +44,7 @@ class Journal:
         self.uploads = Uploads(self._ledger)
         self.residence = Residence(self._ledger)
         self.queue = Queue(self._ledger)
+        self.devices = Devices(self._ledger)
         self.turns = Turns(path)
 
     def belongs_to(self, store: str, *, bind: bool) -> None:
@@ -55,6 +58,11 @@ class Journal:
                 db.execute("UPDATE meta SET store = ?", (store,))
         elif known not in (None, store):
             raise _stored_elsewhere(known, store)
+
+    @staticmethod
+    def booted_at() -> float:
+        """When this boot of the kernel began, in seconds since the epoch."""
+        return ledger.booted_at()
 
     def close(self) -> None:
         """Let the file go."""

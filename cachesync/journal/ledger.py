@@ -5,15 +5,32 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from cachesync.errors import JournalDamaged, JournalUnavailable
 from cachesync.journal.database import Database
+from cachesync.journal.rows import DOUBTED
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+_LATE = 600.0
+"""Seconds before the last thing that is known of a life that the power ended: what was stored in them may not have been
+on the disk yet. Kernels write back after 30 s."""
+
+_AT = "max(dirty_since, ifnull(stored_at, 0))"
+_DOUBT = f"""
+WITH latest(at, generation) AS (
+    SELECT {_AT}, generation FROM entry WHERE kind = 'file' AND resident = 1 ORDER BY 1 DESC LIMIT 1
+) UPDATE entry SET unsettled = {DOUBTED} FROM latest
+WHERE entry.kind = 'file' AND entry.resident = 1
+AND (synced < entry.generation OR {_AT} >= latest.at - {_LATE} OR entry.generation >= latest.generation)
+"""
+"""By the order of generations too: the clock may have been set back."""
 
 MANIFEST = ""
 """Among the paths that overtook a listing: the session's manifest."""
@@ -34,7 +51,8 @@ class Ledger:
 
     def _settle_in(self) -> None:
         """A journal that was copied with its root is another writer than the one it was copied from: it gets an id of
-        its own. It and one that lost its last commits with the machine's power learn anew what the store has."""
+        its own. It and one that lost its last commits with the machine's power learn anew what the store has; of what
+        was stored last, the disk may have lost the bytes."""
         ((place, boot),) = self.db.all("SELECT place, boot FROM meta")
         now = _boot()
         copied, cut = place not in (None, self.db.place), boot not in (None, now)
@@ -46,6 +64,9 @@ class Ledger:
                 db.execute("UPDATE meta SET id = ?", (secrets.token_hex(8),))
             if copied or cut:
                 db.execute("UPDATE session SET learned = 0")
+            if cut:
+                db.execute("UPDATE session SET doubted = 1")
+                db.execute(_DOUBT)
 
     def close(self) -> None:
         """Let the file go, in order: nothing of it is lost any more."""
@@ -121,6 +142,11 @@ class Ledger:
     def revise(self, db: sqlite3.Connection, number: int) -> None:
         """Note, in a transaction, that a manifest of this session would look different now."""
         db.execute("UPDATE session SET revision = revision + 1 WHERE id = ?", (number,))
+
+
+def booted_at() -> float:
+    """When this boot of the kernel began, in seconds since the epoch by today's clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC)
 
 
 def _boot() -> str | None:

@@ -58,6 +58,9 @@ UNLEARN = "UPDATE session SET learned = 0 WHERE id = ?"
 """Where a file that was never confirmed is forgotten: an answer may have been lost, so the next use asks the store what
 it has."""
 
+DOUBTED = 2
+"""The value of ``unsettled`` for what the power may have taken from the disk after it was stored."""
+
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
@@ -157,6 +160,7 @@ def to_entry(session: str, row: Row) -> Entry:
         hidden=hidden == 1,
         superseded=None if newer is None else _to_superseded(newer),
         older=None if older is None else _to_stored(json.loads(older)),
+        doubted=unsettled == DOUBTED,
     )
 
 

@@ -11,7 +11,7 @@ from cachesync.model import Mark
 @dataclass(slots=True)
 class Batch:
     """What one notice or scan has found so far and not yet committed; ``trees`` are directories still to compare, and
-    ``met`` those that were."""
+    ``met`` those that were; ``unsettled`` are clean files to be read again."""
 
     marks: list[Mark] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
@@ -24,6 +24,7 @@ class Batch:
     changed: int = 0
     untold: int = 0
     rechecked: set[str] = field(default_factory=set)
+    unsettled: list[str] = field(default_factory=list)
 
     def listed(self, directory: str, stamp: int) -> None:
         """Note for those who want it what a directory was."""

@@ -20,6 +20,7 @@ from cachesync.reports import Failure
 from cachesync.scanner.batch import Batch
 from cachesync.scanner.judging import is_change, judge
 from cachesync.scanner.presence import Presence
+from cachesync.scanner.rereading import reread
 from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
@@ -94,13 +95,15 @@ class Scanner:
         directory: str = "",
         *,
         recheck: bool = False,
+        unwritten: bool = False,
         expired: Callable[[], bool] = lambda: False,
         stamps: dict[str, int] | None = None,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
 
-        ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
-        and no upload. ``stamps`` is filled for ``stood_still``. Raises RootHalted.
+        ``recheck`` reads clean files again whose bytes may have changed without a trace, and marks those that did;
+        ``unwritten`` says that no program writes to them where that cannot be asked. ``stamps`` is filled for
+        ``stood_still``. Raises RootHalted.
         """
         result = ScanResult()
         if not self.presence.meet(session):
@@ -120,6 +123,8 @@ class Scanner:
             # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
             unlisted = [path for path in self._journal.entries.directories(session, directory) if path not in batch.met]
             self._compare_missing(session, unlisted, batch)
+        if result.finished and batch.unsettled:
+            result.finished = self._reread(session, batch, unwritten=unwritten)
         result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
         if not directory and result.finished:
             self.unseen[session] = result.failures
@@ -134,6 +139,15 @@ class Scanner:
         """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
         self._journal.work.postpone(entry, self._clock() + self._pace.settle)
         self.notice(entry.session, {entry.path.rstrip("/"): Hint.CHANGED})
+
+    def changed_since_read(self, session: str, paths: Sequence[str]) -> bool:
+        """Whether any of these files, whose bytes may have changed without a trace since they were read, has: what has
+        is dirty when this returns."""
+        entries = [entry for path in paths if (entry := self._journal.entries.entry(session, path)) is not None]
+        doubtful = [entry for entry in entries if entry.unsettled]
+        batch = Batch(unsettled=[entry.path for entry in doubtful if not entry.dirty])
+        self._reread(session, batch, unwritten=False)
+        return batch.marked > 0 or any(entry.dirty for entry in doubtful)
 
     def left_out(self, session: str, path: str) -> str | None:
         """Why a path is not stored, on purpose; None if nothing speaks against it. Raises RootHalted."""
@@ -237,6 +251,23 @@ class Scanner:
             self.presence.tree_gone(session, path + "/")
         closed = bool(hint & Hint.CLOSED)
         judge(path, stat, known, batch, now=self._clock(), pace=self._pace, closed=closed)
+
+    def _reread(self, session: str, batch: Batch, *, unwritten: bool) -> bool:
+        """Read unsettled files, and mark what changed; whether there was the time for all of them."""
+        found = reread(
+            self._tree,
+            self._journal,
+            session,
+            batch.unsettled,
+            clock=self._clock,
+            expired=batch.expired,
+            unwritten=unwritten,
+        )
+        now = self._clock()
+        batch.marks.extend(Mark(path, stat, now) for path, stat in found.changed)
+        batch.rechecked.update(path for path, _ in found.changed)
+        self._commit(session, batch)
+        return found.finished
 
     # -- small things --------------------------------------------------------------------------------------------------
 

@@ -28,12 +28,12 @@ import cachesync.journal.reserve
 import cachesync.learn
 import cachesync.lifecycle.life
 import cachesync.lifecycle.opening
-import cachesync.transfer
 import cachesync.verify
 import tests.driving
 from cachesync.address import parse
 from cachesync.hydrate import Hydrator
 from cachesync.journal import Journal
+from cachesync.model import Capabilities, Device, Leases
 from cachesync.watcher import Hint
 from tests.driving import Driven
 from tests.life import kill
@@ -118,7 +118,6 @@ def virtual(time: VirtualTime) -> Iterator[None]:
             cachesync.lifecycle.opening,
             cachesync.awaiting,
             cachesync.learn,
-            cachesync.transfer,
             cachesync.artifacts.remote,
             cachesync.artifacts.local,
         ):
@@ -132,7 +131,7 @@ def virtual(time: VirtualTime) -> Iterator[None]:
         stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
         stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
         stack.enter_context(mock.patch.object(tests.driving, "load", _load))
-        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", _granularity))
+        stack.enter_context(mock.patch.object(cachesync.engine, "measure", _measured))
         yield
 
 
@@ -141,9 +140,9 @@ def _stream(database: Any, sql: str, values: tuple[Any, ...] = ()) -> Iterator[A
     yield from database.long(sql, values)
 
 
-def _granularity(_: Path) -> float:
+def _measured(_folder: int, device: Device) -> Capabilities:
     """Nothing is read within a tick of its change: the simulation's time is not the disk's."""
-    return 0.0
+    return Capabilities(device, 0.0, births=True, leases=Leases.HONEST)
 
 
 _configs: dict[Any, Any] = {}
