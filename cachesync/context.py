@@ -18,10 +18,9 @@ from cachesync.store.base import ObjectStore
 @record(frozen=True, slots=True)
 class Context:
     """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
-    ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
-    seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
-    deletions are believed at once; ``watched`` whether somebody hears of changes as they happen. What is
-    done is told to ``events``; ``pulse`` notices that root or journal were rolled back."""
+    ``scratch`` is a folder of ours; ``clock`` gives seconds since the epoch; ``urgent`` says whether somebody waits for
+    a session, ``believing`` whether its deletions are believed at once; ``watched`` whether somebody hears of changes
+    as they happen. What is done is told to ``events``; ``pulse`` notices that root or journal were rolled back."""
 
     tree: Tree
     journal: Journal
@@ -30,7 +29,6 @@ class Context:
     url: str
     scratch: Path
     pace: Pace
-    granularity: float
     clock: Callable[[], float]
     urgent: Callable[[str], bool]
     believing: Callable[[str], bool]

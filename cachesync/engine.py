@@ -21,12 +21,13 @@ from cachesync.commit import Committer
 from cachesync.context import Context
 from cachesync.errors import JournalDamaged, JournalUnavailable, RootLocked, UsageError, is_passing
 from cachesync.events import Events
-from cachesync.files import Tree, timestamp_granularity
+from cachesync.files import Tree, device_of, measure
 from cachesync.flush import Flusher
 from cachesync.journal import Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
 from cachesync.lock import LOCK, SERVING, RootLock
+from cachesync.model import UNMEASURED, Capabilities
 from cachesync.ondemand import OnDemand
 from cachesync.policy import Pace
 from cachesync.pulse import Pulse
@@ -96,6 +97,7 @@ class Engine:
             if self.pulse.is_foreign():
                 logger.error("root and journal are not of one time, or were made apart: what is missing is not deleted")
                 self.journal.sessions.doubt_all()
+            self.tree.capabilities = _capabilities(config, self.tree, self.journal, read_only=read_only)
             self._build(since, clock, watched=watched)
             undo.pop_all()
         if bind and not read_only:
@@ -113,7 +115,6 @@ class Engine:
             url=f"s3://{config.store.bucket}" if config.store.bucket else config.store.shown.rstrip("/"),
             scratch=config.state / "tmp",
             pace=Pace(config.settle, config.max_dirty_age, config.delete_settle, config.delete_guard),
-            granularity=_granularity(config, self.tree),
             clock=clock,
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
@@ -129,7 +130,7 @@ class Engine:
             self.uploader.wake,
             self.events,
             self.hearing,
-            context.granularity,
+            self.tree.capabilities.tick,
         )
         self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
         self.transfer = Transfer(context, self.scanner, self.learner)
@@ -275,11 +276,26 @@ def _open_journal(config: Config, *, stores: bool) -> Journal:
         return Journal(path, stores=stores)
 
 
-def _granularity(config: Config, tree: Tree) -> float:
-    """The time stamps' granularity, tried out where we may write: in the state folder, if it lies with the root."""
-    if config.state.stat().st_dev != tree.identity[0]:
-        return 0.020
-    return timestamp_granularity(config.state / "tmp")
+def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bool) -> Capabilities:
+    """What the root's file system can do: as it was measured once, or measured now, where we may write."""
+    try:
+        device = device_of(tree.descriptor)
+        if (known := journal.devices.get(device)) is not None:
+            return known
+        beside = config.state.stat().st_dev == tree.identity[0]
+        if read_only and not beside:
+            return UNMEASURED
+        folder = os.open(config.state / "tmp", os.O_RDONLY | os.O_DIRECTORY) if beside else tree.open_ours()
+        try:
+            found = measure(folder, device)
+        finally:
+            os.close(folder)
+        journal.devices.put(found)
+    except OSError as error:
+        logger.warning("the root's file system could not be measured: %s; the worst is assumed of it", error.strerror)
+        return UNMEASURED
+    logger.info("measured the root's file system: %s", found)
+    return found
 
 
 def _ignore_lease_breaks() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -93,6 +94,7 @@ class Flusher:
             stack.enter_context(self._uploader.urgent(session, deletes=False))
             following = Following(self._c, self._scanner, self._hearing, stack, session, deadline)
             lost = self._scanner.presence.lost[session]
+            flying = self._uploader.flying(session)
             scan = following.look()
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
@@ -107,7 +109,7 @@ class Flusher:
             else:
                 if not patient:
                     stack.enter_context(self._uploader.urgent(session, deletes=True))
-                report = self._store(report, following, deadline)
+                report = self._store(report, following, flying, deadline)
             row = self._c.journal.sessions.get(session)
             report = replace(report, vanished=0 if row is None else row.vanished)
             if (count := self._lost(session, row, lost)) and not report.failed:
@@ -162,15 +164,18 @@ class Flusher:
 
     # -- the barrier ---------------------------------------------------------------------------------------------------
 
-    def _store(self, report: FlushReport, following: Following, deadline: float) -> FlushReport:
+    def _store(self, report: FlushReport, following: Following, flying: Sequence[str], deadline: float) -> FlushReport:
         """Wait until the store has what was dirty when the barrier was taken, under the names that the files have by
-        then, and write the manifest that lists it."""
+        then, and write the manifest that lists it. ``flying`` are the paths that were being transferred when the flush
+        began: of those, bytes may count as stored that were read before, and changed since without a trace."""
         session, failures = report.session, report.failed
         barrier = self._c.journal.waiting.barrier(session)
         while True:
             report = self._wait(session, report, barrier, deadline)
             missing = any(one.reason == MISSING for one in report.pending)
             moved = following.moved(look=missing)
+            if moved == [] and not (missing or failures or report.failed or report.pending):
+                moved, flying = self._changed(session, flying), ()
             if moved == [] and not missing:
                 if failures or report.failed or report.pending:
                     return replace(report, failed=[*failures, *report.failed])
@@ -185,6 +190,13 @@ class Flusher:
                 left += report.pending
                 return replace(report, stored=False, failed=[*failures, *report.failed], pending=left)
             barrier = barrier.with_moved(moved)
+
+    def _changed(self, session: str, flying: Sequence[str]) -> list[Entry]:
+        """Those of the paths whose files have changed since they were read."""
+        if not flying or not self._scanner.changed_since_read(session, flying):
+            return []
+        entries = [self._c.journal.entries.entry(session, path) for path in flying]
+        return [entry for entry in entries if entry is not None and entry.dirty and not entry.tombstone]
 
     def _wait(self, session: str, report: FlushReport, barrier: Barrier, deadline: float) -> FlushReport:
         """Wait until the barrier is met; what it still waits for at the deadline is failed or pending."""

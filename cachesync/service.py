@@ -229,7 +229,7 @@ class Service:
         count = self._journal.sessions.conflict_count(name)
         if not count:
             return None
-        return f"{name}: another writer was in the way {count} times; its bytes are kept as *.conflict-* in the store"
+        return f"{name}: {count} conflicts; the bytes that the store had are kept there as *.conflict-*"
 
     def _story(self, entry: Entry) -> Story:
         stored = entry.stored

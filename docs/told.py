@@ -38,7 +38,8 @@ COMMANDS: dict[str, str] = {
     " it goes on; `--timeout` ends it by then, with 4 and what is missing. `flaws` are what is wrong with the manifest in"
     " the store; what it does not tell is as the store lists it then.",
     "close": "`flush` and `eviction` are the reports of those; `eviction` is null with `--keep`.",
-    "evict": "What is dirty or open stays, and is named in `kept`.",
+    "evict": "What is dirty or open stays, and is named in `kept`. Where the kernel does not tell whether a program has a file"
+    " open for writing (overlayfs, FUSE, NFS, files of another user), it stays too, unless `--force` says that none has.",
     "verify": "Compares with manifest and journal; 1 and a line for each difference. Works on a host without a root.",
     "ls": '`kind` is file, link or dir. `state` is "stored" where only the store was asked. A dir has a `key` if files are'
     " in it (not with `-R`). `files` is of a session that this host knows, and its `size` and `modified` are all of"

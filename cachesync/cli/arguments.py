@@ -91,7 +91,7 @@ COMMANDS = {
     "new": Command("makes a session and prints its name", "new", options.new),
     "open": Command("brings a session here from the store", "open", options.open_),
     "close": Command("flushes a session, marks it closed and drops its local files", "close", options.close),
-    "evict": Command("drops the local files that the store has", "evict", options.session),
+    "evict": Command("drops the local files that the store has", "evict", options.evict),
     "verify": Command("reads everything of a session again from the store and compares it", "verify", options.session),
     "ls": Command("the artifacts under an address", "ls", options.ls),
     "cat": Command("an artifact's bytes", "cat", options.cat),

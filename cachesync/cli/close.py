@@ -17,7 +17,11 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     session = check_session(options.session)
     with connect() as verbs, Progress.shown(verbs, [session]):
         report = verbs.lifecycle.close(
-            session, keep=options.keep, timeout=options.timeout, confirm_deletes=options.confirm_deletes
+            session,
+            keep=options.keep,
+            timeout=options.timeout,
+            confirm_deletes=options.confirm_deletes,
+            force=options.force,
         )
     if options.json:
         print(json.dumps(report.json()))

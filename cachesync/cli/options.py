@@ -135,11 +135,27 @@ def close(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the local files")
     _flush_timeout(parser)
     _confirm_deletes(parser)
+    _force(parser)
     as_json(parser)
 
 
+def evict(parser: argparse.ArgumentParser) -> None:
+    """Of ``evict``."""
+    parser.add_argument("session", metavar="SESSION")
+    _force(parser)
+    as_json(parser)
+
+
+def _force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="drop files also where the kernel does not tell whether a program has them open for writing",
+    )
+
+
 def session(parser: argparse.ArgumentParser) -> None:
-    """Of ``evict`` and ``verify``: one session."""
+    """Of ``verify``: one session."""
     parser.add_argument("session", metavar="SESSION")
     as_json(parser)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cachesync.errors import ConfigError
+from cachesync.journal import ledger
 from cachesync.journal.database import check_sound, set_aside, store_of
+from cachesync.journal.devices import Devices
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.lives import Lives
@@ -44,6 +46,7 @@ class Journal:
         self.lives = Lives(self._ledger)
         self.residence = Residence(self._ledger)
         self.queue = Queue(self._ledger)
+        self.devices = Devices(self._ledger)
         self.turns = Turns(path)
 
     def belongs_to(self, store: str, *, bind: bool) -> None:
@@ -57,6 +60,11 @@ class Journal:
                 db.execute("UPDATE meta SET store = ?", (store,))
         elif known not in (None, store):
             raise _stored_elsewhere(known, store)
+
+    @staticmethod
+    def booted_at() -> float:
+        """When this boot of the kernel began, in seconds since the epoch."""
+        return ledger.booted_at()
 
     def pulse(self) -> int:
         """The counter that a file of the root holds, too (see pulse.py)."""

@@ -163,7 +163,9 @@ class SessionLife:
 
     # -- close and evict -----------------------------------------------------------------------------------------------
 
-    def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
+    def close(
+        self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False, force: bool = False
+    ) -> CloseReport:
         """See verbs.Lifecycle. What changes while it is closed is flushed too, a few times; if it does not hold still,
         it is not closed."""
         check_session(session)
@@ -177,9 +179,9 @@ class SessionLife:
                     break
                 if (reason := self._seal(session, deadline)) is not None:
                     return CloseReport(_unfinished(flush, reason), closed=False)
-                scan = self._scanner.scan(session, recheck=True)
+                scan = self._scanner.scan(session, recheck=True, unwritten=force)
                 if not self._c.journal.work.remaining(session):
-                    evicted = None if keep else self._evict(session, scan)
+                    evicted = None if keep else self._evict(session, scan, force=force)
                     return CloseReport(flush, closed=True, evicted=evicted)
                 flush = _unfinished(flush, "it changed while it was being closed")
             return CloseReport(flush, closed=False)
@@ -199,27 +201,28 @@ class SessionLife:
             else:
                 return "a name in it cannot be listed" if summary.failures else None
 
-    def evict(self, session: str) -> EvictReport:
+    def evict(self, session: str, *, force: bool = False) -> EvictReport:
         """See verbs.Lifecycle. The store is asked whether it still has what goes: raises StoreError too."""
         check_session(session)
         with self._turn(session):
             self._check_here("evict", session)
-            return self._evict(session, self._scanner.scan(session, recheck=True))
+            return self._evict(session, self._scanner.scan(session, recheck=True, unwritten=force), force=force)
 
     def _check_here(self, verb: str, session: str) -> None:
         """Raise NoSuchSession for one that neither the root nor the journal has."""
         if session not in self._c.journal.sessions.names() and self._c.tree.session_directory(session) is None:
             raise NoSuchSession(verb, session, "there is no such directory under the root")
 
-    def _evict(self, session: str, scan: ScanResult) -> EvictReport:
+    def _evict(self, session: str, scan: ScanResult, *, force: bool) -> EvictReport:
         if self._c.tree.session_directory(session) is None:
             return EvictReport(session)
         staging, astray = self.staging(), self._learner.compare(session)
-        first = self._evictor.evict(session, staging, scan, astray)
+        first = self._evictor.evict(session, staging, scan, astray, force=force)
         if not any(kept.reason == IN_USE for kept in first.kept):
             return first
         self._sleep(_RELEASE)
-        again = self._evictor.evict(session, staging, self._scanner.scan(session, recheck=True), astray)
+        scan = self._scanner.scan(session, recheck=True, unwritten=force)
+        again = self._evictor.evict(session, staging, scan, astray, force=force)
         return EvictReport(session, first.evicted + again.evicted, first.bytes + again.bytes, again.kept)
 
     def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:

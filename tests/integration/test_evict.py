@@ -131,11 +131,40 @@ def test_reading_does_not_hold_it(a):
         assert file.read() == b"1"
 
 
-def test_what_cannot_be_asked_for_writers_goes_when_it_is_old(a, monkeypatch):
+def test_what_cannot_be_asked_for_writers_stays_however_old_it_is_unless_it_is_forced(a, monkeypatch):
     monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
-    assert set(kept(a.life.evict(S))) == {"f", "d/e/g"}
-    monkeypatch.setattr(place, "LINGERING", 0.0)
-    assert a.life.evict(S).kept == []
+    a.driven.clock.push(3600)
+    reason = "whether a program has it open for writing cannot be asked here"
+    assert kept(a.life.evict(S)) == {"f": reason, "d/e/g": reason}
+    assert a.life.evict(S, force=True).kept == []
+    assert not a.session.exists()
+
+
+def test_force_drops_what_was_read_a_moment_ago_and_cannot_be_asked_for_writers(a, monkeypatch):
+    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    a.write("f", b"new")
+    a.flush()
+    assert a.entry("f").unsettled
+    assert "f" in kept(a.life.evict(S))
+    assert a.life.evict(S, force=True).kept == []
+    assert a.store.objects[PREFIX + "f"].data == b"new"
+
+
+def test_force_drops_nothing_that_is_open_or_changed(a):
+    a.write("d/e/g", b"33")
+    with open(a.session / "f", "ab"):
+        assert kept(a.life.evict(S, force=True)) == {
+            "f": "a program has it open for writing",
+            "d/e/g": "it is not stored yet",
+        }
+
+
+def test_a_close_may_be_forced_too(a, monkeypatch):
+    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    report = a.close_session()
+    assert report.closed
+    assert set(kept(report.evicted)) == {"f", "d/e/g"}
+    assert a.close_session(force=True).evicted.kept == []
 
 
 def test_ignored_and_special_things_stay(a):
@@ -474,7 +503,7 @@ def test_the_same_bytes_made_again_are_no_conflict(a):
 def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, monkeypatch, after):
     objects, taken = set(a.store.objects), place.Ground.take_out
 
-    def take_out(ground, path, expected, still):
+    def take_out(ground, path, expected, still, **options):
         def scanned():
             if after:
                 a.driven.scan(S)
@@ -482,7 +511,7 @@ def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, mon
 
         if not after:
             a.driven.scan(S)
-        return taken(ground, path, expected, scanned)
+        return taken(ground, path, expected, scanned, **options)
 
     monkeypatch.setattr(place.Ground, "take_out", take_out)
     report = a.life.evict(S)
@@ -497,10 +526,10 @@ def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, mon
 def test_what_is_removed_while_it_is_on_its_way_out_is_removed(a, monkeypatch):
     taken = place.Ground.take_out
 
-    def take_out(ground, path, expected, still):
+    def take_out(ground, path, expected, still, **options):
         if path == "f":
             (a.session / path).unlink()
-        return taken(ground, path, expected, still)
+        return taken(ground, path, expected, still, **options)
 
     monkeypatch.setattr(place.Ground, "take_out", take_out)
     assert "f" in kept(a.life.evict(S))
@@ -511,11 +540,11 @@ def test_what_is_removed_while_it_is_on_its_way_out_is_removed(a, monkeypatch):
 def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatch):
     taken = place.Ground.take_out
 
-    def take_out(ground, path, expected, still):
+    def take_out(ground, path, expected, still, **options):
         if path == "f":
             (a.session / path).write_bytes(b"more")
             a.driven.scan(S)
-        return taken(ground, path, expected, still)
+        return taken(ground, path, expected, still, **options)
 
     monkeypatch.setattr(place.Ground, "take_out", take_out)
     assert "f" in kept(a.life.evict(S))

@@ -31,7 +31,6 @@ import cachesync.journal.sound
 import cachesync.learn
 import cachesync.lifecycle.life
 import cachesync.lifecycle.opening
-import cachesync.transfer
 import cachesync.verify
 import tests.driving
 from cachesync.address import parse
@@ -131,7 +130,6 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
             cachesync.lifecycle.opening,
             cachesync.awaiting,
             cachesync.learn,
-            cachesync.transfer,
             cachesync.artifacts.remote,
             cachesync.artifacts.local,
         ):
@@ -145,7 +143,8 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
         stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
         stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
         stack.enter_context(mock.patch.object(tests.driving, "load", _load))
-        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", kernel.granularity))
+        stack.enter_context(mock.patch.object(cachesync.engine, "measure", kernel.measure))
+        stack.enter_context(mock.patch.object(cachesync.engine, "device_of", kernel.device_of))
         stack.enter_context(mock.patch.object(cachesync.journal.sound, "_expected", _expected))
         stack.enter_context(kernel.installed(time))
         yield
