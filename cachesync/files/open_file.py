@@ -22,17 +22,14 @@ class OpenFile:
     def __init__(self, descriptor: int, path: str, capabilities: Capabilities = UNMEASURED) -> None:
         self.descriptor = descriptor
         self.path = path
-        self._root = capabilities.device.number
-        found = os.fstat(descriptor)
-        self.stat = self._to_stat(found)
-        self.capabilities = capabilities if found.st_dev == self._root else UNMEASURED
+        found, root = os.fstat(descriptor), capabilities.device.number
+        self._volume = None if root in {found.st_dev, UNMEASURED.device.number} else volume_of(found.st_dev, root)
+        self.stat = to_stat(found, None, self._volume)
+        self.capabilities = capabilities if found.st_dev == root else UNMEASURED
 
     def restat(self) -> FileStat:
         """The file's stat now."""
-        return self._to_stat(os.fstat(self.descriptor))
-
-    def _to_stat(self, found: os.stat_result) -> FileStat:
-        return to_stat(found, None, None if self._root < 0 else volume_of(found.st_dev, self._root))
+        return to_stat(os.fstat(self.descriptor), None, self._volume)
 
     def await_write(self) -> None:
         """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading

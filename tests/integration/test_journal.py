@@ -595,11 +595,9 @@ def test_a_hard_link_that_stood_beside_a_deleted_name_is_no_new_name_of_it(desk)
 
 
 def test_an_inode_number_of_another_file_system_is_another_file(desk):
-    volume = replace(file_stat(), kind=Kind.DIRECTORY, mount="7:0")
-    desk.entries.mark(S, [Mark("d/", volume, NOW)], NOW)
     desk.store("old", inode=7)
     old = desk.miss("old")
-    desk.see("d/new", inode=7)
+    desk.see("d/new", inode=7, mount="7")
     assert desk.work.moved_to(old) == []
 
 

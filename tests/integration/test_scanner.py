@@ -465,7 +465,7 @@ def test_p03_a_file_that_is_moved_while_nobody_watches_is_not_deleted(tmp_path, 
     assert {"b/x", "g/x"} & desk.objects()
 
 
-def test_p03_a_file_that_never_stops_moving_is_left_pending(tmp_path):
+def test_p03_a_file_that_never_stops_moving_is_left_pending(tmp_path, monkeypatch):
     desk = Desk(tmp_path / "root", watched=False)
     desk.write("b/x")
     desk.write("g/other")
@@ -482,7 +482,7 @@ def test_p03_a_file_that_never_stops_moving_is_left_pending(tmp_path):
                 os.rename(desk.session / path, other)
         return lstat(session, path)
 
-    tree.lstat = moved_again
+    monkeypatch.setattr(tree, "lstat", moved_again)
     report = desk.driven.flush(S, timeout=3.0)
     assert [row.reason for row in report.pending] == ["files were moved whenever it was scanned"]
     assert not report.stored

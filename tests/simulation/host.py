@@ -76,11 +76,15 @@ class VirtualTime:
 
 
 class HostClock:
-    """What a host believes the time to be: ``skew`` seconds off."""
+    """What a host believes the time to be: ``skew`` seconds off the ``true`` one, which is that of time stamps."""
 
     def __init__(self, time: VirtualTime) -> None:
         self._time = time
         self.skew = 0.0
+
+    @property
+    def true(self) -> float:
+        return self._time.now
 
     def __call__(self) -> float:
         return self._time.monotonic() + self.skew
@@ -209,6 +213,7 @@ class SimulatedHost:
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0
+        self._booted_at = time.now
         self.hints: dict[str, Hint] = {}
         self.look: Callable[[str, tuple[Any, ...]], None] = lambda *_: None
         self.write: Callable[[], None] = lambda: None
@@ -230,6 +235,7 @@ class SimulatedHost:
             self._new_journal(state)
         with mock.patch.object(cachesync.journal.ledger, "_boot", return_value=f"boot {self._boots}"):
             driven = Driven(self.root, self._store, self.clock, **self._flags)  # type: ignore[arg-type]
+        driven.engine.journal.booted_at = lambda: self._booted_at  # type: ignore[method-assign]
         life = driven.engine.lifecycle
         life._sleep = self.clock.push
         context = driven.engine.transfer._c
@@ -333,6 +339,7 @@ class SimulatedHost:
         """The machine starts anew."""
         self.die()
         self._boots += 1
+        self._booted_at = self.clock.true
 
     def lose_power(self, *, commits: bool = True) -> None:
         """The last ``commits`` that were not durable are gone."""

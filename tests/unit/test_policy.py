@@ -23,7 +23,7 @@ from cachesync.errors import (
     StoreUnreachable,
     Unstorable,
 )
-from cachesync.model import FileStat, Kind
+from cachesync.model import FileStat, Kind, Stored, Version
 from cachesync.policy import (
     LINGERING,
     LONGEST_PAUSE,
@@ -237,9 +237,13 @@ def test_a_file_is_unsettled_while_its_bytes_may_change_without_a_trace():
     assert not unsettled(1.0, Writer.CLOSED, tick=1.0)
 
 
-def test_what_nobody_has_written_since_the_boot_may_have_been_reverted():
-    assert was_reverted(replace(STAT, mtime_ns=10 * 10**9), 10.0)
-    assert not was_reverted(replace(STAT, mtime_ns=10 * 10**9 + 1), 10.0)
+def test_what_nobody_has_written_since_the_boot_or_since_it_was_stored_may_have_been_reverted():
+    at = 10 * 10**9
+    assert was_reverted(replace(STAT, mtime_ns=at), None, 10.0)
+    assert not was_reverted(replace(STAT, mtime_ns=at + 1), None, 10.0)
+    stored = Stored(Version("v"), 1, "ab", at + 5, 0o644, 0.0)
+    assert was_reverted(replace(STAT, mtime_ns=at + 4), stored, 10.0)
+    assert not was_reverted(replace(STAT, mtime_ns=at + 5), stored, 10.0)
 
 
 # -- what was read -----------------------------------------------------------------------------------------------------
