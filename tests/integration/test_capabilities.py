@@ -187,7 +187,7 @@ def test_with_the_state_elsewhere_the_roots_own_file_system_is_measured(
         subprocess.run(["rm", "-r", str(state)], check=True)
     assert asked == [str(root / ".cachesync")]
     assert stat.S_IMODE((root / ".cachesync").stat().st_mode) == 0o700
-    assert {path.name for path in (root / ".cachesync").iterdir()} == {"lock", "serving", "pulse"}
+    assert {path.name for path in (root / ".cachesync").iterdir()} == {"lock", "pulse"}
 
 
 def test_the_worst_is_assumed_where_it_cannot_be_measured(root: Path, monkeypatch: pytest.MonkeyPatch):
