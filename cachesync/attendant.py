@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from cachesync.errors import CacheSyncError, RootHalted
+from cachesync.errors import CacheSyncError, ConfigError, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
@@ -81,6 +81,7 @@ class Attendant:
         self._stopping.set()
         self._hinted.set()
         self._scan_asked.set()
+        self._engine.identity.changed.set()
         self.watcher.stop()
         for thread in self._threads[:2]:  # the third may wait for the store
             if thread.is_alive():
@@ -254,6 +255,33 @@ class Attendant:
                 logger.info("the manifest waits: %s", error, extra={"session": session})
 
     def _ask_store(self) -> None:
+        """Find out whether the store is the journal's (P17), then what it cannot do; then wait for a doubt about it."""
+        self._know_store()
+        self._ask_traits()
+        while not self._stopping.is_set():
+            self._engine.identity.changed.wait()
+            self._know_store()
+
+    def _know_store(self) -> None:
+        """Ask the store for its identity, and compare every session that is in doubt with it."""
+        identity = self._engine.identity
+        while not self._stopping.is_set():
+            identity.changed.clear()
+            try:
+                identity.admit()
+                for session in sorted(identity.doubted):
+                    self._engine.learner.ensure(session, wait=True)
+            except ConfigError as error:
+                self._say_once(str(error))
+                self._store_notes = [*self._store_notes, str(error)]
+                return
+            except CacheSyncError as error:
+                logger.debug("the store is not known yet: %s", error)
+                self._stopping.wait(_ASK)
+            else:
+                return
+
+    def _ask_traits(self) -> None:
         """Find out, once, what the store cannot do, and say so (P8, SPEC section 13)."""
         while not self._stopping.is_set():
             traits = self._engine.store.traits
@@ -262,7 +290,7 @@ class Attendant:
             if traits.conditional is False:
                 note = "the store has no conditional writes: versions are compared before each write instead"
                 self._say_once(note)
-                self._store_notes = [note]
+                self._store_notes = [*self._store_notes, note]
             if None not in (traits.versioned, traits.conditional) or self._stopping.wait(_ASK):
                 return
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cachesync.events import Events
 from cachesync.files import Tree
+from cachesync.identity import StoreIdentity
 from cachesync.journal import Journal
 from cachesync.keys import to_key
 from cachesync.policy import Pace
@@ -20,7 +21,7 @@ class Context:
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
     seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
     deletions are believed at once; ``watched`` whether somebody hears of changes as they happen. What is
-    done is told to ``events``."""
+    done is told to ``events``. ``identity`` says whether the store is the journal's."""
 
     tree: Tree
     journal: Journal
@@ -35,6 +36,7 @@ class Context:
     believing: Callable[[str], bool]
     watched: bool
     events: Events
+    identity: StoreIdentity
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

@@ -208,6 +208,7 @@ class Daemon:
             since=self._begun,
             events=self._events,
             activity=self._activity,
+            endpoint=None if self._dev_server is None else f"dev-server {self._dev_server.folder}",
         )
         attendant = Attendant(engine, self._notifier)
         engine.service.notes = lambda: [*attendant.notes(), *self._expiry.notes()]

@@ -18,15 +18,17 @@ from cachesync.artifacts import Artifacts, LocalRoot
 from cachesync.cache import BlockCache
 from cachesync.commit import Committer
 from cachesync.context import Context
-from cachesync.errors import JournalDamaged, UsageError
+from cachesync.errors import JournalDamaged, StoreError, UsageError
 from cachesync.events import Events
 from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
-from cachesync.journal import Journal, set_aside
+from cachesync.identity import StoreIdentity
+from cachesync.journal import Bound, Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
 from cachesync.lock import RootLock
 from cachesync.ondemand import OnDemand
+from cachesync.patience import StillRunning, within
 from cachesync.policy import Pace
 from cachesync.reader import Local, Reader
 from cachesync.scanner import Scanner
@@ -41,13 +43,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_IDENTITY = 5.0
+"""Seconds that a store at another endpoint gets to tell its identity, before work begins without it."""
+
 
 class Engine:
     """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
 
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
     somebody brings hints of changes as they happen; a ``read_only`` root is never written to. What is done is told to
-    ``events``; ``activity`` is who counts it, if anybody does.
+    ``events``; ``activity`` is who counts it, if anybody does. ``endpoint`` is where the store is reached, if another
+    place than the configured one.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -65,6 +71,7 @@ class Engine:
         clock: Callable[[], float] = time.time,
         events: Events | None = None,
         activity: Activity | None = None,
+        endpoint: str | None = None,
     ) -> None:
         self.events = events or Events(clock)
         self.activity = activity or Activity(clock)
@@ -79,10 +86,22 @@ class Engine:
             undo.callback(self.lock.release)
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
-            self.journal.belongs_to(config.store.shown, bind=bind)
+            self._belong(endpoint, bind=bind)
             self._build(since, clock, watched=watched)
             undo.pop_all()
         _ignore_lease_breaks()
+
+    def _belong(self, endpoint: str | None, *, bind: bool) -> None:
+        """Raises ConfigError if the journal belongs to another store, as far as that can be told now."""
+        config = self.config
+        if endpoint is None:
+            endpoint = config.endpoint.lower() if config.endpoint and config.store.bucket else ""
+        reached = Bound(config.store.shown, endpoint, None)
+        self.identity = StoreIdentity(self.journal, self.store, config.prefix, reached)
+        self.identity.open(bind=bind, unchosen=config.unchosen)
+        if bind and self.identity.moved:
+            with contextlib.suppress(StoreError, StillRunning):  # then it is found out before the first write
+                within(_IDENTITY, self.identity.admit)
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
         config = self.config
@@ -101,9 +120,18 @@ class Engine:
             believing=self.uploader.is_believing,
             watched=watched,
             events=self.events,
+            identity=self.identity,
         )
         self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake, self.events)
-        self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
+        self.learner = Learner(
+            self.journal,
+            self.store,
+            config.prefix,
+            self.scanner.scan,
+            identity=self.identity,
+            clock=clock,
+            wake=self.uploader.wake,
+        )
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
         flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
@@ -149,6 +177,7 @@ class Engine:
             since=since,
             events=self.events,
             activity=self.activity,
+            identity=self.identity,
         )
 
     def start(self) -> None:

@@ -80,6 +80,7 @@ class Flusher:
         before = self._transfer.stored[session], self._transfer.deleted[session]
         with self._uploader.urgent(session, deletes=False):
             lost = self._scanner.presence.lost[session]
+            gone = self._committer.lost(session)
             scan, steady = self._scan(session, deadline)
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
@@ -98,8 +99,7 @@ class Flusher:
                 report = replace(report, failed=[gone_with_directory(count)])
             if report.failed and self._uploader.no_bucket is not None:
                 raise self._uploader.no_bucket
-            if not report.failed and not report.pending:
-                report = self._commit(session, report, deadline)
+            report = self._end(session, report, scan, deadline, gone)
         if receipt:
             report = replace(report, entries=self._receipt(session))
         report = replace(
@@ -212,13 +212,25 @@ class Flusher:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _commit(self, session: str, report: FlushReport, deadline: float) -> FlushReport:
-        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline."""
+    def _end(self, session: str, report: FlushReport, scan: ScanResult, deadline: float, gone: int) -> FlushReport:
+        """Write the manifest of what is stored. What the store is found to have lost since Committer.lost was ``gone``
+        is stored again first."""
+        while not report.failed and not report.pending and not report.stored:
+            report = self._commit(session, report, deadline, gone)
+            if not report.stored and gone != self._committer.lost(session):
+                gone = self._committer.lost(session)
+                report = self._wait(session, report, scan, deadline)
+        return report
+
+    def _commit(self, session: str, report: FlushReport, deadline: float, gone: int) -> FlushReport:
+        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline. The report is
+        as it was where more is lost than ``gone``."""
         pause = 0.05
         while True:
             left = deadline - time.monotonic()
             try:
-                summary = within(left, partial(self._committer.commit, session, patience=max(0.0, left)))
+                commit = partial(self._committer.commit, session, patience=max(0.0, left), lost=gone)
+                summary = within(left, commit)
             except StillRunning:
                 return replace(report, pending=[Pending(MANIFEST, "the store has not answered in time")])
             except (StoreTransient, PreconditionFailed, RootHalted, JournalUnavailable) as error:
@@ -231,6 +243,8 @@ class Flusher:
             except CacheSyncError as error:
                 return replace(report, failed=[Failure(MANIFEST, error.advice)])
             else:
+                if summary is None:
+                    return report
                 if summary.failures:
                     return replace(report, failed=summary.failures)
                 key = manifest_key(self._c.prefix, session)

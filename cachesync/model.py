@@ -166,7 +166,8 @@ class Mark:
 @record(frozen=True, slots=True)
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
-    last known; ``lost`` counts the files that were gone with the directory before they were stored."""
+    last known, ``serial`` its number; ``lost`` counts the files that were gone with the directory before they were
+    stored."""
 
     name: str
     state: str
@@ -177,6 +178,7 @@ class Session:
     manifest: Version | None
     confirmed: int
     lost: int
+    serial: int = 0
 
 
 @record(frozen=True, slots=True)

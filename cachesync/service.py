@@ -15,6 +15,7 @@ from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
 from cachesync.events import Events
 from cachesync.files import Tree
 from cachesync.flush import Flusher
+from cachesync.identity import StoreIdentity
 from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
 from cachesync.metrics import Measures
@@ -36,6 +37,9 @@ from cachesync.verbs import Artifacts, Lifecycle, OnDemand
 from cachesync.watcher import Hint
 
 _SHOWN_FAILURES = 20
+_CHECK = 2.0
+"""Seconds after its start in which a daemon finds out whether the store is the journal's; status waits for that."""
+
 _RATE_WINDOW = 10.0
 _RATE_LEAST = 3.0
 
@@ -71,6 +75,7 @@ class Service:
         since: float | None,
         events: Events,
         activity: Activity,
+        identity: StoreIdentity,
     ) -> None:
         self._place = place
         self._tree = tree
@@ -88,6 +93,7 @@ class Service:
         self.activity = activity
         self._silent_for = silent_for
         self._rate = Rate()
+        self._identity = identity
         self.notes: Callable[[], list[str]] = list
         self.measure: Callable[[], Measures] | None = None
 
@@ -106,11 +112,13 @@ class Service:
         if session is not None:
             self._check_known(session)
             self._scanner.scan(session, recheck=True)
+        if self._since is not None:
+            self._identity.checked.wait(max(0.0, min(_CHECK, self._since + _CHECK - self._clock())))
         names = self._journal.sessions.names() if session is None else [session]
         in_journal = set(self._journal.sessions.names())
         known = [name for name in names if name in in_journal]
         silent = self.store_silent_for()
-        notes = [*self.notes(), *self._silence_notes(silent)]
+        notes = [*self.notes(), *self._identity.notes(), *self._silence_notes(silent)]
         notes += [note for name in known if (note := self._conflict_note(name))]
         daemon = None
         if self._since is not None:
@@ -181,6 +189,8 @@ class Service:
         unseen = [one for one in self._scanner.unseen.get(name, []) if not self._is_dirty(name, one.path)]
         if row is not None and row.lost:
             unseen = [*unseen, gone_with_directory(row.lost)]
+        if name in self._identity.doubted:
+            unseen = [*unseen, Failure(".", "the store was emptied, restored or replaced, and is being compared")]
         failed = self._journal.waiting.failures(name, _SHOWN_FAILURES)
         return SessionStatus(
             session=name,

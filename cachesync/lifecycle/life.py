@@ -197,6 +197,8 @@ class SessionLife:
                     return error.reason
                 self._sleep(_PAUSE)
             else:
+                if summary is None:
+                    return "the store has lost files of it"
                 return "a name in it cannot be listed" if summary.failures else None
 
     def evict(self, session: str) -> EvictReport:
@@ -215,6 +217,8 @@ class SessionLife:
         if self._c.tree.session_directory(session) is None:
             return EvictReport(session)
         staging, astray = self.staging(), self._learner.compare(session)
+        if astray.deleted:
+            astray = self._learner.again(session)  # by another host, or lost: then it is dirty, and stored again
         first = self._evictor.evict(session, staging, scan, astray)
         if not any(kept.reason == IN_USE for kept in first.kept):
             return first
