@@ -121,9 +121,9 @@ class Client:
         """Drop the local bytes that the store has."""
         return self._verbs.lifecycle.evict(session)
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare."""
-        return self._verbs.lifecycle.verify(session, progress=progress)
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        """Read every object of a session again from the store, and compare; ``repair`` stores again what is here."""
+        return self._verbs.lifecycle.verify(session, repair=repair, progress=progress)
 
 
 class ClientArtifacts:

@@ -21,7 +21,8 @@ class Context:
     ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
     seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
     deletions are believed at once; ``watched`` whether somebody hears of changes as they happen. What is
-    done is told to ``events``. ``identity`` says whether the store is the journal's."""
+    done is told to ``events``. ``identity`` says whether the store is the journal's;
+    ``on_this_machine`` that it is a folder of this machine, since no store is configured."""
 
     tree: Tree
     journal: Journal
@@ -37,6 +38,7 @@ class Context:
     watched: bool
     events: Events
     identity: StoreIdentity
+    on_this_machine: bool = False
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

@@ -75,8 +75,9 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
     from cachesync.devserver import DevServer
     from cachesync.engine import check_free
     from cachesync.logs import configure
-    from cachesync.stores import open_store
+    from cachesync.stores import check_remote, open_store
 
+    check_remote(config, dev_server=dev_server is not None)
     configure(config.log_format, config.log_level)
     with contextlib.ExitStack() as stack:
         listener = None

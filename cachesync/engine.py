@@ -53,7 +53,7 @@ class Engine:
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
     somebody brings hints of changes as they happen; a ``read_only`` root is never written to. What is done is told to
     ``events``; ``activity`` is who counts it, if anybody does. ``endpoint`` is where the store is reached, if another
-    place than the configured one.
+    place than the configured one; ``rebinds`` lets the journal be of any store.
 
     Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
     """
@@ -72,6 +72,7 @@ class Engine:
         events: Events | None = None,
         activity: Activity | None = None,
         endpoint: str | None = None,
+        rebinds: bool = False,
     ) -> None:
         self.events = events or Events(clock)
         self.activity = activity or Activity(clock)
@@ -86,18 +87,20 @@ class Engine:
             undo.callback(self.lock.release)
             self.journal = _open_journal(config)
             undo.callback(self.journal.close)
-            self._belong(endpoint, bind=bind)
+            self._belong(endpoint, bind=bind, rebinds=rebinds)
             self._build(since, clock, watched=watched)
             undo.pop_all()
         _ignore_lease_breaks()
 
-    def _belong(self, endpoint: str | None, *, bind: bool) -> None:
+    def _belong(self, endpoint: str | None, *, bind: bool, rebinds: bool) -> None:
         """Raises ConfigError if the journal belongs to another store, as far as that can be told now."""
         config = self.config
         if endpoint is None:
             endpoint = config.endpoint.lower() if config.endpoint and config.store.bucket else ""
         reached = Bound(config.store.shown, endpoint, None)
         self.identity = StoreIdentity(self.journal, self.store, config.prefix, reached)
+        if rebinds:
+            return
         self.identity.open(bind=bind, unchosen=config.unchosen)
         if bind and self.identity.moved:
             with contextlib.suppress(StoreError, StillRunning):  # then it is found out before the first write
@@ -121,6 +124,7 @@ class Engine:
             watched=watched,
             events=self.events,
             identity=self.identity,
+            on_this_machine=config.embedded,
         )
         self.scanner = Scanner(self.tree, self.journal, context.pace, clock, self.uploader.wake, self.events)
         self.learner = Learner(
@@ -136,7 +140,7 @@ class Engine:
         self.committer = Committer(context, self.learner)
         flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer)
         self.lifecycle = SessionLife(
-            context, self.scanner, self.learner, self.committer, flusher, Verifier(context, self.learner)
+            context, self.scanner, self.learner, self.committer, flusher, Verifier(context, self.learner, self.scanner)
         )
         self.cache = BlockCache(config.state / "cache", config.cache_size)
         self.reader = Reader(
@@ -160,7 +164,7 @@ class Engine:
             scratch=context.scratch,
         )
         self.ondemand = OnDemand(context, self.scanner, self.learner, self.uploader, staging)
-        place = Place(str(config.root), config.store.shown, config.prefix)
+        place = Place(str(config.root), config.store.shown, config.prefix, config.embedded)
         self.service = Service(
             place,
             self.tree,

@@ -87,7 +87,8 @@ class Flusher:
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
-            report = FlushReport(session, stored=False, skipped=scan.skipped)
+            local = self._c.on_this_machine
+            report = FlushReport(session, stored=False, skipped=scan.skipped, on_this_machine=local)
             if not steady and not self._c.watched:
                 report = replace(report, pending=[Pending(".", "files were moved whenever it was scanned")])
             elif scan.finished:

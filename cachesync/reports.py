@@ -17,6 +17,13 @@ from cachesync.record import record
 Json = dict[str, Any]
 
 
+NOT_CONFIGURED = (
+    "no store is configured, so it is a folder of this machine: what is stored is safe on this machine only"
+    " (set CACHESYNC_STORE=s3://BUCKET)"
+)
+"""What everybody is told who stores without having said where."""
+
+
 @record(frozen=True, slots=True)
 class Failure:
     """A path that cannot be stored as things are, and why."""
@@ -60,7 +67,8 @@ class ReceiptLine:
 
 @record(frozen=True, slots=True)
 class FlushReport:
-    """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it."""
+    """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it.
+    ``on_this_machine`` says that the store is a folder of this machine, since no store is configured."""
 
     session: str
     stored: bool
@@ -75,6 +83,7 @@ class FlushReport:
     manifest: str | None = None
     seconds: float = 0.0
     entries: Sequence[ReceiptLine] | None = None
+    on_this_machine: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -98,6 +107,7 @@ class FlushReport:
             "skipped": [{"path": printable(s.path), "reason": s.reason} for s in self.skipped],
             "manifest": self.manifest,
             "seconds": round(self.seconds, 3),
+            "on_this_machine": self.on_this_machine,
         }
         if self.entries is not None:
             answer["entries"] = [
@@ -171,6 +181,8 @@ class StatusReport:
     ``notes`` are plain sentences that an operator should see (the store is down since ..., no versioning, the root is
     gone). ``rate`` is bytes a second over the last few seconds, None without a daemon and until there are some seconds.
     ``store_silent_for`` are the seconds that the store has left unanswered what it was asked, None if it answers.
+    ``on_this_machine`` says that the store is a folder of this machine, since no store is configured: what is safe to
+    kill is safe on this machine only.
     """
 
     root: str
@@ -180,6 +192,7 @@ class StatusReport:
     notes: Sequence[str] = field(default=())
     rate: float | None = None
     store_silent_for: float | None = None
+    on_this_machine: bool = False
 
     def json(self) -> Json:
         """``status --json``."""
@@ -192,6 +205,7 @@ class StatusReport:
             "notes": list(self.notes),
             "rate": self.rate,
             "store_silent_for": None if self.store_silent_for is None else round(self.store_silent_for, 1),
+            "on_this_machine": self.on_this_machine,
         }
 
 

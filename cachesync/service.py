@@ -22,6 +22,7 @@ from cachesync.metrics import Measures
 from cachesync.model import Entry, Kind
 from cachesync.record import record
 from cachesync.reports import (
+    NOT_CONFIGURED,
     DaemonStatus,
     Failure,
     FlushReport,
@@ -46,11 +47,13 @@ _RATE_LEAST = 3.0
 
 @record(frozen=True, slots=True)
 class Place:
-    """What is served: for people, not for opening. ``prefix`` is the store's own."""
+    """What is served: for people, not for opening. ``prefix`` is the store's own; ``on_this_machine`` says that it is a
+    folder here, since no store is configured."""
 
     root: str
     store: str
     prefix: str
+    on_this_machine: bool = False
 
 
 class Service:
@@ -119,6 +122,8 @@ class Service:
         known = [name for name in names if name in in_journal]
         silent = self.store_silent_for()
         notes = [*self.notes(), *self._identity.notes(), *self._silence_notes(silent)]
+        if self._place.on_this_machine:
+            notes.append(NOT_CONFIGURED)
         notes += [note for name in known if (note := self._conflict_note(name))]
         daemon = None
         if self._since is not None:
@@ -131,6 +136,7 @@ class Service:
             notes=notes,
             rate=None if daemon is None else self._rate.now(),
             store_silent_for=silent,
+            on_this_machine=self._place.on_this_machine,
         )
 
     def tend(self) -> None:

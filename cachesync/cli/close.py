@@ -19,6 +19,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         report = verbs.lifecycle.close(
             session, keep=options.keep, timeout=options.timeout, confirm_deletes=options.confirm_deletes
         )
+    flush.tell_where([report.flush])
     if options.json:
         print(json.dumps(report.json()))
         return report.exit_code

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from cachesync.cli.reach import Connect
 from cachesync.control.wire import error_json
 from cachesync.errors import CacheSyncError, ExitCode, UsageError
 from cachesync.keys import check_session
-from cachesync.reports import FlushReport, Json
+from cachesync.reports import NOT_CONFIGURED, FlushReport, Json
 
 AT_ONCE = 32
 """Sessions that are flushed side by side."""
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         with Progress.shown(verbs, named):
             outcomes: Sequence[Outcome] = [one(named[0])] if single else side_by_side(named, one)
 
+    tell_where(outcomes)
     if options.json:
         rows = [told(session, outcome) for session, outcome in zip(named, outcomes, strict=True)]
         print(json.dumps(rows[0] if single else rows))
@@ -62,6 +64,12 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         if not outcomes:
             print("there are no sessions yet")
     return worst(outcome.exit_code for outcome in outcomes)
+
+
+def tell_where(outcomes: Iterable[Outcome]) -> None:
+    """Say on stderr that the store is a folder of this machine, where nobody has said so."""
+    if any(isinstance(outcome, FlushReport) and outcome.on_this_machine for outcome in outcomes):
+        print(f"cachesync: {NOT_CONFIGURED}", file=sys.stderr)
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:

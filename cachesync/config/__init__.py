@@ -69,6 +69,9 @@ class Config:
 
     root: Path = _setting(kinds.PATH, "./sessions", "LOCAL_ARTIFACT_PATH", say="the sessions directory")
     store: StoreAddress = _setting(kinds.STORE, None, "ARTIFACT_BUCKET", say="where the objects live")
+    require_remote: bool = _setting(
+        kinds.SWITCH, "false", say="refuse to store in a folder or in the memory of this machine"
+    )
     endpoint: str | None = _setting(
         kinds.URL, None, "S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", say="S3 server"
     )
@@ -126,6 +129,11 @@ class Config:
     def embedded(self) -> bool:
         """Nobody configured a store, so it is a folder of this machine."""
         return any(row.name == "store" and row.source == "embedded" for row in self.origins)
+
+    @property
+    def local(self) -> bool:
+        """The store is a folder or the memory of this machine."""
+        return self.store.scheme in ("file", "local", "memory")
 
     @property
     def scan_interval_chosen(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from cachesync.errors import ConfigError
 from cachesync.journal.ledger import Ledger
 from cachesync.record import record
@@ -43,6 +46,11 @@ class Binding:
         """Whether there are files of which only the store has the bytes."""
         row = self._ledger.db.one("SELECT 1 FROM entry INDEXED BY evicted WHERE resident = 0 AND kind = 'file' LIMIT 1")
         return row is not None
+
+    def keep(self, path: Path) -> None:
+        """Write a copy of the whole journal to a new file, for us alone."""
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        self._ledger.db.all("VACUUM INTO ?", (str(path),))
 
     def start_over(self, now: float) -> None:
         """Forget what the store had, to learn another one: every file that stands here is dirty, and tells of no

@@ -238,6 +238,18 @@ class Residence:
             self._ledger.revise(db, number)
         return count
 
+    def damaged(self, name: str, entry: Entry, now: float) -> None:
+        """The object of a clean file that stands here does not hold what was stored: it is stored again in the place of
+        that version."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.execute(
+                f"UPDATE entry SET {_DIRTY}, sha256 = ?7 WHERE session = ?1 AND dir = ?2 AND name = ?3"
+                " AND generation = ?6 AND kind = 'file' AND resident = 1 AND gone_at IS NULL AND synced = generation",
+                (number, *split(entry.path), self._ledger.next_generation(db), now, entry.generation, "0" * 64),
+            )
+            self._ledger.revise(db, number)
+
     def unknown(self, name: str, found: Iterable[tuple[str, str, Stored]], now: float) -> int:
         """In a store that went back in time, or is another one, these files that stand here are other versions than
         they were stored as: they are dirty, and who stores them compares the bytes first. Returns how many."""

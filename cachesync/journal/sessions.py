@@ -199,6 +199,11 @@ class Sessions:
                 (manifest and manifest.etag, manifest and manifest.version_id, serial, self._ledger.id(name)),
             )
 
+    def relist(self, name: str) -> None:
+        """The manifest in the store is not to be believed: the next commit writes it anew."""
+        with self._ledger.db.write() as db:
+            self._ledger.revise(db, self._ledger.id(name))
+
     def unlearn(self, name: str) -> None:
         """The store is about to be changed past this journal: should that be all that comes of it, the next use asks
         the store what it has. Durable when it returns."""
