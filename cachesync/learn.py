@@ -229,7 +229,7 @@ class Learner:
         astray: Astray,
         overtaken: AbstractSet[str],
     ) -> None:
-        """Files that only the store had. One that no manifest lists and this host never stored was another host's."""
+        """Files that only the store had. One that only a listing told of was another host's, and may go unmentioned."""
         lost = []
         for path, (etag, ours) in gone.items():
             if past.deleted(path) or not (ours or past.lists(path)):

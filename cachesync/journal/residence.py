@@ -218,10 +218,11 @@ class Residence:
         return {join(row[0], row[1]): (row[2], bool(row[3]), bool(row[4])) for row in rows}
 
     def only_there(self, name: str) -> dict[str, tuple[str, bool]]:
-        """The version of each file that is only in the store, and whether this host has ever stored it."""
+        """The version of each file that is only in the store, and whether this host has stored it or knows its bytes by a
+        manifest: what only a listing told of is another host's, which it may remove unmentioned."""
         rows = self._ledger.db.long(
-            "SELECT dir, name, ifnull(etag, ''), puts > 0 FROM entry WHERE session = ? AND resident = 0"
-            " AND kind = 'file'",
+            "SELECT dir, name, ifnull(etag, ''), puts > 0 OR sha256 IS NOT NULL FROM entry"
+            " WHERE session = ? AND resident = 0 AND kind = 'file'",
             (self._ledger.id(name),),
         )
         return {join(row[0], row[1]): (row[2], bool(row[3])) for row in rows}
