@@ -125,9 +125,9 @@ class Client:
         kernel does not tell."""
         return self._verbs.lifecycle.evict(session, force=force)
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare."""
-        return self._verbs.lifecycle.verify(session, progress=progress)
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        """Read every object of a session again from the store, and compare; ``repair`` stores again what is here."""
+        return self._verbs.lifecycle.verify(session, repair=repair, progress=progress)
 
 
 class ClientArtifacts:

@@ -94,14 +94,17 @@ class Flusher:
             stack.enter_context(self._uploader.urgent(session, deletes=False))
             following = Following(self._c, self._scanner, self._hearing, stack, session, deadline)
             lost = self._scanner.presence.lost[session]
-            flying = self._uploader.flying(session)
+            flying, gone = self._uploader.flying(session), self._committer.lost(session)
             scan = following.look()
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
-            report = FlushReport(session, stored=False, skipped=scan.skipped, failed=scan.failures)
+            local = self._c.on_this_machine
+            report = FlushReport(
+                session, stored=False, skipped=scan.skipped, failed=scan.failures, on_this_machine=local
+            )
             if not scan.finished:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
             elif not following.whole:
@@ -109,7 +112,7 @@ class Flusher:
             else:
                 if not patient:
                     stack.enter_context(self._uploader.urgent(session, deletes=True))
-                report = self._store(report, following, flying, deadline)
+                report = self._store(report, following, deadline, flying, gone)
             row = self._c.journal.sessions.get(session)
             report = replace(report, vanished=0 if row is None else row.vanished)
             if (count := self._lost(session, row, lost)) and not report.failed:
@@ -130,7 +133,10 @@ class Flusher:
     def write_manifest(self, session: str, *, timeout: float) -> FlushReport:
         """Write the manifest of a session of which the store has every file. See ``flush`` for what it raises."""
         begun = time.monotonic()
-        report = self._commit(session, FlushReport(session, stored=False), begun + timeout)
+        lost = self._committer.lost(session)
+        report = self._commit(session, FlushReport(session, stored=False), begun + timeout, lost)
+        if self._committer.lost(session) != lost:
+            report = replace(report, pending=[Pending(MANIFEST, "the store has lost files, which are stored again")])
         report = replace(report, seconds=time.monotonic() - begun)
         self._tell(report)
         return report
@@ -164,10 +170,13 @@ class Flusher:
 
     # -- the barrier ---------------------------------------------------------------------------------------------------
 
-    def _store(self, report: FlushReport, following: Following, flying: Sequence[str], deadline: float) -> FlushReport:
+    def _store(
+        self, report: FlushReport, following: Following, deadline: float, flying: Sequence[str], gone: int
+    ) -> FlushReport:
         """Wait until the store has what was dirty when the barrier was taken, under the names that the files have by
         then, and write the manifest that lists it. ``flying`` are the paths that were being transferred when the flush
-        began: of those, bytes may count as stored that were read before, and changed since without a trace."""
+        began: of those, bytes may count as stored that were read before, and changed since without a trace. What the
+        store is found to have lost since Committer.lost was ``gone`` is stored again first."""
         session, failures = report.session, report.failed
         barrier = self._c.journal.waiting.barrier(session)
         while True:
@@ -179,7 +188,10 @@ class Flusher:
             if moved == [] and not missing:
                 if failures or report.failed or report.pending:
                     return replace(report, failed=[*failures, *report.failed])
-                report = self._commit(session, report, deadline)
+                report = self._commit(session, report, deadline, gone)
+                if (lost := self._committer.lost(session)) != gone:
+                    gone, barrier = lost, self._c.journal.waiting.barrier(session)
+                    continue
                 if not report.stored:
                     return report
                 moved = following.moved()
@@ -247,13 +259,15 @@ class Flusher:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _commit(self, session: str, report: FlushReport, deadline: float) -> FlushReport:
-        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline."""
+    def _commit(self, session: str, report: FlushReport, deadline: float, gone: int) -> FlushReport:
+        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline. The report is
+        as it was where more is lost than ``gone``."""
         pause = 0.05
         while True:
             left = deadline - time.monotonic()
             try:
-                summary = within(left, partial(self._committer.commit, session, patience=max(0.0, left)))
+                commit = partial(self._committer.commit, session, patience=max(0.0, left), lost=gone)
+                summary = within(left, commit)
             except StillRunning:
                 return replace(report, pending=[Pending(MANIFEST, "the store has not answered in time")])
             except (StoreTransient, PreconditionFailed, RootHalted, JournalUnavailable) as error:
@@ -266,6 +280,8 @@ class Flusher:
             except CacheSyncError as error:
                 return replace(report, failed=[Failure(MANIFEST, error.advice)])
             else:
+                if summary is None:
+                    return report
                 if summary.failures:
                     return replace(report, failed=summary.failures)
                 key = manifest_key(self._c.prefix, session)

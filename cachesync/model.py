@@ -215,9 +215,9 @@ class Mark:
 @record(frozen=True, slots=True)
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
-    last known; ``lost`` counts the files that were gone with the directory before they were stored; ``doubted`` says
-    that no whole scan has finished since a life that did not end in order; ``vanished`` counts the files that are
-    missing here without evidence of a deletion."""
+    last known, ``serial`` its number; ``lost`` counts the files that were gone with the directory before they were
+    stored; ``doubted`` says that no whole scan has finished since a life that did not end in order; ``vanished`` counts
+    the files that are missing here without evidence of a deletion."""
 
     name: str
     state: str
@@ -228,6 +228,7 @@ class Session:
     manifest: Version | None
     confirmed: int
     lost: int
+    serial: int = 0
     doubted: bool = False
     vanished: int = 0
 

@@ -80,6 +80,7 @@ class Transfer:
 
     def run(self, session: str, path: str) -> bool:
         """Do what the entry needs now, if it still needs anything; whether something was stored or deleted."""
+        self._c.identity.admit()
         entry, learned = self._c.journal.entries.with_learned(session, path)
         if not learned:
             if not self._learner.ensure(session):
@@ -89,7 +90,7 @@ class Transfer:
         if entry is None or not entry.dirty or now + self._c.pace.settle < entry.due_at <= now + FARTHEST:
             return False
         if entry.kind is Kind.FILE and not entry.tombstone:
-            return self._put(entry)
+            return self._put(entry) if entry.resident else self._find(entry)
         if entry.kind is Kind.FILE or entry.stored is not None:
             return self.removal.delete(entry)
         return False
@@ -123,9 +124,11 @@ class Transfer:
             unsettled = is_unsettled(now, snapshot.stat, writer, tick=file.capabilities.tick)
             with self.removal.trying(entry):
                 stored, sent = self._send(entry, key, snapshot)
+                self._c.identity.confirmed()
                 self._c.journal.work.confirm(
                     entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
                 )
+        self._c.identity.affirm()
         self._tell_stored(entry, stored.size, sent=sent, complete=not snapshot.cut)
         if snapshot.cut:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
@@ -142,6 +145,21 @@ class Transfer:
             took = {"duration": round(done - now, 4), "latency": round(max(0.0, done - entry.dirty_since), 4)}
             logger.info("stored", extra=facts | took)
         return sent
+
+    def _find(self, entry: Entry) -> bool:
+        """A file that the store lost and that is not here: it is clean if the store has it again. Raises
+        ObjectNotFound."""
+        try:
+            info = self._c.store.head(self._c.key(entry.session, entry.path))
+        except ObjectNotFound:
+            self._learner.if_changed(entry.session)  # another host may have said since that it deleted the file
+            name = f"{entry.session}/{entry.path}"
+            hint = f"cachesync restore {name} brings back what the bucket kept, cachesync rm {name} gives it up"
+            raise ObjectNotFound("find", entry.path, "the store lost it, and it is not here", hint) from None
+        same = entry.stored is not None and entry.stored.version.etag == info.version.etag
+        stored = entry.stored if same and entry.stored is not None else attributes.to_stored(info)
+        self._c.journal.work.confirm(entry, stored, read=None, put=False)
+        return False
 
     def _tell_stored(self, entry: Entry, size: int, *, sent: bool, complete: bool) -> None:
         seconds = self._c.clock() - entry.dirty_since if complete else None

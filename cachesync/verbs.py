@@ -169,8 +169,9 @@ class Lifecycle(Protocol):
         kernel does not tell. Raises NoSuchSession."""
         ...
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare. Raises NoSuchSession, StoreError."""
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        """Read every object of a session again from the store, and compare. ``repair`` stores again what differs and is
+        here, as it was stored before; then it compares once more. Raises NoSuchSession, StoreError."""
         ...
 
 

@@ -223,8 +223,8 @@ class MemoryLifecycle:
         self.calls.append(("evict", session, *["force"] * force))
         return self.evicted
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        self.calls.append(("verify", session))
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        self.calls.append(("verify", session, "repair") if repair else ("verify", session))
         self._go(session, progress)
         return self.verified
 

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
             confirm_deletes=options.confirm_deletes,
             force=options.force,
         )
+    flush.tell_where([report.flush])
     if options.json:
         print(json.dumps(report.json()))
         return report.exit_code

@@ -154,9 +154,16 @@ def _force(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def session(parser: argparse.ArgumentParser) -> None:
-    """Of ``verify``: one session."""
+def verify(parser: argparse.ArgumentParser) -> None:
+    """Of ``verify``."""
     parser.add_argument("session", metavar="SESSION")
+    parser.add_argument("--repair", action="store_true", help="store again what differs and is here")
+    as_json(parser)
+
+
+def rebind(parser: argparse.ArgumentParser) -> None:
+    """Of ``rebind``."""
+    parser.add_argument("--yes", action="store_true", help="also if only the old store has some of the files")
     as_json(parser)
 
 

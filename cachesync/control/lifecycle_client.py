@@ -67,9 +67,10 @@ class LifecycleClient:
         """See Lifecycle."""
         return self._asker.ask("POST", _target(session, "evict", _forced(force)), wire.to_evict_report, STORE_TIMEOUT)
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
         """See Lifecycle."""
-        return self._watch(_target(session, "verify"), progress, wire.to_verify_report)
+        asked = [("repair", 1)] if repair else []
+        return self._watch(_target(session, "verify", asked), progress, wire.to_verify_report)
 
     def _watch(self, target: str, progress: OnProgress, build: Callable[[Mapping[str, Any]], T]) -> T:
         for told in self._asker.lines("POST", target):

@@ -21,7 +21,7 @@ from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import ExitCode, UsageError
 from cachesync.keys import check_session
 from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
-from cachesync.outcomes import OnProgress, OpenReport, Progress
+from cachesync.outcomes import OnProgress, OpenReport, Progress, VerifyReport
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
 
@@ -61,7 +61,7 @@ class LifecycleRoutes:
             web.post("/v1/sessions/{session}/open", self.open),  # ?lazy=1 &into=DIR &timeout=S
             web.post("/v1/sessions/{session}/close", self.close),  # ?keep=1 &timeout=S &confirm_deletes=1 &force=1
             web.post("/v1/sessions/{session}/evict", self.evict),  # ?force=1
-            web.post("/v1/sessions/{session}/verify", self.verify),
+            web.post("/v1/sessions/{session}/verify", self.verify),  # ?repair=1
         ]
 
     async def new(self, request: web.Request) -> web.Response:
@@ -100,9 +100,13 @@ class LifecycleRoutes:
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         """Read a session again."""
-        query(request)
+        repair = flag("repair", query(request, "repair"))
         session, lifecycle = _session(request), self._verbs.lifecycle
-        return await _stream(request, self._opens, lambda progress: lifecycle.verify(session, progress=progress))
+
+        def work(progress: OnProgress) -> VerifyReport:
+            return lifecycle.verify(session, repair=repair, progress=progress)
+
+        return await _stream(request, self._opens, work)
 
     async def close(self, request: web.Request) -> web.Response:
         """Flush, mark closed, evict."""

@@ -12,11 +12,12 @@ from urllib.parse import unquote
 
 from cachesync.control.client import ControlClient
 from cachesync.doctor import gather, ground, host, stored
-from cachesync.doctor.finding import Finding, Verdict, problem
+from cachesync.doctor.finding import Finding, Verdict, problem, warning
 from cachesync.errors import CacheSyncError
 from cachesync.journal import check_sound, check_store, store_of
 from cachesync.keys import RESERVED
 from cachesync.patience import StillRunning, within
+from cachesync.reports import NOT_CONFIGURED
 from cachesync.store.folder import is_store
 from cachesync.stores import open_store, s3_settings
 
@@ -115,6 +116,8 @@ def _store(config: Config, dev_server: DevServer | None, status: StatusReport | 
         yield from stored.another(status.store, config.store.shown, chosen=not config.embedded)
         if config.embedded:
             return
+    if config.embedded:
+        yield warning("store", NOT_CONFIGURED, "set store to s3://BUCKET/PREFIX, and require_remote to true")
     if config.store.bucket is not None:
         from cachesync.doctor import bucket
 

@@ -126,9 +126,12 @@ CREATE TABLE conflict (
 """
 
 VERSION_2 = """
+ALTER TABLE meta ADD COLUMN endpoint TEXT;                          -- where that store was reached; NULL: not known
 ALTER TABLE meta ADD COLUMN store_id TEXT;                          -- the identity that the store itself keeps
 ALTER TABLE meta ADD COLUMN pulse INTEGER NOT NULL DEFAULT 0;       -- also in a file of the root: an older number
                                                                     -- there tells that the root was rolled back
+ALTER TABLE session ADD COLUMN manifest_serial INTEGER NOT NULL DEFAULT 0;  -- the number of the latest manifest known:
+                                                                    -- one with a lower number is an older one
 ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the life before did not end in order, and no
                                                                     -- whole scan has finished since: what is missing
                                                                     -- was not deleted
