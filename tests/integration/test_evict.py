@@ -38,6 +38,11 @@ def kept(report):
     return {row.path: row.reason for row in report.kept}
 
 
+def stored(a):
+    """What the store has of the session."""
+    return {key for key in a.store.objects if key.startswith(PREFIX)}
+
+
 def settled(a):
     """Everything that a daemon does later on; returns the objects."""
     a.driven.clock.push(10)
@@ -45,7 +50,7 @@ def settled(a):
     a.driven.pump()
     if a.session.exists():
         a.flush()
-    return {key for key in a.store.objects if key.startswith(PREFIX)}
+    return stored(a)
 
 
 def folder_times(found):
@@ -62,7 +67,7 @@ def out(a):
 
 
 def test_all_that_is_stored_goes_and_the_directory_too(a):
-    objects = set(a.store.objects)
+    objects = stored(a)
     report = a.life.evict(S)
     assert (report.evicted, report.bytes, report.kept, report.exit_code) == (2, 3, [], 0)
     assert not a.session.exists()
@@ -313,7 +318,7 @@ def test_a_file_put_into_a_directory_that_goes_is_kept(a, monkeypatch):
 
 @pytest.mark.parametrize("write", range(1, 12))
 def test_killed_at_a_write_of_the_journal(a, write):
-    objects = set(a.store.objects)
+    objects = stored(a)
     a.driven.crash_at_journal_write(write)
     try:
         a.life.evict(S)
@@ -341,7 +346,7 @@ def test_killed_while_a_file_is_on_its_way_out(a, monkeypatch, number):
         a.life.evict(S)
     monkeypatch.undo()
     (leaving,) = [path for path in out(a) if path.is_file()] or [None]
-    objects = set(a.store.objects)
+    objects = stored(a)
     a.crash()
     a.life.recover()
     assert out(a) == []
@@ -501,7 +506,7 @@ def test_the_same_bytes_made_again_are_no_conflict(a):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "when no path leads to it"])
 def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, monkeypatch, after):
-    objects, taken = set(a.store.objects), place.Ground.take_out
+    objects, taken = stored(a), place.Ground.take_out
 
     def take_out(ground, path, expected, still, **options):
         def scanned():

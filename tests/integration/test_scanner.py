@@ -56,7 +56,8 @@ class Desk:
 
     def objects(self):
         prefix = f"sessions/{S}/"
-        return {key[len(prefix) :] for key in self.store.objects} - {".cachesync/manifest.json"}
+        found = {key.removeprefix(prefix) for key in self.store.objects if key.startswith(prefix)}
+        return found - {".cachesync/manifest.json"}
 
 
 @pytest.fixture
