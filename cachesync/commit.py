@@ -31,6 +31,10 @@ class Committer:
         """See learn.Learner.lost."""
         return self._learner.lost[session]
 
+    def expired(self, session: str) -> int:
+        """See learn.Learner.expired."""
+        return self._learner.expired[session]
+
     def commit(
         self, session: str, *, state: str | None = None, patience: float = 0.0, lost: int | None = None
     ) -> Summary | None:
@@ -54,10 +58,12 @@ class Committer:
     def _commit(self, session: str, state: str | None, lost: int) -> Summary | None:
         self._c.identity.admit()
         self._learner.ensure(session, wait=True)
+        row = self._c.journal.sessions.get(session)
+        if row is not None and self._learner.refresh(row):
+            row = self._c.journal.sessions.get(session)
         if self._learner.lost[session] != lost:
             return None
         key = manifest_key(self._c.prefix, session)
-        row = self._c.journal.sessions.get(session)
         assert row is not None, "whoever commits has scanned it"  # noqa: S101 -- an invariant, not a check of input
         generation = self._c.journal.generation()
         unchanged = row.manifest_revision == row.revision

@@ -95,6 +95,7 @@ class Flusher:
             following = Following(self._c, self._scanner, self._hearing, stack, session, deadline)
             lost = self._scanner.presence.lost[session]
             flying, gone = self._uploader.flying(session), self._committer.lost(session)
+            expired = self._committer.expired(session)
             scan = following.look()
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
@@ -125,6 +126,7 @@ class Flusher:
             report,
             uploaded=self._transfer.stored[session] - before[0],
             deleted=self._transfer.deleted[session] - before[1],
+            expired=self._committer.expired(session) - expired,
             seconds=time.monotonic() - begun,
         )
         self._tell(report)

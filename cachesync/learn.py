@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from cachesync import manifest
+from cachesync import attributes, manifest
 from cachesync.errors import CacheSyncError, ObjectNotFound
 from cachesync.identity import StoreIdentity
 from cachesync.journal import MANIFEST, Journal
@@ -35,6 +35,9 @@ _ASKING = 8
 _UNLISTED = 1000
 """Files of a manifest that are asked for at most where the listing does not show them: an old listing lacks the latest
 few. Of a session whose objects somebody removed, the manifest may list a million."""
+
+_DAY = 86400.0
+"""Seconds that a listing is believed: no lifecycle rule expires an object that is younger than a day."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,8 @@ class Learner:
         self._wake = wake
         self.lost: Counter[str] = Counter()
         """How many files of each session the store was found to have lost, in this life: a number that only grows."""
+        self.expired: Counter[str] = Counter()
+        """How many logs of each session were only in the store and expired there, in this life."""
         self._locks: dict[str, threading.Lock] = {}
         self._not_before: dict[str, float] = {}
         self.standing = threading.Lock()
@@ -127,6 +132,26 @@ class Learner:
             found = self._store.head(manifest_key(self._prefix, session)).version.etag
         if row is not None and found != (row.manifest and row.manifest.etag):
             self.again(session)
+
+    def refresh(self, row: Session) -> bool:
+        """Compare a session with the store's listing if the last one is older than a day, and learn it again if it
+        differs: lifecycle rules delete objects and tell nobody. Returns whether it was due. One request for each 1,000
+        objects. Raises StoreError."""
+        session, now = row.name, self._clock()
+        if row.listed_at is not None and 0 <= now - row.listed_at < _DAY:
+            return False
+        residence = self._journal.residence
+        known = {path: etag for path, (etag, *_) in residence.standing(session).items()}
+        known |= {path: etag for path, (etag, *_) in residence.only_there(session).items()}
+        differs = False
+        for rows in self._listed(session, None):
+            for path, stored in rows:
+                differs |= known.pop(path, None) != stored.version.etag
+        if differs or known:
+            self.again(session)
+        else:
+            self._journal.sessions.set_listed(session, now)
+        return True
 
     def compare(self, session: str) -> Astray:
         """Whether the store still has what stands here clean; nothing is learned by it. Raises StoreError."""
@@ -232,12 +257,24 @@ class Learner:
         """Files that only the store had. One that only a listing told of was another host's, and may go unmentioned."""
         lost = []
         for path, (etag, ours) in gone.items():
-            if past.deleted(path) or not (ours or past.lists(path)):
+            expired = not past.is_other and path not in overtaken and self._may_have_expired(session, path)
+            if expired or past.deleted(path) or not (ours or past.lists(path)):
+                self.expired[session] += expired
                 self._journal.sessions.forget_evicted(session, path, overtaken=overtaken)
             elif path not in overtaken:
                 lost.append((path, etag))
         if lost:
             astray.lost += self._journal.residence.lost(session, lost, self._clock())
+
+    def _may_have_expired(self, session: str, path: str) -> bool:
+        """Whether a lifecycle rule for logs may have deleted the object: it has their tag, and is older than a day."""
+        entry = self._journal.entries.entry(session, path)
+        return (
+            attributes.is_log(path)
+            and entry is not None
+            and entry.stored is not None
+            and self._clock() - entry.stored.stored_at >= _DAY
+        )
 
     def _merge_manifest(
         self, session: str, found: manifest.FoundManifest | None, past: _Past, overtaken: AbstractSet[str]
@@ -252,7 +289,8 @@ class Learner:
             if not found.flaws:
                 sessions.forget_others(session, [path for path, _ in found.others])
         written = merged if MANIFEST in overtaken else None
-        sessions.set_learned(session, written if found is None else found.version, past.serial)
+        version = written if found is None else found.version
+        sessions.set_learned(session, version, past.serial, now=self._clock())
 
     def _manifest(self, session: str) -> manifest.FoundManifest | None:
         try:

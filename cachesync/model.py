@@ -216,8 +216,9 @@ class Mark:
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
     last known, ``serial`` its number; ``lost`` counts the files that were gone with the directory before they were
-    stored; ``doubted`` says that no whole scan has finished since a life that did not end in order; ``vanished`` counts
-    the files that are missing here without evidence of a deletion."""
+    stored; ``listed_at`` is when the store's listing was last compared, in seconds since the epoch; ``doubted`` says
+    that no whole scan has finished since a life that did not end in order; ``vanished`` counts the files that are
+    missing here without evidence of a deletion."""
 
     name: str
     state: str
@@ -229,6 +230,7 @@ class Session:
     confirmed: int
     lost: int
     serial: int = 0
+    listed_at: float | None = None
     doubted: bool = False
     vanished: int = 0
 

@@ -75,7 +75,8 @@ class ReceiptLine:
 class FlushReport:
     """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it. ``vanished``
     files of the session are missing here without evidence that a program deleted them; the store keeps them.
-    ``on_this_machine`` says that the store is a folder of this machine, since no store is configured."""
+    ``expired`` counts logs that were only in the store and are gone there. ``on_this_machine`` says that the store is a
+    folder of this machine, since no store is configured."""
 
     session: str
     stored: bool
@@ -83,6 +84,7 @@ class FlushReport:
     bytes: int = 0
     uploaded: int = 0
     deleted: int = 0
+    expired: int = 0
     failed: Sequence[Failure] = ()
     pending: Sequence[Pending] = ()
     conflicts: Sequence[Conflict] = ()
@@ -109,6 +111,7 @@ class FlushReport:
             "bytes": self.bytes,
             "uploaded": self.uploaded,
             "deleted": self.deleted,
+            "expired": self.expired,
             "failed": [{"path": printable(f.path), "error": f.error} for f in self.failed],
             "pending": [{"path": printable(p.path), "reason": p.reason} for p in self.pending],
             "conflicts": [{"path": printable(c.path), "kept_as": printable(c.kept_as)} for c in self.conflicts],

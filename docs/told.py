@@ -20,7 +20,9 @@ COMMANDS: dict[str, str] = {
     " 3, 1, 4, 0. With `--json` it is one object, or a list if several sessions or `--all` were asked for. With"
     " `--all`, a directory in the root that is no session (`my session`) has a row too, with `stored` false, and the code"
     " is 1: rename it, or list it in the root's `.cachesyncignore`. `stored` is"
-    " the answer. `uploaded` and `deleted` count what was done during this flush. `manifest` is null if it was not"
+    " the answer. `uploaded` and `deleted` count what was done during this flush, `expired` the logs that only the store"
+    " had and that are gone there. `vanished` counts files that are missing here, though nothing tells that a program"
+    " deleted them: the store keeps them. `manifest` is null if it was not"
     " written. `on_this_machine` is true where no store is configured, so that it is a folder of this machine: stderr says"
     " so too. `entries` only with `--receipt`. `version` is the ETag; it is not an MD5. Without a daemon, flush does the"
     " work itself.",

@@ -138,6 +138,8 @@ def lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
         yield f"{session}: NOT stored, {count(failed, 'failure')}, {pending:,} pending ({done})"
     if report.vanished:
         yield f"  note     {gone_here(report.vanished)}"
+    if report.expired:
+        yield f"  expired {count(report.expired, 'log')}: only the store had them, and a lifecycle rule removed them"
     yield from failures(report.failed)
     yield from reasons("pending", report.pending)
     yield from listed(

@@ -135,6 +135,8 @@ ALTER TABLE session ADD COLUMN manifest_serial INTEGER NOT NULL DEFAULT 0;  -- t
 ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the life before did not end in order, and no
                                                                     -- whole scan has finished since: what is missing
                                                                     -- was not deleted
+ALTER TABLE session ADD COLUMN listed_at REAL;                      -- when the store's listing was last compared with
+                                                                    -- the entries; NULL: not known
 ALTER TABLE entry ADD COLUMN vanished INTEGER NOT NULL DEFAULT 0;   -- 1: evicted because it was found missing without
                                                                     -- evidence of a deletion
 ALTER TABLE entry ADD COLUMN mount TEXT;                            -- of a directory on another file system than the

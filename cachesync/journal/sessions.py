@@ -78,12 +78,13 @@ class Sessions:
         all other verbs ask by that."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
-            f" confirmed, lost, manifest_serial, doubted, ({_VANISHED}) FROM session WHERE id = ?",
+            f" confirmed, lost, manifest_serial, listed_at, doubted, ({_VANISHED}) FROM session WHERE id = ?",
             (self._ledger.number(name),),
         )
         if row is None:
             return None
-        state, directory, learned, revision, shown, etag, version_id, confirmed, lost, serial, doubted, vanished = row
+        (state, directory, learned, revision, shown, etag, version_id, confirmed, lost) = row[:9]
+        serial, listed_at, doubted, vanished = row[9:]
         return Session(
             name=name,
             state=state,
@@ -95,6 +96,7 @@ class Sessions:
             confirmed=confirmed,
             lost=lost,
             serial=serial,
+            listed_at=listed_at,
             doubted=bool(doubted),
             vanished=vanished,
         )
@@ -248,19 +250,25 @@ class Sessions:
                 [(number, *split(path)) for path in gone],
             )
 
-    def set_learned(self, name: str, manifest: Version | None, serial: int = 0) -> None:
-        """All that the store has was merged; ``manifest`` is the version of its manifest, ``serial`` its number."""
+    def set_learned(self, name: str, manifest: Version | None, serial: int = 0, *, now: float | None = None) -> None:
+        """All that the store has at ``now`` was merged; ``manifest`` is the version of its manifest, ``serial`` its
+        number."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE session SET learned = 1, manifest_etag = ?, manifest_version_id = ?, manifest_revision = -1,"
-                " manifest_serial = max(manifest_serial, ?) WHERE id = ?",
-                (manifest and manifest.etag, manifest and manifest.version_id, serial, self._ledger.id(name)),
+                " manifest_serial = max(manifest_serial, ?), listed_at = ? WHERE id = ?",
+                (manifest and manifest.etag, manifest and manifest.version_id, serial, now, self._ledger.id(name)),
             )
 
     def relist(self, name: str) -> None:
         """The manifest in the store is not to be believed: the next commit writes it anew."""
         with self._ledger.db.write() as db:
             self._ledger.revise(db, self._ledger.id(name))
+
+    def set_listed(self, name: str, now: float) -> None:
+        """The store's listing showed at ``now`` what the entries say."""
+        with self._ledger.db.write() as db:
+            db.execute("UPDATE session SET listed_at = ? WHERE id = ?", (now, self._ledger.id(name)))
 
     def unlearn(self, name: str) -> None:
         """The store is about to be changed past this journal: should that be all that comes of it, the next use asks

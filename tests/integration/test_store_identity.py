@@ -485,3 +485,82 @@ def address(path: str) -> Any:
     from cachesync.address import Address, Space
 
     return Address(Space.SESSIONS, S, path)
+
+
+# -- what a lifecycle rule expired -------------------------------------------------------------------------------------
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def logs(make: Callable[..., Host]) -> Host:
+    """A flushed session of two logs and a file."""
+    host = make("logs")
+    for path in ("logs/a.jsonl", "logs/b.jsonl", "f"):
+        host.write(path, path)
+    assert host.driven.flush(S).stored
+    return host
+
+
+@pytest.mark.parametrize("again", ["the same life", "another life"])
+def test_a_log_that_expired_and_is_only_in_the_store_leaves_the_receipt(
+    logs: Host, store: FlatStore, again: str
+) -> None:
+    assert logs.life.evict(S).evicted == 3
+    if again == "another life":
+        clock = logs.driven.clock
+        restart(logs)
+        logs.driven.clock.push(clock() - logs.driven.clock())
+    logs.driven.clock.push(31 * DAY)
+    store.foreign_delete(PREFIX + "logs/a.jsonl")
+    report = logs.driven.flush(S, receipt=True)
+    assert (report.stored, report.expired, report.files) == (True, 1, 2)
+    assert {line.path for line in report.entries or ()} == {"logs/b.jsonl", "f"} == listed(store)
+    assert logs.driven.flush(S).expired == 0
+
+
+def test_a_log_that_expired_and_stands_here_is_stored_again(logs: Host, store: FlatStore) -> None:
+    logs.driven.clock.push(31 * DAY)
+    store.foreign_delete(PREFIX + "logs/a.jsonl")
+    report = logs.driven.flush(S, receipt=True)
+    assert (report.stored, report.expired, report.uploaded) == (True, 0, 1)
+    assert files(store)["logs/a.jsonl"] == b"logs/a.jsonl"
+    assert {line.path for line in report.entries or ()} == {"logs/a.jsonl", "logs/b.jsonl", "f"}
+
+
+def test_what_no_rule_expires_is_lost(logs: Host, store: FlatStore) -> None:
+    logs.life.evict(S)
+    logs.driven.clock.push(31 * DAY)
+    store.foreign_delete(PREFIX + "f")
+    assert failed(logs.driven.flush(S)) == {"f"}
+
+
+def test_a_store_that_was_emptied_has_expired_nothing(logs: Host, store: FlatStore) -> None:
+    logs.life.evict(S)
+    logs.driven.clock.push(31 * DAY)
+    store.objects.clear()
+    report = logs.driven.flush(S)
+    assert failed(report) == {"logs/a.jsonl", "logs/b.jsonl", "f"}
+    assert report.expired == 0
+
+
+def test_a_session_is_listed_once_a_day_and_its_manifest_stays(logs: Host, store: FlatStore) -> None:
+    logs.driven.flush(S)
+    version = store.objects[MANIFEST].info.version
+    for pushed, lists in ((DAY / 2, 0), (DAY / 2 + 1, 1), (DAY / 2, 0), (-DAY, 1)):
+        logs.driven.clock.push(pushed)
+        asked = count_lists(store)
+        assert logs.driven.flush(S).stored
+        assert len(asked) == lists
+    assert store.objects[MANIFEST].info.version == version
+
+
+def count_lists(store: FlatStore) -> list[str]:
+    real, asked = FlatStore.list, list[str]()
+
+    def list_(prefix: str, *, shallow: bool = False) -> Any:
+        asked.append(prefix)
+        return real(store, prefix, shallow=shallow)
+
+    store.list = list_  # type: ignore[method-assign]
+    return asked

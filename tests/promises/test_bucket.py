@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -145,12 +147,18 @@ def test_a_log_that_expired_is_missed_and_can_be_brought_back(host: Host):
     host.write("logs/agent.jsonl", "{}")
     host.write("a.txt", "1")
     assert host.run("close", "s1").code == 0
-    # What the rule does after 30 days: it leaves a deletion mark.
+    with contextlib.closing(sqlite3.connect(host.state / "journal.db")) as db:  # 30 days pass
+        db.execute("UPDATE entry SET stored_at = stored_at - 30 * 86400")
+        db.execute("UPDATE session SET listed_at = listed_at - 30 * 86400")
+        db.commit()
+    # What the rule does then: it leaves a deletion mark.
     host.s3.delete_object(Bucket=host.bucket, Key="sessions/s1/logs/agent.jsonl")
     assert "agent.jsonl" not in host.run("ls", "-R", "s1").out
     verified = host.run("verify", "s1", "--json")
     assert (verified.code, [row["path"] for row in verified.json["differences"]]) == (1, ["logs/agent.jsonl"])
     opened = host.run("open", "s1", "--json")
     assert (opened.code, opened.json["files"]) == (0, 1)
+    flushed = host.run("flush", "s1", "--receipt", "--json")
+    assert (flushed.code, [row["path"] for row in flushed.json["entries"]]) == (0, ["a.txt"])
     assert host.run("restore", "s1/logs/agent.jsonl").code == 0
     assert host.run("cat", "s1/logs/agent.jsonl").out == "{}"

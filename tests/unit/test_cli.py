@@ -154,6 +154,7 @@ GOLDEN = {
     "bytes": 9,
     "uploaded": 1,
     "deleted": 0,
+    "expired": 0,
     "failed": [{"path": "bad\\xff", "error": "not UTF-8"}],
     "pending": [{"path": "p", "reason": "in flight"}],
     "conflicts": [{"path": "c", "kept_as": "c.conflict-x"}],

@@ -53,7 +53,7 @@ def test_flush():
         skipped=[Skipped(ODD, "a pipe")],
         seconds=1.23456,
     ).json()
-    contract = "session stored files bytes uploaded deleted failed pending conflicts skipped manifest seconds"
+    contract = "session stored files bytes uploaded deleted expired failed pending conflicts skipped manifest seconds"
     assert report.keys() == keys(f"{contract} vanished on_this_machine")
     assert report["failed"] == [{"path": SHOWN, "error": "denied"}]
     assert report["pending"] == [{"path": SHOWN, "reason": "under way"}]
