@@ -195,7 +195,7 @@ class Flusher:
         """Whether the barrier waits for something that may yet be stored. Nothing of it is put off."""
         unmet, now = self._c.journal.waiting.unmet, self._c.clock()
         for entry in unmet(session, barrier, due_after=now):  # for a writer, or after a try that began before us
-            if not _is_tried(entry, started) and not self._transfer.removal.may_land(entry):
+            if not _is_tried(entry, started):
                 self._c.journal.work.postpone(entry, now)
                 self._uploader.wake()
         return not all(entry.failed and _is_tried(entry, started) for entry in unmet(session, barrier))
