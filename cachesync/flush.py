@@ -242,7 +242,7 @@ class Flusher:
         """Whether the barrier waits for something that may yet be stored. Nothing of it is put off."""
         unmet, now = self._c.journal.waiting.unmet, self._c.clock()
         for entry in unmet(session, barrier, due_after=now):  # for a writer, or after a try that began before us
-            if not (_is_tried(entry, started) or _is_missing(entry) or self._transfer.removal.may_land(entry)):
+            if not (_is_tried(entry, started) or _is_missing(entry)):
                 self._c.journal.work.postpone(entry, now)
                 self._uploader.wake()
         return not all(

@@ -157,9 +157,12 @@ class Removal:
         except Unstorable:
             return True, None
         if (info := self._look_up(entry, key)) is None:
-            if landing := self.may_land(entry):
-                self._c.journal.work.postpone(entry, self._landed_at(entry))
-            return not landing, None
+            now, landed = self._c.clock(), self._landed_at(entry)
+            if not 0 < landed - now <= _LANDING:
+                return True, None
+            error = "a request that a killed process sent, or that was given up, may store it yet"
+            self._c.journal.work.fail(entry, tried_at=now, due_at=landed, error=error, failed=False)
+            return False, None
         if self._rivals.is_ours(entry, info):
             return True, info.version
         if entry.hidden and not entry.tombstone:
@@ -195,18 +198,12 @@ class Removal:
             raise
         self._unanswered.pop(place, None)
 
-    def may_land(self, entry: Entry) -> bool:
-        """Whether an object may yet come to the path of what is gone, of which the store has none: a request that a
-        killed process sent, or that was given up, may reach the store after we asked it."""
-        stands = entry.kind is Kind.FILE and not entry.tombstone
-        known = entry.stored is not None and _was_seen(entry, entry.stored)
-        if stands or known or not self._may_be_stored(entry):
-            return False
-        return 0 <= self._landed_at(entry) - self._c.clock() <= _LANDING
-
     def _landed_at(self, entry: Entry) -> float:
         """When no try to store the entry can be under way any more, in this life or from the one before it."""
-        return max(self._begun, self._unanswered.get((entry.session, entry.path), 0.0)) + _LANDING
+        sent = self._unanswered.get((entry.session, entry.path), 0.0)
+        if entry.born <= self._c.journal.opened_at:
+            sent = max(sent, self._begun)
+        return sent + _LANDING
 
     def _settle(self, entry: Entry) -> bool:
         """The object was not what we last knew; whether it is gone now.
