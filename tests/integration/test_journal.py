@@ -1001,10 +1001,8 @@ def test_what_a_session_lacks_is_known_of_all_at_once(desk):
     desk.see("a")
     assert desk.waiting.summary() == {S: (True, True), "t": (False, True), "u": (False, True)}
     desk.store("a")
-    row = desk.sessions.get(S)
-    desk.sessions.manifest_written(
-        S, generation=desk.journal.generation(), revision=row.revision, manifest=Version("m")
-    )
+    row, generation = desk.sessions.get(S), desk.journal.generation()
+    desk.sessions.manifest_written(S, generation=generation, revision=row.revision, manifest=Version("m"))
     assert desk.waiting.summary()[S] == (False, False)
     desk.entries.mark(S, [Mark("link", LINK, NOW)], NOW)
     assert desk.waiting.summary()[S] == (False, True), "a link waits for the manifest alone"
