@@ -269,9 +269,7 @@ class World(Engines):
         had, here = host.everything(), host.snapshot()
         stands = host.session.is_dir()
         lost = set(lose(host, self._platters[host.name], self.time.now, what, salt)) if stands else set[str]()
-        standing = host.files()
-        reverted = {path: here[path].data for path in lost & standing.keys()}
-        self.ledger.cut_off(host, had - host.everything(), reverted)
+        self.ledger.cut_off(host, had - host.everything(), {path: here[path].data for path in lost})
 
     def _do_keep_root(self, _: int, host: SimulatedHost) -> None:
         if host.session.is_dir() and not host.disk.mounted:
@@ -287,7 +285,8 @@ class World(Engines):
         self._backups[host.name].restore()
         self._platters[host.name].forget()
         now = host.files()
-        self.ledger.cut_off(host, had - host.everything(), {path: here[path] for path in here.keys() & now.keys()})
+        lost = {path: data for path, data in here.items() if now.get(path) != data}
+        self.ledger.cut_off(host, had - host.everything(), lost)
 
     def _do_keep_state(self, _: int, host: SimulatedHost) -> None:
         host.keep_state()
