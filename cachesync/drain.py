@@ -98,7 +98,9 @@ class Drain:
         if not self._time_left():
             return Left(unseen=1)
         try:
-            scan = self._engine.scanner.scan(name, recheck=True, expired=lambda: not self._time_left())
+            scan = self._engine.scanner.scan(
+                name, recheck=True, expired=lambda: not self._time_left(), whole=lambda: False
+            )
         except CacheSyncError as error:
             logger.error("not drained: %s", error, extra={"session": name})
             return Left(unseen=1)

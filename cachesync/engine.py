@@ -19,7 +19,7 @@ from cachesync.artifacts import Artifacts, LocalRoot
 from cachesync.cache import BlockCache
 from cachesync.commit import Committer
 from cachesync.context import Context
-from cachesync.errors import JournalDamaged, RootLocked, UsageError
+from cachesync.errors import JournalDamaged, JournalUnavailable, RootLocked, UsageError, is_passing
 from cachesync.events import Events
 from cachesync.files import Tree, timestamp_granularity
 from cachesync.flush import Flusher
@@ -58,7 +58,7 @@ class Engine:
     daemon's engine, which waits while a command has the root (see RootLock). What is done is told to ``events``;
     ``activity`` is who counts it, if anybody does.
 
-    Raises RootLocked, UsageError (the root, the state folder), JournalUnavailable.
+    Raises RootLocked, UsageError (the root, the state folder), RootHalted, JournalUnavailable.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ def _prepare_state(config: Config) -> None:
                 if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
                     raise UsageError("open", str(config.state / name), "it is no file of our own", _NOT_OURS)
     except OSError as error:
-        raise UsageError("prepare the state folder", str(config.state), error.strerror, _NOT_OURS) from error
+        raise _unprepared(config.state, error) from error
 
 
 def _sweep(folder: Path) -> None:
@@ -243,7 +243,13 @@ def _sweep(folder: Path) -> None:
             for leftover in os.listdir(held):
                 os.unlink(leftover, dir_fd=held)
     except OSError as error:
-        raise UsageError("prepare the state folder", str(folder), error.strerror, _NOT_OURS) from error
+        raise _unprepared(folder, error) from error
+
+
+def _unprepared(folder: Path, error: OSError) -> JournalUnavailable | UsageError:
+    if is_passing(error):
+        return JournalUnavailable("prepare the state folder", str(folder), error.strerror)
+    return UsageError("prepare the state folder", str(folder), error.strerror, _NOT_OURS)
 
 
 @contextlib.contextmanager

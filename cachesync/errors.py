@@ -36,8 +36,21 @@ Each message says operation, path, cause and, where one is known, the mend.
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 from typing import Self
+
+_PASSING = frozenset({
+    errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.ENETDOWN, errno.ENODEV, errno.ENOMEM, errno.ENOSPC, errno.ENOTCONN, errno.ENXIO, errno.EROFS, errno.ESTALE,
+    errno.ETIMEDOUT,
+})  # fmt: skip
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether the same call may work later, with the same settings: then the exit code is not USAGE, after which a
+    service manager does not start the daemon again."""
+    return error.errno in _PASSING
 
 
 class ExitCode(IntEnum):

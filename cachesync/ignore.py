@@ -77,7 +77,8 @@ class _File:
 class IgnoreRules:
     """What is not stored of one session. ``broken`` has a sentence for each line that is no pattern; the others count.
 
-    Immutable; safe to ask from many threads.
+    ``whole`` is the sentence for the session itself, if a line of the root names it. Immutable; safe to ask from many
+    threads.
     """
 
     def __init__(self, session: str, root_text: str = "", session_text: str = "") -> None:
@@ -86,7 +87,7 @@ class IgnoreRules:
         files = [_File(place, above, self._rules(place, text)) for place, above, text in given]
         self._files = [file for file in files if file.rules]
         # The session's own folder is a folder of the root, and can be ignored whole.
-        self._whole = next(
+        self.whole = next(
             (_sentence(rule, "root") for rule in files[1].rules if rule.matches(session, is_dir=True)), None
         )
         self._folder = lru_cache(_REMEMBERED_FOLDERS)(partial(self._judge, is_dir=True))
@@ -96,8 +97,8 @@ class IgnoreRules:
         path = path.rstrip("/")
         if not self._files:
             return None if is_dir else _default(path)
-        if self._whole:
-            return self._whole
+        if self.whole:
+            return self.whole
         folders = [path[:at] for at, letter in enumerate(path) if letter == "/"]
         if is_dir:
             folders.append(path)
@@ -116,7 +117,7 @@ class IgnoreRules:
                 return {}
             above, judge = None, _default
         else:
-            above = self.reason(directory, is_dir=True) if directory else self._whole
+            above = self.reason(directory, is_dir=True) if directory else self.whole
             judge = self._folder if is_dir else partial(self._judge, is_dir=False)
         reasons = ((name, above or judge(directory + name)) for name in names)
         return {name: reason for name, reason in reasons if reason}

@@ -9,13 +9,14 @@ mode 0700: no other user can open, and so lock, what is in them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cachesync.errors import RootLocked, UsageError
+from cachesync.errors import JournalUnavailable, RootLocked, UsageError, is_passing
 from cachesync.keys import RESERVED
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class RootLock:
     give up. Without, it is a command. A root that is not ``writable`` is not written to.
 
     Raises RootLocked with the owner's pid if another daemon has the root or, for a command, any process; UsageError if
-    the state folder cannot be locked.
+    the state folder cannot be locked, JournalUnavailable if it cannot be now.
     """
 
     def __init__(
@@ -45,37 +46,37 @@ class RootLock:
             try:
                 own = os.open(state, _FOLDER)
                 folders.callback(os.close, own)
-                places = {own: os.O_RDWR | os.O_CREAT}
+                places = {own: True}
                 if (inside := _folder_in(root, own, writable=writable)) is not None:
                     folders.callback(os.close, inside)
-                    places[inside] = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+                    places[inside] = writable
                 for name in (LOCK,) if wait is None else (SERVING, LOCK):
-                    for folder, flags in places.items():
-                        while not self._take(folder, name, flags, kind, must=folder == own):
+                    for folder, create in places.items():
+                        while not self._take(folder, name, kind, create=create, must=folder == own):
                             locked = self._locked(folder, name)
                             if wait is None or name == SERVING:
                                 raise locked
                             wait(locked)
             except OSError as error:
+                if is_passing(error):
+                    raise JournalUnavailable("lock", str(state / LOCK), error.strerror) from error
                 hint = "the state folder must be ours, on a disk that has locks (the state setting)"
                 raise UsageError("lock", str(state / LOCK), error.strerror, hint) from error
             undo.pop_all()
 
-    def _take(self, folder: int, name: str, flags: int, kind: str, *, must: bool) -> bool:
+    def _take(self, folder: int, name: str, kind: str, *, create: bool, must: bool) -> bool:
         """Lock a file and write into it who we are; whether no other process has it. Where a file system has no locks,
         or a root that may not be written to has no such file, only what ``must`` be locked raises OSError."""
         try:
-            held = _lock(folder, name, flags)
+            held = _lock(folder, name, create=create)
+            if held is None:
+                return False
+            self._held.append(held)
+            if create:
+                _sign(folder, name, kind)
         except OSError:
             if must:
                 raise
-            return True
-        if held is None:
-            return False
-        self._held.append(held)
-        if flags & os.O_RDWR:
-            os.ftruncate(held, 0)
-            os.pwrite(held, f"{os.getpid()} {kind}\n".encode(), 0)
         return True
 
     def _locked(self, folder: int, name: str) -> RootLocked:
@@ -95,7 +96,7 @@ def check_free(state: Path, root: Path) -> None:
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         folder = os.open(state, _FOLDER)
         stack.callback(os.close, folder)
-        held = _lock(folder, SERVING, os.O_RDWR)
+        held = _lock(folder, SERVING, create=False)
         if held is None:
             raise RootLocked("serve", str(root), f"process {_owner(folder, SERVING)[0]} serves it already")
         os.close(held)
@@ -123,10 +124,13 @@ def _folder_in(root: Path, own: int, *, writable: bool) -> int | None:
     return folder
 
 
-def _lock(folder: int, name: str, flags: int) -> int | None:
-    """Open and lock a file in a folder, without waiting; None if another process has it locked. Raises OSError."""
+def _lock(folder: int, name: str, *, create: bool) -> int | None:
+    """Open and lock a file in a folder, without waiting; None if another process has it locked. It is not held open for
+    writing where that is not needed (NFS does), since its disk could not be made read-only then. Raises OSError."""
+    access = os.O_RDONLY
     while True:
-        held = os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        flags = access | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        held = os.open(name, flags, 0o600, dir_fd=folder)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):  # removed since it was opened: the next one locks another
@@ -135,10 +139,23 @@ def _lock(folder: int, name: str, flags: int) -> int | None:
         except BlockingIOError:
             os.close(held)
             return None
-        except BaseException:
+        except OSError as error:
             os.close(held)
-            raise
-        os.close(held)
+            if error.errno != errno.EBADF or access == os.O_RDWR:
+                raise
+            access = os.O_RDWR
+        else:
+            os.close(held)
+
+
+def _sign(folder: int, name: str, kind: str) -> None:
+    """Write into a file who has it locked. A full disk is no reason not to work."""
+    with contextlib.suppress(OSError):
+        file = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            os.write(file, f"{os.getpid()} {kind}\n".encode())
+        finally:
+            os.close(file)
 
 
 def _owner(folder: int, name: str) -> tuple[str, str]:

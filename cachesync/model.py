@@ -26,7 +26,8 @@ class Kind(StrEnum):
 @record(frozen=True, slots=True)
 class FileStat:
     """What ``lstat`` says of one path, as far as a change would show in it. ``mode`` is the permission bits; ``mount``
-    identifies the mount of a directory that lies on another file system than the directory it is in."""
+    identifies the mount of a directory that lies on another file system than the directory it is in, and the file
+    system of a file or link that does not lie on the root's."""
 
     kind: Kind
     size: int

@@ -41,11 +41,11 @@ class Pulse:
             return
         with contextlib.suppress(OSError):  # a root that cannot be written counts as rolled back at the next start
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            fresh = self._folder / f"{NAME}.new"
-            fresh.unlink(missing_ok=True)
-            with open(fresh, "x", encoding="ascii", opener=_private) as file:
-                file.write(f"{number}\n")
-            os.replace(fresh, self._folder / NAME)
+            descriptor = os.open(self._folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(descriptor, f"{number:020}\n".encode(), 0)
+            finally:
+                os.close(descriptor)
 
     def _read(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
@@ -56,7 +56,3 @@ class Pulse:
             finally:
                 os.close(descriptor)
         return None
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -13,12 +13,13 @@ from cachesync import __version__
 from cachesync.activity import Activity
 from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
 from cachesync.events import Events
-from cachesync.files import Tree
+from cachesync.files import NO_SESSION, Tree
 from cachesync.flush import Flusher
+from cachesync.ignore import IgnoreRules
 from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
 from cachesync.metrics import Measures
-from cachesync.model import Entry, Kind
+from cachesync.model import Entry, Kind, Skipped
 from cachesync.record import record
 from cachesync.reports import (
     DaemonStatus,
@@ -35,6 +36,9 @@ from cachesync.transfer import Transfer
 from cachesync.uploader import Uploader
 from cachesync.verbs import Artifacts, Lifecycle, OnDemand
 from cachesync.watcher import Hint
+
+_OF_THE_DISK = "lost+found"
+"""At the top of an ext4 volume."""
 
 _SHOWN_FAILURES = 20
 _RATE_WINDOW = 10.0
@@ -165,6 +169,12 @@ class Service:
     def sessions(self) -> list[str]:
         """All that stand in the root or are known to the journal."""
         return sorted({*self._tree.sessions()[0], *self._journal.sessions.names()})
+
+    def strays(self) -> list[Skipped]:
+        """See Verbs."""
+        text = self._tree.ignore_text(None)
+        strays = [other for other in self._tree.sessions()[1] if other.reason == NO_SESSION]
+        return [one for one in strays if one.path != _OF_THE_DISK and IgnoreRules(one.path, text).whole is None]
 
     # -- parts of the answers ------------------------------------------------------------------------------------------
 

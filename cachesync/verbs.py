@@ -15,6 +15,7 @@ from cachesync.errors import UsageError
 from cachesync.events import Events
 from cachesync.limits import DEFAULT_EXPIRES, MAX_EXPIRES, MIN_EXPIRES
 from cachesync.metrics import Measures
+from cachesync.model import Skipped
 from cachesync.outcomes import (
     Artifact,
     CloseReport,
@@ -263,6 +264,11 @@ class Verbs(Protocol):
 
     def sessions(self) -> list[str]:
         """The names of the sessions, sorted."""
+        ...
+
+    def strays(self) -> Sequence[Skipped]:
+        """The directories in the root that are no sessions, and why: nothing in them is stored. What the root's
+        ``.cachesyncignore`` names is none of them."""
         ...
 
 

@@ -17,7 +17,9 @@ COMMANDS: dict[str, str] = {
     " stored; it is listed.",
     "flush": "The barrier. 0 if and only if every change made before it began is stored and the manifest that lists it is"
     " written; else it lists what is `failed` and what is `pending`. Of several sessions the code is the worst: 2, then"
-    " 3, 1, 4, 0. With `--json` it is one object, or a list if several sessions or `--all` were asked for. `stored` is"
+    " 3, 1, 4, 0. With `--json` it is one object, or a list if several sessions or `--all` were asked for. With"
+    " `--all`, a directory in the root that is no session (`my session`) has a row too, with `stored` false, and the code"
+    " is 1: rename it, or list it in the root's `.cachesyncignore`. `stored` is"
     " the answer. `uploaded` and `deleted` count what was done during this flush. `manifest` is null if it was not"
     " written. `entries` only with `--receipt`. `version` is the ETag; it is not an MD5. Without a daemon, flush does the"
     " work itself.",
@@ -107,6 +109,7 @@ ROUTES: dict[str, str] = {
     "POST /v1/sessions/{session}/evict": "The report of evict.",
     "DELETE /v1/artifacts/{address}": "Deletes it.",
     "GET /v1/sessions/{session}": "The session's row of status.",
+    "GET /v1/sessions": "The names of the sessions, and as `strays`, each with `path` and `reason`, the directories in the root that are none.",
     "GET /healthz": "200 if the daemon's threads live, else 503. It never asks the store.",
     "GET /readyz": "200 if it takes work, else 503.",
     "GET /v1/status": "The status.",

@@ -18,8 +18,9 @@ from cachesync.cli.progress import Progress
 from cachesync.cli.reach import Connect
 from cachesync.control.wire import error_json
 from cachesync.errors import CacheSyncError, ExitCode, UsageError
-from cachesync.keys import check_session
-from cachesync.reports import FlushReport, Json, gone_here
+from cachesync.keys import check_session, printable
+from cachesync.model import Skipped
+from cachesync.reports import Failure, FlushReport, Json, gone_here
 
 AT_ONCE = 32
 """Sessions that are flushed side by side."""
@@ -37,12 +38,14 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         raise UsageError("flush", cause="takes session names or --all, not both")
 
     with connect() as verbs:
+        strays = list[FlushReport]()
         if not named:
             known = verbs.sessions()
             if not options.all:
                 there = f"the sessions there are: {', '.join(known[:50])}" if known else "there are no sessions yet"
                 raise UsageError("flush", cause="which session? name it or give --all", hint=there)
             named = known
+            strays = [_not_stored(stray) for stray in verbs.strays()]
 
         def one(session: str) -> FlushReport:
             left = max(0.0, deadline - time.monotonic())
@@ -54,14 +57,22 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 
     if options.json:
         rows = [told(session, outcome) for session, outcome in zip(named, outcomes, strict=True)]
-        print(json.dumps(rows[0] if single else rows))
+        print(json.dumps(rows[0] if single else rows + [stray.json() for stray in strays]))
     else:
         for session, outcome in zip(named, outcomes, strict=True):
             for line in lines(session, outcome, options.timeout):
                 print(line)
-        if not outcomes:
+        for stray in strays:
+            print(f"{one_line(stray.session)}: NOT stored: {stray.failed[0].error}")
+        if not outcomes and not strays:
             print("there are no sessions yet")
-    return worst(outcome.exit_code for outcome in outcomes)
+    return worst(outcome.exit_code for outcome in (*outcomes, *strays))
+
+
+def _not_stored(stray: Skipped) -> FlushReport:
+    """The row of a directory that is no session."""
+    reason = f"{stray.reason}, so nothing in it is stored (rename it, or list it in the root's .cachesyncignore)"
+    return FlushReport(printable(stray.path), stored=False, failed=[Failure(".", reason)])
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cachesync.control import wire
 from cachesync.control.asking import GRACE, Asker, quoted, with_options
+from cachesync.model import Skipped
 from cachesync.reports import FlushReport, StatusReport, Story
 
 if TYPE_CHECKING:
@@ -77,3 +78,7 @@ class ControlClient:
     def sessions(self) -> list[str]:
         """See Verbs."""
         return self._asker.ask("GET", "/v1/sessions", lambda told: [str(name) for name in told["sessions"]])
+
+    def strays(self) -> list[Skipped]:
+        """See Verbs."""
+        return self._asker.ask("GET", "/v1/sessions", wire.to_strays)

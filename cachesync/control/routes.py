@@ -19,7 +19,7 @@ from cachesync.control.ondemand_routes import OnDemandRoutes
 from cachesync.control.pending_routes import PendingRoutes
 from cachesync.control.seeing_routes import SeeingRoutes
 from cachesync.errors import NoSuchSession
-from cachesync.keys import check_path, check_session
+from cachesync.keys import check_path, check_session, printable
 from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
@@ -101,9 +101,14 @@ class Routes:
         return await self._ask(work)
 
     async def sessions(self, request: web.Request) -> web.Response:
-        """The names."""
+        """The names, and what stands beside the sessions."""
         query(request)
-        return await self._ask(lambda: {"sessions": self._verbs.sessions()})
+
+        def work() -> Json:
+            strays = [{"path": printable(stray.path), "reason": stray.reason} for stray in self._verbs.strays()]
+            return {"sessions": self._verbs.sessions(), "strays": strays}
+
+        return await self._ask(work)
 
     async def status(self, request: web.Request) -> web.Response:
         """Root, store, daemon and sessions."""

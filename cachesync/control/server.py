@@ -23,7 +23,7 @@ from cachesync.control.address import connect, short_address
 from cachesync.control.exchange import as_json
 from cachesync.control.routes import MAX_BODY, Routes
 from cachesync.control.tcp import Door, TcpSite
-from cachesync.errors import CacheSyncError, ConfigError
+from cachesync.errors import CacheSyncError, ConfigError, DaemonUnavailable, is_passing
 from cachesync.verbs import Verbs
 
 BACKLOG = 512
@@ -74,7 +74,8 @@ class ControlServer:
         self._inode = (0, 0)
 
     def start(self) -> None:
-        """Open the socket and serve it. Raises ConfigError if the socket cannot be had at that path.
+        """Open the socket and serve it. Raises ConfigError if the socket cannot be had at that path, DaemonUnavailable
+        if it cannot be had now.
 
         The umask is the process's, and is narrowed for the moment of the bind: start this before threads that create
         files.
@@ -83,6 +84,9 @@ class ControlServer:
         try:
             listener = self._bound(group)
         except OSError as error:
+            if is_passing(error):
+                hint = "the next start tries it again; see cachesync doctor"
+                raise DaemonUnavailable("open the control socket", str(self._path), error.strerror, hint) from error
             raise ConfigError("open the control socket", str(self._path), error.strerror or error) from error
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listener, started), name="control", daemon=True)

@@ -8,6 +8,7 @@ makes room, so that those who only hold connections lock nobody out.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import Collection, Mapping
@@ -37,14 +38,16 @@ _LOOK = 0.5
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens at the setting ``http``'s address. Raises ConfigError if it cannot be had."""
+    """A socket that listens at the setting ``http``'s address. Raises ConfigError if it cannot be had, and
+    DaemonUnavailable if no interface has the address yet, as may be while a machine boots."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         cause = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
         hint = "is the port in use? give the setting http another one, or turn it off"
-        raise ConfigError(
+        early = getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+        raise (DaemonUnavailable if early else ConfigError)(
             "setting", "http", f"cannot listen on {address.host}:{address.port}: {cause}", hint
         ) from error
 

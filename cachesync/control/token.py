@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from cachesync.errors import ConfigError
+from cachesync.errors import ConfigError, JournalUnavailable, is_passing
 
 NAME = "http.token"
 _BYTES = 32
@@ -19,7 +19,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 def kept_token(state: Path) -> str:
     """The token of this state folder; a new one where there is none, or something else in its place.
 
-    Raises ConfigError if it cannot be kept.
+    Raises ConfigError if it cannot be kept, JournalUnavailable if it cannot be now.
     """
     path = state / NAME
     token = _read(path)
@@ -36,7 +36,8 @@ def kept_token(state: Path) -> str:
         os.replace(made, path)
     except OSError as error:
         hint = "set http_token, or mend the state folder"
-        raise ConfigError("keep the token for the setting http in", str(path), error.strerror, hint) from error
+        kind = JournalUnavailable if is_passing(error) else ConfigError
+        raise kind("keep the token for the setting http in", str(path), error.strerror, hint) from error
     return token
 
 

@@ -74,6 +74,11 @@ def to_flush_report(told: Mapping[str, Any]) -> FlushReport:
     )
 
 
+def to_strays(told: Mapping[str, Any]) -> list[Skipped]:
+    """``Verbs.strays``; an older daemon tells of none."""
+    return [_made(Skipped, item) for item in told.get("strays", ())]
+
+
 def to_status_report(told: Mapping[str, Any]) -> StatusReport:
     """Raises KeyError, TypeError or ValueError for what is not a status report."""
     daemon = told["daemon"]

@@ -10,9 +10,10 @@ from cachesync.files.open_file import OpenFile
 from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
 from cachesync.files.snapshot import MemoryBody, Snapshot, take
 from cachesync.files.staging import Leftover, Staging, Temporary, translated
-from cachesync.files.tree import Tree, tells_births
+from cachesync.files.tree import NO_SESSION, Tree, tells_births
 
 __all__ = [
+    "NO_SESSION",
     "Ground",
     "Leftover",
     "Listing",

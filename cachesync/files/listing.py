@@ -20,10 +20,12 @@ _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(
 @dataclass(slots=True)
 class Listing:
     """One directory: what is in it by name, but for files and directories that are as they were, and what is there but
-    not stored. ``stamp`` is its ctime before it was listed, ``stamped_at`` when that was asked; in nanoseconds."""
+    not stored. ``stamp`` is its ctime before it was listed, ``stamped_at`` when that was asked; in nanoseconds.
+    ``volume`` tells its file system where that is not the root's."""
 
     stamp: int = 0
     stamped_at: int = 0
+    volume: str | None = None
     same_files: list[str] = field(default_factory=list)
     same_directories: list[str] = field(default_factory=list)
     found: dict[str, FileStat] = field(default_factory=dict)
@@ -50,9 +52,10 @@ def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(descriptor)
 
 
-def stamp_of(directory: int) -> tuple[int, int]:
-    """A directory's ctime, and the time of asking, in nanoseconds."""
-    return os.fstat(directory).st_ctime_ns, time.time_ns()
+def stamp_of(directory: int) -> tuple[int, int, int]:
+    """A directory's ctime and the time of asking, in nanoseconds, and its device number."""
+    found = os.fstat(directory)
+    return found.st_ctime_ns, time.time_ns(), found.st_dev
 
 
 def fill(
@@ -61,10 +64,11 @@ def fill(
     entries: Iterator[os.DirEntry[str]],
     directory: str,
     seen: dict[bytes, tuple[Any, ...]],
+    device: int,
+    root: int,
 ) -> None:
     """Put into ``listing`` what each of ``entries`` is. A scan comes by here with every file of the root: one that is
-    as it was costs a stat and no object of ours."""
-    device = os.fstat(descriptor).st_dev
+    as it was costs a stat and no object of ours. ``device`` is the directory's device number, ``root`` the root's."""
     for entry in entries:
         name = entry.name
         try:
@@ -74,7 +78,7 @@ def fill(
                 del seen[raw]
                 listing.same_files.append(name)
                 continue
-            found = examine(descriptor, name, directory + name, s, device)
+            found = examine(descriptor, name, directory + name, root, s, device)
         except OSError as error:
             if error.errno in ABSENT:  # deleted since it was listed
                 continue

@@ -9,22 +9,25 @@ from typing import Self
 
 from cachesync.errors import FileUnreadable
 from cachesync.files.beneath import writer_of
-from cachesync.files.stats import to_stat
+from cachesync.files.stats import to_stat, volume_of
 from cachesync.model import FileStat
 from cachesync.policy import Writer
 
 
 class OpenFile:
-    """A regular file open for reading. ``stat`` is what it was when it was opened."""
+    """A regular file open for reading. ``stat`` is what it was when it was opened; ``root`` is the device number of the
+    root that it lies below."""
 
-    def __init__(self, descriptor: int, path: str) -> None:
+    def __init__(self, descriptor: int, path: str, root: int | None = None) -> None:
+        self._root = root
         self.descriptor = descriptor
         self.path = path
         self.stat = self.restat()
 
     def restat(self) -> FileStat:
         """The file's stat now."""
-        return to_stat(os.fstat(self.descriptor), None)
+        found = os.fstat(self.descriptor)
+        return to_stat(found, None, None if self._root is None else volume_of(found.st_dev, self._root))
 
     def await_write(self) -> None:
         """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading

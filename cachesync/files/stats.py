@@ -25,10 +25,11 @@ _KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTO
 
 
 def examine(
-    directory: int, name: str, path: str, found: os.stat_result | None = None, device: int | None = None
+    directory: int, name: str, path: str, root: int, found: os.stat_result | None = None, device: int | None = None
 ) -> FileStat | Skipped:
-    """What ``name`` is in an open directory; ``found`` is its stat and ``device`` the directory's device number, if
-    they are known. A link that becomes something else meanwhile is looked at again. Raises OSError."""
+    """What ``name`` is in an open directory; ``root`` is the device number of the root, ``found`` is the name's stat
+    and ``device`` the directory's device number, if they are known. A link that becomes something else meanwhile is
+    looked at again. Raises OSError."""
     while True:
         found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
         kind = st.S_IFMT(found.st_mode)
@@ -37,18 +38,25 @@ def examine(
         if kind == st.S_IFDIR:
             device = os.fstat(directory).st_dev if device is None else device
             return to_stat(found, None, None if found.st_dev == device else mount_identity(directory, name, found))
+        mount = volume_of(found.st_dev, root)
         if kind != st.S_IFLNK:
-            return to_stat(found, None)
+            return to_stat(found, None, mount)
         try:
-            return to_stat(found, os.readlink(name, dir_fd=directory))
+            return to_stat(found, os.readlink(name, dir_fd=directory), mount)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             found = None
 
 
+def volume_of(device: int, root: int) -> str | None:
+    """What tells the file system of a file from that of the root; None where it is the same one."""
+    return None if device == root else str(device)
+
+
 def to_stat(found: os.stat_result, target: str | None, mount: str | None = None) -> FileStat:
-    """A stat as the journal can keep it, with the target of a link and the mount of a directory."""
+    """A stat as the journal can keep it, with the target of a link, and the mount of a directory or the file system
+    of a file."""
     return FileStat(
         _KINDS[st.S_IFMT(found.st_mode)],
         found.st_size,

@@ -8,14 +8,17 @@ import stat as st
 from pathlib import Path
 from typing import Any
 
-from cachesync.errors import FileUnreadable, RootHalted, UsageError
+from cachesync.errors import FileUnreadable, RootHalted, UsageError, is_passing
 from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular
 from cachesync.files.changes import Changes
 from cachesync.files.listing import Listing, fill, listed, stamp_of
 from cachesync.files.open_file import OpenFile
-from cachesync.files.stats import ABSENT, examine
+from cachesync.files.stats import ABSENT, examine, volume_of
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import FileStat, Skipped
+
+NO_SESSION = "not a session name"
+"""Why a directory in the root is none."""
 
 _LONGEST_IGNORE = 64 * 1024
 
@@ -29,7 +32,8 @@ class Tree:
     """A root directory, held by its descriptor, so that another one in its place is noticed."""
 
     def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
-        """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written."""
+        """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written, and
+        RootHalted if its file system cannot be asked now."""
         self.root = root
         self.changes = Changes()
         try:
@@ -37,6 +41,8 @@ class Tree:
                 root.mkdir(parents=True, exist_ok=True)
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            if is_passing(error):
+                raise RootHalted("open the root", str(root), error.strerror) from error
             raise UsageError("open the root", str(root), error.strerror, "it must be a directory of yours") from error
         if not os.access(root, os.R_OK | os.X_OK | (os.W_OK if writable else 0)):
             os.close(self._root)
@@ -83,7 +89,7 @@ class Tree:
                     if not _is_directory(entry):
                         others.append(Skipped(entry.name, "not in a session directory"))
                     elif not is_session_name(entry.name):
-                        others.append(Skipped(entry.name, "not a session name"))
+                        others.append(Skipped(entry.name, NO_SESSION))
                     else:
                         names.append(entry.name)
         except OSError as error:
@@ -114,7 +120,7 @@ class Tree:
         try:
             directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
             try:
-                return examine(directory, name, path)
+                return examine(directory, name, path, self.identity[0])
             finally:
                 os.close(directory)
         except OSError as error:
@@ -137,9 +143,11 @@ class Tree:
                 return None
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         try:
-            listing.stamp, listing.stamped_at = stamp_of(descriptor)
+            listing.stamp, listing.stamped_at, device = stamp_of(descriptor)
+            root = self.identity[0]
+            listing.volume = volume_of(device, root)
             with os.scandir(descriptor) as entries:
-                fill(listing, descriptor, entries, directory, {} if seen is None else seen)
+                fill(listing, descriptor, entries, directory, {} if seen is None else seen, device, root)
         except OSError as error:
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         finally:
@@ -154,6 +162,18 @@ class Tree:
             return None
         try:
             return stamp_of(descriptor)[0]
+        finally:
+            os.close(descriptor)
+
+    def volume(self, session: str, directory: str) -> str | None:
+        """What tells the file system of a directory ("" is the session's top) from the root's; None where it is the
+        same one, or the directory cannot be looked at."""
+        try:
+            descriptor = open_beneath(self._root, f"{session}/{directory}".rstrip("/"), HOLD | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return volume_of(os.fstat(descriptor).st_dev, self.identity[0])
         finally:
             os.close(descriptor)
 
@@ -173,7 +193,7 @@ class Tree:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
-            return None if descriptor is None else OpenFile(descriptor, path)
+            return None if descriptor is None else OpenFile(descriptor, path, self.identity[0])
         except OSError as error:
             if error.errno in ABSENT:
                 return None
@@ -185,7 +205,7 @@ class Tree:
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
             if descriptor is not None:
-                return OpenFile(descriptor, path)
+                return OpenFile(descriptor, path, self.identity[0])
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None

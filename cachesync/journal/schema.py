@@ -134,7 +134,9 @@ ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the li
 ALTER TABLE entry ADD COLUMN vanished INTEGER NOT NULL DEFAULT 0;   -- 1: evicted because it was found missing without
                                                                     -- evidence of a deletion
 ALTER TABLE entry ADD COLUMN mount TEXT;                            -- of a directory on another file system than the
-                                                                    -- one that it is in: which mount that is
+                                                                    -- one that it is in: which mount that is; of a
+                                                                    -- file or link: its file system if it is not the
+                                                                    -- root's
 CREATE INDEX vanished ON entry(session) WHERE vanished = 1;
 CREATE INDEX mounted ON entry(session) WHERE mount IS NOT NULL;
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 
@@ -118,13 +118,21 @@ class Sessions:
         return evicted, lost
 
     def vanished(
-        self, name: str, paths: Sequence[str], due_at: float, now: float, *, stands: Callable[[str], bool]
+        self,
+        name: str,
+        paths: Iterable[str],
+        due_at: float,
+        now: float,
+        *,
+        stands: Callable[[str], bool],
+        volumes: Mapping[str, str | None] | None = None,
     ) -> tuple[int, int]:
         """Paths are missing, and nothing tells that a program deleted them: they are evicted, and counted as vanished;
         but for files that stand under another name, which were moved: their old names become tombstones.
 
-        A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. Returns how many
-        entries were evicted, and how many files or changes were not stored. Durable when it returns."""
+        A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. ``volumes`` are the
+        file systems that the paths are on now: then only files count that were on another. Returns how many entries
+        were evicted, and how many files or changes were not stored. Durable when it returns."""
         number, evicted, lost = self._ledger.id(name), 0, 0
         with self._ledger.db.write(durable=True) as db:
             generation = self._ledger.next_generation(db)
@@ -135,10 +143,17 @@ class Sessions:
                 if path.endswith("/"):
                     where = f"session = ? AND {AT_OR_BELOW} AND gone_at IS NULL"
                     values = (*values, *below(path))
+                if volumes is not None:
+                    where, values = f"{where} AND kind <> 'dir' AND mount IS NOT ?", (*values, volumes[path])
                 db.execute(f"{_OLD_NAME} WHERE {where} AND {_IS_OLD_NAME}", (generation, due_at, now, *values))
                 went, unsent = self._ledger.leave(db, number, where, values, vanished=True)
                 evicted, lost = evicted + went, lost + unsent
         return evicted, lost
+
+    def has_mounts(self, name: str) -> bool:
+        """Whether a file or directory of the session was last seen on another file system than the root's."""
+        sql = "SELECT 1 FROM entry INDEXED BY mounted WHERE session = ? AND mount IS NOT NULL LIMIT 1"
+        return self._ledger.db.one(sql, (self._ledger.id(name),)) is not None
 
     def confirm_deletes(self, name: str) -> None:
         """Believe every tombstone of the session that there is now, however many they are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
@@ -221,16 +221,7 @@ class Work:
             return []
         standing = f"session = {self._ledger.id(entry.session)} AND gone_at IS NULL AND resident = 1 AND kind = 'file'"
         found = self._of_inode(entry.stat.inode, f"{standing} AND born > {entry.synced}")
-        mounts = self._mounts(entry.session)
-        return [other for other in found if _mount_of(other.path, mounts) == _mount_of(entry.path, mounts)]
-
-    def _mounts(self, name: str) -> list[str]:
-        """The directories of a session that are mount points. Inode numbers tell files apart on one file system."""
-        rows = self._ledger.db.all(
-            "SELECT dir, name FROM entry INDEXED BY mounted WHERE session = ? AND mount IS NOT NULL",
-            (self._ledger.id(name),),
-        )
-        return [join(row[0], row[1]) for row in rows]
+        return [other for other in found if other.stat is not None and other.stat.mount == entry.stat.mount]
 
     def _of_inode(self, inode: int, condition: str) -> list[Entry]:
         rows = self._ledger.db.all(
@@ -266,14 +257,8 @@ class Work:
             f" AND {SAME_INODE} AND (e.size, e.mtime_ns) IS NOT (t.size, t.mtime_ns) LIMIT {_MOST_CHANGED}",
             (self._ledger.id(name),),
         )
-        mounts = self._mounts(name)
-        pairs = [(join(*row[:2]), join(*row[2:])) for row in rows]
-        found = [
-            (self._entry(name, old), self._entry(name, new))
-            for old, new in pairs
-            if _mount_of(old, mounts) == _mount_of(new, mounts)
-        ]
-        return [(old, new) for old, new in found if old is not None and new is not None]
+        pairs = [(self._entry(name, join(*row[:2])), self._entry(name, join(*row[2:]))) for row in rows]
+        return [(old, new) for old, new in pairs if old is not None and new is not None]
 
     def _entry(self, name: str, path: str) -> Entry | None:
         row = self._ledger.db.one(
@@ -281,8 +266,3 @@ class Work:
             (self._ledger.id(name), *split(path)),
         )
         return None if row is None else to_entry(name, row)
-
-
-def _mount_of(path: str, mounts: Sequence[str]) -> str:
-    """The innermost of the mount points that a path lies below; "" for none."""
-    return max((mount for mount in mounts if path.startswith(mount)), key=len, default="")

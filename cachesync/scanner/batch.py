@@ -15,7 +15,7 @@ class Batch:
     ``trees`` are directories still to compare, and ``met`` those that were. ``missing`` are paths that are expected and
     do not stand; whether they were deleted is decided at the end. ``others`` are marks of directories that are not the
     ones that the journal knows at their paths: what is missing below them was not seen to go. ``stamps`` are the
-    directories' stamps when they were listed.
+    directories' stamps when they were listed, ``volumes`` the file systems of those that are not on the root's.
     """
 
     trees: list[str] = field(default_factory=list)
@@ -27,6 +27,7 @@ class Batch:
     missing: list[str] = field(default_factory=list)
     others: dict[str, Mark] = field(default_factory=dict)
     stamps: dict[str, int] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
     marked: int = 0
     changed: int = 0
     untold: int = 0

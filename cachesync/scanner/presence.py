@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cachesync.errors import FileUnreadable
@@ -17,6 +17,10 @@ from cachesync.policy import Pace
 from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
+
+_GONE, _MADE = Hint.GONE.value, (Hint.CHANGED | Hint.TREE).value
+flags = int.__and__
+"""Of a hint: the enum's own arithmetic costs more than the rest of a look at it."""
 
 
 class Presence:
@@ -81,9 +85,15 @@ class Presence:
 
     def hear(self, session: str, hints: Collection[Hint]) -> None:
         """Note whether something in a session went, or was made or written, be it stored, ignored or never seen."""
-        if any(hint & Hint.GONE for hint in hints):
+        gone = made = False
+        for hint in hints:
+            if flags(hint, _GONE):
+                gone = True
+            elif flags(hint, _MADE):
+                made = True
+        if gone:
             self._last_gone[session] = self._clock()
-        if any(hint & (Hint.CHANGED | Hint.TREE) and not hint & Hint.GONE for hint in hints):
+        if made:
             self._last_made[session] = self._clock()
 
     def last_gone(self, session: str) -> tuple[float, float]:
@@ -97,10 +107,20 @@ class Presence:
         if row is not None and not tells_births(row.directory):
             self._removed(session)
 
-    def vanished(self, session: str, paths: Sequence[str]) -> None:
-        """Evict what is missing without evidence that a program deleted it (P7)."""
-        stands = partial(self.stands, session)
-        evicted, lost = self._journal.sessions.vanished(session, paths, self.gone_due(), self._clock(), stands=stands)
+    def gone(self, session: str, path: str) -> int:
+        """Mark that a path went, and what stood below it if it was a directory; how many those were."""
+        if self._journal.sessions.has_mounts(session):
+            volume = self._tree.volume(session, path.rstrip("/").rpartition("/")[0])
+            self.vanished(session, (), {path.rstrip("/"): volume, path.rstrip("/") + "/": volume})
+        return self.tree_gone(session, path.rstrip("/") + "/")
+
+    def vanished(self, session: str, paths: Sequence[str], volumes: Mapping[str, str | None] | None = None) -> None:
+        """Evict what is missing without evidence that a program deleted it (P7); or what was on another file system
+        than the one that its directory is on now (``volumes``, by path)."""
+        stands, now = partial(self.stands, session), self._clock()
+        evicted, lost = self._journal.sessions.vanished(
+            session, paths if volumes is None else volumes, self.gone_due(), now, stands=stands, volumes=volumes
+        )
         if evicted or lost:
             sentence = "missing here, not seen to be deleted: %d entries stay in the store, %d changes were not stored"
             logger.warning(sentence, evicted, lost, extra={"session": session})

@@ -31,8 +31,6 @@ _LATE = 2.0
 _UNDECIDED = 0.2
 """Seconds after which a path that was missing is looked at again."""
 
-_NOTHING = Hint(0)
-
 
 @dataclass(slots=True)
 class ScanResult:
@@ -87,7 +85,7 @@ class Scanner:
         """
         if not is_session_name(session):
             return
-        if hints.get("", _NOTHING) & Hint.GONE:
+        if "" in hints and hints[""] & Hint.GONE:
             self.presence.heard_replaced(session)
         if not self.presence.meet(session):
             return
@@ -115,15 +113,16 @@ class Scanner:
         *,
         recheck: bool = False,
         expired: Callable[[], bool] = lambda: False,
-        whole: Callable[[], bool] = lambda: False,
+        whole: Callable[[], bool] | None = None,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
 
         ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
         and no upload. What is missing in a whole session is a deletion if the scan was still (no directory changed
         under it, or ``whole`` says that it missed no file all the same), the life before ended in order, and the
-        directory is the one that it was in; else it is evicted, or left to the next scan. A session whose directory
-        gives no answer is a failure in the result. Raises RootHalted.
+        directory is the one that it was in; else it is evicted, or left to the next scan. Whether it was still is only
+        asked for that, or where ``whole`` is given. A session whose directory gives no answer is a failure in the
+        result. Raises RootHalted.
         """
         result = ScanResult(still=True)
         try:
@@ -142,8 +141,9 @@ class Scanner:
             # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
             expected = self._journal.entries.directories(session, directory)
             batch.missing += [path for path in expected if path not in batch.met]
-            result.still = self.stood_still(session, batch.stamps) or whole()
-            self._decide(row, batch, still=result.still)
+            if whole is not None or batch.missing or batch.others or row.doubted:
+                result.still = self.stood_still(session, batch.stamps) or (whole is not None and whole())
+                self._decide(row, batch, still=result.still)
         result.stamps = batch.stamps
         result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
         if not directory and result.finished:
@@ -215,6 +215,8 @@ class Scanner:
         # A stamp so young that a later change may get the same is none.
         young = 0 <= listing.stamped_at - listing.stamp < self._tick_ns
         batch.stamps[directory] = -1 if young else listing.stamp
+        if listing.volume is not None:
+            batch.volumes[directory] = listing.volume
         result.skipped.extend(listing.special)
         known = self._journal.entries.children(session, directory) if listing.found else {}
         ignored = self._leave_out(session, directory, listing, known, result)
@@ -264,6 +266,8 @@ class Scanner:
         self._hearing.catch_up()  # what programs deleted in this life is known by its hints
         if not still:
             return
+        if missing and (batch.volumes or self._journal.sessions.has_mounts(session)):
+            self.presence.vanished(session, (), {path: _volume_of(path, batch) for path in missing})
         unseen = missing
         if not row.doubted:
             unseen = [path for path in missing if any(path.startswith(other) for other in batch.others)]
@@ -314,7 +318,7 @@ class Scanner:
             closed = bool(hint & Hint.CLOSED)
             judge(path, stat, known, batch, now=self._clock(), pace=self._pace, closed=closed)
         elif hint & Hint.GONE or stat is not None:
-            self.presence.tree_gone(session, path + "/")
+            self.presence.gone(session, path)
             if known is not None:
                 batch.marks.append(Mark(path, None, self.presence.gone_due()))
         elif known is not None and known.resident:
@@ -372,3 +376,11 @@ class Scanner:
                 logger.warning("%s", sentence, extra={"session": session})
             self._rules[session] = rules
         return rules
+
+
+def _volume_of(path: str, batch: Batch) -> str | None:
+    """The file system that a missing path's directory is on, or the nearest one above it that stands."""
+    above = path.rstrip("/").rpartition("/")[0]
+    while above and f"{above}/" not in batch.stamps:
+        above = above.rpartition("/")[0]
+    return batch.volumes.get(f"{above}/" if above else "")

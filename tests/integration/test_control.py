@@ -107,6 +107,10 @@ class FakeVerbs:
         self._ask("sessions")
         return ["demo", "other"]
 
+    def strays(self) -> list[Skipped]:
+        self._ask("strays")
+        return [Skipped("my session", "not a session name")]
+
     def _ask(self, *words: Any) -> None:
         with self.lock:
             self.asked.append(words)
@@ -191,6 +195,7 @@ def test_every_verb_comes_back_as_it_was(client: ControlClient, verbs: FakeVerbs
     assert client.explain("demo", "a/b.txt") == verbs.explain("demo", "a/b.txt")
     assert client.retry() == 4
     assert client.sessions() == ["demo", "other"]
+    assert client.strays() == [Skipped("my session", "not a session name")]
     client.status("demo")
     client.retry("demo")
     assert ("flush", "demo", 7.5, True, True) in verbs.asked
@@ -324,7 +329,8 @@ def test_flush_says_its_outcome_in_the_http_status_too(server: ControlServer, ve
 def test_the_other_routes(server: ControlServer, verbs: FakeVerbs, path: Path):
     assert get(path, "/v1/status") == (200, verbs.status().json())
     assert get(path, "/v1/status?session=demo") == (200, verbs.status().json())
-    assert get(path, "/v1/sessions") == (200, {"sessions": ["demo", "other"]})
+    strays = [{"path": "my session", "reason": "not a session name"}]
+    assert get(path, "/v1/sessions") == (200, {"sessions": ["demo", "other"], "strays": strays})
     assert get(path, "/v1/sessions/demo") == (200, DEMO.json())
     assert get(path, "/v1/explain/demo/a%20b") == (200, verbs.explain("demo", "a b").json())
     assert get(path, "/v1/retry", "POST") == (200, {"retried": 4})

@@ -39,6 +39,7 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
+from cachesync.model import Skipped
 from cachesync.outcomes import Artifact, CloseReport, EvictReport, OpenReport, PastVersion, Progress, VerifyReport
 from cachesync.reports import FlushReport, StatusReport
 from tests.memory_artifacts import BAD, LEFT, PIECE, MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
@@ -70,6 +71,9 @@ class FakeVerbs:
         return 0
 
     def sessions(self) -> list[str]:
+        return []
+
+    def strays(self) -> list[Skipped]:
         return []
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cachesync.errors import NoSuchSession, StoreUnreachable
-from cachesync.files import place, rename, tree
+from cachesync.files import place, rename
+from cachesync.files.beneath import open_beneath
 from cachesync.journal.turns import SharedTurns
 from cachesync.model import Mark
 from cachesync.policy import Writer
@@ -355,12 +356,11 @@ def test_a_start_does_not_fail_for_a_session_that_gives_no_answer(a, monkeypatch
     path = leaving.relative_to(next(above for above in leaving.parents if above.name == S))
     a.crash()
     with monkeypatch.context() as patch:
-        beneath = tree.open_beneath
 
         def dead(directory, place, flags):
             if place.split("/")[0] == S:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return beneath(directory, place, flags)
+            return open_beneath(directory, place, flags)
 
         patch.setattr("cachesync.files.tree.open_beneath", dead)
         a.life.recover()

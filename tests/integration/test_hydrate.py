@@ -663,14 +663,14 @@ def test_links_that_lead_out_are_not_made(a, b, store):
     assert {path: os.readlink(b.session / path) for path in fine} == fine
 
 
-def test_special_bits_are_never_applied(a, b, store):
+def test_set_id_bits_are_never_applied_to_files_and_set_user_id_to_nothing(a, b, store):
     rows = {
         "run.sh": {"mode": "6755"},
         "sticky": {"path": "sticky", "type": "dir", "mtime": "1", "mode": "7777"},
     }
     store.foreign_put(MANIFEST, manifest_of(store, **rows))
     b.life.open(S)
-    assert (look(b.session)["run.sh"][2], look(b.session)["sticky"][1]) == (0o755, 0o777)
+    assert (look(b.session)["run.sh"][2], look(b.session)["sticky"][1]) == (0o755, 0o3777)
 
 
 @pytest.mark.parametrize(

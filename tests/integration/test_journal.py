@@ -945,6 +945,9 @@ def test_every_hot_query_uses_its_index(desk):
         "remaining": lambda: desk.work.remaining(S),
         "left_behind": lambda: desk.work.left_behind(7),
         "hurry": lambda: desk.work.hurry(S),
+        "hurry all": desk.work.hurry_all,
+        "summary": desk.waiting.summary,
+        "due without many": lambda: desk.work.due(NOW, 10, largest=99, without=["t"]),
         "retry": lambda: desk.work.retry(S, NOW),
         "tombstones": lambda: desk.work.tombstones(S),
         "children": lambda: desk.entries.children(S, "d1/"),
@@ -959,6 +962,7 @@ def test_every_hot_query_uses_its_index(desk):
     by_index = {
         "due": "work", "due small first": "work", "next_due": "work", "unmet": "dirty", "barrier": "dirty",
         "remaining": "dirty", "left_behind": "inode", "hurry": "dirty", "retry": "dirty", "failures": "dirty",
+        "hurry all": "work", "summary": "dirty", "due without many": "work",
     }  # fmt: skip
     wrong = {}
     for name, run in hot.items():
@@ -990,3 +994,21 @@ def test_a_session_that_another_thread_is_adding_is_there_wholly_or_not_at_all(d
     assert len(met) == 1
     desk.sessions.set_directory("new", "1 2")
     assert desk.sessions.get("new").directory == "1 2"
+
+
+def test_what_a_session_lacks_is_known_of_all_at_once(desk):
+    desk.sessions.add("t", NOW)
+    desk.sessions.add("u", NOW)
+    desk.see("a")
+    assert desk.waiting.summary() == {S: (True, True), "t": (False, True), "u": (False, True)}
+    desk.store("a")
+    row = desk.sessions.get(S)
+    desk.sessions.manifest_written(
+        S, generation=desk.journal.generation(), revision=row.revision, manifest=Version("m")
+    )
+    assert desk.waiting.summary()[S] == (False, False)
+    desk.entries.mark(S, [Mark("link", LINK, NOW)], NOW)
+    assert desk.waiting.summary()[S] == (False, True), "a link waits for the manifest alone"
+    desk.see("b", due=NOW + 99)
+    desk.work.hurry_all()
+    assert desk.due(0.0) == ["b"]

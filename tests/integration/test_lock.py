@@ -88,7 +88,7 @@ def test_what_a_killed_daemon_wrote_makes_no_command_a_daemon(root):
     (root / ".cachesync/lock").write_text("77 daemon\n")
     (root / ".cachesync/serving").write_text("77 daemon\n")
     folder = os.open(root / ".cachesync", os.O_RDONLY)
-    held = lock._lock(folder, "lock", os.O_RDWR)  # a command that has written nothing yet
+    held = lock._lock(folder, "lock", create=False)  # a command that has written nothing yet
     assert held is not None
     with pytest.raises(GaveUp):
         daemon(root)
@@ -187,3 +187,36 @@ def test_a_file_system_without_locks(root, elsewhere, monkeypatch):
         daemon(root, elsewhere)
     with pytest.raises(UsageError, match="No locks available"):
         daemon(root)
+
+
+def test_a_network_file_system_locks_what_is_open_for_writing(root, monkeypatch):
+    flock = fcntl.flock
+
+    def as_nfs_does(descriptor, how):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs_does)
+    with daemon(root), pytest.raises(RootLocked, match="serves it already"):
+        daemon(root)
+
+
+def test_a_full_disk_keeps_nobody_down(root, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with daemon(root):
+        monkeypatch.undo()
+        with pytest.raises(RootLocked, match="process unknown serves it already"):
+            daemon(root)
+
+
+def test_nothing_is_held_open_for_writing(root, elsewhere):
+    """Or the disk of the root could not be made read-only."""
+    with daemon(root, elsewhere):
+        mine = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        held = [fd for fd in mine if os.path.lexists(fd) and os.readlink(fd).startswith(f"{root}/")]
+        assert len(held) == 2
+        assert {fcntl.fcntl(int(os.path.basename(fd)), fcntl.F_GETFL) & os.O_ACCMODE for fd in held} == {os.O_RDONLY}

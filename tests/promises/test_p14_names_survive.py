@@ -252,3 +252,26 @@ def test_p14_a_terminal_is_not_commanded_by_a_name(humble: Host):
     assert "\nfake line" not in done.out
     assert "\x1b" not in humble.said()
     assert "\x1b" not in humble.run("status", "s1").out
+
+
+@pytest.mark.parametrize("daemon", ["running", "none"])
+def test_p14_a_directory_that_is_no_session_is_named_by_flush_all(host: Host, daemon: str):
+    host.write("a", "1")
+    (host.root / "my session").mkdir()
+    (host.root / "my session/report.md").write_text("nobody stores it")
+    (host.root / "lost+found").mkdir()
+    (host.root / "note.txt").write_text("no directory")
+    if daemon == "running":
+        host.start()
+    done = host.run("flush", "--all")
+    assert (done.code, "my session: NOT stored" in done.out) == (1, True), done
+    assert "s1: stored, 1 file" in done.out
+    rows = host.run("flush", "--all", "--json").json
+    assert {row["session"]: row["stored"] for row in rows} == {"s1": True, "my session": False}
+    assert host.stored()["files"] == 1, "one session is another question"
+    (host.root / ".cachesyncignore").write_text("/my session/\n")
+    assert host.run("flush", "--all").code == 0
+    (host.root / ".cachesyncignore").unlink()
+    (host.root / "my session").rename(host.root / "my-session")
+    assert host.run("flush", "--all").code == 0
+    assert host.object("report.md", "my-session") == b"nobody stores it"

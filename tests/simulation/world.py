@@ -22,8 +22,6 @@ from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
 from tests.simulation.store import SimulatedStore
 from tests.simulation.user import Program
 
-"""Steps after which a request of a process that died has its effect."""
-
 _FAULTS = {"lost": Fault.LOST_REPLY, "refused": Fault.REFUSED}
 
 

@@ -58,6 +58,15 @@ def test_a_unit_is_little_exposed(unit: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
+@pytest.mark.parametrize("unit", NAMES)
+def test_only_wrong_settings_keep_a_unit_down(unit: str) -> None:
+    """systemd gives up after five starts in ten seconds, unless it is told not to."""
+    lines = (UNITS / unit).read_text().splitlines()
+    assert lines.index("[Unit]") < lines.index("StartLimitIntervalSec=0") < lines.index("[Service]")
+    told = [line for line in lines if line.startswith("Restart")]
+    assert told == ["Restart=on-failure", "RestartSec=1", "RestartPreventExitStatus=2"]
+
+
 # -- a real systemd ----------------------------------------------------------------------------------------------------
 
 

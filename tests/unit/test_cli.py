@@ -57,6 +57,7 @@ class FakeVerbs:
         self.reports: dict[str, FlushReport | Exception] = {"demo": STORED}
         self.statuses: list[SessionStatus] = [SAFE, UNSAFE]
         self.daemon: DaemonStatus | None = DaemonStatus(7, "0.1.0", 75.0)
+        self.left_alone: list[Skipped] = []
         self.calls: list[tuple[Any, ...]] = []
         self.wait: Callable[[], object] = lambda: None
         self.error: Exception | None = None
@@ -90,6 +91,9 @@ class FakeVerbs:
 
     def sessions(self) -> list[str]:
         return sorted(self.reports)
+
+    def strays(self) -> list[Skipped]:
+        return self.left_alone
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -260,6 +264,20 @@ def test_flush_of_several_says_an_error_in_its_place(run: Run, verbs: FakeVerbs)
     assert told[0] == STORED.json()
     assert told[1]["session"] == "ghost"
     assert told[1]["error"]["kind"] == "NoSuchSession"
+
+
+def test_flush_all_names_the_directories_that_are_no_sessions(run: Run, verbs: FakeVerbs):
+    verbs.left_alone = [Skipped("my\nses\udcffsion", "not a session name")]
+    done = run("flush", "--all")
+    assert (done.code, done.out.splitlines()[0].startswith("demo: stored")) == (1, True)
+    assert done.out.splitlines()[1].startswith("my\\nses\\xffsion: NOT stored: not a session name")
+    demo, stray = json.loads(run("flush", "--all", "--json").out)
+    assert demo == STORED.json()
+    assert stray.keys() == demo.keys()
+    assert (stray["stored"], [row["path"] for row in stray["failed"]]) == (False, ["."])
+    assert run("flush", "demo").code == 0, "it is asked for one session"
+    verbs.reports = {}
+    assert (run("flush", "--all").code, run("flush", "--all").out.count("\n")) == (1, 1)
 
 
 def test_flush_all(run: Run, verbs: FakeVerbs):

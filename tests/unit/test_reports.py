@@ -53,7 +53,9 @@ def test_flush():
         skipped=[Skipped(ODD, "a pipe")],
         seconds=1.23456,
     ).json()
-    contract = keys("session stored files bytes uploaded deleted failed pending conflicts skipped manifest seconds")
+    contract = keys(
+        "session stored files bytes uploaded deleted failed pending conflicts skipped manifest seconds vanished"
+    )
     assert report.keys() == contract
     assert report["failed"] == [{"path": SHOWN, "error": "denied"}]
     assert report["pending"] == [{"path": SHOWN, "reason": "under way"}]
