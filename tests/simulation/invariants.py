@@ -62,6 +62,8 @@ class Ledger:
         self.excused: dict[str, set[str]] = {}
         """By host: paths that went from below those. That the same directory stands there is what tells that a program
         removed a file (P7): such a path may stay in the store."""
+        self.once: dict[str, set[str]] = {}
+        """By host: paths that a program once removed by name."""
         self.removing: set[str] = set()
         """Hosts on which a program removes the whole session, file after file."""
         self.went_at: dict[str, float] = {}
@@ -92,7 +94,7 @@ class Ledger:
 
     def add(self, host: SimulatedHost) -> None:
         """Another host comes."""
-        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused):
+        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused, self.once):
             paths[host.name] = set()
         self.moved[host.name], self.folders[host.name] = {}, {}
         if not host.disk.nature.births:
@@ -139,6 +141,7 @@ class Ledger:
         self.must_go[host.name].clear()
         self.moved[host.name].clear()
         self.unlinked[host.name].clear()
+        self.once[host.name].clear()
 
     def revived(self, data: bytes) -> None:
         """Somebody made these bytes the newest of a key again."""
@@ -165,7 +168,7 @@ class Ledger:
         if new is None and not asked:
             check(host.session.is_dir(), "P7", f"{path} is deleted by the absence of its session")
             replaced = (host.session / path).is_symlink()
-            named = path in self.deleted[host.name]
+            named = path in self.deleted[host.name] or self._went_before(host, path, old)
             check(replaced or named, "P7", f"{path} is deleted in the store, but nobody deleted it on {host.name}")
             at = self.deleted_at.get(host.name, 0.0)
             early = now - at < SETTLE - EPSILON and host.name not in self.believing | self.clock_stepped
@@ -183,6 +186,15 @@ class Ledger:
         lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
         on_disk = lost and any(old.data in other.everything() for other in self.hosts)
         check(not lost or on_disk, "P9", f"{old.data!r} at {path} was seen by nobody, and is replaced by {host.name}")
+
+    def _went_before(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
+        """Whether a program removed the file that the object is of, before another one of its name was lost."""
+        return (
+            host.name in self.forgetful
+            and path in self.once[host.name]
+            and old is not None
+            and old.data in self.given_up
+        )
 
     def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
         """P8: the object of an old name goes after the store has one for the new name."""
@@ -244,6 +256,7 @@ class Ledger:
         moved, unlinked = self.moved[host.name], self.unlinked[host.name]
         files = {seen.file for seen in after.values()}
         arrived = {seen.file for path, seen in after.items() if path not in before or before[path].file != seen.file}
+        self.once[host.name] |= before.keys() - after.keys()
         for path in before.keys() - after.keys():
             moved.pop(path, None)
             if before[path].file in arrived:
