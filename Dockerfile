@@ -23,9 +23,11 @@ ARG UID=1000
 ARG GID=1000
 COPY --from=build /opt/cachesync /opt/cachesync
 RUN install -d -o "${UID}" -g "${GID}" /sessions /run/cachesync && install -d /files
-# Where nothing is configured the store is a folder in the volume: enough for a look, and no more durable than that.
+# Without a bucket it does not start. With CACHESYNC_REQUIRE_REMOTE=false the store is a folder in the volume: enough for a
+# look, and no more durable than that.
 ENV PATH=/opt/cachesync/bin:/usr/local/bin:/usr/bin:/bin \
     CACHESYNC_ROOT=/sessions \
+    CACHESYNC_REQUIRE_REMOTE=true \
     XDG_DATA_HOME=/sessions/.cachesync
 USER ${UID}:${GID}
 # Not the volume: a cachesync.toml in the working directory is read, and the volume is the agent's to write.

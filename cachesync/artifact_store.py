@@ -18,6 +18,7 @@ import os
 import secrets
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, Self
@@ -31,7 +32,8 @@ from cachesync.limits import DEFAULT_EXPIRES
 from cachesync.model import Kind
 from cachesync.outcomes import Artifact, PastVersion
 from cachesync.reader import Reader
-from cachesync.stores import open_store
+from cachesync.reports import NOT_CONFIGURED
+from cachesync.stores import open_store, settled
 from cachesync.verbs import Reading
 
 REVALIDATE = 0.0
@@ -44,8 +46,9 @@ class ArtifactStore:
     The store is ``store_url``, else the one that environment (``ARTIFACT_BUCKET``, ``S3_ENDPOINT``, ``AWS_REGION``...)
     and ``cachesync.toml`` name, as for every command; ``settings`` are further ones by their names there, and
     ``config`` is all of them at once. ``cache`` is a folder for what was read (None: nothing is kept). Safe to share
-    between threads; ``close`` it, or use it as a context. Each call raises leaves of CacheSyncError: ObjectNotFound
-    only if the store said that there is no such object.
+    between threads; ``close`` it, or use it as a context. Where no store is named it is a folder of this machine, and a
+    warning says so; with the setting ``require_remote`` that is a ConfigError. Each call raises leaves of
+    CacheSyncError: ObjectNotFound only if the store said that there is no such object.
     """
 
     def __init__(
@@ -62,10 +65,13 @@ class ArtifactStore:
             config = load(given if store_url is None else {**given, "store": store_url}, os.environ, Path.cwd())
         elif settings or store_url is not None:
             raise UsageError("make an ArtifactStore", "", "config is given, and settings besides", "give one of them")
+        config = settled(config)
         store = config.store
         self._url = f"s3://{store.bucket}" if store.bucket else store.shown.rstrip("/")
         self._prefix = config.prefix
         self._store = open_store(config)
+        if config.embedded:
+            warnings.warn(NOT_CONFIGURED, stacklevel=2)
         self._cache = None if cache is None else BlockCache(Path(cache), config.cache_size)
         reader = Reader(
             self._store,

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from cachesync.errors import CacheSyncError, FileUnreadable, RootHalted
+from cachesync.errors import CacheSyncError, ConfigError, FileUnreadable, RootHalted
 from cachesync.events import What
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
@@ -53,6 +53,7 @@ class Attendant:
         self._reasons: set[str] = set()
         self._reported: set[str] = set()
         self._store_notes: list[str] = []
+        self._condition_notes: list[str] = []
         self.repaired = 0
         state = engine.config.state
         exclude = {RESERVED}
@@ -86,6 +87,7 @@ class Attendant:
         self._stopping.set()
         self._hinted.set()
         self._scan_asked.set()
+        self._engine.identity.changed.set()
         for thread in self._threads[:2]:  # the third may wait for the store
             if thread.is_alive():
                 thread.join(timeout=2)
@@ -123,7 +125,7 @@ class Attendant:
         notes = []
         if self._halted:
             notes.append(f"the root {self._engine.config.root} is gone or replaced: halted, nothing is deleted")
-        notes.extend(self._store_notes)
+        notes.extend([*self._store_notes, *self._condition_notes])
         uncovered = self.watcher.uncovered()
         if uncovered and not self._halted and not self._stopping.is_set():
             notes.append(f"{len(uncovered)} directories cannot be watched and are scanned instead (inotify limits?)")
@@ -283,6 +285,33 @@ class Attendant:
                 logger.info("the manifest waits: %s", error, extra={"session": session})
 
     def _ask_store(self) -> None:
+        """Find out whether the store is the journal's (P17), then what it cannot do; then wait for a doubt about it."""
+        self._know_store()
+        self._ask_traits()
+        while not self._stopping.is_set():
+            self._engine.identity.changed.wait()
+            self._know_store()
+
+    def _know_store(self) -> None:
+        """Ask the store for its identity, and compare every session that is in doubt with it."""
+        identity = self._engine.identity
+        while not self._stopping.is_set():
+            identity.changed.clear()
+            try:
+                identity.admit()
+                for session in sorted(identity.doubted):
+                    self._engine.learner.ensure(session, wait=True)
+            except ConfigError as error:
+                self._say_once(str(error))
+                self._store_notes = [*self._store_notes, str(error)]
+                return
+            except CacheSyncError as error:
+                logger.debug("the store is not known yet: %s", error)
+                self._stopping.wait(_ASK)
+            else:
+                return
+
+    def _ask_traits(self) -> None:
         """Find out, once, what the store cannot do, and say so (P8, SPEC section 13)."""
         while not self._stopping.is_set():
             traits = self._engine.store.traits
@@ -296,7 +325,7 @@ class Attendant:
                 note += f" instead: {traits.denied}"
             if note:
                 self._say_once(note)
-            self._store_notes = [note] if note else []
+            self._condition_notes = [note] if note else []
             if None not in (traits.versioned, traits.conditional) or self._stopping.wait(_ASK):
                 return
 

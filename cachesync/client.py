@@ -113,17 +113,21 @@ class Client:
         keep: bool = False,
         timeout: float = DEFAULT_FLUSH_TIMEOUT,
         confirm_deletes: bool = False,
+        force: bool = False,
     ) -> CloseReport:
-        """Flush, mark the manifest closed, and drop the local bytes unless ``keep``."""
-        return self._verbs.lifecycle.close(session, keep=keep, timeout=timeout, confirm_deletes=confirm_deletes)
+        """Flush, mark the manifest closed, and drop the local bytes unless ``keep``. ``force`` as in ``evict``."""
+        return self._verbs.lifecycle.close(
+            session, keep=keep, timeout=timeout, confirm_deletes=confirm_deletes, force=force
+        )
 
-    def evict(self, session: str) -> EvictReport:
-        """Drop the local bytes that the store has."""
-        return self._verbs.lifecycle.evict(session)
+    def evict(self, session: str, *, force: bool = False) -> EvictReport:
+        """Drop the local bytes that the store has. ``force`` says that no program has a file open for writing where the
+        kernel does not tell."""
+        return self._verbs.lifecycle.evict(session, force=force)
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare."""
-        return self._verbs.lifecycle.verify(session, progress=progress)
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        """Read every object of a session again from the store, and compare; ``repair`` stores again what is here."""
+        return self._verbs.lifecycle.verify(session, repair=repair, progress=progress)
 
 
 class ClientArtifacts:

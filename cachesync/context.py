@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cachesync.events import Events
 from cachesync.files import Tree
+from cachesync.identity import StoreIdentity
 from cachesync.journal import Journal
 from cachesync.keys import to_key
 from cachesync.policy import Pace
@@ -18,10 +19,11 @@ from cachesync.store.base import ObjectStore
 @record(frozen=True, slots=True)
 class Context:
     """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
-    ``scratch`` is a folder of ours; ``granularity`` is that of the root's time stamps, in seconds; ``clock`` gives
-    seconds since the epoch; ``urgent`` says whether somebody waits for a session, ``believing`` whether its
-    deletions are believed at once; ``watched`` whether somebody hears of changes as they happen. What is
-    done is told to ``events``; ``pulse`` notices that root or journal were rolled back."""
+    ``scratch`` is a folder of ours; ``clock`` gives seconds since the epoch; ``urgent`` says whether somebody waits for
+    a session, ``believing`` whether its deletions are believed at once; ``watched`` whether somebody hears of changes
+    as they happen. What is done is told to ``events``; ``pulse`` notices that root or journal were rolled back;
+    ``identity`` says whether the store is the journal's; ``on_this_machine`` that it is a folder of this machine, since
+    no store is configured."""
 
     tree: Tree
     journal: Journal
@@ -30,13 +32,14 @@ class Context:
     url: str
     scratch: Path
     pace: Pace
-    granularity: float
     clock: Callable[[], float]
     urgent: Callable[[str], bool]
     believing: Callable[[str], bool]
     watched: bool
     events: Events
     pulse: Pulse
+    identity: StoreIdentity
+    on_this_machine: bool = False
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

@@ -80,8 +80,9 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
     from cachesync.devserver import DevServer
     from cachesync.lock import check_free
     from cachesync.logs import configure
-    from cachesync.stores import open_store
+    from cachesync.stores import check_remote, open_store
 
+    check_remote(config, dev_server=dev_server is not None)
     configure(config.log_format, config.log_level)
     with contextlib.ExitStack() as stack:
         listener = None
@@ -221,6 +222,7 @@ class Daemon:
             wait=self._waiting(),
             events=self._events,
             activity=self._activity,
+            endpoint=None if self._dev_server is None else f"dev-server {self._dev_server.folder}",
         )
         attendant = Attendant(engine, self._notifier)
         engine.service.notes = lambda: [*attendant.notes(), *self._expiry.notes()]

@@ -19,15 +19,18 @@ from cachesync.artifacts import Artifacts, LocalRoot
 from cachesync.cache import BlockCache
 from cachesync.commit import Committer
 from cachesync.context import Context
-from cachesync.errors import JournalDamaged, JournalUnavailable, RootLocked, UsageError, is_passing
+from cachesync.errors import JournalDamaged, JournalUnavailable, RootLocked, StoreError, UsageError, is_passing
 from cachesync.events import Events
-from cachesync.files import Tree, timestamp_granularity
+from cachesync.files import Tree, device_of, measure
 from cachesync.flush import Flusher
-from cachesync.journal import Journal, set_aside
+from cachesync.identity import StoreIdentity
+from cachesync.journal import Bound, Journal, set_aside
 from cachesync.learn import Learner
 from cachesync.lifecycle import SessionLife
 from cachesync.lock import LOCK, SERVING, RootLock
+from cachesync.model import UNMEASURED, Capabilities
 from cachesync.ondemand import OnDemand
+from cachesync.patience import StillRunning, within
 from cachesync.policy import Pace
 from cachesync.pulse import Pulse
 from cachesync.reader import Local, Reader
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NOT_OURS = "remove it if it is not cachesync's, or see the state setting"
+_IDENTITY = 5.0
+"""Seconds that a store at another endpoint gets to tell its identity, before work begins without it."""
 
 
 class Engine:
@@ -56,7 +61,8 @@ class Engine:
     ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
     somebody brings hints of changes as they happen; a ``read_only`` root is never written to. With ``wait`` it is a
     daemon's engine, which waits while a command has the root (see RootLock). What is done is told to ``events``;
-    ``activity`` is who counts it, if anybody does.
+    ``activity`` is who counts it, if anybody does. ``endpoint`` is where the store is reached, if that is not the
+    configured place; ``rebinds`` lets the journal be of any store.
 
     Raises RootLocked, UsageError (the root, the state folder), RootHalted, JournalUnavailable.
     """
@@ -75,6 +81,8 @@ class Engine:
         clock: Callable[[], float] = time.time,
         events: Events | None = None,
         activity: Activity | None = None,
+        endpoint: str | None = None,
+        rebinds: bool = False,
     ) -> None:
         self.events = events or Events(clock)
         self.activity = activity or Activity(clock)
@@ -91,16 +99,31 @@ class Engine:
             _sweep(config.state / "tmp")
             self.journal = _open_journal(config, stores=bind and not read_only)
             undo.callback(self.journal.close)
-            self.journal.belongs_to(config.store.shown, bind=bind)
+            self._belong(endpoint, bind=bind, rebinds=rebinds)
             self.pulse = Pulse(config.root, self.journal, self.tree.stands)
             if self.pulse.is_foreign():
                 logger.error("root and journal are not of one time, or were made apart: what is missing is not deleted")
                 self.journal.sessions.doubt_all()
+            self.tree.capabilities = _capabilities(config, self.tree, self.journal, read_only=read_only)
             self._build(since, clock, watched=watched)
             undo.pop_all()
         if bind and not read_only:
             self.pulse.beat()
         _ignore_lease_breaks()
+
+    def _belong(self, endpoint: str | None, *, bind: bool, rebinds: bool) -> None:
+        """Raises ConfigError if the journal belongs to another store, as far as that can be told now."""
+        config = self.config
+        if endpoint is None:
+            endpoint = config.endpoint.lower() if config.endpoint and config.store.bucket else ""
+        reached = Bound(config.store.shown, endpoint, None)
+        self.identity = StoreIdentity(self.journal, self.store, config.prefix, reached)
+        if rebinds:
+            return
+        self.identity.open(bind=bind, unchosen=config.unchosen)
+        if bind and self.identity.moved:
+            with contextlib.suppress(StoreError, StillRunning):  # then it is found out before the first write
+                within(_IDENTITY, self.identity.admit)
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
         config = self.config
@@ -113,13 +136,14 @@ class Engine:
             url=f"s3://{config.store.bucket}" if config.store.bucket else config.store.shown.rstrip("/"),
             scratch=config.state / "tmp",
             pace=Pace(config.settle, config.max_dirty_age, config.delete_settle, config.delete_guard),
-            granularity=_granularity(config, self.tree),
             clock=clock,
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
             watched=watched,
             events=self.events,
             pulse=self.pulse,
+            identity=self.identity,
+            on_this_machine=config.embedded,
         )
         self.scanner = Scanner(
             self.tree,
@@ -129,14 +153,27 @@ class Engine:
             self.uploader.wake,
             self.events,
             self.hearing,
-            context.granularity,
+            self.tree.capabilities.tick,
         )
-        self.learner = Learner(self.journal, self.store, config.prefix, self.scanner.scan)
+        self.learner = Learner(
+            self.journal,
+            self.store,
+            config.prefix,
+            self.scanner.scan,
+            identity=self.identity,
+            clock=clock,
+            wake=self.uploader.wake,
+        )
         self.transfer = Transfer(context, self.scanner, self.learner)
         self.committer = Committer(context, self.learner)
         self.flusher = Flusher(context, self.scanner, self.uploader, self.transfer, self.committer, self.hearing)
         self.lifecycle = SessionLife(
-            context, self.scanner, self.learner, self.committer, self.flusher, Verifier(context, self.learner)
+            context,
+            self.scanner,
+            self.learner,
+            self.committer,
+            self.flusher,
+            Verifier(context, self.learner, self.scanner),
         )
         self.cache = BlockCache(config.state / "cache", config.cache_size)
         self.reader = Reader(
@@ -160,7 +197,7 @@ class Engine:
             scratch=context.scratch,
         )
         self.ondemand = OnDemand(context, self.scanner, self.learner, self.uploader, staging)
-        place = Place(str(config.root), config.store.shown, config.prefix)
+        place = Place(str(config.root), config.store.shown, config.prefix, config.embedded)
         self.service = Service(
             place,
             self.tree,
@@ -177,6 +214,7 @@ class Engine:
             since=since,
             events=self.events,
             activity=self.activity,
+            identity=self.identity,
         )
 
     def start(self) -> None:
@@ -275,11 +313,26 @@ def _open_journal(config: Config, *, stores: bool) -> Journal:
         return Journal(path, stores=stores)
 
 
-def _granularity(config: Config, tree: Tree) -> float:
-    """The time stamps' granularity, tried out where we may write: in the state folder, if it lies with the root."""
-    if config.state.stat().st_dev != tree.identity[0]:
-        return 0.020
-    return timestamp_granularity(config.state / "tmp")
+def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bool) -> Capabilities:
+    """What the root's file system can do: as it was measured once, or measured now, where we may write."""
+    try:
+        device = device_of(tree.descriptor)
+        if (known := journal.devices.get(device)) is not None:
+            return known
+        beside = config.state.stat().st_dev == tree.identity[0]
+        if read_only and not beside:
+            return UNMEASURED
+        folder = os.open(config.state / "tmp", os.O_RDONLY | os.O_DIRECTORY) if beside else tree.open_ours()
+        try:
+            found = measure(folder, device)
+        finally:
+            os.close(folder)
+        journal.devices.put(found)
+    except OSError as error:
+        logger.warning("the root's file system could not be measured: %s; the worst is assumed of it", error.strerror)
+        return UNMEASURED
+    logger.info("measured the root's file system: %s", found)
+    return found
 
 
 def _ignore_lease_breaks() -> None:

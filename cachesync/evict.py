@@ -40,6 +40,7 @@ class _Run:
     directories that something stays in, ``emptied`` those that something was taken from."""
 
     ground: Ground
+    force: bool
     evicted: int = 0
     bytes: int = 0
     kept: dict[str, str] = field(default_factory=dict)
@@ -66,11 +67,14 @@ class Evictor:
         self._c = context
         self._scanner = scanner
 
-    def evict(self, session: str, staging: Staging, scan: ScanResult, astray: Astray) -> EvictReport:
+    def evict(
+        self, session: str, staging: Staging, scan: ScanResult, astray: Astray, *, force: bool = False
+    ) -> EvictReport:
         """Drop what is clean and idle. ``scan`` and ``astray`` are a moment old: what differs from the journal here and
-        in the store. Raises RootHalted, JournalUnavailable."""
+        in the store. ``force`` says that no program has a file open for writing where that cannot be asked. Raises
+        RootHalted, JournalUnavailable."""
         with Ground(self._c.tree, session, staging) as ground:
-            run = _Run(ground)
+            run = _Run(ground, force)
             for failure in scan.failures:
                 run.keep(failure.path, failure.error)
             for skipped in scan.skipped:
@@ -110,7 +114,7 @@ class Evictor:
             if entry.path not in going:
                 run.keep(entry.path, "it changed a moment ago")
         for entry in accepted:
-            if (reason := self._take_out(run.ground, entry)) is not None:
+            if (reason := self._take_out(run, entry)) is not None:
                 run.keep(entry.path, reason)
                 back.append(entry)
                 continue
@@ -129,7 +133,7 @@ class Evictor:
         elif entry.kind is Kind.FILE and turn.is_written(entry.stat.inode):
             reason = IN_USE
         else:
-            reason = run.ground.refuses(entry.path, entry.stat)
+            reason = run.ground.refuses(entry.path, entry.stat, force=run.force)
         if reason is not None:
             run.keep(entry.path, reason)
         return reason is not None
@@ -148,7 +152,7 @@ class Evictor:
             else:
                 yield entry
 
-    def _take_out(self, ground: Ground, entry: Entry) -> str | None:
+    def _take_out(self, run: _Run, entry: Entry) -> str | None:
         """Drop one; if somebody saw it stand while it was on its way out, and wrote that down, it stays."""
 
         def still() -> bool:
@@ -156,7 +160,7 @@ class Evictor:
             return now is not None and not now.resident
 
         try:
-            return None if entry.stat is None else ground.take_out(entry.path, entry.stat, still)
+            return None if entry.stat is None else run.ground.take_out(entry.path, entry.stat, still, force=run.force)
         except FileUnwritable as error:
             return error.reason
 
@@ -236,8 +240,8 @@ class Evictor:
         if entry is None or entry.stat is None or entry.dirty:
             return False
         if self._c.tree.lstat(left.session, left.path) == entry.stat:
-            return drop_leftover(left, None)  # what was fetched to replace it
-        return drop_leftover(left, entry.stat)
+            return drop_leftover(self._c.tree, left, None)  # what was fetched to replace it
+        return drop_leftover(self._c.tree, left, entry.stat)
 
 
 def _must_stay(entry: Entry, astray: Astray) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -93,13 +94,17 @@ class Flusher:
             stack.enter_context(self._uploader.urgent(session, deletes=False))
             following = Following(self._c, self._scanner, self._hearing, stack, session, deadline)
             lost = self._scanner.presence.lost[session]
+            flying, gone = self._uploader.flying(session), self._committer.lost(session)
             scan = following.look()
             if session not in self._c.journal.sessions.names():  # it stood a moment ago
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
                 self._transfer.removal.recount(session)
-            report = FlushReport(session, stored=False, skipped=scan.skipped, failed=scan.failures)
+            local = self._c.on_this_machine
+            report = FlushReport(
+                session, stored=False, skipped=scan.skipped, failed=scan.failures, on_this_machine=local
+            )
             if not scan.finished:
                 report = replace(report, pending=[Pending(".", "the scan did not end in time")])
             elif not following.whole:
@@ -107,7 +112,7 @@ class Flusher:
             else:
                 if not patient:
                     stack.enter_context(self._uploader.urgent(session, deletes=True))
-                report = self._store(report, following, deadline)
+                report = self._store(report, following, deadline, flying, gone)
             row = self._c.journal.sessions.get(session)
             report = replace(report, vanished=0 if row is None else row.vanished)
             if (count := self._lost(session, row, lost)) and not report.failed:
@@ -128,7 +133,10 @@ class Flusher:
     def write_manifest(self, session: str, *, timeout: float) -> FlushReport:
         """Write the manifest of a session of which the store has every file. See ``flush`` for what it raises."""
         begun = time.monotonic()
-        report = self._commit(session, FlushReport(session, stored=False), begun + timeout)
+        lost = self._committer.lost(session)
+        report = self._commit(session, FlushReport(session, stored=False), begun + timeout, lost)
+        if self._committer.lost(session) != lost:
+            report = replace(report, pending=[Pending(MANIFEST, "the store has lost files, which are stored again")])
         report = replace(report, seconds=time.monotonic() - begun)
         self._tell(report)
         return report
@@ -162,19 +170,28 @@ class Flusher:
 
     # -- the barrier ---------------------------------------------------------------------------------------------------
 
-    def _store(self, report: FlushReport, following: Following, deadline: float) -> FlushReport:
+    def _store(
+        self, report: FlushReport, following: Following, deadline: float, flying: Sequence[str], gone: int
+    ) -> FlushReport:
         """Wait until the store has what was dirty when the barrier was taken, under the names that the files have by
-        then, and write the manifest that lists it."""
+        then, and write the manifest that lists it. ``flying`` are the paths that were being transferred when the flush
+        began: of those, bytes may count as stored that were read before, and changed since without a trace. What the
+        store is found to have lost since Committer.lost was ``gone`` is stored again first."""
         session, failures = report.session, report.failed
         barrier = self._c.journal.waiting.barrier(session)
         while True:
             report = self._wait(session, report, barrier, deadline)
             missing = any(one.reason == MISSING for one in report.pending)
             moved = following.moved(look=missing)
+            if moved == [] and not (missing or failures or report.failed or report.pending):
+                moved, flying = self._changed(session, flying), ()
             if moved == [] and not missing:
                 if failures or report.failed or report.pending:
                     return replace(report, failed=[*failures, *report.failed])
-                report = self._commit(session, report, deadline)
+                report = self._commit(session, report, deadline, gone)
+                if (lost := self._committer.lost(session)) != gone:
+                    gone, barrier = lost, self._c.journal.waiting.barrier(session)
+                    continue
                 if not report.stored:
                     return report
                 moved = following.moved()
@@ -185,6 +202,13 @@ class Flusher:
                 left += report.pending
                 return replace(report, stored=False, failed=[*failures, *report.failed], pending=left)
             barrier = barrier.with_moved(moved)
+
+    def _changed(self, session: str, flying: Sequence[str]) -> list[Entry]:
+        """Those of the paths whose files have changed since they were read."""
+        if not flying or not self._scanner.changed_since_read(session, flying):
+            return []
+        entries = [self._c.journal.entries.entry(session, path) for path in flying]
+        return [entry for entry in entries if entry is not None and entry.dirty and not entry.tombstone]
 
     def _wait(self, session: str, report: FlushReport, barrier: Barrier, deadline: float) -> FlushReport:
         """Wait until the barrier is met; what it still waits for at the deadline is failed or pending."""
@@ -235,13 +259,15 @@ class Flusher:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _commit(self, session: str, report: FlushReport, deadline: float) -> FlushReport:
-        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline."""
+    def _commit(self, session: str, report: FlushReport, deadline: float, gone: int) -> FlushReport:
+        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline. The report is
+        as it was where more is lost than ``gone``."""
         pause = 0.05
         while True:
             left = deadline - time.monotonic()
             try:
-                summary = within(left, partial(self._committer.commit, session, patience=max(0.0, left)))
+                commit = partial(self._committer.commit, session, patience=max(0.0, left), lost=gone)
+                summary = within(left, commit)
             except StillRunning:
                 return replace(report, pending=[Pending(MANIFEST, "the store has not answered in time")])
             except (StoreTransient, PreconditionFailed, RootHalted, JournalUnavailable) as error:
@@ -254,6 +280,8 @@ class Flusher:
             except CacheSyncError as error:
                 return replace(report, failed=[Failure(MANIFEST, error.advice)])
             else:
+                if summary is None:
+                    return report
                 if summary.failures:
                     return replace(report, failed=summary.failures)
                 key = manifest_key(self._c.prefix, session)

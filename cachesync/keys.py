@@ -130,6 +130,11 @@ def manifest_key(prefix: str, session: str) -> str:
     return session_prefix(prefix, session) + f"{RESERVED}/manifest.json"
 
 
+def identity_key(prefix: str) -> str:
+    """Where a store keeps its identity."""
+    return session_prefix(prefix, RESERVED) + "store.json"
+
+
 def conflict_path(path: str, stamp: str, version: str) -> str:
     """Where the bytes of another writer are kept; ``stamp`` is UTC, as ``20261124T132416Z``, ``version`` an id.
 

@@ -11,15 +11,17 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from cachesync import manifest
 from cachesync.errors import CacheSyncError, ObjectNotFound
+from cachesync.identity import StoreIdentity
 from cachesync.journal import MANIFEST, Journal
 from cachesync.keys import from_key, manifest_key, session_prefix
-from cachesync.model import FileStat, ObjectInfo, Stored, Version
+from cachesync.model import FileStat, ObjectInfo, Session, Stored, Version
 from cachesync.parallel import in_parallel
 from cachesync.store.base import ObjectStore
 
@@ -37,11 +39,13 @@ few. Of a session whose objects somebody removed, the manifest may list a millio
 
 @dataclass(slots=True)
 class Astray:
-    """What other hosts did meanwhile: clean files that stand here and were ``replaced`` in the store, or ``deleted``
-    there; and the links and directories that the manifest has (a directory's path ends in "/"), and its ``flaws``."""
+    """What happened in the store meanwhile: clean files that stand here and were ``replaced`` there by other hosts, or
+    ``deleted``; and the links and directories that the manifest has (a directory's path ends in "/"), and its
+    ``flaws``. ``lost`` counts the files that are gone there although no host's manifest tells of their deletion."""
 
     replaced: dict[str, Stored] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
+    lost: int = 0
     others: dict[str, FileStat] = field(default_factory=dict)
     flaws: Sequence[str] = ()
 
@@ -54,12 +58,25 @@ class Learner:
     """
 
     def __init__(
-        self, journal: Journal, store: ObjectStore, prefix: str, scan: Callable[[str], object] = lambda _: None
+        self,
+        journal: Journal,
+        store: ObjectStore,
+        prefix: str,
+        scan: Callable[[str], object] = lambda _: None,
+        *,
+        identity: StoreIdentity,
+        clock: Callable[[], float] = time.time,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._store = store
         self._prefix = prefix
         self._scan = scan
+        self._identity = identity
+        self._clock = clock
+        self._wake = wake
+        self.lost: Counter[str] = Counter()
+        """How many files of each session the store was found to have lost, in this life: a number that only grows."""
         self._locks: dict[str, threading.Lock] = {}
         self._not_before: dict[str, float] = {}
         self.standing = threading.Lock()
@@ -80,7 +97,7 @@ class Learner:
         """
         row = self._journal.sessions.get(session)
         if row is None or row.learned:
-            return True
+            return True  # a session in doubt is not learned either
         lock = self._lock(session)
         if not lock.acquire(blocking=wait):
             return False
@@ -101,6 +118,15 @@ class Learner:
         """Learn what changed in the store since. Raises StoreError."""
         with self._lock(session):
             return self._learn(session)
+
+    def if_changed(self, session: str) -> None:
+        """Learn the session again if its manifest is another one than the journal knows. Raises StoreError."""
+        row = self._journal.sessions.get(session)
+        found = None
+        with contextlib.suppress(ObjectNotFound):
+            found = self._store.head(manifest_key(self._prefix, session)).version.etag
+        if row is not None and found != (row.manifest and row.manifest.etag):
+            self.again(session)
 
     def compare(self, session: str) -> Astray:
         """Whether the store still has what stands here clean; nothing is learned by it. Raises StoreError."""
@@ -125,57 +151,108 @@ class Learner:
         return self._locks.setdefault(session, threading.Lock())
 
     def _learn(self, session: str) -> Astray:
+        self._identity.admit()
         with self._journal.sessions.listing(session) as overtaken:
-            return self._learn_listed(session, overtaken)
+            astray = self._learn_listed(session, overtaken)
+        self._identity.compared(session)
+        if astray.lost:
+            self.lost[session] += astray.lost
+            logger.warning("the store does not have %d files that it had", astray.lost, extra={"session": session})
+            self._wake()
+        return astray
 
     def _learn_listed(self, session: str, overtaken: AbstractSet[str]) -> Astray:
-        found = self._manifest(session)
         sessions, residence = self._journal.sessions, self._journal.residence
-        unseen = sessions.evicted(session)
+        before = sessions.get(session)
+        found = self._manifest(session)
+        past = _Past(before, found, doubted=session in self._identity.doubted)
+        unseen = residence.only_there(session)
         standing = residence.standing(session)  # before the store is asked: a version that is newer than that is ours
         astray = Astray(deleted=residence.here(session))
-        unlisted = set[str]() if found is None else found.files.keys() - unseen - standing.keys()
+        unlisted = set[str]() if found is None else found.files.keys() - unseen.keys() - standing.keys()
         if found is not None:
+            self._identity.confirmed()
             astray.others, astray.flaws = dict(found.others), found.flaws
         for rows in self._listed(session, found):
-            paths = [path for path, _ in rows]
-            unseen.difference_update(paths)
-            unlisted.difference_update(paths)
-            astray.deleted.difference_update(paths)
+            if rows:
+                self._identity.confirmed()
+            for path, _ in rows:
+                unseen.pop(path, None)
+                unlisted.discard(path)
+                astray.deleted.discard(path)
+            known = [(path, *standing.pop(path), stored) for path, stored in rows if path in standing]
             replaced = residence.replaced(session, rows)
             astray.replaced |= {path: stored for path, stored in replaced.items() if path not in overtaken}
-            known = [(path, *standing.pop(path), stored) for path, stored in rows if path in standing]
             with self.standing:
                 sessions.learn(session, rows, [], overtaken=overtaken)
-                residence.supersede(
-                    session,
-                    [
-                        (path, etag, stored)
-                        for path, etag, superseded, stored in known
-                        if superseded or etag != stored.version.etag
-                    ],
-                )
+                self._merge_known(session, known, past, astray)
         gone = self._gone(session, [*unseen, *standing])
         hidden = self._asked(session, sorted(unlisted)[:_UNLISTED])  # or the next manifest would forget them
         unshown = [(path, _stored(info, found, path)) for path, info in hidden.items()]
         with self.standing:
             if unshown:
                 sessions.learn(session, unshown, [], overtaken=overtaken)
-            residence.supersede(session, [(path, standing[path][0], None) for path in gone if path in standing])
-            for path in gone:
-                sessions.forget_evicted(session, path, overtaken=overtaken)
-            if MANIFEST in overtaken:  # it was read before this host wrote the one that there is now
-                found = None
-            row = sessions.get(session)
-            merged = None if row is None else row.manifest
-            if found is not None and found.version != merged:  # else it would learn links again that are gone since
-                residence.supersede_others(session, dict(found.others), whole=not found.flaws)
-                sessions.learn(session, [], found.others)
-                if not found.flaws:
-                    sessions.forget_others(session, [path for path, _ in found.others])
-            written = merged if MANIFEST in overtaken else None
-            sessions.set_learned(session, written if found is None else found.version)
+            self._merge_gone(session, standing, past, astray, gone)
+            self._merge_evicted(session, {path: unseen[path] for path in gone & unseen.keys()}, past, astray, overtaken)
+            self._merge_manifest(session, None if MANIFEST in overtaken else found, past, overtaken)
+        if past.is_other and session not in self._identity.doubted:
+            self._identity.suspect(session)
         return astray
+
+    def _merge_known(self, session: str, known: Sequence[_Listed], past: _Past, astray: Astray) -> None:
+        """Files that are expected here and that the store has, perhaps as other versions."""
+        other = [(path, etag, stored) for path, etag, _, _, stored in known if etag != stored.version.etag]
+        if past.is_other:
+            astray.lost += self._journal.residence.unknown(session, other, self._clock())
+            astray.replaced = {}
+        else:
+            same = [row for row in known if row[2] and row[1] == row[4].version.etag]
+            again = [(path, etag, stored) for path, etag, _, _, stored in same]
+            self._journal.residence.supersede(session, [*other, *again])
+
+    def _merge_gone(
+        self, session: str, standing: Mapping[str, _Standing], past: _Past, astray: Astray, gone: AbstractSet[str]
+    ) -> None:
+        """Files that are expected here and that the store has no more."""
+        here = {path: row for path, row in standing.items() if path in gone}
+        deleted = {path for path, row in here.items() if row[2] or past.deleted(path)}
+        self._journal.residence.supersede(session, [(path, here[path][0], None) for path in deleted])
+        if lost := [(path, row[0]) for path, row in here.items() if path not in deleted]:
+            astray.lost += self._journal.residence.lost(session, lost, self._clock())
+            astray.deleted -= {path for path, _ in lost}
+
+    def _merge_evicted(
+        self,
+        session: str,
+        gone: Mapping[str, tuple[str, bool]],
+        past: _Past,
+        astray: Astray,
+        overtaken: AbstractSet[str],
+    ) -> None:
+        """Files that only the store had. One that only a listing told of was another host's, and may go unmentioned."""
+        lost = []
+        for path, (etag, ours) in gone.items():
+            if past.deleted(path) or not (ours or past.lists(path)):
+                self._journal.sessions.forget_evicted(session, path, overtaken=overtaken)
+            elif path not in overtaken:
+                lost.append((path, etag))
+        if lost:
+            astray.lost += self._journal.residence.lost(session, lost, self._clock())
+
+    def _merge_manifest(
+        self, session: str, found: manifest.FoundManifest | None, past: _Past, overtaken: AbstractSet[str]
+    ) -> None:
+        """The manifest's links and directories; it is not ``found`` if this host has written one since."""
+        sessions = self._journal.sessions
+        row = sessions.get(session)
+        merged = None if row is None else row.manifest
+        if found is not None and found.version != merged:  # else it would learn links again that are gone since
+            self._journal.residence.supersede_others(session, dict(found.others), whole=not found.flaws)
+            sessions.learn(session, [], found.others)
+            if not found.flaws:
+                sessions.forget_others(session, [path for path, _ in found.others])
+        written = merged if MANIFEST in overtaken else None
+        sessions.set_learned(session, written if found is None else found.version, past.serial)
 
     def _manifest(self, session: str) -> manifest.FoundManifest | None:
         try:
@@ -199,10 +276,9 @@ class Learner:
         if strange:
             logger.warning("%d objects have keys that are no path of the session", strange, extra={"session": session})
 
-    def _gone(self, session: str, unseen: Sequence[str]) -> list[str]:
+    def _gone(self, session: str, unseen: Sequence[str]) -> set[str]:
         """Of the files that a listing did not show, those that the store says it has no more."""
-        there = self._asked(session, unseen)
-        return [path for path in unseen if path not in there]
+        return set(unseen) - self._asked(session, unseen).keys()
 
     def _asked(self, session: str, paths: Sequence[str]) -> dict[str, ObjectInfo]:
         """Those of the paths that the store says it has, and what it has there."""
@@ -214,6 +290,34 @@ class Learner:
 
         in_parallel(iter(paths), ask, min(_ASKING, len(paths)))
         return there
+
+
+_Standing = tuple[str, bool, bool]
+_Listed = tuple[str, str, bool, bool, Stored]
+"""What residence.standing tells of a file, with its path, and what the store has."""
+
+
+class _Past:
+    """What the manifest that was found tells of what happened to a session since the journal knew one."""
+
+    def __init__(self, known: Session | None, found: manifest.FoundManifest | None, *, doubted: bool) -> None:
+        self._found = found
+        ours = None if known is None else known.manifest
+        same = found is not None and ours is not None and found.version.etag == ours.etag
+        serial = None if found is None else found.serial
+        older = known is not None and serial is not None and serial < known.serial
+        self.is_other = not same and (doubted or (ours is not None and (found is None or older)))
+        """The store went back to a time before that manifest, or is another one: it tells of no deletion."""
+        self._tells = found is not None and not same and not self.is_other and not found.flaws
+        self.serial = serial or 0
+
+    def lists(self, path: str) -> bool:
+        """Whether the manifest has this file."""
+        return self._found is not None and path in self._found.files
+
+    def deleted(self, path: str) -> bool:
+        """Whether another host has deleted a file: it wrote a manifest since, and that one leaves it out."""
+        return self._tells and not self.lists(path)
 
 
 def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:

@@ -48,11 +48,17 @@ class Summary:
     failures: list[Failure] | None = None
 
 
-def write(out: IO[bytes], entries: Iterable[Entry], *, session: str, state: str, host: str, now: float) -> Summary:
-    """Write the manifest of what the store has. A name or link target that is not UTF-8 goes to ``failures``."""
+def write(
+    out: IO[bytes], entries: Iterable[Entry], *, session: str, state: str, host: str, now: float, serial: int = 0
+) -> Summary:
+    """Write the manifest of what the store has. A name or link target that is not UTF-8 goes to ``failures``.
+
+    ``serial`` is one more than that of the manifest that this one follows.
+    """
     summary = Summary(failures=[])
     written_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = {"format": FORMAT, "session": session, "state": state, "host": host, "written_at": written_at}
+    head["serial"] = serial
     out.write(json.dumps(head)[:-1].encode() + b', "entries": [')
     separator = b"\n"
     for entry in entries:
@@ -165,12 +171,14 @@ class FoundManifest:
     """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only.
 
     ``flaws`` says, in sentences, what had to be passed over or stands there twice; a hundred of them at most.
+    ``serial`` is its number, None if it has none: another program wrote it, or version 0.1.0.
     """
 
     version: Version
     files: dict[str, ManifestFile]
     others: list[tuple[str, FileStat]]
     flaws: list[str] = field(default_factory=list)
+    serial: int | None = None
 
 
 def read(store: ObjectStore, key: str) -> FoundManifest:
@@ -187,8 +195,9 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
     others: list[tuple[str, FileStat]] = []
     flaws: list[str] = []
     paths: set[str] = set()
+    head: dict[str, Any] = {}
     try:
-        for row in _rows(download.chunks, key, flaws):
+        for row in _rows(download.chunks, key, flaws, head):
             try:
                 path = _path(row["path"])
                 mtime = _mtime(row)
@@ -207,7 +216,8 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
                 _note(flaws, f"a row makes no sense: {row!r:.120}")
     except IntegrityError as error:
         return FoundManifest(download.info.version, {}, [], [error.reason])
-    return FoundManifest(download.info.version, files, others, flaws)
+    serial = head.get("serial")
+    return FoundManifest(download.info.version, files, others, flaws, serial if type(serial) is int else None)
 
 
 def _note(flaws: list[str], sentence: str) -> None:
@@ -257,14 +267,16 @@ def _mtime(row: dict[str, Any]) -> int:
     return mtime
 
 
-def _rows(chunks: Iterator[bytes], key: str, flaws: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a manifest: one at a time where it has a line for each, as ours have; else all at once."""
+def _rows(chunks: Iterator[bytes], key: str, flaws: list[str], head: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest: one at a time where it has a line for each, as ours have; else all at once. Fills
+    ``head`` with what comes before them."""
     lines = _lines(chunks)
-    head = next(lines, b"")
-    if _is_our_head(head):
+    first = next(lines, b"")
+    if _is_our_head(first):
+        head |= json.loads(first + b"]}")
         yield from _line_rows(lines, flaws)
         return
-    data = bytearray(head)
+    data = bytearray(first)
     for line in lines:
         data += b"\n" + line
         if len(data) > _LARGEST:
@@ -280,6 +292,7 @@ def _rows(chunks: Iterator[bytes], key: str, flaws: list[str]) -> Iterator[dict[
     if not sound or not isinstance(document.get("entries"), list):
         _note(flaws, f"it is no manifest of format {FORMAT}")
         return
+    head |= document
     for row in document["entries"]:
         if isinstance(row, dict):
             yield row

@@ -39,6 +39,42 @@ class FileStat:
     mount: str | None = None
 
 
+class Leases(StrEnum):
+    """What a lease says of a file's writers on one file system: all of them, not all of them, or nothing."""
+
+    HONEST = "honest"
+    LYING = "lying"
+    REFUSED = "refused"
+
+
+@record(frozen=True, slots=True)
+class Device:
+    """One file system. ``number`` is its ``st_dev``; ``id`` is the name under which the journal keeps what was measured
+    of it."""
+
+    id: str
+    number: int
+    kind: str
+
+
+@record(frozen=True, slots=True)
+class Capabilities:
+    """What a file system can do. Two changes within ``tick`` seconds may get one time stamp; ``births`` says that it
+    tells birth times."""
+
+    device: Device
+    tick: float
+    births: bool
+    leases: Leases
+
+
+LONGEST_TICK = 2.1
+"""Seconds: FAT's time stamps are the coarsest, with two."""
+
+UNMEASURED = Capabilities(Device("", -1, "unknown"), LONGEST_TICK, births=False, leases=Leases.REFUSED)
+"""What is assumed of a file system that was not measured."""
+
+
 @record(frozen=True, slots=True)
 class Version:
     """The store's name for one state of one object. The ETag is opaque: it is never taken for an MD5."""
@@ -118,6 +154,7 @@ class Entry:
     superseded: Superseded | None = None
     older: Stored | None = None
     vanished: bool = False
+    doubted: bool = False
 
     @property
     def current(self) -> Stored | None:
@@ -178,9 +215,9 @@ class Mark:
 @record(frozen=True, slots=True)
 class Session:
     """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
-    last known; ``lost`` counts the files that were gone with the directory before they were stored; ``doubted`` says
-    that no whole scan has finished since a life that did not end in order; ``vanished`` counts the files that are
-    missing here without evidence of a deletion."""
+    last known, ``serial`` its number; ``lost`` counts the files that were gone with the directory before they were
+    stored; ``doubted`` says that no whole scan has finished since a life that did not end in order; ``vanished`` counts
+    the files that are missing here without evidence of a deletion."""
 
     name: str
     state: str
@@ -191,6 +228,7 @@ class Session:
     manifest: Version | None
     confirmed: int
     lost: int
+    serial: int = 0
     doubted: bool = False
     vanished: int = 0
 

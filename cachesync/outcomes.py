@@ -187,7 +187,8 @@ class CloseReport:
 
 @record(frozen=True, slots=True)
 class VerifyReport:
-    """``verify``: everything in a session read again, and each difference."""
+    """``verify``: everything in a session read again, and each difference. ``repaired`` are the paths that differed
+    before ``--repair``, and do not any more."""
 
     session: str
     files: int = 0
@@ -195,6 +196,7 @@ class VerifyReport:
     differences: Sequence[Failure] = ()
     pending: Sequence[Pending] = ()
     seconds: float = 0.0
+    repaired: Sequence[str] = ()
 
     @property
     def verified(self) -> bool:
@@ -216,6 +218,7 @@ class VerifyReport:
             "differences": _failures(self.differences),
             "pending": _reasons(self.pending),
             "seconds": round(self.seconds, 3),
+            "repaired": [printable(path) for path in self.repaired],
         }
 
 

@@ -15,7 +15,7 @@ from cachesync.errors import (
     StoreNameTaken,
     StoreTransient,
 )
-from cachesync.model import Entry, FileStat, Kind
+from cachesync.model import Entry, FileStat, Kind, Stored
 from cachesync.record import record
 
 MIB = 1024 * 1024
@@ -38,6 +38,10 @@ FARTHEST = 900.0
 LINGERING = 60.0
 """Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s), so that the next store
 to it shows in the file's times."""
+
+FINE_TICK = 0.020
+"""Seconds: the tick of a file system on a kernel whose clock ticks each 1 to 10 ms. Whoever reads a file waits for it;
+for a coarser one nobody waits, and the file is read once more."""
 
 SCAN_SHARE = 0.01
 """Of one processor: what scans may take that nothing calls for."""
@@ -117,12 +121,20 @@ def defer_for_writer(now: float, dirty_since: float, changed_at: float, writer: 
     return None if now >= limit else min(limit, now + SPACING)
 
 
-def is_unsettled(read_at: float, stat: FileStat, writer: Writer) -> bool:
+def is_unsettled(read_at: float, stat: FileStat, writer: Writer, *, tick: float) -> bool:
     """Whether a file's bytes may have changed after they were read without a trace in its stat: by a writer that has a
-    page mapped, since the kernel notes only the first store to it."""
-    if writer is Writer.UNKNOWN:
-        return read_at - stat.ctime_ns / 1e9 < LINGERING
-    return writer is Writer.OPEN
+    page mapped, since the kernel notes only the first store to it; or, where time stamps are coarse, in the ``tick`` of
+    the change before."""
+    age = read_at - stat.ctime_ns / 1e9
+    if writer is Writer.UNKNOWN and age < LINGERING:
+        return True
+    return writer is Writer.OPEN or (tick > FINE_TICK and age < tick)
+
+
+def was_reverted(stat: FileStat, stored: Stored | None, booted_at: float) -> bool:
+    """Whether a file whose bytes are not those that the store confirmed may have lost them, with the machine's power or
+    by a rollback: nobody has written to it since the machine booted, or since it was stored."""
+    return stat.mtime_ns / 1e9 <= booted_at or (stored is not None and stat.mtime_ns < stored.mtime_ns)
 
 
 class Reading(Enum):

@@ -17,6 +17,13 @@ from cachesync.record import record
 Json = dict[str, Any]
 
 
+NOT_CONFIGURED = (
+    "no store is configured, so it is a folder of this machine: what is stored is safe on this machine only"
+    " (set CACHESYNC_STORE=s3://BUCKET)"
+)
+"""What everybody is told who stores without having said where."""
+
+
 @record(frozen=True, slots=True)
 class Failure:
     """A path that cannot be stored as things are, and why."""
@@ -67,7 +74,8 @@ class ReceiptLine:
 @record(frozen=True, slots=True)
 class FlushReport:
     """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it. ``vanished``
-    files of the session are missing here without evidence that a program deleted them; the store keeps them."""
+    files of the session are missing here without evidence that a program deleted them; the store keeps them.
+    ``on_this_machine`` says that the store is a folder of this machine, since no store is configured."""
 
     session: str
     stored: bool
@@ -83,6 +91,7 @@ class FlushReport:
     seconds: float = 0.0
     entries: Sequence[ReceiptLine] | None = None
     vanished: int = 0
+    on_this_machine: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -107,6 +116,7 @@ class FlushReport:
             "manifest": self.manifest,
             "seconds": round(self.seconds, 3),
             "vanished": self.vanished,
+            "on_this_machine": self.on_this_machine,
         }
         if self.entries is not None:
             answer["entries"] = [
@@ -183,6 +193,8 @@ class StatusReport:
     ``notes`` are plain sentences that an operator should see (the store is down since ..., no versioning, the root is
     gone). ``rate`` is bytes a second over the last few seconds, None without a daemon and until there are some seconds.
     ``store_silent_for`` are the seconds that the store has left unanswered what it was asked, None if it answers.
+    ``on_this_machine`` says that the store is a folder of this machine, since no store is configured: what is safe to
+    kill is safe on this machine only.
     """
 
     root: str
@@ -192,6 +204,7 @@ class StatusReport:
     notes: Sequence[str] = field(default=())
     rate: float | None = None
     store_silent_for: float | None = None
+    on_this_machine: bool = False
 
     def json(self) -> Json:
         """``status --json``."""
@@ -204,6 +217,7 @@ class StatusReport:
             "notes": list(self.notes),
             "rate": self.rate,
             "store_silent_for": None if self.store_silent_for is None else round(self.store_silent_for, 1),
+            "on_this_machine": self.on_this_machine,
         }
 
 

@@ -30,8 +30,11 @@ class Rivals:
     def __init__(self, context: Context) -> None:
         self._c = context
 
-    def contend(self, entry: Entry, key: str, body: Body, carried: Attributes, resume: Resume) -> ObjectInfo:
-        """Store ``body`` although the object is not what we last knew; another's bytes are kept first.
+    def contend(
+        self, entry: Entry, key: str, body: Body, carried: Attributes, resume: Resume, *, reverted: bool
+    ) -> ObjectInfo:
+        """Store ``body`` although the object is not what we last knew; another's bytes are kept first, and ours if the
+        file may be ``reverted``: an older life's put that the journal lost with the power.
 
         Raises PreconditionFailed if others write faster than we do, and StoreError.
         """
@@ -45,7 +48,7 @@ class Rivals:
                 same = theirs.sha256 == body.sha256
                 if same and not entry.relabelled:
                     return theirs
-                if not same and not self.is_ours(entry, theirs):
+                if not same and (reverted or not self.is_ours(entry, theirs)):
                     self._keep(entry, key, theirs)
                 expect = theirs.version
             try:
@@ -54,15 +57,15 @@ class Rivals:
                 last = error
         raise last
 
-    def keep_hidden(self, entry: Entry, key: str) -> Version | None:
+    def keep_hidden(self, entry: Entry, key: str, *, ours: bool = False) -> Version | None:
         """A file or a link was made where only the store had bytes: keep those beside it, whoever wrote them, unless
-        they are what a try to store that file has left there. Returns the version that may be replaced then. Raises
-        StoreError."""
+        they are what a try to store that file has left there (``ours``: also then). Returns the version that may be
+        replaced then. Raises StoreError."""
         try:
             theirs = with_digest(self._c.store, self._c.store.head(key))
         except ObjectNotFound:
             return None
-        if not self.is_ours(entry, theirs):
+        if ours or not self.is_ours(entry, theirs):
             self._keep(entry, key, theirs)
         return theirs.version
 

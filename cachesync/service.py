@@ -15,6 +15,7 @@ from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
 from cachesync.events import Events
 from cachesync.files import NO_SESSION, Tree
 from cachesync.flush import Flusher
+from cachesync.identity import StoreIdentity
 from cachesync.ignore import IgnoreRules
 from cachesync.journal import Journal
 from cachesync.keys import check_path, check_session, to_key
@@ -22,6 +23,7 @@ from cachesync.metrics import Measures
 from cachesync.model import Entry, Kind, Skipped
 from cachesync.record import record
 from cachesync.reports import (
+    NOT_CONFIGURED,
     DaemonStatus,
     Failure,
     FlushReport,
@@ -41,17 +43,22 @@ _OF_THE_DISK = "lost+found"
 """At the top of an ext4 volume."""
 
 _SHOWN_FAILURES = 20
+_CHECK = 2.0
+"""Seconds after its start in which a daemon finds out whether the store is the journal's; status waits for that."""
+
 _RATE_WINDOW = 10.0
 _RATE_LEAST = 3.0
 
 
 @record(frozen=True, slots=True)
 class Place:
-    """What is served: for people, not for opening. ``prefix`` is the store's own."""
+    """What is served: for people, not for opening. ``prefix`` is the store's own; ``on_this_machine`` says that it is a
+    folder here, since no store is configured."""
 
     root: str
     store: str
     prefix: str
+    on_this_machine: bool = False
 
 
 class Service:
@@ -76,6 +83,7 @@ class Service:
         since: float | None,
         events: Events,
         activity: Activity,
+        identity: StoreIdentity,
     ) -> None:
         self._place = place
         self._tree = tree
@@ -93,6 +101,7 @@ class Service:
         self.activity = activity
         self._silent_for = silent_for
         self._rate = Rate()
+        self._identity = identity
         self.notes: Callable[[], list[str]] = list
         self.measure: Callable[[], Measures] | None = None
 
@@ -107,11 +116,15 @@ class Service:
         if session is not None:
             self._check_known(session)
             self._scanner.scan(session, recheck=True)
+        if self._since is not None:
+            self._identity.checked.wait(max(0.0, min(_CHECK, self._since + _CHECK - self._clock())))
         names = self._journal.sessions.names() if session is None else [session]
         in_journal = set(self._journal.sessions.names())
         known = [name for name in names if name in in_journal]
         silent = self.store_silent_for()
-        notes = [*self.notes(), *self._silence_notes(silent)]
+        notes = [*self.notes(), *self._identity.notes(), *self._silence_notes(silent)]
+        if self._place.on_this_machine:
+            notes.append(NOT_CONFIGURED)
         notes += [note for name in known if (note := self._conflict_note(name))]
         rows = [self._session_status(name) for name in known]
         notes += [f"{row.session}: {gone_here(row.vanished)}" for row in rows if row.vanished]
@@ -126,6 +139,7 @@ class Service:
             notes=notes,
             rate=None if daemon is None else self._rate.now(),
             store_silent_for=silent,
+            on_this_machine=self._place.on_this_machine,
         )
 
     def tend(self) -> None:
@@ -190,6 +204,8 @@ class Service:
         unseen = [one for one in self._scanner.unseen.get(name, []) if not self._is_dirty(name, one.path)]
         if row is not None and row.lost:
             unseen = [*unseen, gone_with_directory(row.lost)]
+        if name in self._identity.doubted:
+            unseen = [*unseen, Failure(".", "the store was emptied, restored or replaced, and is being compared")]
         failed = self._journal.waiting.failures(name, _SHOWN_FAILURES)
         return SessionStatus(
             session=name,
@@ -229,7 +245,7 @@ class Service:
         count = self._journal.sessions.conflict_count(name)
         if not count:
             return None
-        return f"{name}: another writer was in the way {count} times; its bytes are kept as *.conflict-* in the store"
+        return f"{name}: {count} conflicts; the bytes that the store had are kept there as *.conflict-*"
 
     def _story(self, entry: Entry) -> Story:
         stored = entry.stored

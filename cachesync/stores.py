@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from cachesync.config.kinds import parse_store
 from cachesync.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,8 +19,32 @@ if TYPE_CHECKING:
     from cachesync.store.s3_credentials import Found
 
 
+def settled(config: Config) -> Config:
+    """The settings, but for a root that version 0.1.0 stored in the folder that all roots of a user shared while no
+    store was configured: it goes on there."""
+    shared = parse_store(config.unchosen[-1]) if config.unchosen else config.store
+    if not config.embedded or shared == config.store or not os.path.isdir(unquote(shared.place)):
+        return config
+    from cachesync.journal import store_of  # not before there is such a folder: SQLite is a tenth of a flush
+
+    if store_of(config.state / "journal.db") != shared.shown:
+        return config
+    origins = (row._replace(value=shared.shown) if row.name == "store" else row for row in config.origins)
+    return replace(config, store=shared, origins=tuple(origins))
+
+
+def check_remote(config: Config, *, dev_server: bool = False) -> None:
+    """Raise ConfigError if the store is on this machine and must not be."""
+    if config.require_remote and (config.local or dev_server):
+        where = "the S3 server of --dev-server" if dev_server else config.store.shown
+        source = next(row.source for row in config.origins if row.name == "require_remote")
+        cause = f"it is on this machine, and require_remote is set ({source})"
+        raise ConfigError("store in", where, cause, "set the store to a bucket, as CACHESYNC_STORE=s3://BUCKET")
+
+
 def open_store(config: Config, dev_server: DevServer | None = None) -> ObjectStore:
-    """The store that the settings name; ``dev_server`` brings its own address and credentials."""
+    """The store that the settings name; ``dev_server`` brings its own address and credentials. Raises ConfigError."""
+    check_remote(config, dev_server=dev_server is not None)
     store = _open(config, dev_server)
     if config.bandwidth is None:
         return store

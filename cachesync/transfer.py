@@ -7,7 +7,6 @@ after, and nothing is confirmed before the store said yes. Every write names the
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -27,6 +26,7 @@ from cachesync.policy import (
     is_same_file,
     is_unsettled,
     may_be_renamed,
+    was_reverted,
 )
 from cachesync.record import record
 from cachesync.removal import Removal
@@ -80,6 +80,7 @@ class Transfer:
 
     def run(self, session: str, path: str) -> bool:
         """Do what the entry needs now, if it still needs anything; whether something was stored or deleted."""
+        self._c.identity.admit()
         entry, learned = self._c.journal.entries.with_learned(session, path)
         if not learned:
             if not self._learner.ensure(session):
@@ -89,7 +90,7 @@ class Transfer:
         if entry is None or not entry.dirty or now + self._c.pace.settle < entry.due_at <= now + FARTHEST:
             return False
         if entry.kind is Kind.FILE and not entry.tombstone:
-            return self._put(entry)
+            return self._put(entry) if entry.resident else self._find(entry)
         if entry.kind is Kind.FILE or entry.stored is not None:
             return self.removal.delete(entry)
         return False
@@ -101,7 +102,7 @@ class Transfer:
             return False
         with file:
             key = self._c.key(entry.session, entry.path)  # not before: nobody hears of a bad name that is gone
-            self._await_tick(file)
+            file.await_tick(self._c.clock())
             now = self._c.clock()
             writer = file.writer()  # a close that was seen proves nothing: there may be another writer
             flushing = self._c.urgent(entry.session)
@@ -120,12 +121,14 @@ class Transfer:
             if snapshot.cut and not snapshot.body.size:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
                 return False
-            unsettled = is_unsettled(now, snapshot.stat, writer)
+            unsettled = is_unsettled(now, snapshot.stat, writer, tick=file.capabilities.tick)
             with self.removal.trying(entry):
                 stored, sent = self._send(entry, key, snapshot)
+                self._c.identity.confirmed()
                 self._c.journal.work.confirm(
                     entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
                 )
+        self._c.identity.affirm()
         self._tell_stored(entry, stored.size, sent=sent, complete=not snapshot.cut)
         if snapshot.cut:
             self._c.journal.work.postpone(entry, self._c.clock() + self._c.pace.max_dirty_age)
@@ -143,6 +146,21 @@ class Transfer:
             logger.info("stored", extra=facts | took)
         return sent
 
+    def _find(self, entry: Entry) -> bool:
+        """A file that the store lost and that is not here: it is clean if the store has it again. Raises
+        ObjectNotFound."""
+        try:
+            info = self._c.store.head(self._c.key(entry.session, entry.path))
+        except ObjectNotFound:
+            self._learner.if_changed(entry.session)  # another host may have said since that it deleted the file
+            name = f"{entry.session}/{entry.path}"
+            hint = f"cachesync restore {name} brings back what the bucket kept, cachesync rm {name} gives it up"
+            raise ObjectNotFound("find", entry.path, "the store lost it, and it is not here", hint) from None
+        same = entry.stored is not None and entry.stored.version.etag == info.version.etag
+        stored = entry.stored if same and entry.stored is not None else attributes.to_stored(info)
+        self._c.journal.work.confirm(entry, stored, read=None, put=False)
+        return False
+
     def _tell_stored(self, entry: Entry, size: int, *, sent: bool, complete: bool) -> None:
         seconds = self._c.clock() - entry.dirty_since if complete else None
         tell, place = self._c.events.tell, (entry.session, entry.path)
@@ -154,12 +172,6 @@ class Transfer:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
 
-    def _await_tick(self, file: OpenFile) -> None:
-        """Where time stamps are coarse, read a file only when a later write is sure to get another one."""
-        age = self._c.clock() - file.stat.ctime_ns / 1e9
-        if 0 <= age < self._c.granularity:
-            time.sleep(self._c.granularity - age)
-
     def _send(self, entry: Entry, key: str, snapshot: Snapshot) -> tuple[Stored, bool]:
         """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""
         body, stat = snapshot.body, snapshot.stat
@@ -169,6 +181,9 @@ class Transfer:
         resume = JournalResume(self._c.journal, entry.session, entry.path)
         old = entry.older
         told = (body.sha256, body.size, stat.mtime_ns, stat.mode)
+        # Older, shorter or no bytes at all, since the power went: never in the place of what was confirmed.
+        reverted = entry.doubted and was_reverted(stat, entry.stored, self._c.journal.booted_at())
+        kept = False
         try:
             if base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode):
                 base = self._as_it_is(entry, key, base, stat)
@@ -177,16 +192,18 @@ class Transfer:
             if base is known and old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == told:
                 return old, False  # it was away with its directory, and nobody changed it: the store's version is newer
             expect = None if base is None else base.version
-            if entry.hidden and base is not None and base.sha256 != body.sha256:
-                expect = self._rivals.keep_hidden(entry, key)
-            elif _is_unseen(entry) and base is not None and base.sha256 != body.sha256:
+            replaced = base is not None and base.sha256 != body.sha256
+            kept = replaced and (entry.hidden or reverted)
+            if kept:
+                expect = self._rivals.keep_hidden(entry, key, ours=reverted)
+            elif replaced and _is_unseen(entry):
                 raise PreconditionFailed("store", key, "another writer's bytes stand there")
             info = self._copy(entry, key, snapshot, carried, expect)
             if info is None:
-                tail = body.tail if base is known and base is entry.stored and not entry.hidden else None
+                tail = body.tail if base is known and base is entry.stored and not entry.hidden and not kept else None
                 info = self._c.store.put(key, body, carried, expect=expect, resume=resume, tail=tail)
         except PreconditionFailed:
-            info = self._rivals.contend(entry, key, body, carried, resume)
+            info = self._rivals.contend(entry, key, body, carried, resume, reverted=reverted)
         return _confirmed(info, stat, body.sha256, self._c.clock()), True
 
     def _as_it_is(self, entry: Entry, key: str, base: Stored, stat: FileStat) -> Stored | None:

@@ -133,6 +133,11 @@ class Uploader:
         with self._changed:
             return sum(1 for name, _ in self._in_flight if name == session)
 
+    def flying(self, session: str) -> list[str]:
+        """The session's paths that are being transferred."""
+        with self._changed:
+            return [path for name, path in self._in_flight if name == session]
+
     def all_in_flight(self) -> int:
         """How many paths are being transferred, of all sessions."""
         with self._changed:

@@ -151,16 +151,27 @@ class Lifecycle(Protocol):
         """
         ...
 
-    def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
-        """Flush, mark the manifest closed, and drop the local bytes unless ``keep``. Raises NoSuchSession."""
+    def close(
+        self,
+        session: str,
+        *,
+        keep: bool = False,
+        timeout: float,
+        confirm_deletes: bool = False,
+        force: bool = False,
+    ) -> CloseReport:
+        """Flush, mark the manifest closed, and drop the local bytes unless ``keep``. ``force`` as in ``evict``. Raises
+        NoSuchSession."""
         ...
 
-    def evict(self, session: str) -> EvictReport:
-        """Drop the local bytes that the store has. Raises NoSuchSession."""
+    def evict(self, session: str, *, force: bool = False) -> EvictReport:
+        """Drop the local bytes that the store has. ``force`` says that no program has a file open for writing where the
+        kernel does not tell. Raises NoSuchSession."""
         ...
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare. Raises NoSuchSession, StoreError."""
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        """Read every object of a session again from the store, and compare. ``repair`` stores again what differs and is
+        here, as it was stored before; then it compares once more. Raises NoSuchSession, StoreError."""
         ...
 
 

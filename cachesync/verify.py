@@ -1,5 +1,5 @@
-"""Reading every object of a session again from the store, and comparing: with the manifest, and with what this host's
-journal has confirmed.
+"""Reading every object of a session again from the store, and comparing: with the manifest, with what this host's
+journal has confirmed, and with the files that stand here.
 
 Nothing is believed but bytes that arrived just now. What the store cannot be asked is pending, never a difference.
 """
@@ -27,13 +27,15 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
+from cachesync.files import Tree
 from cachesync.keys import RESERVED, check_session, from_key, manifest_key, session_prefix
 from cachesync.learn import Learner
 from cachesync.manifest import FoundManifest
-from cachesync.model import Kind
+from cachesync.model import Entry, Kind
 from cachesync.outcomes import OnProgress, Progress, VerifyReport, no_progress
 from cachesync.parallel import in_parallel
 from cachesync.reports import Failure, Pending
+from cachesync.scanner import Scanner, ScanResult
 
 T = TypeVar("T")
 
@@ -44,6 +46,7 @@ MANIFEST = f"{RESERVED}/manifest.json"
 
 _PAUSES = (0.1, 0.4)
 _LOOKS = 3
+_PIECE = 1024 * 1024
 _GIVE_UP = 16
 _TELL = 0.1
 
@@ -51,29 +54,33 @@ _TELL = 0.1
 class Verifier:
     """``verify``. Safe to call from many threads; reads past every cache and writes nothing."""
 
-    def __init__(self, context: Context, learner: Learner) -> None:
+    def __init__(self, context: Context, learner: Learner, scanner: Scanner) -> None:
         self._c = context
         self._learner = learner
+        self._scanner = scanner
 
     def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
         """Read every object of a session, of this host or of any, and compare.
 
-        Raises NoSuchSession if the store has nothing of it, and this host's journal knows of nothing that it should
-        have; StoreError if the store cannot be asked for the manifest.
+        Raises NoSuchSession if the store has nothing of it, and there is nothing here that it should have; StoreError
+        if the store cannot be asked for the manifest.
         """
         check_session(session)
         begun = time.monotonic()
+        stands = self._c.tree.session_directory(session) is not None
+        scan = self._scanner.scan(session, recheck=True) if stands else ScanResult()
         found, flaws = self._manifest(session)
         run = _Run(self._c, session, found, progress)
         if found is None and not flaws:
-            if not run.stored() and not self._learner.is_stored(session):
+            if not run.known() and not self._learner.is_stored(session):
                 raise NoSuchSession("verify", session, "the store has nothing of it")
             flaws = ["there is none: the session was never flushed, or somebody removed it"]
         run.go()
+        run.compare_disk()
         if found is not None:
             with contextlib.suppress(StoreTransient, StoreCredentials):  # what was found by then stands
                 flaws = self._look_again(run, session, found, flaws)
-        differences = [Failure(MANIFEST, flaw) for flaw in flaws]
+        differences = [*(Failure(MANIFEST, flaw) for flaw in flaws), *scan.failures]
         differences += [Failure(*row) for row in sorted(run.differences.items())]
         pending = [Pending(*row) for row in sorted(run.pending.items())]
         return VerifyReport(session, run.files, run.bytes, differences, pending, time.monotonic() - begun)
@@ -112,6 +119,7 @@ class _Run:
         self.bytes = 0
         self.differences: dict[str, str] = {}
         self.pending: dict[str, str] = {}
+        self._there: set[str] = set()
         self._again = False
         self._silent = 0
         self._told_at = 0.0
@@ -127,16 +135,33 @@ class _Run:
         paths, self.differences = iter(self.differences), {}
         in_parallel(paths, self._check, THREADS)
 
-    def stored(self) -> bool:
-        """Whether the journal knows of a stored file."""
-        return next(self._confirmed(), None) is not None
+    def known(self) -> bool:
+        """Whether the journal knows of a file."""
+        return next(self._entries(), None) is not None
+
+    def compare_disk(self) -> None:
+        """Find files here that the store does not have, and such as are not what was stored of them."""
+        paths = (entry.path for entry in self._entries() if entry.resident and not entry.tombstone)
+        in_parallel(paths, self._compare_file, THREADS)
+
+    def _compare_file(self, path: str, _: threading.Event) -> None:
+        entry = self._c.journal.entries.entry(self._session, path)
+        if entry is None or entry.tombstone or path in self.differences:
+            return
+        if entry.dirty:
+            if entry.stored is None and path not in self._there:
+                self.differences[path] = entry.error or "it is here, and the store does not have it"
+        elif entry.stored is not None and entry.superseded is None and entry.stored.sha256 is not None:
+            digest = local_digest(self._c.tree, entry)
+            if digest not in {None, entry.stored.sha256}:
+                self.differences[path] = "the file here has other bytes than were stored, and its times do not show it"
+
+    def _entries(self) -> Iterator[Entry]:
+        if self._session in self._c.journal.sessions.names():
+            yield from (row for row in self._c.journal.entries.walk(self._session) if row.kind is Kind.FILE)
 
     def _confirmed(self) -> Iterator[str]:
-        if self._session not in self._c.journal.sessions.names():
-            return
-        for entry in self._c.journal.entries.walk(self._session):
-            if entry.kind is Kind.FILE and entry.stored is not None:
-                yield entry.path
+        return (entry.path for entry in self._entries() if entry.stored is not None)
 
     def _paths(self) -> Iterator[str]:
         """Each path once: first what is listed, then what should have been."""
@@ -175,6 +200,8 @@ class _Run:
             raise
         except StoreError as error:
             wrong = f"it cannot be read: {error.advice}"
+        if found is not None:
+            self._there.add(path)
         if wrong is not None:
             self.differences[path] = wrong
         self._count(found)
@@ -232,6 +259,19 @@ class _Run:
             rows = {} if self._manifest is None else self._manifest.files
             told = Progress(self.files, max(self.files, len(rows)), self.bytes, max(self.bytes, self._total_bytes))
         self._progress(told)
+
+
+def local_digest(tree: Tree, entry: Entry) -> str | None:
+    """The SHA-256 of the file that stands at an entry; None if it is not the one that the journal knows."""
+    file = tree.open(entry.session, entry.path)
+    if file is None:
+        return None
+    with file:
+        digest, at = hashlib.sha256(), 0
+        while file.stat == entry.stat and (piece := file.read(at, _PIECE)):
+            digest.update(piece)
+            at += len(piece)
+        return digest.hexdigest() if file.restat() == entry.stat else None
 
 
 def _patiently(ask: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ from cachesync.outcomes import (
     PastVersion,
     VerifyReport,
 )
+from cachesync.rebind import RebindReport
 from cachesync.reports import (
     DaemonStatus,
     Failure,
@@ -157,7 +158,10 @@ ANSWERS: dict[str, Any] = {
     "open": _OPEN.json(),
     "close": CloseReport(FlushReport("s1", stored=True), closed=True, evicted=_EVICTED).json(),
     "evict": _EVICTED.json(),
-    "verify": VerifyReport("s1", 5, 134, [Failure("a", "the object is gone")], [_SILENT], 0.2).json(),
+    "verify": VerifyReport("s1", 5, 134, [Failure("a", "the object is gone")], [_SILENT], 0.2, repaired=["c"]).json(),
+    "rebind": RebindReport(
+        "/srv/sessions", "s3://new", "s3://old", 12, (Failure("s1/a", "it is not here, and not in the new store"),)
+    ).json(),
     "umount": {"unmounted": "/srv/files", "left": []},
     "ls": [_ARTIFACT.json()],
     "cat": _ARTIFACT.json() | _KEPT,

@@ -21,11 +21,14 @@ COMMANDS: dict[str, str] = {
     " `--all`, a directory in the root that is no session (`my session`) has a row too, with `stored` false, and the code"
     " is 1: rename it, or list it in the root's `.cachesyncignore`. `stored` is"
     " the answer. `uploaded` and `deleted` count what was done during this flush. `manifest` is null if it was not"
-    " written. `entries` only with `--receipt`. `version` is the ETag; it is not an MD5. Without a daemon, flush does the"
+    " written. `on_this_machine` is true where no store is configured, so that it is a folder of this machine: stderr says"
+    " so too. `entries` only with `--receipt`. `version` is the ETag; it is not an MD5. Without a daemon, flush does the"
     " work itself.",
     "status": 'For one session it scans first, and the code is the "safe to kill" answer: 0, or 4. `daemon` is null'
     " without one; `rate` (bytes a second) too, and in the first seconds of sending. `notes` are sentences for an"
     " operator. `store_silent_for` are the seconds that the store has left unanswered what it was asked, or null."
+    " `on_this_machine` is true where no store is configured: what is stored is safe on this machine only, and SAFE says"
+    " `here`."
     " `--watch` is a live screen, if the extra `watch` is installed; else, without a terminal, or with `--json`, the"
     " status comes again every second. `q` or Ctrl-C ends it, with the code of the last status. It waits for a daemon"
     " that goes away, and never takes its root.",
@@ -38,8 +41,16 @@ COMMANDS: dict[str, str] = {
     " it goes on; `--timeout` ends it by then, with 4 and what is missing. `flaws` are what is wrong with the manifest in"
     " the store; what it does not tell is as the store lists it then.",
     "close": "`flush` and `eviction` are the reports of those; `eviction` is null with `--keep`.",
-    "evict": "What is dirty or open stays, and is named in `kept`.",
-    "verify": "Compares with manifest and journal; 1 and a line for each difference. Works on a host without a root.",
+    "evict": "What is dirty or open stays, and is named in `kept`. Where the kernel does not tell whether a program has a file"
+    " open for writing (overlayfs, FUSE, NFS, files of another user), it stays too, unless `--force` says that none has.",
+    "verify": "Compares with manifest, journal and disk; 1 and a line for each difference. `--repair` stores again what"
+    " the store lacks, or holds in another state than it was stored in, and is here; then it compares once more, and is 0"
+    " if nothing differs. `repaired` are the paths that differed before. What it cannot repair stays a difference. Works on"
+    " a host without a root.",
+    "rebind": "The store is the one that is configured now. What stands here is stored there by the next flush or daemon;"
+    " what it has already with the same checksum is not sent again. Files that are only in the store before, and not in"
+    " the new one with the same size, are `missing`: then it is 1 and nothing is changed, unless `--yes` gives them up."
+    " `kept` is a copy of the journal as it was. Not while a daemon runs.",
     "ls": '`kind` is file, link or dir. `state` is "stored" where only the store was asked. A dir has a `key` if files are'
     " in it (not with `-R`). `files` is of a session that this host knows, and its `size` and `modified` are all of"
     " theirs; `-l` shows them. `unverified` says that the store could not be asked, and this was known before. Works on a host without a"
@@ -75,7 +86,10 @@ COMMANDS: dict[str, str] = {
 }
 
 SETTINGS: dict[str, str] = {
-    "store": "`ARTIFACT_BUCKET` is a bucket's name. The default is under `$XDG_DATA_HOME` if that is set.",
+    "store": "`ARTIFACT_BUCKET` is a bucket's name. The default is under `$XDG_DATA_HOME` if that is set, a folder for each"
+    " root.",
+    "require_remote": "Then `run`, `flush`, `close`, `migrate` and ArtifactStore exit 2 where no store is configured, and"
+    " with `file://`, `memory://` and `--dev-server`. It is set in the systemd units and in the container image.",
     "endpoint": "For MinIO, SeaweedFS, R2 and the like; without it, AWS.",
     "region": "Without it, the AWS chain's.",
     "sse_kms_key_id": "Without it, the bucket's own.",
@@ -104,7 +118,8 @@ ROUTES: dict[str, str] = {
     "POST /v1/restore/{address}": "Makes a past version the newest again.",
     "POST /v1/sessions": 'Makes a session; 201 with `{"session": NAME}`. Options: `session`, `project`, `workspace`, and `template`, several times.',
     "POST /v1/sessions/{session}/open": "Lines of progress, then the report of open.",
-    "POST /v1/sessions/{session}/verify": "Lines of progress, then the report of verify.",
+    "POST /v1/sessions/{session}/verify": "Lines of progress, then the report of verify; with `repair=1` of"
+    " `verify --repair`.",
     "POST /v1/sessions/{session}/close": "The report of close.",
     "POST /v1/sessions/{session}/evict": "The report of evict.",
     "DELETE /v1/artifacts/{address}": "Deletes it.",
@@ -160,8 +175,8 @@ Credentials come from the AWS chain: environment, profile, web identity, instanc
 is asked again."""
 
 JOURNAL = """\
-A journal belongs to one store. `run`, and `flush` without a daemon, exit 2 with another store on the same root. With a
-daemon, `flush` asks the daemon, and its store is the one that counts: `cachesync status` names it."""
+A journal belongs to one store: see [P17](../promises.md#p17-stored-means-it-is-in-this-store-now). `run`, and `flush`
+without a daemon, exit 2 with another store on the same root; `cachesync rebind` moves it. With a daemon, `flush` asks the daemon, and its store is the one that counts: `cachesync status` names it."""
 
 HTTP = """\
 The daemon answers HTTP on the socket `control.sock` in the state folder. Only its owner may use it, or the group that

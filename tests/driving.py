@@ -45,11 +45,18 @@ class Driven:
     """One life of an engine over ``root``. ``crash`` ends it as SIGKILL does, ``close`` in an orderly way."""
 
     def __init__(
-        self, root: Path, store: ObjectStore, clock: Clock | None = None, *, watched: bool = True, **flags: str
+        self,
+        root: Path,
+        store: ObjectStore,
+        clock: Clock | None = None,
+        *,
+        watched: bool = True,
+        url: str | None = "memory://driven",
+        **flags: str,
     ) -> None:
         self.clock = clock or Clock()
         self.store = store
-        chosen = {"root": str(root), "store": "memory://driven", **flags}
+        chosen = {"root": str(root), **flags} | ({} if url is None else {"store": url})
         config = load(chosen, {}, Path("/"), system_file=Path("/none"))
         self.engine = Engine(config, store, clock=self.clock, watched=watched)
         self.uploader = self.engine.uploader

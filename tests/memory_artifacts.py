@@ -207,16 +207,24 @@ class MemoryLifecycle:
         self._go(session, progress)
         return self.opened
 
-    def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
-        self.calls.append(("close", session, keep, timeout, confirm_deletes))
+    def close(
+        self,
+        session: str,
+        *,
+        keep: bool = False,
+        timeout: float,
+        confirm_deletes: bool = False,
+        force: bool = False,
+    ) -> CloseReport:
+        self.calls.append(("close", session, keep, timeout, confirm_deletes, *["force"] * force))
         return replace(self.closed, evicted=None) if keep else self.closed
 
-    def evict(self, session: str) -> EvictReport:
-        self.calls.append(("evict", session))
+    def evict(self, session: str, *, force: bool = False) -> EvictReport:
+        self.calls.append(("evict", session, *["force"] * force))
         return self.evicted
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        self.calls.append(("verify", session))
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
+        self.calls.append(("verify", session, "repair") if repair else ("verify", session))
         self._go(session, progress)
         return self.verified
 

@@ -135,9 +135,8 @@ class Artifacts:
             stands = partial(local.has_file, address) if local is not None else bool
             removed = self._remote.remove(address, listed=not removed, stands=stands) or removed
             self._reader.forget(key)
-            if local is not None:
-                local.learn(address, None)
-            if not removed:
+            lost = local is not None and local.learn(address, None)
+            if not removed and not lost:
                 raise ObjectNotFound("remove", str(address), "there is no such artifact")
 
     def url(self, address: Address, *, expires: float = DEFAULT_EXPIRES, version_id: str | None = None) -> str:

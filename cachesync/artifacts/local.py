@@ -263,13 +263,16 @@ class Local:
             self.root.scanner.notice(address.session, {})
             self._c.journal.sessions.unlearn(address.session)
 
-    def learn(self, address: Address, stored: Stored | None) -> None:
-        """The object was changed in the store (None: deleted): an entry that is not here is that from now on."""
+    def learn(self, address: Address, stored: Stored | None) -> bool:
+        """The object was changed in the store (None: deleted): an entry that is not here is that from now on. Returns
+        whether that is one that the store had lost."""
         session = address.session
         if session is None or session not in self._c.journal.sessions.names():
-            return
+            return False
+        if stored is not None:
+            self._c.identity.confirmed()
         with self.root.learner.standing:
-            self._c.journal.sessions.changed(session, address.path, stored)
+            return self._c.journal.sessions.changed(session, address.path, stored)
 
     def _adopt(self, address: Address) -> None:
         """What stands in the store under a name that is not here was asked to be replaced: it is no rival's."""

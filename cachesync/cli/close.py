@@ -17,8 +17,13 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     session = check_session(options.session)
     with connect() as verbs, Progress.shown(verbs, [session]):
         report = verbs.lifecycle.close(
-            session, keep=options.keep, timeout=options.timeout, confirm_deletes=options.confirm_deletes
+            session,
+            keep=options.keep,
+            timeout=options.timeout,
+            confirm_deletes=options.confirm_deletes,
+            force=options.force,
         )
+    flush.tell_where([report.flush])
     if options.json:
         print(json.dumps(report.json()))
         return report.exit_code

@@ -16,7 +16,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     """Drop them; what had to stay goes to stderr."""
     session = check_session(options.session)
     with connect() as verbs:
-        report = verbs.lifecycle.evict(session)
+        report = verbs.lifecycle.evict(session, force=options.force)
     if options.json:
         print(json.dumps(report.json()))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from cachesync.control.wire import error_json
 from cachesync.errors import CacheSyncError, ExitCode, UsageError
 from cachesync.keys import check_session, printable
 from cachesync.model import Skipped
-from cachesync.reports import Failure, FlushReport, Json, gone_here
+from cachesync.reports import NOT_CONFIGURED, Failure, FlushReport, Json, gone_here
 
 AT_ONCE = 32
 """Sessions that are flushed side by side."""
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
         with Progress.shown(verbs, named):
             outcomes: Sequence[Outcome] = [one(named[0])] if single else side_by_side(named, one)
 
+    tell_where(outcomes)
     if options.json:
         rows = [told(session, outcome) for session, outcome in zip(named, outcomes, strict=True)]
         print(json.dumps(rows[0] if single else rows + [stray.json() for stray in strays]))
@@ -73,6 +75,12 @@ def _not_stored(stray: Skipped) -> FlushReport:
     """The row of a directory that is no session."""
     reason = f"{stray.reason}, so nothing in it is stored (rename it, or list it in the root's .cachesyncignore)"
     return FlushReport(printable(stray.path), stored=False, failed=[Failure(".", reason)])
+
+
+def tell_where(outcomes: Iterable[Outcome]) -> None:
+    """Say on stderr that the store is a folder of this machine, where nobody has said so."""
+    if any(isinstance(outcome, FlushReport) and outcome.on_this_machine for outcome in outcomes):
+        print(f"cachesync: {NOT_CONFIGURED}", file=sys.stderr)
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:

@@ -135,12 +135,35 @@ def close(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the local files")
     _flush_timeout(parser)
     _confirm_deletes(parser)
+    _force(parser)
     as_json(parser)
 
 
-def session(parser: argparse.ArgumentParser) -> None:
-    """Of ``evict`` and ``verify``: one session."""
+def evict(parser: argparse.ArgumentParser) -> None:
+    """Of ``evict``."""
     parser.add_argument("session", metavar="SESSION")
+    _force(parser)
+    as_json(parser)
+
+
+def _force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="drop files also where the kernel does not tell whether a program has them open for writing",
+    )
+
+
+def verify(parser: argparse.ArgumentParser) -> None:
+    """Of ``verify``."""
+    parser.add_argument("session", metavar="SESSION")
+    parser.add_argument("--repair", action="store_true", help="store again what differs and is here")
+    as_json(parser)
+
+
+def rebind(parser: argparse.ArgumentParser) -> None:
+    """Of ``rebind``."""
+    parser.add_argument("--yes", action="store_true", help="also if only the old store has some of the files")
     as_json(parser)
 
 

@@ -34,6 +34,9 @@ LOOKING = READING | {"status", "explain"}
 UNBOTHERED = frozenset({"status", "explain", "retry", "mcp"})
 """Commands that do not wait for the store, or wait for ever: nobody is told that it does not answer."""
 
+STORING = frozenset({"flush", "close"})
+"""Commands whose answer is that everything is stored."""
+
 BEGINNING = frozenset({"new", "open"})
 """Commands that a host may begin with: they make the root if there is none."""
 
@@ -55,6 +58,10 @@ def load_config(options: argparse.Namespace) -> Config:
     config = load(flags, os.environ, Path.cwd())
     if getattr(options, "dev_server", None) is not None and config.embedded:
         config = load({**flags, "store": DEV_STORE}, os.environ, Path.cwd())
+    if config.embedded:
+        from cachesync.stores import settled
+
+        config = settled(config)
     return config
 
 
@@ -64,6 +71,16 @@ def check_daemons_store(client: ControlClient, config: Config) -> None:
     if store != config.store.shown:
         hint = "leave --store out to work with that one, or name another root"
         raise ConfigError("use the store", config.store.shown, f"the daemon of this root stores in {store}", hint)
+
+
+def _check_remote(client: ControlClient, config: Config, command: str | None) -> None:
+    """Raise ConfigError if the daemon stores on this machine, and a command that stores must not."""
+    store = client.status().store if config.require_remote and command in STORING else ""
+    if store.partition("://")[0] in ("file", "local", "memory"):
+        from cachesync.config.kinds import parse_store
+        from cachesync.stores import check_remote
+
+        check_remote(replace(config, store=parse_store(store)))
 
 
 @contextmanager
@@ -79,15 +96,18 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
                 client = _client(config)
                 if hasattr(options, f"{SETTING}store"):
                     check_daemons_store(client, config)
+                _check_remote(client, config, command)
                 verbs = client
                 break
             from cachesync.daemon import open_service
 
+            repairs = getattr(options, "repair", False)
             rootless = command in READING and not _has_root(config)
             if rootless:
                 config = stack.enter_context(_passing_root(config))
             try:
-                own = open_service(config, work=command not in LOOKING, create_root=rootless or command in BEGINNING)
+                work = command not in LOOKING or repairs
+                own = open_service(config, work=work, create_root=rootless or command in BEGINNING)
                 verbs = stack.enter_context(own)
             except RootLocked as locked:
                 if time.monotonic() > until:

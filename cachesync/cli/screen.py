@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cachesync.cli.phrases import count, duration, one_line, size
-from cachesync.cli.status import COLUMNS, ONLY_IF_ANY, WORDS, failure_lines, unsafe_first
+from cachesync.cli.status import WORDS, cells_of, failure_lines, unsafe_first
 from cachesync.record import record
 from cachesync.reports import SessionStatus, StatusReport
 
@@ -94,7 +94,7 @@ def lines(view: View, width: int, height: int, options: ConsoleOptions) -> Itera
         yield _line("no sessions yet", _QUIET)
     else:
         shown = ordered[:rows]
-        yield _table(shown, width)
+        yield _table(shown, width, here=report.on_this_machine)
         if len(shown) < len(ordered):
             unsafe = sum(not status.safe_to_kill for status in ordered[len(shown) :])
             yield _line(f"and {len(ordered) - len(shown):,} more, {unsafe:,} of them not safe", _QUIET)
@@ -132,6 +132,8 @@ def _verdict(view: View, report: StatusReport, mark: str) -> Text:
         return _line(f"{mark} {count(dirty, 'file')} not stored yet, {unsent}, {flight:,} in flight", _BUSY)
     if report.daemon is None:
         return _line(f"{mark} everything that was seen is stored; no daemon looks for more", _BUSY)
+    if report.on_this_machine:
+        return _line(f"{mark} everything is stored, on this machine only", _BUSY)
     return _line(f"{mark} everything is stored", _GOOD)
 
 
@@ -144,9 +146,8 @@ def _pace(report: StatusReport) -> str:
     return f"{size(report.rate)}/s" + (f", {size(left)} to send, about {duration(left / report.rate)}" if left else "")
 
 
-def _table(shown: Sequence[SessionStatus], width: int) -> Table:
-    columns = [(head, [one_line(cell(status)) for status in shown]) for head, cell in COLUMNS]
-    columns = [(head, cells) for head, cells in columns if set(cells) != {ONLY_IF_ANY.get(head)}]
+def _table(shown: Sequence[SessionStatus], width: int, *, here: bool) -> Table:
+    columns = [(head, list(map(one_line, cells))) for head, *cells in cells_of(shown, here=here)]
     widths = {head: max(map(len, [head, *cells])) for head, cells in columns}
     least = min(widths["SESSION"], _LEAST_NAME)
     for dropped in ("", *_DROPPED):

@@ -67,7 +67,7 @@ def table(report: StatusReport, most_rows: int | None = None) -> Iterator[str]:
     if not ordered:
         yield "no sessions yet"
         return
-    yield from _table(shown)
+    yield from _table(shown, here=report.on_this_machine)
     if len(shown) < len(ordered):
         unsafe = sum(not status.safe_to_kill for status in ordered[len(shown) :])
         yield f"and {len(ordered) - len(shown):,} more, {unsafe:,} of them not safe"
@@ -101,9 +101,17 @@ def _left(report: StatusReport) -> Iterator[str]:
         yield f"{size(report.rate)}/s{to_go}"
 
 
-def _table(shown: Sequence[SessionStatus]) -> Iterator[str]:
+def cells_of(shown: Sequence[SessionStatus], *, here: bool) -> list[tuple[str, ...]]:
+    """The columns that have something to say, each with its head. ``here``: what is safe is so on this machine only."""
     columns = [(head, *(cell(status) for status in shown)) for head, cell in COLUMNS]
     columns = [column for column in columns if {*column[1:]} != {ONLY_IF_ANY.get(column[0])}]
+    if here:
+        columns[-1] = tuple("here" if cell == "yes" else cell for cell in columns[-1])
+    return columns
+
+
+def _table(shown: Sequence[SessionStatus], *, here: bool) -> Iterator[str]:
+    columns = cells_of(shown, here=here)
     widths = [max(map(len, column)) for column in columns]
     gap = "  " if sum(widths) + 2 * len(widths) - 2 <= _WIDTH else " "
     for row in zip(*columns, strict=True):

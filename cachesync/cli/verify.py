@@ -7,7 +7,7 @@ import json
 import sys
 
 from cachesync.cli.bar import on_terminal
-from cachesync.cli.phrases import count, duration, failures, reasons, size
+from cachesync.cli.phrases import count, duration, failures, listed, one_line, reasons, size
 from cachesync.cli.reach import Connect
 from cachesync.keys import check_session
 from cachesync.outcomes import no_progress
@@ -17,7 +17,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     """Verify it; each difference goes to stderr."""
     session = check_session(options.session)
     with connect() as verbs, on_terminal(session) as bar:
-        report = verbs.lifecycle.verify(session, progress=bar or no_progress)
+        report = verbs.lifecycle.verify(session, repair=options.repair, progress=bar or no_progress)
     if options.json:
         print(json.dumps(report.json()))
         return report.exit_code
@@ -27,6 +27,18 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     else:
         differences = count(len(report.differences), "difference")
         print(f"{session}: NOT verified, {differences}, {len(report.pending):,} pending ({read})")
-    for line in (*failures(report.differences), *reasons("pending", report.pending)):
+    repaired = listed((f"repaired {one_line(path)}" for path in report.repaired), len(report.repaired))
+    for line in (*repaired, *failures(report.differences), *reasons("pending", report.pending)):
         print(line, file=sys.stderr)
+    if report.differences:
+        print(f"  {_next_step(session, repair=options.repair)}", file=sys.stderr)
     return report.exit_code
+
+
+def _next_step(session: str, *, repair: bool) -> str:
+    if repair:
+        return (
+            "these cannot be repaired from here: no file here has the bytes that were stored. Where the bucket keeps"
+            f" versions, cachesync restore {session}/PATH brings one back; cachesync rm {session}/PATH gives a file up"
+        )
+    return f"what is here is stored again by: cachesync verify --repair {session}"

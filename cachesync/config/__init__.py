@@ -6,6 +6,7 @@ or one of the others given there, and its key in the file ``name``. Nothing here
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -68,6 +69,9 @@ class Config:
 
     root: Path = _setting(kinds.PATH, "./sessions", "LOCAL_ARTIFACT_PATH", say="the sessions directory")
     store: StoreAddress = _setting(kinds.STORE, None, "ARTIFACT_BUCKET", say="where the objects live")
+    require_remote: bool = _setting(
+        kinds.SWITCH, "false", say="refuse to store in a folder or in the memory of this machine"
+    )
     endpoint: str | None = _setting(
         kinds.URL, None, "S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", say="S3 server"
     )
@@ -107,6 +111,9 @@ class Config:
         kinds.choice("debug", "info", "warning", "error"), "info", say="least severity that is logged"
     )
     origins: tuple[Source, ...] = ()
+    unchosen: tuple[str, ...] = ()
+    """Where this root is stored while no store is configured, as URLs: its own folder, and the one that all roots of a
+    user shared in version 0.1.0."""
 
     @property
     def store_url(self) -> str:
@@ -122,6 +129,11 @@ class Config:
     def embedded(self) -> bool:
         """Nobody configured a store, so it is a folder of this machine."""
         return any(row.name == "store" and row.source == "embedded" for row in self.origins)
+
+    @property
+    def local(self) -> bool:
+        """The store is a folder or the memory of this machine."""
+        return self.store.scheme in ("file", "local", "memory")
 
     @property
     def scan_interval_chosen(self) -> bool:
@@ -160,9 +172,9 @@ def load(
         values[setting.name] = None if text is None else _parse(setting, text, source)
         shown = "" if text is None else "***" if setting.secret else masked(text)
         origins[setting.name] = Source(setting.name, shown, source)
-    _complete(values, origins, environ, cwd)
+    unchosen = _complete(values, origins, environ, cwd)
     _check(values, origins)
-    return Config(**values, origins=(*origins.values(), *_credentials(environ)))
+    return Config(**values, origins=(*origins.values(), *_credentials(environ)), unchosen=unchosen)
 
 
 def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
@@ -230,8 +242,10 @@ def _parse(setting: Setting, text: str, source: str) -> Any:
         raise ConfigError("setting", setting.name, cause, f"allowed: {allowed}") from None
 
 
-def _complete(values: dict[str, Any], origins: dict[str, Source], environ: Mapping[str, str], cwd: Path) -> None:
-    """Fill in the defaults that depend on other settings, and make every path absolute."""
+def _complete(
+    values: dict[str, Any], origins: dict[str, Source], environ: Mapping[str, str], cwd: Path
+) -> tuple[str, ...]:
+    """Fill in the defaults that depend on other settings, and make every path absolute. Returns ``unchosen``."""
     home = environ.get("HOME", "")
 
     def place(name: str, default: Path) -> None:
@@ -247,14 +261,19 @@ def _complete(values: dict[str, Any], origins: dict[str, Source], environ: Mappi
     if values["path_style"] is None:
         values["path_style"] = values["endpoint"] is not None
         origins["path_style"] = origins["path_style"]._replace(value=str(values["path_style"]).lower())
+    data = environ.get("XDG_DATA_HOME", "")
+    if not data.startswith("/"):
+        data = f"{home}/.local/share" if home.startswith("/") else ""
+    # A service may have no home; its state is the one place that it surely can write to.
+    folders = [f"{values['state']}/store"]
+    if data:
+        name = hashlib.sha256(os.fsencode(os.path.normpath(values["root"]))).hexdigest()[:16]
+        folders = [f"{data}/cachesync/stores/{name}", f"{data}/cachesync/store"]
+    stores = [kinds.parse_store(f"file://{folder}") for folder in folders]
     if values["store"] is None:
-        data = environ.get("XDG_DATA_HOME", "")
-        if not data.startswith("/"):
-            data = f"{home}/.local/share" if home.startswith("/") else ""
-        # A service may have no home; its state is the one place that it surely can write to.
-        folder = f"{data}/cachesync/store" if data else f"{values['state']}/store"
-        store = values["store"] = kinds.parse_store(f"file://{folder}")
-        origins["store"] = Source("store", store.shown, "embedded")
+        values["store"] = stores[0]
+        origins["store"] = Source("store", stores[0].shown, "embedded")
+    return tuple(store.shown for store in stores)
 
 
 def _check(values: Mapping[str, Any], origins: Mapping[str, Source]) -> None:

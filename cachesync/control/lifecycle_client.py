@@ -48,19 +48,29 @@ class LifecycleClient:
         target = _target(session, "open", [("lazy", int(lazy)), ("into", place), ("timeout", limit)])
         return self._watch(target, progress, wire.to_open_report)
 
-    def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
+    def close(
+        self,
+        session: str,
+        *,
+        keep: bool = False,
+        timeout: float,
+        confirm_deletes: bool = False,
+        force: bool = False,
+    ) -> CloseReport:
         """See Lifecycle."""
-        asked = [("keep", int(keep)), ("timeout", repr(float(timeout))), ("confirm_deletes", int(confirm_deletes))]
+        asked: list[tuple[str, object]] = [("keep", int(keep)), ("timeout", repr(float(timeout)))]
+        asked += [("confirm_deletes", int(confirm_deletes)), *_forced(force)]
         target = _target(session, "close", asked)
         return self._asker.ask("POST", target, wire.to_close_report, timeout + STORE_TIMEOUT)
 
-    def evict(self, session: str) -> EvictReport:
+    def evict(self, session: str, *, force: bool = False) -> EvictReport:
         """See Lifecycle."""
-        return self._asker.ask("POST", _target(session, "evict"), wire.to_evict_report, STORE_TIMEOUT)
+        return self._asker.ask("POST", _target(session, "evict", _forced(force)), wire.to_evict_report, STORE_TIMEOUT)
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
         """See Lifecycle."""
-        return self._watch(_target(session, "verify"), progress, wire.to_verify_report)
+        asked = [("repair", 1)] if repair else []
+        return self._watch(_target(session, "verify", asked), progress, wire.to_verify_report)
 
     def _watch(self, target: str, progress: OnProgress, build: Callable[[Mapping[str, Any]], T]) -> T:
         for told in self._asker.lines("POST", target):
@@ -68,6 +78,11 @@ class LifecycleClient:
                 return self._asker.built(build, told["report"])
             progress(self._asker.built(wire.to_progress, told.get("progress")))
         raise DaemonUnavailable("ask the daemon to", target, "it said neither a report nor an error")
+
+
+def _forced(force: bool) -> list[tuple[str, object]]:  # noqa: FBT001 -- an option of the request
+    """The option, where it is given: a daemon of version 0.1.0 does not know it."""
+    return [("force", 1)] if force else []
 
 
 def _target(session: str, verb: str, options: Options = ()) -> str:

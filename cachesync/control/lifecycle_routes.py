@@ -21,7 +21,7 @@ from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import ExitCode, UsageError
 from cachesync.keys import check_session
 from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
-from cachesync.outcomes import OnProgress, OpenReport, Progress
+from cachesync.outcomes import OnProgress, OpenReport, Progress, VerifyReport
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
 
@@ -59,9 +59,9 @@ class LifecycleRoutes:
         return [
             web.post("/v1/sessions", self.new),  # ?session= &project= &workspace= &template= (several)
             web.post("/v1/sessions/{session}/open", self.open),  # ?lazy=1 &into=DIR &timeout=S
-            web.post("/v1/sessions/{session}/close", self.close),  # ?keep=1 &timeout=S &confirm_deletes=1
-            web.post("/v1/sessions/{session}/evict", self.evict),
-            web.post("/v1/sessions/{session}/verify", self.verify),
+            web.post("/v1/sessions/{session}/close", self.close),  # ?keep=1 &timeout=S &confirm_deletes=1 &force=1
+            web.post("/v1/sessions/{session}/evict", self.evict),  # ?force=1
+            web.post("/v1/sessions/{session}/verify", self.verify),  # ?repair=1
         ]
 
     async def new(self, request: web.Request) -> web.Response:
@@ -100,23 +100,30 @@ class LifecycleRoutes:
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         """Read a session again."""
-        query(request)
+        repair = flag("repair", query(request, "repair"))
         session, lifecycle = _session(request), self._verbs.lifecycle
-        return await _stream(request, self._opens, lambda progress: lifecycle.verify(session, progress=progress))
+
+        def work(progress: OnProgress) -> VerifyReport:
+            return lifecycle.verify(session, repair=repair, progress=progress)
+
+        return await _stream(request, self._opens, work)
 
     async def close(self, request: web.Request) -> web.Response:
         """Flush, mark closed, evict."""
-        asked = query(request, "keep", "timeout", "confirm_deletes")
+        asked = query(request, "keep", "timeout", "confirm_deletes", "force")
         session, keep, confirm = _session(request), flag("keep", asked), flag("confirm_deletes", asked)
+        force = flag("force", asked)
         timeout = seconds("timeout", asked.get("timeout"), DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT)
         lifecycle = self._verbs.lifecycle
-        return await self._end(lambda: lifecycle.close(session, keep=keep, timeout=timeout, confirm_deletes=confirm))
+        return await self._end(
+            lambda: lifecycle.close(session, keep=keep, timeout=timeout, confirm_deletes=confirm, force=force)
+        )
 
     async def evict(self, request: web.Request) -> web.Response:
         """Drop what the store has."""
-        query(request)
-        session, lifecycle = _session(request), self._verbs.lifecycle
-        return await self._end(lambda: lifecycle.evict(session))
+        session, force = _session(request), flag("force", query(request, "force"))
+        lifecycle = self._verbs.lifecycle
+        return await self._end(lambda: lifecycle.evict(session, force=force))
 
     async def _end(self, verb: Callable[[], _Report]) -> web.Response:
         def work() -> tuple[bytes, int]:

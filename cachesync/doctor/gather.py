@@ -17,7 +17,9 @@ from cachesync import fuse
 from cachesync.cache.disk import has_room
 from cachesync.doctor.ground import Folder, Space
 from cachesync.doctor.host import Fuse, Inotify, MountFound
+from cachesync.files import device_of, measure
 from cachesync.keys import RESERVED
+from cachesync.model import Capabilities
 from cachesync.patience import StillRunning, within
 
 _COUNTING = 10.0
@@ -53,6 +55,20 @@ def folder(path: Path) -> Folder:
 def where_it_leads(path: Path) -> Folder:
     """The same of a path that may be a link to a directory."""
     return replace(folder(Path(os.path.realpath(path))), path=str(path))
+
+
+def capabilities(folder: Path) -> Capabilities | None:
+    """What the file system of a folder of ours can do, tried there; None where that cannot be tried."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return measure(held, device_of(held))
+    except OSError:
+        return None
+    finally:
+        os.close(held)
 
 
 def _may_make(path: Path) -> bool:

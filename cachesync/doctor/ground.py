@@ -6,6 +6,8 @@ import stat
 
 from cachesync.doctor.finding import Finding, ok, problem, warning
 from cachesync.errors import CacheSyncError
+from cachesync.model import Capabilities, Leases
+from cachesync.policy import FINE_TICK
 from cachesync.record import record
 
 _NETWORK = frozenset(
@@ -170,14 +172,38 @@ def journal(path: str, *, there: bool, fault: CacheSyncError | None) -> list[Fin
     return [ok("journal", f"{path} is sound, and of this store")]
 
 
-def time_stamps(granularity: float | None) -> list[Finding]:
-    """How fine the root's time stamps are, in seconds; None if it could not be tried."""
-    if granularity is None:
-        return [ok("time stamps", "not tried: there is no state folder beside the root")]
-    if granularity:
-        seen = f"two writes within {granularity * 1000:.0f} ms may look alike: a file is read that much after its last"
-        return [ok("time stamps", seen, "Linux 6.13 or newer with ext4, xfs, btrfs or tmpfs tells every write apart")]
-    return [ok("time stamps", "every write shows")]
+def capabilities(found: Capabilities | None) -> list[Finding]:
+    """What the root's file system can do; None if that could not be tried."""
+    if found is None:
+        return [ok("time stamps", "not tried: there is no folder of cachesync's on the root's file system yet")]
+    return [_time_stamps(found), _births(found), _leases(found)]
+
+
+def _time_stamps(found: Capabilities) -> Finding:
+    check, tick = "time stamps", found.tick
+    if tick > FINE_TICK:
+        seen = f"{found.device.kind} tells times by {tick:.1f} s: what changes within that of an upload is read twice"
+        return warning(check, seen, "put the root on ext4 with inodes of 256 bytes, xfs, btrfs or tmpfs")
+    if tick:
+        seen = f"two writes within {tick * 1000:.0f} ms may look alike: a file is read that much after its last"
+        return ok(check, seen, "Linux 6.13 or newer with ext4, xfs, btrfs or tmpfs tells every write apart")
+    return ok(check, f"{found.device.kind}: every write shows")
+
+
+def _births(found: Capabilities) -> Finding:
+    if found.births:
+        return ok("birth times", f"{found.device.kind} tells them")
+    seen = f"{found.device.kind} does not tell when a directory was made: another one in its place may not be noticed"
+    return warning("birth times", seen, "put the root on ext4 with inodes of 256 bytes, xfs, btrfs or tmpfs")
+
+
+def _leases(found: Capabilities) -> Finding:
+    if found.leases is Leases.HONEST:
+        return ok("leases", f"{found.device.kind} tells whether a program has a file open for writing")
+    verb = "does not tell" if found.leases is Leases.REFUSED else "does not always tell"
+    seen = f"{found.device.kind} {verb} whether a program has a file open for writing: nothing is evicted or replaced"
+    mend = "put the root on ext4, xfs, btrfs or tmpfs, such as a volume of the container; or evict --force"
+    return warning("leases", seen, mend)
 
 
 def store(found: Folder, root_found: Folder, *, begun: bool, known: bool) -> list[Finding]:

@@ -12,11 +12,12 @@ from urllib.parse import unquote
 
 from cachesync.control.client import ControlClient
 from cachesync.doctor import gather, ground, host, stored
-from cachesync.doctor.finding import Finding, Verdict, problem
+from cachesync.doctor.finding import Finding, Verdict, problem, warning
 from cachesync.errors import CacheSyncError
-from cachesync.files import timestamp_granularity
 from cachesync.journal import check_sound, check_store, store_of
+from cachesync.keys import RESERVED
 from cachesync.patience import StillRunning, within
+from cachesync.reports import NOT_CONFIGURED
 from cachesync.store.folder import is_store
 from cachesync.stores import open_store, s3_settings
 
@@ -80,9 +81,8 @@ def _ground(config: Config, status: StatusReport | None) -> Iterator[Finding]:
     # Where nothing is configured, the daemon's store is the one that counts (``run --dev-server``).
     store = status.store if status is not None and config.embedded else config.store.shown
     yield from ground.journal(str(journal), there=there, fault=_journal_fault(journal, store) if there else None)
-    scratch = config.state / "tmp"
-    tried = state.device == device and scratch.is_dir() and os.access(scratch, os.W_OK)
-    yield from ground.time_stamps(timestamp_granularity(scratch) if tried else None)
+    beside = state.device == device
+    yield from ground.capabilities(gather.capabilities(config.state / "tmp" if beside else config.root / RESERVED))
 
 
 def _journal_fault(path: Path, store: str) -> CacheSyncError | None:
@@ -116,6 +116,8 @@ def _store(config: Config, dev_server: DevServer | None, status: StatusReport | 
         yield from stored.another(status.store, config.store.shown, chosen=not config.embedded)
         if config.embedded:
             return
+    if config.embedded:
+        yield warning("store", NOT_CONFIGURED, "set store to s3://BUCKET/PREFIX, and require_remote to true")
     if config.store.bucket is not None:
         from cachesync.doctor import bucket
 

@@ -4,7 +4,7 @@ Symlinks are never followed, not even in the middle of a path or when a director
 path is opened beneath its session's descriptor by the kernel's own rules.
 """
 
-from cachesync.files.granularity import timestamp_granularity
+from cachesync.files.capabilities import device_of, measure
 from cachesync.files.listing import Listing
 from cachesync.files.open_file import OpenFile
 from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
@@ -23,11 +23,12 @@ __all__ = [
     "Staging",
     "Temporary",
     "Tree",
+    "device_of",
     "drop_leftover",
     "make_session",
     "make_whole_session",
+    "measure",
     "take",
     "tells_births",
-    "timestamp_granularity",
     "translated",
 ]

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from types import TracebackType
 from typing import Self
 
 from cachesync.errors import FileUnreadable
 from cachesync.files.beneath import writer_of
 from cachesync.files.stats import to_stat, volume_of
-from cachesync.model import FileStat
-from cachesync.policy import Writer
+from cachesync.model import UNMEASURED, Capabilities, FileStat, Leases
+from cachesync.policy import FINE_TICK, Writer
 
 
 class OpenFile:
-    """A regular file open for reading. ``stat`` is what it was when it was opened; ``root`` is the device number of the
-    root that it lies below."""
+    """A regular file open for reading. ``stat`` is what it was when it was opened, ``capabilities`` those of the file
+    system that it is on: the ones given (the root's), unless it is on another one."""
 
-    def __init__(self, descriptor: int, path: str, root: int | None = None) -> None:
-        self._root = root
+    def __init__(self, descriptor: int, path: str, capabilities: Capabilities = UNMEASURED) -> None:
         self.descriptor = descriptor
         self.path = path
-        self.stat = self.restat()
+        found, root = os.fstat(descriptor), capabilities.device.number
+        self._volume = None if root in {found.st_dev, UNMEASURED.device.number} else volume_of(found.st_dev, root)
+        self.stat = to_stat(found, None, self._volume)
+        self.capabilities = capabilities if found.st_dev == root else UNMEASURED
 
     def restat(self) -> FileStat:
         """The file's stat now."""
-        found = os.fstat(self.descriptor)
-        return to_stat(found, None, None if self._root is None else volume_of(found.st_dev, self._root))
+        return to_stat(os.fstat(self.descriptor), None, self._volume)
 
     def await_write(self) -> None:
         """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading
@@ -35,9 +37,20 @@ class OpenFile:
         with contextlib.suppress(OSError):
             os.lseek(self.descriptor, 0, os.SEEK_DATA)
 
+    def await_tick(self, now: float) -> None:
+        """Where time stamps are a little coarse, return when a later write is sure to get another one. ``now`` is the
+        time, in seconds."""
+        tick, age = self.capabilities.tick, now - self.stat.ctime_ns / 1e9
+        if 0 <= age < tick <= FINE_TICK:
+            time.sleep(tick - age)
+
     def writer(self) -> Writer:
-        """Whether some process has it open for writing."""
-        return writer_of(self.descriptor)
+        """Whether some process has it open for writing; UNKNOWN where a lease does not tell."""
+        leases = self.capabilities.leases
+        if leases is Leases.REFUSED:
+            return Writer.UNKNOWN
+        found = writer_of(self.descriptor)
+        return Writer.UNKNOWN if found is Writer.CLOSED and leases is not Leases.HONEST else found
 
     def read(self, offset: int, length: int) -> bytes:
         """At most ``length`` bytes from ``offset``; fewer only at the end. Raises FileUnreadable."""

@@ -24,13 +24,14 @@ from cachesync.files.staging import Leftover, Staging, Temporary, make_directori
 from cachesync.files.tree import Tree
 from cachesync.keys import conflict_path
 from cachesync.model import FileStat, Kind
-from cachesync.policy import LINGERING, Writer
+from cachesync.policy import Writer
 
 _DIRECTORY_BITS = st.S_ISGID | st.S_ISVTX | 0o777
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _CHANGED = "it changed a moment ago"
 _OPEN = "a program has it open for writing"
-_MAYBE_OPEN = "it changed less than a minute ago, and whether it is open for writing cannot be asked here"
+MAYBE_OPEN = "whether a program has it open for writing cannot be asked here"
+"""The one reason that ``force`` overrides."""
 
 
 class Ground:
@@ -102,12 +103,12 @@ class Ground:
                 except OSError:
                     os.unlink(outside, dir_fd=out)
                     raise
-                if _refuses(out, outside, expected) is None:
+                if self._refuses(out, outside, expected) is None:
                     os.unlink(outside, dir_fd=out)
                     self._changed(path)
                     return file.file.restat()
                 exchange(out, outside, parent, name)
-                if _refuses(out, outside, sealed) is None:
+                if self._refuses(out, outside, sealed) is None:
                     os.unlink(outside, dir_fd=out)
                     return None
             self._put_back(path)
@@ -146,27 +147,29 @@ class Ground:
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
-    def refuses(self, path: str, expected: FileStat) -> str | None:
-        """Why the file or link at ``path`` may not be taken out; None if it is ``expected`` and nobody writes to it."""
+    def refuses(self, path: str, expected: FileStat, *, force: bool = False) -> str | None:
+        """Why the file or link at ``path`` may not be taken out; None if it is ``expected`` and nobody writes to it.
+        ``force`` says that nobody does where that cannot be asked."""
         try:
             with self._parent(path) as (parent, name):
-                return _refuses(parent, name, expected, self._ctime(expected))
+                return self._refuses(parent, name, expected, self._ctime(expected), force=force)
         except OSError as error:
             return _CHANGED if error.errno in _GONE else error.strerror
 
-    def take_out(self, path: str, expected: FileStat, still: Callable[[], bool]) -> str | None:
+    def take_out(self, path: str, expected: FileStat, still: Callable[[], bool], *, force: bool = False) -> str | None:
         """Remove the file or link at ``path`` if it is exactly ``expected``, nobody has it open for writing, and it is
-        ``still`` to go once no path leads to it; else it stands there as before, and the answer says why. Raises
-        FileUnwritable."""
+        ``still`` to go once no path leads to it; else it stands there as before, and the answer says why. ``force`` as
+        in ``refuses``. Raises FileUnwritable."""
         with translated("remove", path):
             with (
                 self._parent(path) as (parent, name),
                 self._staging.mirror(self._way, self.session, path) as (out, outside),
             ):
-                if (refusal := _refuses(parent, name, expected, self._ctime(expected))) is not None:
+                refusal = self._refuses(parent, name, expected, self._ctime(expected), force=force)
+                if refusal is not None:
                     return refusal
                 move(parent, name, out, outside)
-                refusal = _refuses(out, outside, expected)
+                refusal = self._refuses(out, outside, expected, force=force)
                 if refusal is None and not still():
                     refusal = _CHANGED
                 if refusal is None:
@@ -175,6 +178,11 @@ class Ground:
                     return None
             self._put_back(path)
             return refusal
+
+    def _refuses(
+        self, directory: int, name: str, expected: FileStat, ctime_ns: int | None = None, *, force: bool = False
+    ) -> str | None:
+        return _refuses(self.tree, directory, name, expected, ctime_ns, force=force)
 
     def _drop(self, out: int, outside: str, expected: FileStat) -> None:
         """Remove a name that nobody finds. If the file has others, they must not look changed by it."""
@@ -259,11 +267,11 @@ class Ground:
             os.close(held)
 
 
-def drop_leftover(left: Leftover, expected: FileStat | None) -> bool:
+def drop_leftover(tree: Tree, left: Leftover, expected: FileStat | None) -> bool:
     """Drop what another life left on its way out, whatever it is or if it is ``expected``; whether it is gone. Raises
     FileUnwritable."""
     with translated("drop", left.path):
-        if expected is not None and _refuses(left.directory, left.name, expected) is not None:
+        if expected is not None and _refuses(tree, left.directory, left.name, expected) is not None:
             return False
         os.unlink(left.name, dir_fd=left.directory)
     return True
@@ -301,9 +309,11 @@ def make_whole_session(tree: Tree, staging: Staging, session: str, files: Mappin
     return True
 
 
-def _refuses(directory: int, name: str, expected: FileStat, ctime_ns: int | None = None) -> str | None:
+def _refuses(
+    tree: Tree, directory: int, name: str, expected: FileStat, ctime_ns: int | None = None, *, force: bool = False
+) -> str | None:
     """Why what ``name`` is in an open directory is not ``expected``, or is in use. None for ``ctime_ns`` says that we
-    have renamed it since, which shows in its ctime. Raises OSError."""
+    have renamed it since, which shows in its ctime. ``force`` as in ``Ground.refuses``. Raises OSError."""
     if expected.kind is Kind.LINK:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         same = st.S_ISLNK(found.st_mode) and (found.st_ino - expected.inode) % 2**64 == 0
@@ -311,13 +321,13 @@ def _refuses(directory: int, name: str, expected: FileStat, ctime_ns: int | None
     descriptor = open_regular(directory, name)
     if descriptor is None:
         return _CHANGED
-    with OpenFile(descriptor, name) as file:
+    with OpenFile(descriptor, name, tree.capabilities) as file:
         s = file.stat
         if (s.inode, s.size, s.mtime_ns, s.mode) != (expected.inode, expected.size, expected.mtime_ns, expected.mode):
             return _CHANGED
         if ctime_ns is not None and s.ctime_ns != ctime_ns:
             return _CHANGED
         writer = file.writer()
-    if writer is Writer.UNKNOWN and time.time() - expected.ctime_ns / 1e9 < LINGERING:
-        return _MAYBE_OPEN
+    if writer is Writer.UNKNOWN and not force:
+        return MAYBE_OPEN
     return _OPEN if writer is Writer.OPEN else None

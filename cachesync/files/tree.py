@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as st
@@ -15,7 +16,7 @@ from cachesync.files.listing import Listing, fill, listed, stamp_of
 from cachesync.files.open_file import OpenFile
 from cachesync.files.stats import ABSENT, examine, volume_of
 from cachesync.keys import RESERVED, is_session_name
-from cachesync.model import FileStat, Skipped
+from cachesync.model import UNMEASURED, FileStat, Skipped
 
 NO_SESSION = "not a session name"
 """Why a directory in the root is none."""
@@ -29,13 +30,15 @@ def tells_births(directory: str | None) -> bool:
 
 
 class Tree:
-    """A root directory, held by its descriptor, so that another one in its place is noticed."""
+    """A root directory, held by its descriptor, so that another one in its place is noticed. ``capabilities`` are those
+    of its file system, once somebody has measured them."""
 
     def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
         """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written, and
         RootHalted if its file system cannot be asked now."""
         self.root = root
         self.changes = Changes()
+        self.capabilities = UNMEASURED
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
@@ -55,6 +58,18 @@ class Tree:
     def descriptor(self) -> int:
         """The open root."""
         return self._root
+
+    def open_ours(self) -> int:
+        """Open the folder in the root that is cachesync's own, made if it is not there. Raises OSError."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(RESERVED, 0o700, dir_fd=self._root)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(RESERVED, flags, dir_fd=self._root)
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid() or found.st_dev != self.identity[0]:
+            os.close(descriptor)
+            raise OSError(errno.EPERM, f"{RESERVED} is another user's or on another file system")
+        return descriptor
 
     def close(self) -> None:
         """Let the root go."""
@@ -193,7 +208,7 @@ class Tree:
         """Open a regular file, or return None if there is none at this path. Raises FileUnreadable."""
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
-            return None if descriptor is None else OpenFile(descriptor, path, self.identity[0])
+            return None if descriptor is None else OpenFile(descriptor, path, self.capabilities)
         except OSError as error:
             if error.errno in ABSENT:
                 return None
@@ -205,7 +220,7 @@ class Tree:
         try:
             descriptor = open_regular(self._root, f"{session}/{path}")
             if descriptor is not None:
-                return OpenFile(descriptor, path, self.identity[0])
+                return OpenFile(descriptor, path, self.capabilities)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None

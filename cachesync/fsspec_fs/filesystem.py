@@ -74,7 +74,9 @@ class CacheSyncFileSystem(Lookups):
             if self._own is None or self._own[0] != pid:  # connections do not survive a fork
                 from cachesync.artifact_store import ArtifactStore
                 from cachesync.journal import check_store
+                from cachesync.stores import settled
 
+                config = settled(config)
                 check_store(config.state / "journal.db", config.store.shown)
                 store = ArtifactStore(config=config)
                 weakref.finalize(self, _let_go, pid, store).atexit = False  # the process's end closes sockets too

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cachesync.errors import ConfigError
+from cachesync.journal import ledger
+from cachesync.journal.binding import Binding, Bound, elsewhere
 from cachesync.journal.database import check_sound, set_aside, store_of
+from cachesync.journal.devices import Devices
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.lives import Lives
@@ -22,7 +24,10 @@ from cachesync.journal.uploads import Uploads
 from cachesync.journal.waiting import Waiting
 from cachesync.journal.work import Work
 
-__all__ = ["MANIFEST", "Journal", "Known", "Turn", "Turns", "check_sound", "check_store", "set_aside", "store_of"]
+__all__ = [
+    "MANIFEST", "Bound", "Journal", "Known", "Turn", "Turns", "check_sound", "check_store", "elsewhere", "set_aside",
+    "store_of",
+]  # fmt: skip
 
 
 class Journal:
@@ -36,6 +41,7 @@ class Journal:
         self._ledger = Ledger(path, stores=stores)
         self.id: str = self._ledger.journal_id
         self.opened_at: int = self._ledger.opened_at
+        self.binding = Binding(self._ledger)
         self.sessions = Sessions(self._ledger)
         self.entries = Entries(self._ledger)
         self.waiting = Waiting(self._ledger)
@@ -44,19 +50,13 @@ class Journal:
         self.lives = Lives(self._ledger)
         self.residence = Residence(self._ledger)
         self.queue = Queue(self._ledger)
+        self.devices = Devices(self._ledger)
         self.turns = Turns(path)
 
-    def belongs_to(self, store: str, *, bind: bool) -> None:
-        """Bind a new journal to its store, if ``bind``.
-
-        Raises ConfigError if it was made for another one: what it knows of versions is true of that one only.
-        """
-        ((known,),) = self._ledger.db.all("SELECT store FROM meta")
-        if known is None and bind:
-            with self._ledger.db.write(durable=True) as db:
-                db.execute("UPDATE meta SET store = ?", (store,))
-        elif known not in (None, store):
-            raise _stored_elsewhere(known, store)
+    @staticmethod
+    def booted_at() -> float:
+        """When this boot of the kernel began, in seconds since the epoch."""
+        return ledger.booted_at()
 
     def pulse(self) -> int:
         """The counter that a file of the root holds, too (see pulse.py)."""
@@ -86,12 +86,4 @@ def check_store(path: Path, store: str) -> None:
     """Raise ConfigError if the journal at ``path``, if there is one, is bound to another store."""
     known = store_of(path)
     if known not in (None, store):
-        raise _stored_elsewhere(known, store)
-
-
-def _stored_elsewhere(known: str | None, store: str) -> ConfigError:
-    hint = (
-        "start its daemon again (make run), or set the store to that one;"
-        " to store all of it anew elsewhere, move journal.db out of the state folder"
-    )
-    return ConfigError("use the store", store, f"this root is stored in {known}", hint)
+        raise elsewhere(Bound(known, None, None), Bound(store, None, None))

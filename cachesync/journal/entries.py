@@ -11,6 +11,7 @@ from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import (
     AT_OR_BELOW,
+    DOUBTED,
     ENTRY_COLUMNS,
     KNOWN_COLUMNS,
     LEAVE,
@@ -29,10 +30,12 @@ from cachesync.journal.rows import (
 )
 from cachesync.model import Entry, Labels, Mark
 
-_MARK = """
+_DOUBT = f"(SELECT CASE WHEN ?4 = 'file' THEN doubted * {DOUBTED} ELSE 0 END FROM session WHERE id = ?1)"
+
+_MARK = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, mount,
-                   closed, due_at, created_at, dirty_since)
-VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?15, ?12, ?13, ?14, ?14)
+                   closed, due_at, created_at, dirty_since, unsettled)
+VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?15, ?12, ?13, ?14, ?14, {_DOUBT})
 ON CONFLICT DO
 """
 
@@ -40,7 +43,7 @@ _MARK_NEW = _MARK + "NOTHING"
 
 _MARK_SEEN = (
     _MARK
-    + """
+    + f"""
     UPDATE SET dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?14 END,
     etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file' THEN '' ELSE etag END,
     hidden = CASE WHEN hidden = 2 THEN 0 ELSE hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL
@@ -48,8 +51,8 @@ _MARK_SEEN = (
                   OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
     newer = CASE WHEN kind = 'file' AND ?4 = 'file' THEN newer END, stood_in = NULL,
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
-    mount = ?15, closed = ?12, due_at = ?13, resident = 1, vanished = 0, gone_at = NULL, attempts = 0,
-    error = NULL, failed = 0
+    mount = ?15, unsettled = max({_DOUBT}, unsettled * (?4 = 'file')), closed = ?12, due_at = ?13, resident = 1,
+    vanished = 0, gone_at = NULL, attempts = 0, error = NULL, failed = 0
 """
 )
 
@@ -281,7 +284,7 @@ class Entries:
     def unsettled(self, name: str) -> list[str]:
         """Clean paths whose bytes may have changed without a trace in their stat."""
         rows = self._ledger.db.long(
-            "SELECT dir, name FROM entry WHERE session = ? AND unsettled = 1 AND synced = generation AND resident = 1",
+            "SELECT dir, name FROM entry WHERE session = ? AND unsettled > 0 AND synced = generation AND resident = 1",
             (self._ledger.id(name),),
         )
         return [join(row[0], row[1]) for row in rows]

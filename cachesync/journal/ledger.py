@@ -5,19 +5,35 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from cachesync.errors import JournalDamaged, JournalUnavailable
 from cachesync.journal.database import Database, Row
-from cachesync.journal.rows import LEAVE, NEVER_SEEN, UNLEARN, UNSENT
+from cachesync.journal.rows import DOUBTED, LEAVE, NEVER_SEEN, UNLEARN, UNSENT
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _MOST_LIVES = 1000
 """What an older life tried, and never heard of, counts as another writer's: it is kept as a conflict copy."""
+
+_LATE = 600.0
+"""Seconds before the last thing that is known of a life that the power ended: what was stored in them may not have been
+on the disk yet. Kernels write back after 30 s."""
+
+_AT = "max(dirty_since, ifnull(stored_at, 0))"
+_DOUBT = f"""
+WITH latest(at, generation) AS (
+    SELECT {_AT}, generation FROM entry WHERE kind = 'file' AND resident = 1 ORDER BY 1 DESC LIMIT 1
+) UPDATE entry SET unsettled = {DOUBTED} FROM latest
+WHERE entry.kind = 'file' AND entry.resident = 1
+AND (synced < entry.generation OR {_AT} >= latest.at - {_LATE} OR entry.generation >= latest.generation)
+"""
+"""By the order of generations too: the clock may have been set back."""
 
 MANIFEST = ""
 """Among the paths that overtook a listing: the session's manifest."""
@@ -57,6 +73,8 @@ class Ledger:
                 db.execute("DELETE FROM life")
             if copied or cut:
                 db.execute("UPDATE session SET learned = 0, doubted = 1")
+            if cut:
+                db.execute(_DOUBT)
             if stores:
                 db.execute("INSERT INTO life (token, began) SELECT ?, generation FROM meta", (self.life,))
                 db.execute("DELETE FROM life WHERE number <= (SELECT max(number) FROM life) - ?", (_MOST_LIVES,))
@@ -155,6 +173,11 @@ class Ledger:
     def revise(self, db: sqlite3.Connection, number: int) -> None:
         """Note, in a transaction, that a manifest of this session would look different now."""
         db.execute("UPDATE session SET revision = revision + 1 WHERE id = ?", (number,))
+
+
+def booted_at() -> float:
+    """When this boot of the kernel began, in seconds since the epoch by today's clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC)
 
 
 def _boot() -> str | None:

@@ -46,6 +46,28 @@ WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND gone_at IS N
 AND (generation = ?5 OR ({_AS_SEEN})) AND labels IS stored_labels AND {_STANDS}
 """
 
+_DIRTY = """
+    generation = ?4, due_at = ?5, dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?5 END,
+    attempts = 0, failed = 0, error = NULL
+"""
+
+_LOST = f"""
+UPDATE entry SET {_DIRTY}, etag = NULL, version_id = NULL, stored_size = NULL, stored_mtime_ns = NULL,
+    stored_mode = NULL, sha256 = NULL, stored_at = NULL, stored_labels = NULL, newer = NULL, older = NULL
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND resident = 1 AND gone_at IS NULL AND etag = ?6
+"""
+
+_LOST_EVICTED = f"""
+UPDATE entry SET {_DIRTY}
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND resident = 0 AND etag = ?6
+"""
+
+_UNKNOWN = f"""
+UPDATE entry SET {_DIRTY}, etag = ?7, version_id = ?8, stored_size = ?9, stored_mtime_ns = ?10, stored_mode = ?11,
+    sha256 = NULL, stored_at = ?13, stored_labels = NULL, newer = NULL, older = NULL
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND resident = 1 AND gone_at IS NULL AND etag = ?6
+"""
+
 _EVICTED = """
 UPDATE entry SET resident = 0, newer = NULL, older = NULL
 WHERE session = ? AND dir = ? AND name = ? AND generation = ? AND synced = generation
@@ -185,14 +207,58 @@ class Residence:
                 replaced[path] = stored
         return replaced
 
-    def standing(self, name: str) -> dict[str, tuple[str, bool]]:
-        """The version that each file was stored as that is expected on disk, and whether another host's is known."""
+    def standing(self, name: str) -> dict[str, tuple[str, bool, bool]]:
+        """The version that each file was stored as that is expected on disk, whether another host's is known, and
+        whether another host is known to have removed it."""
         rows = self._ledger.db.long(
-            "SELECT dir, name, etag, newer IS NOT NULL FROM entry WHERE session = ? AND resident = 1 AND kind = 'file'"
-            " AND etag IS NOT NULL AND gone_at IS NULL",
+            "SELECT dir, name, etag, newer IS NOT NULL, newer IS 'null' FROM entry WHERE session = ? AND resident = 1"
+            " AND kind = 'file' AND etag IS NOT NULL AND gone_at IS NULL",
+            (self._ledger.id(name),),
+        )
+        return {join(row[0], row[1]): (row[2], bool(row[3]), bool(row[4])) for row in rows}
+
+    def only_there(self, name: str) -> dict[str, tuple[str, bool]]:
+        """The version of each file that is only in the store, and whether this host has stored it or knows its bytes by
+        a manifest: what only a listing told of is another host's, which it may remove unmentioned."""
+        rows = self._ledger.db.long(
+            "SELECT dir, name, ifnull(etag, ''), puts > 0 OR sha256 IS NOT NULL FROM entry"
+            " WHERE session = ? AND resident = 0 AND kind = 'file'",
             (self._ledger.id(name),),
         )
         return {join(row[0], row[1]): (row[2], bool(row[3])) for row in rows}
+
+    def lost(self, name: str, paths: Iterable[tuple[str, str]], now: float) -> int:
+        """The store does not have these files any more, and no host deleted them; each comes with the version that it
+        was. What stands here is dirty, to be stored where nothing is; what does not is dirty too, until it is found
+        again. Returns how many that are."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            generation = self._ledger.next_generation(db)
+            rows = [(number, *split(path), generation, now, etag) for path, etag in paths]
+            count = sum(db.execute(_LOST, row).rowcount + db.execute(_LOST_EVICTED, row).rowcount for row in rows)
+            self._ledger.revise(db, number)
+        return count
+
+    def damaged(self, name: str, entry: Entry, now: float) -> None:
+        """The object of a clean file that stands here does not hold what was stored: it is stored again in the place of
+        that version."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.execute(
+                f"UPDATE entry SET {_DIRTY}, sha256 = ?7 WHERE session = ?1 AND dir = ?2 AND name = ?3"
+                " AND generation = ?6 AND kind = 'file' AND resident = 1 AND gone_at IS NULL AND synced = generation",
+                (number, *split(entry.path), self._ledger.next_generation(db), now, entry.generation, "0" * 64),
+            )
+            self._ledger.revise(db, number)
+
+    def unknown(self, name: str, found: Iterable[tuple[str, str, Stored]], now: float) -> int:
+        """In a store that went back in time, or is another one, these files that stand here are other versions than
+        they were stored as: they are dirty, and who stores them compares the bytes first. Returns how many."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            generation = self._ledger.next_generation(db)
+            rows = [(number, *split(path), generation, now, etag, *to_columns(s)) for path, etag, s in found]
+            return sum(db.execute(_UNKNOWN, row).rowcount for row in rows)
 
     def supersede(self, name: str, found: Iterable[tuple[str, str, Stored | None]]) -> None:
         """What the store was seen to have of files that stand here (None: nothing). Each comes with the version that it

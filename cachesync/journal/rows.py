@@ -73,6 +73,9 @@ SELECT 1 FROM entry AS e INDEXED BY inode WHERE {SAME_INODE} AND e.size = t.size
 """
 """... and looks like it."""
 
+DOUBTED = 2
+"""The value of ``unsettled`` for what the power may have taken from the disk after it was stored."""
+
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
 KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, resident, gone_at, unsettled,
@@ -175,6 +178,7 @@ def to_entry(session: str, row: Row) -> Entry:
         superseded=None if newer is None else _to_superseded(newer),
         older=None if older is None else _to_stored(json.loads(older)),
         vanished=bool(vanished),
+        doubted=unsettled == DOUBTED,
     )
 
 

@@ -57,7 +57,8 @@ CREATE TABLE entry (
     hidden          INTEGER NOT NULL DEFAULT 0,  -- 1: a file was made here of whose name only the store had bytes, and
                                                  -- whoever made it saw nothing of them; 2: whoever makes one next has
                                                  -- seen them (through the mount)
-    unsettled       INTEGER NOT NULL DEFAULT 0,  -- the bytes may have changed since without a trace in the stat
+    unsettled       INTEGER NOT NULL DEFAULT 0,  -- 1: the bytes may have changed since without a trace in the stat; 2:
+                                                 -- and the power has gone since, so that they may be older ones
     -- the store, as last confirmed (NULL: never stored)
     etag            TEXT,                        -- '': there may be an object, by a try that goes on or
                                                  -- whose answer was lost
@@ -125,9 +126,12 @@ CREATE TABLE conflict (
 """
 
 VERSION_2 = """
+ALTER TABLE meta ADD COLUMN endpoint TEXT;                          -- where that store was reached; NULL: not known
 ALTER TABLE meta ADD COLUMN store_id TEXT;                          -- the identity that the store itself keeps
 ALTER TABLE meta ADD COLUMN pulse INTEGER NOT NULL DEFAULT 0;       -- also in a file of the root: an older number
                                                                     -- there tells that the root was rolled back
+ALTER TABLE session ADD COLUMN manifest_serial INTEGER NOT NULL DEFAULT 0;  -- the number of the latest manifest known:
+                                                                    -- one with a lower number is an older one
 ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the life before did not end in order, and no
                                                                     -- whole scan has finished since: what is missing
                                                                     -- was not deleted
@@ -150,7 +154,7 @@ CREATE TABLE life (
 
 -- What was measured of the file systems under this root (see files/capabilities.py).
 CREATE TABLE device (
-    id     TEXT NOT NULL PRIMARY KEY,  -- device number and kind of file system
+    id     TEXT NOT NULL PRIMARY KEY,  -- device number, kind and id of the file system, and the kernel's release
     kind   TEXT NOT NULL,              -- ext4, overlayfs, nfs, ...
     tick   REAL NOT NULL,              -- seconds by which two changes may get one time stamp
     births INTEGER NOT NULL,           -- 1: it tells birth times

@@ -78,15 +78,25 @@ class Sessions:
         all other verbs ask by that."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
-            f" confirmed, lost, doubted, ({_VANISHED}) FROM session WHERE id = ?",
+            f" confirmed, lost, manifest_serial, doubted, ({_VANISHED}) FROM session WHERE id = ?",
             (self._ledger.number(name),),
         )
         if row is None:
             return None
-        state, directory, learned, revision, shown, etag, version_id, confirmed, lost, doubted, vanished = row
-        manifest = None if etag is None else Version(etag, version_id)
+        state, directory, learned, revision, shown, etag, version_id, confirmed, lost, serial, doubted, vanished = row
         return Session(
-            name, state, directory, bool(learned), revision, shown, manifest, confirmed, lost, bool(doubted), vanished
+            name=name,
+            state=state,
+            directory=directory,
+            learned=bool(learned),
+            revision=revision,
+            manifest_revision=shown,
+            manifest=None if etag is None else Version(etag, version_id),
+            confirmed=confirmed,
+            lost=lost,
+            serial=serial,
+            doubted=bool(doubted),
+            vanished=vanished,
         )
 
     def set_directory(self, name: str, directory: str) -> None:
@@ -238,14 +248,19 @@ class Sessions:
                 [(number, *split(path)) for path in gone],
             )
 
-    def set_learned(self, name: str, manifest: Version | None) -> None:
-        """All that the store has was merged; ``manifest`` is the version of its manifest."""
+    def set_learned(self, name: str, manifest: Version | None, serial: int = 0) -> None:
+        """All that the store has was merged; ``manifest`` is the version of its manifest, ``serial`` its number."""
         with self._ledger.db.write() as db:
             db.execute(
-                "UPDATE session SET learned = 1, manifest_etag = ?, manifest_version_id = ?, manifest_revision = -1"
-                " WHERE id = ?",
-                (manifest and manifest.etag, manifest and manifest.version_id, self._ledger.id(name)),
+                "UPDATE session SET learned = 1, manifest_etag = ?, manifest_version_id = ?, manifest_revision = -1,"
+                " manifest_serial = max(manifest_serial, ?) WHERE id = ?",
+                (manifest and manifest.etag, manifest and manifest.version_id, serial, self._ledger.id(name)),
             )
+
+    def relist(self, name: str) -> None:
+        """The manifest in the store is not to be believed: the next commit writes it anew."""
+        with self._ledger.db.write() as db:
+            self._ledger.revise(db, self._ledger.id(name))
 
     def unlearn(self, name: str) -> None:
         """The store is about to be changed past this journal: should that be all that comes of it, the next use asks
@@ -254,17 +269,10 @@ class Sessions:
             with self._ledger.db.write(durable=True) as db:
                 db.execute(UNLEARN, (self._ledger.id(name),))
 
-    def unlearn_all(self) -> None:
-        """Another journal may have been at work in this one's place: the next use of each session asks the store."""
+    def unlearn_all(self, *, but: str | None = None) -> None:
+        """What is known of the store may not be true any more: the next use of each session asks it."""
         with self._ledger.db.write() as db:
-            db.execute("UPDATE session SET learned = 0")
-
-    def evicted(self, name: str) -> set[str]:
-        """The files that are only in the store."""
-        rows = self._ledger.db.long(
-            "SELECT dir, name FROM entry WHERE session = ? AND resident = 0 AND kind = 'file'", (self._ledger.id(name),)
-        )
-        return {join(row[0], row[1]) for row in rows}
+            db.execute("UPDATE session SET learned = 0 WHERE learned = 1 AND name IS NOT ?", (but,))
 
     def forget_evicted(self, name: str, path: str, *, overtaken: AbstractSet[str] = frozenset()) -> None:
         """The store was asked and has no object for this evicted entry any more. ``overtaken`` as in ``learn``."""
@@ -275,20 +283,22 @@ class Sessions:
             db.execute(f"DELETE FROM entry WHERE {_ONE} AND resident = 0", (number, *split(path)))
             self._ledger.revise(db, number)
 
-    def changed(self, name: str, path: str, stored: Stored | None) -> None:
+    def changed(self, name: str, path: str, stored: Stored | None) -> bool:
         """Note that this host changed an object (None: deleted it) past the disk; if it is not here, that is its
-        entry."""
-        number = self._ledger.id(name)
+        entry. Returns whether that entry was one that the store had lost."""
+        number, lost = self._ledger.id(name), False
         with self._ledger.db.write() as db:
             self._ledger.overtake(number, path)
             if stored is None:
-                db.execute(f"DELETE FROM entry WHERE {_ONE} AND resident = 0", (number, *split(path)))
+                deleted = f"DELETE FROM entry WHERE {_ONE} AND resident = 0 RETURNING synced < generation"
+                lost = any(row[0] for row in db.execute(deleted, (number, *split(path))).fetchall())
             else:
                 db.execute(_LEARN, _learned(number, path, self._ledger.next_generation(db), stored))
             self._ledger.revise(db, number)
+        return lost
 
     def manifest_written(
-        self, name: str, *, generation: int, revision: int, manifest: Version, state: str = "open"
+        self, name: str, *, generation: int, revision: int, manifest: Version, state: str = "open", serial: int = 0
     ) -> int:
         """The manifest that shows everything up to ``generation`` is stored: links and directories are clean. Returns
         the next pulse (see pulse.py)."""
@@ -302,9 +312,9 @@ class Sessions:
                 (number, generation),
             )
             db.execute(
-                "UPDATE session SET state = ?, manifest_revision = ?, manifest_etag = ?, manifest_version_id = ?"
-                " WHERE id = ?",
-                (state, revision, manifest.etag, manifest.version_id, number),
+                "UPDATE session SET state = ?, manifest_revision = ?, manifest_etag = ?, manifest_version_id = ?,"
+                " manifest_serial = ? WHERE id = ?",
+                (state, revision, manifest.etag, manifest.version_id, serial, number),
             )
             db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (number,))
             ((pulse,),) = db.execute("UPDATE meta SET pulse = pulse + 1 RETURNING pulse").fetchall()
@@ -320,8 +330,8 @@ class Sessions:
             (number,),
         )[0]
         dirty = self._ledger.db.all(
-            "SELECT count(*), sum(CASE WHEN gone_at IS NULL THEN size END), min(dirty_since), sum(failed) FROM entry"
-            " WHERE session = ? AND synced < generation AND kind <> 'dir'",
+            "SELECT count(*), sum(CASE WHEN gone_at IS NULL AND resident THEN size END), min(dirty_since), sum(failed)"
+            " FROM entry WHERE session = ? AND synced < generation AND kind <> 'dir'",
             (number,),
         )[0]
         newest = None if files[4] is None else files[4] / 1e9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
@@ -146,6 +146,17 @@ class Work:
                 disk = (read.size, read.mtime_ns, read.ctime_ns, read.inode, read.mode, unsettled)
                 db.execute(_CONFIRM_DISK, (*where, *disk))
             self._ledger.revise(db, number)
+
+    def settle(self, name: str, entries: Sequence[tuple[Entry, bool]]) -> None:
+        """Clean files were read, and are what the store has: each with whether its bytes may still change without a
+        trace. One that was marked meanwhile stays as it is."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            db.executemany(
+                "UPDATE entry SET unsettled = ? WHERE session = ? AND dir = ? AND name = ? AND generation = ?"
+                " AND synced = generation",
+                [(unsettled, number, *split(entry.path), entry.generation) for entry, unsettled in entries],
+            )
 
     def harden(self, entry: Entry) -> None:
         """Let the mark that an entry is outlive a loss of power."""

@@ -24,10 +24,12 @@ from cachesync.flush import Flusher
 from cachesync.keys import check_path, check_session
 from cachesync.learn import Learner
 from cachesync.lifecycle.opening import Opener, Watch
+from cachesync.limits import DEFAULT_FLUSH_TIMEOUT
 from cachesync.outcomes import CloseReport, EvictReport, OnProgress, OpenReport, VerifyReport, no_progress
 from cachesync.patience import StillRunning, within
 from cachesync.reports import FlushReport, Pending
 from cachesync.scanner import Scanner, ScanResult
+from cachesync.verify import local_digest
 
 PLACEHOLDERS = ("artifacts/.gitkeep", "artifacts/terraform/.gitkeep", "logs/.gitkeep")
 """What the design note's SessionService makes, so that the folders are there for every S3 tool."""
@@ -163,7 +165,9 @@ class SessionLife:
 
     # -- close and evict -----------------------------------------------------------------------------------------------
 
-    def close(self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False) -> CloseReport:
+    def close(
+        self, session: str, *, keep: bool = False, timeout: float, confirm_deletes: bool = False, force: bool = False
+    ) -> CloseReport:
         """See verbs.Lifecycle. What changes while it is closed is flushed too, a few times; if it does not hold still,
         it is not closed."""
         check_session(session)
@@ -177,9 +181,9 @@ class SessionLife:
                     break
                 if (reason := self._seal(session, deadline)) is not None:
                     return CloseReport(_unfinished(flush, reason), closed=False)
-                scan = self._scanner.scan(session, recheck=True)
+                scan = self._scanner.scan(session, recheck=True, unwritten=force)
                 if not self._c.journal.work.remaining(session):
-                    evicted = None if keep else self._evict(session, scan)
+                    evicted = None if keep else self._evict(session, scan, force=force)
                     return CloseReport(flush, closed=True, evicted=evicted)
                 flush = _unfinished(flush, "it changed while it was being closed")
             return CloseReport(flush, closed=False)
@@ -197,34 +201,63 @@ class SessionLife:
                     return error.reason
                 self._sleep(_PAUSE)
             else:
+                if summary is None:
+                    return "the store has lost files of it"
                 return "a name in it cannot be listed" if summary.failures else None
 
-    def evict(self, session: str) -> EvictReport:
+    def evict(self, session: str, *, force: bool = False) -> EvictReport:
         """See verbs.Lifecycle. The store is asked whether it still has what goes: raises StoreError too."""
         check_session(session)
         with self._turn(session):
             self._check_here("evict", session)
-            return self._evict(session, self._scanner.scan(session, recheck=True))
+            return self._evict(session, self._scanner.scan(session, recheck=True, unwritten=force), force=force)
 
     def _check_here(self, verb: str, session: str) -> None:
         """Raise NoSuchSession for one that neither the root nor the journal has."""
         if session not in self._c.journal.sessions.names() and self._c.tree.session_directory(session) is None:
             raise NoSuchSession(verb, session, "there is no such directory under the root")
 
-    def _evict(self, session: str, scan: ScanResult) -> EvictReport:
+    def _evict(self, session: str, scan: ScanResult, *, force: bool) -> EvictReport:
         if self._c.tree.session_directory(session) is None:
             return EvictReport(session)
         staging, astray = self.staging(), self._learner.compare(session)
-        first = self._evictor.evict(session, staging, scan, astray)
+        if astray.deleted:
+            astray = self._learner.again(session)  # by another host, or lost: then it is dirty, and stored again
+        first = self._evictor.evict(session, staging, scan, astray, force=force)
         if not any(kept.reason == IN_USE for kept in first.kept):
             return first
         self._sleep(_RELEASE)
-        again = self._evictor.evict(session, staging, self._scanner.scan(session, recheck=True), astray)
+        scan = self._scanner.scan(session, recheck=True, unwritten=force)
+        again = self._evictor.evict(session, staging, scan, astray, force=force)
         return EvictReport(session, first.evicted + again.evicted, first.bytes + again.bytes, again.kept)
 
-    def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
+    def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
         """See verbs.Lifecycle."""
-        return self._verifier.verify(check_session(session), progress=progress)
+        report = self._verifier.verify(check_session(session), progress=progress)
+        if report.verified or not repair or session not in self._c.journal.sessions.names():
+            return report
+        self._repair(session, report)
+        again = self._verifier.verify(session, progress=progress)
+        left = {row.path for row in again.differences}
+        repaired = {row.path for row in report.differences} - left
+        return replace(again, repaired=sorted(repaired), seconds=report.seconds + again.seconds)
+
+    def _repair(self, session: str, report: VerifyReport) -> None:
+        """Store again what the store lacks, or has in another state than it was stored in, and is here. Raises
+        StoreError."""
+        self._learner.again(session)
+        for difference in report.differences:
+            entry = self._c.journal.entries.entry(session, difference.path)
+            if entry is None or not entry.resident or entry.dirty or entry.stored is None:
+                continue
+            digest = local_digest(self._c.tree, entry)
+            if digest is not None and digest == entry.stored.sha256:  # else the store may have the better bytes
+                self._c.journal.residence.damaged(session, entry, self._c.clock())
+        self._c.journal.sessions.relist(session)
+        while True:
+            flush = self._flusher.flush(session, timeout=DEFAULT_FLUSH_TIMEOUT)
+            if flush.stored or flush.failed or not flush.uploaded:
+                return
 
     # -- small things --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from cachesync.keys import identity_key
 from cachesync.migrate.tally import put_requests
 from cachesync.model import Attributes, ObjectInfo, Tail, Version
 from cachesync.store.base import Archive, Body, ObjectStore, Resume, Traits
@@ -62,7 +63,8 @@ class Meter:
         """Store ``body``."""
         noted = None if resume is None else _Noted(resume, self)
         info = self._store.put(key, ObservedBody(body, self.read), attributes, expect=expect, resume=noted, tail=tail)
-        self._note(key, put_requests(body.size))
+        if not key.endswith(identity_key("")):  # once in a store's life, and nothing of the source
+            self._note(key, put_requests(body.size))
         return info
 
     def copy(

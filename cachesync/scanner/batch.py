@@ -15,7 +15,8 @@ class Batch:
     ``trees`` are directories still to compare, and ``met`` those that were. ``missing`` are paths that are expected and
     do not stand; whether they were deleted is decided at the end. ``others`` are marks of directories that are not the
     ones that the journal knows at their paths: what is missing below them was not seen to go. ``stamps`` are the
-    directories' stamps when they were listed, ``volumes`` the file systems of those that are not on the root's.
+    directories' stamps when they were listed, ``volumes`` the file systems of those that are not on the root's,
+    ``unsettled`` clean files to be read again.
     """
 
     trees: list[str] = field(default_factory=list)
@@ -32,3 +33,4 @@ class Batch:
     changed: int = 0
     untold: int = 0
     rechecked: set[str] = field(default_factory=set)
+    unsettled: list[str] = field(default_factory=list)

@@ -19,9 +19,11 @@ def judge(
         if not known.resident:
             batch.returned.append(path)
             return
-        suspect = known.unsettled and (closed or batch.recheck)
+        suspect = known.unsettled and closed
         awaited = known.dirty and closed and not known.closed  # it was put off because a writer had it open
         if not awaited and (known.dirty or not suspect):
+            if batch.recheck and known.unsettled and not known.dirty:
+                batch.unsettled.append(path)
             return
         batch.rechecked.add(path)
     dirty_since = known.dirty_since if known is not None and known.dirty else now

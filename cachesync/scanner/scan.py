@@ -20,6 +20,7 @@ from cachesync.reports import Failure
 from cachesync.scanner.batch import Batch
 from cachesync.scanner.judging import is_another_directory, is_change, judge
 from cachesync.scanner.presence import Presence
+from cachesync.scanner.rereading import reread
 from cachesync.watcher import Hearing, Hint
 
 logger = logging.getLogger(__name__)
@@ -112,17 +113,18 @@ class Scanner:
         directory: str = "",
         *,
         recheck: bool = False,
+        unwritten: bool = False,
         expired: Callable[[], bool] = lambda: False,
         whole: Callable[[], bool] | None = None,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
 
-        ``recheck`` marks clean files too whose bytes may have changed without a trace; unchanged ones cost one reading
-        and no upload. What is missing in a whole session is a deletion if the scan was still (no directory changed
-        under it, or ``whole`` says that it missed no file all the same), the life before ended in order, and the
-        directory is the one that it was in; else it is evicted, or left to the next scan. Whether it was still is only
-        asked for that, or where ``whole`` is given. A session whose directory gives no answer is a failure in the
-        result. Raises RootHalted.
+        ``recheck`` reads clean files again whose bytes may have changed without a trace, and marks those that did;
+        ``unwritten`` says that no program writes to them where that cannot be asked. What is missing in a whole session
+        is a deletion if the scan was still (no directory changed under it, or ``whole`` says that it missed no file all
+        the same), the life before ended in order, and the directory is the one that it was in; else it is evicted, or
+        left to the next scan. Whether it was still is only asked for that, or where ``whole`` is given. A session whose
+        directory gives no answer is a failure in the result. Raises RootHalted.
         """
         result = ScanResult(still=True)
         try:
@@ -144,6 +146,8 @@ class Scanner:
             if whole is not None or batch.missing or batch.others or row.doubted:
                 result.still = self.stood_still(session, batch.stamps) or (whole is not None and whole())
                 self._decide(row, batch, still=result.still)
+        if result.finished and batch.unsettled:
+            result.finished = self._reread(session, batch, unwritten=unwritten)
         result.stamps = batch.stamps
         result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
         if not directory and result.finished:
@@ -183,6 +187,15 @@ class Scanner:
         # What is missing is decided by a hint or by a scan; to look again before that is in vain.
         pause = self._pace.settle if stands or entry.tombstone else _UNDECIDED
         self._journal.work.postpone(entry, self._clock() + pause)
+
+    def changed_since_read(self, session: str, paths: Sequence[str]) -> bool:
+        """Whether any of these files, whose bytes may have changed without a trace since they were read, has: what has
+        is dirty when this returns."""
+        entries = [entry for path in paths if (entry := self._journal.entries.entry(session, path)) is not None]
+        doubtful = [entry for entry in entries if entry.unsettled]
+        batch = Batch(unsettled=[entry.path for entry in doubtful if not entry.dirty])
+        self._reread(session, batch, unwritten=False)
+        return batch.marked > 0 or any(entry.dirty for entry in doubtful)
 
     def left_out(self, session: str, path: str) -> str | None:
         """Why a path is not stored, on purpose; None if nothing speaks against it. Raises RootHalted."""
@@ -343,6 +356,23 @@ class Scanner:
             trees[path] = bool(hint & Hint.GONE)
         if hint & Hint.GONE or not is_another_directory(stat, known):  # else a whole scan finds what became of it
             judge(path, stat, known, batch, now=self._clock(), pace=self._pace)
+
+    def _reread(self, session: str, batch: Batch, *, unwritten: bool) -> bool:
+        """Read unsettled files, and mark what changed; whether there was the time for all of them."""
+        found = reread(
+            self._tree,
+            self._journal,
+            session,
+            batch.unsettled,
+            clock=self._clock,
+            expired=batch.expired,
+            unwritten=unwritten,
+        )
+        now = self._clock()
+        batch.marks.extend(Mark(path, stat, now) for path, stat in found.changed)
+        batch.rechecked.update(path for path, _ in found.changed)
+        self._commit(session, batch)
+        return found.finished
 
     # -- small things --------------------------------------------------------------------------------------------------
 

@@ -191,7 +191,8 @@ def daemon(order: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(order["environ"])
     if order["boot"] is not None:
-        ledger.BOOT = Path(order["boot"])
+        ledger.BOOT = boot = Path(order["boot"])
+        ledger.booted_at = lambda: boot.stat().st_mtime
     config = load({}, os.environ, Path("/"))
     configure("json", "info")
     crash = Crash(order.get("point"), order.get("nth", 1))

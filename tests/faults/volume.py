@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-MAKE = {"ext4": ("-q", "-m", "0", "-F"), "xfs": ("-q", "-f", "-m", "reflink=1")}
+MAKE = {"ext4": ("-q", "-m", "0", "-F"), "xfs": ("-q", "-f", "-m", "reflink=1"), "btrfs": ("-q", "-f")}
 
 
 class Volume:
@@ -30,6 +30,7 @@ class Volume:
     ) -> None:
         self.image = image
         self.path = mount
+        self.kind = kind
         self._options = options
         mount.mkdir()
         with open(image, "wb") as file:

@@ -869,7 +869,7 @@ def test_hostile_addresses_reach_nothing(server: ControlServer, verbs: FakeVerbs
         ("POST", "/v1/sessions/../open", 400),
         ("POST", "/v1/sessions/%2e%2e/evict", 400),
         ("POST", "/v1/sessions/demo/close?timeout=1h", 400),
-        ("POST", "/v1/sessions/demo/evict?force=1", 400),
+        ("POST", "/v1/sessions/demo/evict?forced=1", 400),
         ("POST", "/v1/sessions/demo/verify?x=1", 400),
         ("GET", "/v1/sessions/demo/open", 405),
     ],
@@ -918,6 +918,8 @@ def test_the_verbs_of_a_sessions_life(client: ControlClient, verbs: FakeVerbs, t
     closed = client.lifecycle.close("demo", keep=True, timeout=7.5, confirm_deletes=True)
     assert closed.json() == lifecycle.closed.json()
     assert closed.exit_code == 4
+    assert client.lifecycle.evict("demo", force=True) == lifecycle.evicted
+    assert client.lifecycle.close("demo", timeout=1.0, force=True).json() == lifecycle.closed.json()
     assert lifecycle.calls == [
         ("new", None, None, None, []),
         ("new", "a", "p", "w", ["t/1", "t 2"]),
@@ -926,6 +928,8 @@ def test_the_verbs_of_a_sessions_life(client: ControlClient, verbs: FakeVerbs, t
         ("evict", "demo"),
         ("verify", "demo"),
         ("close", "demo", True, 7.5, True),
+        ("evict", "demo", "force"),
+        ("close", "demo", False, 1.0, False, "force"),
     ]
 
 

@@ -54,7 +54,8 @@ def engine(tmp_path, store):
 
 
 def objects(store):
-    return {key.removeprefix(PREFIX): held.data for key, held in dict(store.objects).items() if key != MANIFEST}
+    found = {key: held.data for key, held in dict(store.objects).items() if key.startswith(PREFIX)}
+    return {key.removeprefix(PREFIX): data for key, data in found.items() if key != MANIFEST}
 
 
 def files(engine):

@@ -38,6 +38,11 @@ def kept(report):
     return {row.path: row.reason for row in report.kept}
 
 
+def stored(a):
+    """What the store has of the session."""
+    return {key for key in a.store.objects if key.startswith(PREFIX)}
+
+
 def settled(a):
     """Everything that a daemon does later on; returns the objects."""
     a.driven.clock.push(10)
@@ -45,7 +50,7 @@ def settled(a):
     a.driven.pump()
     if a.session.exists():
         a.flush()
-    return set(a.store.objects)
+    return stored(a)
 
 
 def folder_times(found):
@@ -62,7 +67,7 @@ def out(a):
 
 
 def test_all_that_is_stored_goes_and_the_directory_too(a):
-    objects = set(a.store.objects)
+    objects = stored(a)
     report = a.life.evict(S)
     assert (report.evicted, report.bytes, report.kept, report.exit_code) == (2, 3, [], 0)
     assert not a.session.exists()
@@ -131,11 +136,40 @@ def test_reading_does_not_hold_it(a):
         assert file.read() == b"1"
 
 
-def test_what_cannot_be_asked_for_writers_goes_when_it_is_old(a, monkeypatch):
+def test_what_cannot_be_asked_for_writers_stays_however_old_it_is_unless_it_is_forced(a, monkeypatch):
     monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
-    assert set(kept(a.life.evict(S))) == {"f", "d/e/g"}
-    monkeypatch.setattr(place, "LINGERING", 0.0)
-    assert a.life.evict(S).kept == []
+    a.driven.clock.push(3600)
+    reason = "whether a program has it open for writing cannot be asked here"
+    assert kept(a.life.evict(S)) == {"f": reason, "d/e/g": reason}
+    assert a.life.evict(S, force=True).kept == []
+    assert not a.session.exists()
+
+
+def test_force_drops_what_was_read_a_moment_ago_and_cannot_be_asked_for_writers(a, monkeypatch):
+    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    a.write("f", b"new")
+    a.flush()
+    assert a.entry("f").unsettled
+    assert "f" in kept(a.life.evict(S))
+    assert a.life.evict(S, force=True).kept == []
+    assert a.store.objects[PREFIX + "f"].data == b"new"
+
+
+def test_force_drops_nothing_that_is_open_or_changed(a):
+    a.write("d/e/g", b"33")
+    with open(a.session / "f", "ab"):
+        assert kept(a.life.evict(S, force=True)) == {
+            "f": "a program has it open for writing",
+            "d/e/g": "it is not stored yet",
+        }
+
+
+def test_a_close_may_be_forced_too(a, monkeypatch):
+    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    report = a.close_session()
+    assert report.closed
+    assert set(kept(report.evicted)) == {"f", "d/e/g"}
+    assert a.close_session(force=True).evicted.kept == []
 
 
 def test_ignored_and_special_things_stay(a):
@@ -153,7 +187,7 @@ def test_what_the_store_has_no_more_stays(a):
     a.store.foreign_delete(PREFIX + "f")
     a.store.foreign_put(PREFIX + "d/e/g", b"theirs")
     reasons = kept(a.life.evict(S))
-    assert "deleted" in reasons["f"]
+    assert "not stored yet" in reasons["f"]  # nobody's manifest says that it was deleted: it is stored again
     assert "replaced" in reasons["d/e/g"]
     assert (a.session / "f").read_bytes() == b"1"
 
@@ -284,7 +318,7 @@ def test_a_file_put_into_a_directory_that_goes_is_kept(a, monkeypatch):
 
 @pytest.mark.parametrize("write", range(1, 12))
 def test_killed_at_a_write_of_the_journal(a, write):
-    objects = set(a.store.objects)
+    objects = stored(a)
     a.driven.crash_at_journal_write(write)
     try:
         a.life.evict(S)
@@ -312,7 +346,7 @@ def test_killed_while_a_file_is_on_its_way_out(a, monkeypatch, number):
         a.life.evict(S)
     monkeypatch.undo()
     (leaving,) = [path for path in out(a) if path.is_file()] or [None]
-    objects = set(a.store.objects)
+    objects = stored(a)
     a.crash()
     a.life.recover()
     assert out(a) == []
@@ -472,9 +506,9 @@ def test_the_same_bytes_made_again_are_no_conflict(a):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "when no path leads to it"])
 def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, monkeypatch, after):
-    objects, taken = set(a.store.objects), place.Ground.take_out
+    objects, taken = stored(a), place.Ground.take_out
 
-    def take_out(ground, path, expected, still):
+    def take_out(ground, path, expected, still, **options):
         def scanned():
             if after:
                 a.driven.scan(S)
@@ -482,7 +516,7 @@ def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, mon
 
         if not after:
             a.driven.scan(S)
-        return taken(ground, path, expected, scanned)
+        return taken(ground, path, expected, scanned, **options)
 
     monkeypatch.setattr(place.Ground, "take_out", take_out)
     report = a.life.evict(S)
@@ -497,10 +531,10 @@ def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, mon
 def test_what_is_removed_while_it_is_on_its_way_out_is_removed(a, monkeypatch):
     taken = place.Ground.take_out
 
-    def take_out(ground, path, expected, still):
+    def take_out(ground, path, expected, still, **options):
         if path == "f":
             (a.session / path).unlink()
-        return taken(ground, path, expected, still)
+        return taken(ground, path, expected, still, **options)
 
     monkeypatch.setattr(place.Ground, "take_out", take_out)
     assert "f" in kept(a.life.evict(S))
@@ -511,11 +545,11 @@ def test_what_is_removed_while_it_is_on_its_way_out_is_removed(a, monkeypatch):
 def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatch):
     taken = place.Ground.take_out
 
-    def take_out(ground, path, expected, still):
+    def take_out(ground, path, expected, still, **options):
         if path == "f":
             (a.session / path).write_bytes(b"more")
             a.driven.scan(S)
-        return taken(ground, path, expected, still)
+        return taken(ground, path, expected, still, **options)
 
     monkeypatch.setattr(place.Ground, "take_out", take_out)
     assert "f" in kept(a.life.evict(S))

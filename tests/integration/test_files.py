@@ -12,12 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from cachesync.errors import FileChanging, FileUnreadable, RootHalted, UsageError
-from cachesync.files import OpenFile, Tree, beneath, take, timestamp_granularity
+from cachesync.files import OpenFile, Tree, beneath, device_of, measure, take
 from cachesync.files.beneath import _walk, open_beneath
 from cachesync.model import Kind, Skipped
 from cachesync.policy import PART_SIZE, Writer
@@ -49,6 +48,7 @@ def session(root):
 @pytest.fixture
 def tree(root):
     tree = Tree(root)
+    tree.capabilities = measure(tree.descriptor, device_of(tree.descriptor))
     yield tree
     tree.close()
 
@@ -533,9 +533,10 @@ def test_of_a_file_of_somebody_else_nothing_is_known(root, session, tmp_path):
     root.chmod(0o777)
     (session / "a").write_text("x")
     script = (
-        "import ctypes,os,sys\nfrom pathlib import Path\nfrom cachesync.files import Tree\n"
+        "import ctypes,os,sys\nfrom pathlib import Path\nfrom cachesync.files import Tree, device_of, measure\n"
         "os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
-        "print(Tree(Path(sys.argv[1])).open('s', 'a').writer().name)"
+        "tree = Tree(Path(sys.argv[1])); tree.capabilities = measure(tree.descriptor, device_of(tree.descriptor))\n"
+        "assert tree.capabilities.leases == 'honest'; print(tree.open('s', 'a').writer().name)"
     )
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "UNKNOWN"
@@ -721,11 +722,6 @@ def test_p04_a_log_that_grows_all_the_time_is_whole_lines_from_its_beginning(tre
             assert lines == [line % at for at in range(len(lines))]
             took += 1
     assert took > 10
-
-
-def test_granularity_is_nothing_or_a_tick(tmp_path):
-    assert timestamp_granularity(tmp_path) in {0.0, 0.020}
-    assert list(Path(tmp_path).iterdir()) == []
 
 
 def test_many_list_the_sessions_at_once_and_each_sees_all(root):

@@ -16,7 +16,7 @@ import pytest
 from cachesync.config import Config, load
 from cachesync.engine import Engine
 from cachesync.errors import NoSuchBucket, RootLocked, StoreDenied, StoreUnreachable, UsageError
-from cachesync.keys import manifest_key
+from cachesync.keys import identity_key, manifest_key
 from cachesync.migrate import elsewhere, migrate, rehearse
 from cachesync.migrate.run import _expect_only_what_stands
 from cachesync.outcomes import MigrateReport, Progress
@@ -77,7 +77,7 @@ def test_everything_is_stored_and_the_source_is_as_it_was(source: Path, store: F
     assert (report.sessions, report.files, report.bytes) == (3, FILES, BYTES)
     assert (report.sent, report.sent_bytes, report.present) == (FILES, BYTES, 0)
     assert {skipped.path for skipped in report.skipped} == SKIPPED
-    assert set(store.objects) == STORED | MANIFESTS
+    assert set(store.objects) == {*STORED, *MANIFESTS, identity_key("")}
     assert all(store.objects[f"sessions/{path}"].data == data for path, data in TREE.items() if data != b"left out")
     assert report.requests == PUTS
     assert report.dollars == pytest.approx(PUTS * 0.005 / 1000)
@@ -210,7 +210,7 @@ def test_a_store_that_goes_down_in_the_middle_is_waited_for_and_then_told(
     again = adds_up(migrate(config, store))
     assert again.exit_code == 0
     assert again.sent + again.present == FILES
-    assert set(store.objects) == STORED | MANIFESTS
+    assert set(store.objects) == {*STORED, *MANIFESTS, identity_key("")}
 
 
 def test_an_outage_that_ends_is_no_more_than_a_pause(source: Path, store: FlatStore, config: Config) -> None:
@@ -228,7 +228,7 @@ def test_an_outage_that_ends_is_no_more_than_a_pause(source: Path, store: FlatSt
     report = adds_up(migrate(config, store))
     timers[0].join()
     assert report.exit_code == 0
-    assert set(store.objects) == STORED | MANIFESTS
+    assert set(store.objects) == {*STORED, *MANIFESTS, identity_key("")}
 
 
 def test_a_store_that_is_not_there_is_said_at_once(source: Path, store: FlatStore, config: Config) -> None:
@@ -381,7 +381,7 @@ def test_on_a_real_server(source: Path, s3: S3Store, config: Config) -> None:
     assert {key: now[key] for key in STORED} == {key: versions[key] for key in STORED}
     assert snapshot(source) == before
     engine = Engine(config, s3, watched=False, read_only=True)
-    verifier = Verifier(engine.transfer._c, engine.learner)
+    verifier = Verifier(engine.transfer._c, engine.learner, engine.scanner)
     assert all(verifier.verify(name).verified for name in ("s1", "s2", "s3"))
     engine.close()
     (source / "s1/a.txt").write_bytes(b"changed")

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from cachesync.errors import DiskFull, FileUnwritable, RootHalted
-from cachesync.files import Ground, Staging, Tree, make_session, make_whole_session, place, rename
+from cachesync.files import (
+    Ground,
+    Staging,
+    Tree,
+    device_of,
+    make_session,
+    make_whole_session,
+    measure,
+    place,
+    rename,
+)
 from cachesync.model import Kind
 
 
@@ -17,6 +27,7 @@ def tree(tmp_path, request, monkeypatch):
         monkeypatch.setattr(rename, "_renameat2", lambda *_: errno.ENOSYS)
     (tmp_path / "root/s").mkdir(parents=True)
     tree = Tree(tmp_path / "root")
+    tree.capabilities = measure(tree.descriptor, device_of(tree.descriptor))
     yield tree
     tree.close()
 

@@ -65,7 +65,9 @@ def check_agreed(*hosts):
     current.pop(".cachesync/manifest.json")
     assert {path: row["version"] for path, row in listed(hosts[0]).items() if row["type"] == "file"} == current
     for host in hosts:
-        report = Verifier(host.driven.engine.transfer._c, host.driven.engine.learner).verify(S)
+        report = Verifier(
+            host.driven.engine.transfer._c, host.driven.engine.learner, host.driven.engine.scanner
+        ).verify(S)
         assert report.exit_code == 0, report.differences
 
 

@@ -31,7 +31,6 @@ import cachesync.journal.sound
 import cachesync.learn
 import cachesync.lifecycle.life
 import cachesync.lifecycle.opening
-import cachesync.transfer
 import cachesync.verify
 import tests.driving
 from cachesync.address import parse
@@ -78,11 +77,15 @@ class VirtualTime:
 
 
 class HostClock:
-    """What a host believes the time to be: ``skew`` seconds off."""
+    """What a host believes the time to be: ``skew`` seconds off the ``true`` one, which is that of time stamps."""
 
     def __init__(self, time: VirtualTime) -> None:
         self._time = time
         self.skew = 0.0
+
+    @property
+    def true(self) -> float:
+        return self._time.now
 
     def __call__(self) -> float:
         return self._time.monotonic() + self.skew
@@ -132,7 +135,6 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
             cachesync.lifecycle.opening,
             cachesync.awaiting,
             cachesync.learn,
-            cachesync.transfer,
             cachesync.artifacts.remote,
             cachesync.artifacts.local,
         ):
@@ -146,7 +148,8 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
         stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
         stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
         stack.enter_context(mock.patch.object(tests.driving, "load", _load))
-        stack.enter_context(mock.patch.object(cachesync.engine, "timestamp_granularity", kernel.granularity))
+        stack.enter_context(mock.patch.object(cachesync.engine, "measure", kernel.measure))
+        stack.enter_context(mock.patch.object(cachesync.engine, "device_of", kernel.device_of))
         stack.enter_context(mock.patch.object(cachesync.journal.sound, "_expected", _expected))
         stack.enter_context(kernel.installed(time))
         yield
@@ -213,6 +216,7 @@ class SimulatedHost:
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0
+        self._booted_at = time.now
         self.hints: dict[str, Hint] = {}
         self.look: Callable[[str, tuple[Any, ...]], None] = lambda *_: None
         self.write: Callable[[], None] = lambda: None
@@ -234,6 +238,7 @@ class SimulatedHost:
             self._new_journal(state)
         with mock.patch.object(cachesync.journal.ledger, "_boot", return_value=f"boot {self._boots}"):
             driven = Driven(self.root, self._store, self.clock, **self._flags)  # type: ignore[arg-type]
+        driven.engine.journal.booted_at = lambda: self._booted_at  # type: ignore[method-assign]
         life = driven.engine.lifecycle
         life._sleep = self.clock.push
         context = driven.engine.transfer._c
@@ -340,6 +345,7 @@ class SimulatedHost:
         """The machine starts anew."""
         self.die()
         self._boots += 1
+        self._booted_at = self.clock.true
 
     def lose_power(self, *, commits: bool = True) -> None:
         """The last ``commits`` that were not durable are gone."""

@@ -402,13 +402,17 @@ class Ledger:
         objects = {
             key.removeprefix(PREFIX): held.info.version.etag
             for key, held in self.store.objects.items()
-            if key != MANIFEST and key.removeprefix(PREFIX) not in links
+            if key.startswith(PREFIX) and key != MANIFEST and key.removeprefix(PREFIX) not in links
         }
         check(versions == objects, "P3", f"the manifest lists {versions}, the store has {objects}")
 
     def came_back(self, third: SimulatedHost) -> None:
         """P15: another host gets what the store has."""
-        objects = {key.removeprefix(PREFIX): held.data for key, held in self.store.objects.items() if key != MANIFEST}
+        objects = {
+            key.removeprefix(PREFIX): held.data
+            for key, held in self.store.objects.items()
+            if key.startswith(PREFIX) and key != MANIFEST
+        }
         folders = {path[:at] for path in objects for at, letter in enumerate(path) if letter == "/"}
         links = {path for path, kind in self.listed() if kind == "link"} if MANIFEST in self.store.objects else set()
         here = third.files()

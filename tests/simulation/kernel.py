@@ -20,6 +20,7 @@ import cachesync.files.listing
 import cachesync.files.open_file
 import cachesync.files.place
 import cachesync.files.tree
+from cachesync.model import Capabilities, Device, Leases
 from cachesync.policy import Writer
 
 _MODULES = ("beneath", "listing", "open_file", "place", "rename", "staging", "stats", "tree")
@@ -192,10 +193,16 @@ class Kernel:
         disk = self._disk(_path(directory))
         return None if disk is not None and not disk.nature.births else _birth_ns(directory, name)
 
-    def granularity(self, folder: Path) -> float:
-        """What is found out of a disk's time stamps: two writes that follow each other get the same one, or not."""
-        disk = self._disk(str(folder))
-        return 0.0 if disk is None or not disk.nature.tick else 0.020
+    def device_of(self, directory: int) -> Device:
+        """The file system of a host's disk."""
+        disk = self._disk(_path(directory))
+        kind = "plain" if disk is None else next(name for name, nature in NATURES.items() if nature == disk.nature)
+        return Device(kind, os.fstat(directory).st_dev, kind)
+
+    def measure(self, _: int, device: Device) -> Capabilities:
+        """What is found out of a disk."""
+        nature = NATURES[device.kind]
+        return Capabilities(device, nature.tick, nature.births, Leases(nature.leases))
 
     @property
     def _odd(self) -> bool:

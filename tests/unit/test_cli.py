@@ -160,6 +160,7 @@ GOLDEN = {
     "skipped": [{"path": "s", "reason": "a socket"}],
     "manifest": None,
     "seconds": 1.235,
+    "on_this_machine": False,
     "entries": [
         {"path": "a", "key": "sessions/demo/a", "size": 9, "sha256": "ab", "version": '"e"', "version_id": None}
     ],
@@ -401,6 +402,7 @@ STATUS_GOLDEN = {
     "notes": ["no versioning"],
     "rate": 1000.0,
     "store_silent_for": None,
+    "on_this_machine": False,
 }
 
 

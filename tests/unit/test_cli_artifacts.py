@@ -139,6 +139,8 @@ def test_close(run: Run, verbs: FakeVerbs):
     assert done == (0, "demo: stored, 3 files, 30 B, 0.00 s\ndemo: closed\ndemo: 2 files evicted, 20 B\n", "")
     assert run("close", "demo", "--keep", "--json").code == 0
     assert verbs.lifecycle.calls == [("close", "demo", False, 7.0, True), ("close", "demo", True, 300.0, False)]
+    assert run("close", "demo", "--force").code == 0
+    assert verbs.lifecycle.calls[-1] == ("close", "demo", False, 300.0, False, "force")
     verbs.lifecycle.closed = CloseReport(FlushReport("demo", stored=False, pending=LEFT), closed=False)
     done = run("close", "demo")
     assert done.code == 4
@@ -151,7 +153,8 @@ def test_evict(run: Run, verbs: FakeVerbs):
     assert run("evict", "demo") == (0, "demo: 2 files evicted, 20 B\n", "")
     verbs.lifecycle.evicted = EvictReport("demo", 1, 5, kept=LEFT)
     assert run("evict", "demo") == (4, "demo: 1 file evicted, 5 B, 1 kept\n", "  kept     c: is being written\n")
-    assert json.loads(run("evict", "demo", "--json").out) == verbs.lifecycle.evicted.json()
+    assert json.loads(run("evict", "demo", "--json", "--force").out) == verbs.lifecycle.evicted.json()
+    assert verbs.lifecycle.calls == [("evict", "demo"), ("evict", "demo"), ("evict", "demo", "force")]
 
 
 def test_verify(run: Run, verbs: FakeVerbs):

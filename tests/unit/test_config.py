@@ -1,6 +1,8 @@
 """Settings: where they come from, which source wins, what is refused and in which words (SPEC section 5)."""
 
 import dataclasses
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,9 @@ def test_nothing_configured_works_with_the_embedded_store(read, tmp_path):
     assert config.root == tmp_path / "sessions"
     assert config.state == tmp_path / "sessions/.cachesync"
     assert config.socket == tmp_path / "sessions/.cachesync/control.sock"
-    assert config.store_url == "file:///home/ada/.local/share/cachesync/store"
+    folder = hashlib.sha256(os.fsencode(config.root)).hexdigest()[:16]
+    assert config.store_url == f"file:///home/ada/.local/share/cachesync/stores/{folder}"
+    assert config.unchosen == (config.store_url, "file:///home/ada/.local/share/cachesync/store")
     assert config.embedded
     assert origin(config, "store") == (config.store_url, "embedded")
     assert (config.prefix, config.endpoint, config.region, config.sse, config.http) == ("", None, None, None, None)
@@ -57,7 +61,11 @@ def test_nothing_configured_works_with_the_embedded_store(read, tmp_path):
 
 
 def test_embedded_store_follows_the_data_directory(read, tmp_path):
-    assert read(environ={"XDG_DATA_HOME": "/data"}).store_url == "file:///data/cachesync/store"
+    config = read(environ={"XDG_DATA_HOME": "/data"})
+    assert config.store_url.startswith("file:///data/cachesync/stores/")
+    other = read(environ={"XDG_DATA_HOME": "/data"}, flags={"root": "other"})
+    assert other.store_url not in config.unchosen, "one folder a root"
+    assert other.unchosen[1] == config.unchosen[1]
     assert read(environ={"XDG_DATA_HOME": "relative"}).store_url.startswith("file:///home/ada/")
     config = read(environ={"HOME": ""})
     assert config.store_url == f"file://{tmp_path}/sessions/.cachesync/store"

@@ -17,6 +17,7 @@ from cachesync.doctor.host import CAP_SYS_ADMIN, FIRST_USER_NAMESPACE, Fuse, Ino
 from cachesync.doctor.rights import Rights
 from cachesync.doctor.stored import Conditions
 from cachesync.errors import JournalDamaged, NoSuchBucket, StoreDenied, StorePermanent, StoreUnreachable
+from cachesync.model import Capabilities, Device, Leases
 from cachesync.reports import DaemonStatus, StatusReport
 from cachesync.store.s3_credentials import Found
 from cachesync.store.s3_errors import NotSupported
@@ -121,10 +122,20 @@ def test_journal():
     says(ground.journal("/j", there=True, fault=torn), "problem", "torn", "sets it aside")
 
 
-def test_time_stamps():
-    says(ground.time_stamps(0.0), "ok", "every write")
-    says(ground.time_stamps(0.02), "ok", "20 ms", "6.13")
-    says(ground.time_stamps(None), "ok", "not tried")
+def test_capabilities():
+    def told(kind, tick=0.0, leases=Leases.HONEST, *, births=True):
+        found = Capabilities(Device("id", 1, kind), tick, births=births, leases=leases)
+        return {row.check: row for row in ground.capabilities(found)}
+
+    fine = told("ext4")
+    assert {row.verdict for row in fine.values()} == {"ok"}
+    says([fine["time stamps"]], "ok", "every write")
+    says([told("ext4", tick=0.02)["time stamps"]], "ok", "20 ms", "6.13")
+    says([told("ext4", tick=1.0)["time stamps"]], "warning", "1.0 s", "256 bytes")
+    says([told("ext4", births=False)["birth times"]], "warning", "ext4 does not tell when", "xfs")
+    says([told("overlayfs", leases=Leases.LYING)["leases"]], "warning", "overlayfs does not always", "evict --force")
+    says([told("nfs", leases=Leases.REFUSED)["leases"]], "warning", "nfs does not tell", "volume")
+    says(ground.capabilities(None), "ok", "not tried")
 
 
 def test_the_folder_that_is_the_store():

@@ -57,6 +57,7 @@ def test_the_format_is_the_contract():
         "state": "closed",
         "host": "h",
         "written_at": "2023-11-14T22:13:20.500Z",
+        "serial": 0,
         "entries": [
             {
                 "path": "dir/a",

@@ -23,7 +23,7 @@ from cachesync.errors import (
     StoreUnreachable,
     Unstorable,
 )
-from cachesync.model import FileStat, Kind
+from cachesync.model import FileStat, Kind, Stored, Version
 from cachesync.policy import (
     LINGERING,
     LONGEST_PAUSE,
@@ -51,6 +51,7 @@ from cachesync.policy import (
     may_be_stored,
     part_size,
     until_next_scan,
+    was_reverted,
 )
 from tests.rows import an_entry
 
@@ -223,15 +224,26 @@ def test_where_the_kernel_cannot_tell_a_quiet_file_is_taken_for_closed():
 
 
 def test_a_file_is_unsettled_while_its_bytes_may_change_without_a_trace():
-    def unsettled(age, writer):
+    def unsettled(age, writer, tick=0.020):
         # 2^30 seconds: a float holds a quarter of a microsecond there, so ages compare as they read.
-        return is_unsettled(2.0**30 + age, replace(STAT, ctime_ns=2**30 * 10**9), writer)
+        return is_unsettled(2.0**30 + age, replace(STAT, ctime_ns=2**30 * 10**9), writer, tick=tick)
 
     assert unsettled(1000, Writer.OPEN)
     assert not unsettled(0, Writer.CLOSED)
     assert unsettled(-1, Writer.UNKNOWN)  # changed after it was read, or the clock went back
     assert unsettled(LINGERING - 1, Writer.UNKNOWN)
     assert not unsettled(LINGERING + 1, Writer.UNKNOWN)
+    assert unsettled(0.5, Writer.CLOSED, tick=1.0)  # another write in this second would look the same
+    assert not unsettled(1.0, Writer.CLOSED, tick=1.0)
+
+
+def test_what_nobody_has_written_since_the_boot_or_since_it_was_stored_may_have_been_reverted():
+    at = 10 * 10**9
+    assert was_reverted(replace(STAT, mtime_ns=at), None, 10.0)
+    assert not was_reverted(replace(STAT, mtime_ns=at + 1), None, 10.0)
+    stored = Stored(Version("v"), 1, "ab", at + 5, 0o644, 0.0)
+    assert was_reverted(replace(STAT, mtime_ns=at + 4), stored, 10.0)
+    assert not was_reverted(replace(STAT, mtime_ns=at + 5), stored, 10.0)
 
 
 # -- what was read -----------------------------------------------------------------------------------------------------

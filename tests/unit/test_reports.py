@@ -53,10 +53,8 @@ def test_flush():
         skipped=[Skipped(ODD, "a pipe")],
         seconds=1.23456,
     ).json()
-    contract = keys(
-        "session stored files bytes uploaded deleted failed pending conflicts skipped manifest seconds vanished"
-    )
-    assert report.keys() == contract
+    contract = "session stored files bytes uploaded deleted failed pending conflicts skipped manifest seconds"
+    assert report.keys() == keys(f"{contract} vanished on_this_machine")
     assert report["failed"] == [{"path": SHOWN, "error": "denied"}]
     assert report["pending"] == [{"path": SHOWN, "reason": "under way"}]
     assert report["conflicts"] == [{"path": SHOWN, "kept_as": f"{SHOWN}.conflict-x"}]

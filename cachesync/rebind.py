@@ -1,0 +1,107 @@
+"""``rebind``: a root goes on in another store than it was stored in before.
+
+What stands here is stored there anew. What only the old store has must be there already, by a copy of the bucket, or
+somebody has to say that it may be forgotten. A copy of the journal is kept: it knows where those bytes are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from cachesync.config import Config
+from cachesync.engine import Engine
+from cachesync.errors import ConfigError, ExitCode
+from cachesync.keys import RESERVED, from_key, printable, session_prefix
+from cachesync.model import Kind
+from cachesync.record import record
+from cachesync.reports import Failure, Json
+from cachesync.store.base import ObjectStore
+
+
+@record(frozen=True, slots=True)
+class RebindReport:
+    """``files`` stand here, and are to be stored in ``store``. ``missing`` are only in ``was``, the store before: while
+    there are some the root is not ``rebound`` unless that was asked for. ``kept`` is the copy of the journal."""
+
+    root: str
+    store: str
+    was: str | None
+    files: int = 0
+    missing: tuple[Failure, ...] = ()
+    rebound: bool = False
+    kept: str | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """FAILED if the root is not rebound."""
+        return ExitCode.DONE if self.rebound else ExitCode.FAILED
+
+    def json(self) -> Json:
+        """``rebind --json``."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return plain | {"missing": [{"path": printable(row.path), "error": row.error} for row in self.missing]}
+
+
+def rebind(config: Config, store: ObjectStore, *, confirmed: bool) -> RebindReport:
+    """Bind the root's journal to ``store``; ``confirmed`` lets files go that only the store before has.
+
+    Raises RootLocked, UsageError, StoreError.
+    """
+    if config.embedded:
+        cause = "no store is configured"
+        raise ConfigError("rebind", str(config.root), cause, "set the new one, as CACHESYNC_STORE=s3://BUCKET")
+    engine = Engine(config, store, watched=False, bind=False, rebinds=True)
+    try:
+        next(iter(store.list(session_prefix(config.prefix, RESERVED))), None)  # is it there at all?
+        known = engine.journal.binding.get()
+        names = engine.journal.sessions.names()
+        missing = {name: rows for name in names if (rows := list(_missing(engine, name)))}
+        report = RebindReport(
+            str(config.root),
+            config.store.shown,
+            None if known is None else known.shown,
+            sum(_standing(engine, name) for name in names),
+            tuple(Failure(f"{name}/{row.path}", row.error) for name, rows in missing.items() for row in rows),
+        )
+        if known is None:  # it is bound by what is stored first
+            return replace(report, rebound=True)
+        if missing and not confirmed:
+            return report
+        kept = config.state / f"journal.db.before-rebind-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        engine.journal.binding.keep(kept)
+        for name, rows in missing.items():
+            for row in rows:
+                engine.journal.sessions.forget_evicted(name, row.path)
+        engine.identity.rebind()
+        return replace(report, rebound=True, kept=str(kept))
+    finally:
+        engine.close(0.2)
+
+
+def _standing(engine: Engine, session: str) -> int:
+    counts = engine.journal.sessions.counts(session)
+    return counts.files - counts.evicted
+
+
+def _missing(engine: Engine, session: str) -> Iterator[Failure]:
+    """The files that are not here, and that the new store does not have as the old one did."""
+    evicted = {
+        entry.path: entry.stored.size
+        for entry in engine.journal.entries.walk(session)
+        if not entry.resident and entry.kind is Kind.FILE and entry.stored is not None
+    }
+    if not evicted:
+        return
+    prefix = engine.config.prefix
+    there = {
+        path: info.size
+        for info in engine.store.list(session_prefix(prefix, session))
+        if (path := from_key(prefix, session, info.key)) is not None
+    }
+    for path, size in sorted(evicted.items()):
+        if path not in there:
+            yield Failure(path, "it is not here, and not in the new store")
+        elif there[path] != size:
+            yield Failure(path, f"it is not here; in the new store it has {there[path]} bytes, not {size}")

@@ -1,0 +1,108 @@
+"""Reading clean files again whose bytes may have changed without a trace in their stat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cachesync.errors import FileUnreadable
+from cachesync.files import OpenFile, Tree
+from cachesync.journal import Journal
+from cachesync.model import Entry, FileStat
+from cachesync.policy import Writer, is_unsettled
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Reread:
+    """What came of it. ``changed`` are the files that are not what the store has, with their stat; not ``finished`` if
+    it took too long."""
+
+    changed: list[tuple[str, FileStat]] = field(default_factory=list)
+    settled: list[tuple[Entry, bool]] = field(default_factory=list)
+    finished: bool = True
+
+
+def reread(
+    tree: Tree,
+    journal: Journal,
+    session: str,
+    paths: Iterable[str],
+    *,
+    clock: Callable[[], float],
+    expired: Callable[[], bool],
+    unwritten: bool,
+) -> Reread:
+    """Read files whose stat is the journal's. What is as the store has it stays clean, and is settled if nothing can
+    change it without a trace any more; ``unwritten`` says that no program writes where that cannot be asked."""
+    result = Reread()
+    for path in paths:
+        entry = journal.entries.entry(session, path)
+        if entry is None or entry.dirty or not entry.unsettled or not entry.resident or entry.stat is None:
+            continue
+        file = _open(tree, entry)
+        if file is None:
+            result.changed.append((path, entry.stat))
+            continue
+        with file:
+            if not _compare(file, entry, result, clock, expired, unwritten=unwritten):
+                result.finished = False
+                break
+    if result.settled:
+        journal.work.settle(session, result.settled)
+    return result
+
+
+def _open(tree: Tree, entry: Entry) -> OpenFile | None:
+    """The file; None where there is none or it cannot be opened, which the uploader reports."""
+    try:
+        return tree.open(entry.session, entry.path)
+    except FileUnreadable:
+        return None
+
+
+def _compare(
+    file: OpenFile,
+    entry: Entry,
+    result: Reread,
+    clock: Callable[[], float],
+    expired: Callable[[], bool],
+    *,
+    unwritten: bool,
+) -> bool:
+    """Compare one file with what the store has; whether there was the time for it."""
+    file.await_tick(clock())
+    read_at, writer = clock(), file.writer()
+    if unwritten and writer is Writer.UNKNOWN:
+        writer = Writer.CLOSED
+    same = _is_stored(file, entry, expired)
+    if same is None:
+        return False
+    unsettled = is_unsettled(read_at, file.stat, writer, tick=file.capabilities.tick)
+    if not same:
+        result.changed.append((entry.path, file.restat()))
+    elif entry.doubted or not unsettled:
+        result.settled.append((entry, unsettled))
+    return True
+
+
+def _is_stored(file: OpenFile, entry: Entry, expired: Callable[[], bool]) -> bool | None:
+    """Whether the file holds the bytes that the store has; None if there is no time to tell."""
+    stored, digest, offset = entry.stored, hashlib.sha256(), 0
+    if stored is None or file.stat != entry.stat or file.stat.size != stored.size:
+        return False
+    file.await_write()
+    try:
+        while offset < stored.size:
+            if expired():
+                return None
+            data = file.read(offset, min(_CHUNK, stored.size - offset))
+            if not data:
+                return False
+            digest.update(data)
+            offset += len(data)
+    except FileUnreadable:
+        return False
+    return digest.hexdigest() == stored.sha256 and file.restat() == file.stat
