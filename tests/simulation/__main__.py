@@ -46,7 +46,11 @@ def replay(seed: int, *, shortest: bool, disk: str | None) -> int:
     with place(disk) as folder:
         if shortest and (error := fault_of(schedule, folder)) is not None:
             schedule = shorten(schedule, folder, kind_of(error))
-        say(", ".join(f"{name}={getattr(schedule, name)}" for name in ("guard", "watched", "orderly", "third", "disk")))
+        say(
+            ", ".join(
+                f"{name}={getattr(schedule, name)}" for name in ("guard", "watched", "orderly", "third", "disk", "ears")
+            )
+        )
         try:
             play(schedule, folder, lambda step: say(f"  {step}"))
         except (Exception, Broken):  # noqa: BLE001 -- it is what was looked for

@@ -50,7 +50,7 @@ class Failure:
     def __str__(self) -> str:
         s = self.shortest
         steps = "\n".join(f"    {step}" for step in s.steps)
-        setup = f"guard={s.guard} watched={s.watched} orderly={s.orderly} third={s.third} disk={s.disk}"
+        setup = s.settings
         again = f"python -m tests.simulation --seed {self.schedule.seed}"
         return f"seed {self.schedule.seed}: {self.sentence}\n  shortest ({setup}):\n{steps}\n  replay: {again}"
 
@@ -98,7 +98,14 @@ def shorten(schedule: Schedule, folder: Path, kind: str) -> Schedule:
         error = fault_of(shorter, folder)
         return error is not None and kind_of(error) == kind
 
-    for change in ({"third": False}, {"orderly": True}, {"watched": True}, {"guard": 100}, {"disk": "plain"}):
+    for change in (
+        {"third": False},
+        {"orderly": True},
+        {"watched": True},
+        {"guard": 100},
+        {"disk": "plain"},
+        {"ears": False},
+    ):
         if still(plainer := replace(schedule, **change)):
             schedule = plainer
     size = len(schedule.steps)

@@ -66,6 +66,9 @@ def _calm(world: World) -> None:
     world.store.faults.clear()
     world.store.stale_left = 0
     world._traps.clear()
+    for host in world.hosts:
+        if host.watcher is not None:
+            host.watcher.turn_deaf(False)
 
 
 def _drain(world: World, host: SimulatedHost) -> None:

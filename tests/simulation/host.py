@@ -42,6 +42,7 @@ from tests.driving import Driven
 from tests.life import kill
 from tests.simulation.kernel import NATURES, Disk, Kernel
 from tests.simulation.store import SimulatedStore
+from tests.simulation.watching import SimulatedWatcher
 
 SESSION = "s"
 PREFIX = f"sessions/{SESSION}/"
@@ -201,6 +202,7 @@ class SimulatedHost:
         guard: int,
         watched: bool,
         disk: str = "plain",
+        ears: bool = False,
     ) -> None:
         self.name = name
         self.folder = folder
@@ -209,6 +211,7 @@ class SimulatedHost:
         self.away = folder / f"{name}-away"
         self.volumes = folder / f"{name}-volumes"
         self.clock = HostClock(time)
+        self.watcher = SimulatedWatcher(self.session) if ears else None
         self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock)
         self.driven: Driven | None = None
         self.lives = 0
@@ -241,6 +244,9 @@ class SimulatedHost:
         context = driven.engine.transfer._c
         life._opener._hydrator = Hydrator(context, driven.engine.learner.standing, threads=1, sleep=self.clock.push)
         self._hook(driven)
+        driven.engine.hearing._private = None  # a watcher of its own would be a thread
+        if self.watcher is not None:
+            driven.engine.hearing.attach(self.watcher, self.watcher.catch_up)
         self.driven = driven
         self.hints.clear()
         life.recover()

@@ -18,7 +18,7 @@ from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
 from tests.simulation.barrier import Barrier
-from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost, Snapshot
+from tests.simulation.host import MANIFEST, PREFIX, SESSION, Seen, SimulatedHost, Snapshot
 from tests.simulation.store import SimulatedStore
 
 EPSILON = 0.01
@@ -54,7 +54,7 @@ class Ledger:
         self.moved: dict[str, dict[str, int]] = {}
         """By host: paths that a program renamed, and which file that was."""
         self.unlinked: dict[str, set[str]] = {}
-        """By host: paths of files that a program removed or replaced."""
+        """By host: paths that a program removed, and paths of files that it replaced."""
         self.folders: dict[str, dict[str, int]] = {}
         """By host: which directory each was that stood there."""
         self.replaced: dict[str, set[str]] = {}
@@ -62,6 +62,8 @@ class Ledger:
         self.excused: dict[str, set[str]] = {}
         """By host: paths that went from below those. That the same directory stands there is what tells that a program
         removed a file (P7): such a path may stay in the store."""
+        self.once: dict[str, set[str]] = {}
+        """By host: paths that a program once removed by name."""
         self.removing: set[str] = set()
         """Hosts on which a program removes the whole session, file after file."""
         self.went_at: dict[str, float] = {}
@@ -79,6 +81,11 @@ class Ledger:
         """By host and path: the event at which a program last changed the file that stands there."""
         self.reverted: dict[tuple[str, str], bytes] = {}
         """By host and path: the bytes that a file has lost with the power."""
+        self.vanished: dict[tuple[str, str], bytes] = {}
+        """... and those of a file that is not there any more, as long as the engine has not looked: nobody can tell
+        whether what a program makes there is the same file, changed."""
+        self.stood: dict[tuple[str, str], Seen] = {}
+        """By host and path: the file that stood there last."""
         self.asked: dict[str, str] = {}
         """Paths that are put or removed by name right now, and on which host."""
 
@@ -87,7 +94,7 @@ class Ledger:
 
     def add(self, host: SimulatedHost) -> None:
         """Another host comes."""
-        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused):
+        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused, self.once):
             paths[host.name] = set()
         self.moved[host.name], self.folders[host.name] = {}, {}
         if not host.disk.nature.births:
@@ -122,6 +129,9 @@ class Ledger:
         """The engine there has been told of everything that a program did, or has seen it."""
         self.doubted.discard(host.name)
         self.replaced[host.name].clear()
+        for name, path in list(self.vanished):
+            if name == host.name:
+                del self.vanished[name, path]
         if host.name in self.went_at:
             self.deleted_at[host.name] = self.went_at[host.name]
 
@@ -131,6 +141,7 @@ class Ledger:
         self.must_go[host.name].clear()
         self.moved[host.name].clear()
         self.unlinked[host.name].clear()
+        self.once[host.name].clear()
 
     def revived(self, data: bytes) -> None:
         """Somebody made these bytes the newest of a key again."""
@@ -157,13 +168,13 @@ class Ledger:
         if new is None and not asked:
             check(host.session.is_dir(), "P7", f"{path} is deleted by the absence of its session")
             replaced = (host.session / path).is_symlink()
-            named = path in self.deleted[host.name]
+            named = path in self.deleted[host.name] or self._went_before(host, path, old)
             check(replaced or named, "P7", f"{path} is deleted in the store, but nobody deleted it on {host.name}")
             at = self.deleted_at.get(host.name, 0.0)
             early = now - at < SETTLE - EPSILON and host.name not in self.believing | self.clock_stepped
             renamed = path in self.moved[host.name]
             check(not early or renamed or replaced, "P8", f"{path} is deleted {now - at:.3f} s after it went")
-            if old is not None and renamed:
+            if old is not None and renamed and not replaced and key not in self.store.landed:
                 self._new_name_is_stored(host, path, old)
             removing = host.name in self.removing - self.believing and key not in self.store.landed
             check(not removing, "P8", f"{path} is deleted while a program removes the whole session")
@@ -175,6 +186,15 @@ class Ledger:
         lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
         on_disk = lost and any(old.data in other.everything() for other in self.hosts)
         check(not lost or on_disk, "P9", f"{old.data!r} at {path} was seen by nobody, and is replaced by {host.name}")
+
+    def _went_before(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
+        """Whether a program removed the file that the object is of, before another one of its name was lost."""
+        return (
+            host.name in self.forgetful
+            and path in self.once[host.name]
+            and old is not None
+            and old.data in self.given_up
+        )
 
     def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
         """P8: the object of an old name goes after the store has one for the new name."""
@@ -219,19 +239,30 @@ class Ledger:
 
     def changed(self, host: SimulatedHost, before: Snapshot, after: Snapshot) -> None:
         """A program changed these files: their bytes, their times or their names."""
+        for path, seen in before.items():
+            self.stood[host.name, path] = seen
         for path, seen in after.items():
-            if before.get(path) != seen:
+            if before.get(path) != seen and self.stood.get((host.name, path)) != seen:  # else it only was away
                 self.changed_at[host.name, path] = self.store.tick()
         for name, path in list(self.reverted):
             if name == host.name and before.get(path) != after.get(path):
                 self.give_up([self.reverted.pop((name, path))])
+        for name, path in list(self.vanished):
+            if name == host.name and path in after:
+                self.give_up([self.vanished.pop((name, path))])
+        self._names_changed(host, before, after)
+
+    def _names_changed(self, host: SimulatedHost, before: Snapshot, after: Snapshot) -> None:
         moved, unlinked = self.moved[host.name], self.unlinked[host.name]
         files = {seen.file for seen in after.values()}
         arrived = {seen.file for path, seen in after.items() if path not in before or before[path].file != seen.file}
+        self.once[host.name] |= before.keys() - after.keys()
         for path in before.keys() - after.keys():
             moved.pop(path, None)
             if before[path].file in arrived:
                 moved[path] = before[path].file
+            else:
+                unlinked.add(path)
         unlinked |= {path for path, seen in before.items() if seen.file not in files}
         for path in after.keys() - before.keys():
             moved.pop(path, None)
@@ -248,16 +279,17 @@ class Ledger:
         excused |= went
         self.must_go[host.name] -= excused
 
-    def cut_off(self, host: SimulatedHost, gone: set[bytes], reverted: Mapping[str, bytes]) -> None:
+    def cut_off(self, host: SimulatedHost, gone: set[bytes], lost: Mapping[str, bytes]) -> None:
         """The power went. Bytes in ``gone`` left the disk: those that were nowhere else may be lost. A program that
-        changes a file in ``reverted`` gives up the bytes that this file lost."""
+        changes a file that ``lost`` its bytes gives up those."""
         stored = {held.data for held in self.store.objects.values()}
         self.give_up(gone - stored)
         self.forgetful.add(host.name)
         self.doubted.add(host.name)
         self.must_go[host.name].clear()
-        for path, data in reverted.items():
-            self.reverted[host.name, path] = data
+        here = host.files()
+        for path, data in lost.items():
+            (self.reverted if path in here else self.vanished)[host.name, path] = data
 
     def covered(self, host: SimulatedHost, folder: str) -> None:
         """A volume came or went: what a program removed below it is not known to have been removed."""

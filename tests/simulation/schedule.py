@@ -33,7 +33,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A seed's steps, and how its hosts are set up. ``orderly`` says how their last processes end, ``disk`` of which
-    kind (kernel.NATURES) their disks are."""
+    kind (kernel.NATURES) their disks are, ``ears`` whether a flush hears at once which names come."""
 
     seed: int
     guard: int
@@ -42,6 +42,13 @@ class Schedule:
     third: bool
     steps: tuple[Step, ...]
     disk: str = "plain"
+    ears: bool = False
+
+    @property
+    def settings(self) -> str:
+        """How its hosts are set up."""
+        names = ("guard", "watched", "orderly", "third", "disk", "ears")
+        return " ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def without(self, start: int, end: int) -> Schedule:
         """The same without some of its steps."""
@@ -146,6 +153,7 @@ WORLD: dict[str, tuple[float, Make]] = {
     "foreign_put": (2, lambda rng, n: (rng.choice(FILES), _data(rng, n), rng.random() < 0.7)),
     "foreign_delete": (1, _path),
     "foreign_copy": (1, lambda rng, _: (rng.choice(FILES), rng.randrange(3), rng.choice(FILES))),
+    "deaf": (0.5, _some(True, False)),
     "portal": (0.5, _some(True, False, False)),
 }
 
@@ -233,6 +241,7 @@ def generate(seed: int) -> Schedule:
         third=rng.random() < 0.25,
         steps=tuple(steps),
         disk=disk,
+        ears=rng.random() < 0.5,
     )
 
 

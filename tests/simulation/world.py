@@ -63,7 +63,10 @@ class World(Engines):
 
     def _host(self, name: str) -> SimulatedHost:
         s = self._schedule
-        host = SimulatedHost(name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched, disk=s.disk)
+        ears = s.watched and s.ears
+        host = SimulatedHost(
+            name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched, disk=s.disk, ears=ears
+        )
         self._kernel.add(host.disk)
         return host
 
@@ -116,10 +119,13 @@ class World(Engines):
     @contextlib.contextmanager
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
         """A program's change in a directory: notes what it wrote and what it took away."""
+        heard = host.watcher.names() if host.watcher is not None and host.watcher.is_heard else None
         stood, aside = host.snapshot(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
         host.disk.witness()
+        if heard is not None and host.watcher is not None:
+            host.watcher.changed(heard, host.watcher.names())
         stands, still_aside = host.snapshot(), set(host.files_away().values())
         before = {path: seen.data for path, seen in stood.items()}
         after = {path: seen.data for path, seen in stands.items()}
@@ -208,6 +214,10 @@ class World(Engines):
     def _do_stale(self, _: int, __: SimulatedHost, listings: int) -> None:
         self.store.remember(listings)
 
+    def _do_deaf(self, _: int, host: SimulatedHost, deaf: bool) -> None:  # noqa: FBT001
+        if host.watcher is not None:
+            host.watcher.turn_deaf(deaf)
+
     def _do_portal(self, _: int, __: SimulatedHost, there: bool) -> None:  # noqa: FBT001
         self.store.portal = there
 
@@ -257,8 +267,7 @@ class World(Engines):
 
     def _do_power_loss(self, _: int, host: SimulatedHost) -> None:
         host.lose_power()
-        self.ledger.forgetful.add(host.name)
-        self.ledger.doubted.add(host.name)
+        self.ledger.cut_off(host, set(), {})
 
     def _do_power_cut(self, _: int, host: SimulatedHost, what: str, salt: int, kept: bool) -> None:  # noqa: FBT001
         """The disk comes back without some of what was written last, whatever the journal says of that."""
@@ -267,9 +276,7 @@ class World(Engines):
         had, here = host.everything(), host.snapshot()
         stands = host.session.is_dir()
         lost = set(lose(host, self._platters[host.name], self.time.now, what, salt)) if stands else set[str]()
-        standing = host.files()
-        reverted = {path: here[path].data for path in lost & standing.keys()}
-        self.ledger.cut_off(host, had - host.everything(), reverted)
+        self.ledger.cut_off(host, had - host.everything(), {path: here[path].data for path in lost})
 
     def _do_keep_root(self, _: int, host: SimulatedHost) -> None:
         if host.session.is_dir() and not host.disk.mounted:
@@ -285,7 +292,8 @@ class World(Engines):
         self._backups[host.name].restore()
         self._platters[host.name].forget()
         now = host.files()
-        self.ledger.cut_off(host, had - host.everything(), {path: here[path] for path in here.keys() & now.keys()})
+        lost = {path: data for path, data in here.items() if now.get(path) != data}
+        self.ledger.cut_off(host, had - host.everything(), lost)
 
     def _do_keep_state(self, _: int, host: SimulatedHost) -> None:
         host.keep_state()
@@ -317,8 +325,20 @@ class World(Engines):
 
     def _hook(self, number: int, host: SimulatedHost) -> None:
         host.look = partial(self._look, number)
+        if host.watcher is not None:
+            host.watcher.take_hints = partial(self._catch_up, number)
         host.write = lambda: self._reached("journal", before=True, number=number)
         host.committed = lambda: self._reached("journal", before=False, number=number)
+
+    def _catch_up(self, number: int) -> None:
+        """The thread for hints takes those that there are, and another thread waits for that."""
+        host = self.hosts[number]
+        if host.driven is not None:
+            self._depth += 1
+            try:
+                self._run_notice(host, 1.0)
+            finally:
+                self._depth -= 1
 
     def _look(self, number: int, verb: str, args: tuple[Any, ...]) -> None:
         self._reached("look", before=True, number=number)
