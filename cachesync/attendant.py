@@ -65,8 +65,8 @@ class Attendant:
         self._threads = [
             threading.Thread(target=self._take_hints, name="hints", daemon=True),
             threading.Thread(target=self._scan_now_and_then, name="scan", daemon=True),
-            threading.Thread(target=self._ask_store, name="ask", daemon=True),
         ]
+        self._asking = self._ask_thread()
         engine.service.notes = self.notes
         engine.ondemand.unseen = self._unseen
 
@@ -75,7 +75,7 @@ class Attendant:
     def start(self) -> None:
         """Watch first, then scan: so nothing falls between."""
         self.watcher.start()
-        for thread in self._threads:
+        for thread in (*self._threads, self._asking):
             thread.start()
         self._engine.hearing.attach(self.watcher, self.catch_up)
         self._ask_scan("start")
@@ -87,8 +87,7 @@ class Attendant:
         self._stopping.set()
         self._hinted.set()
         self._scan_asked.set()
-        self._engine.identity.changed.set()
-        for thread in self._threads[:2]:  # the third may wait for the store
+        for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=2)
 
@@ -102,13 +101,16 @@ class Attendant:
         """No round of hints hangs, and both threads live."""
         since = self._hinting_since
         hanging = since is not None and time.monotonic() - since > _SLOWEST
-        return not hanging and all(thread.is_alive() for thread in self._threads[:2])
+        return not hanging and all(thread.is_alive() for thread in self._threads)
 
     def tend(self) -> None:
         """Once a second: the root, the watcher's health, scans that are due, the rate, systemd's watchdog."""
         self._check_root()
         self._engine.service.tend()
         self.watcher.tend()
+        if self._engine.identity.changed.is_set() and not self._asking.is_alive():
+            self._asking = self._ask_thread()
+            self._asking.start()
         now, config, uncovered = time.monotonic(), self._engine.config, self.watcher.uncovered()
         pause = until_next_scan(
             config.scan_interval, self._scan_cost, chosen=config.scan_interval_chosen, watched=not uncovered
@@ -284,13 +286,14 @@ class Attendant:
             except CacheSyncError as error:
                 logger.info("the manifest waits: %s", error, extra={"session": session})
 
+    def _ask_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._ask_store, name="ask", daemon=True)
+
     def _ask_store(self) -> None:
-        """Find out whether the store is the journal's (P17), then what it cannot do; then wait for a doubt about it."""
+        """Find out whether the store is the journal's (P17), then what it cannot do. ``tend`` begins anew when there is
+        a doubt about it."""
         self._know_store()
         self._ask_traits()
-        while not self._stopping.is_set():
-            self._engine.identity.changed.wait()
-            self._know_store()
 
     def _know_store(self) -> None:
         """Ask the store for its identity, and compare every session that is in doubt with it."""

@@ -12,10 +12,8 @@ from cachesync import attributes
 from cachesync.context import Context
 from cachesync.errors import (
     DeleteHeld,
-    JournalUnavailable,
     ObjectNotFound,
     PreconditionFailed,
-    StoreTransient,
     Unstorable,
 )
 from cachesync.events import What
@@ -187,16 +185,13 @@ class Removal:
         tried = (entry.session, entry.path) in self._unanswered
         return entry.stored is not None or tried or may_be_stored(entry, self._c.journal.opened_at)
 
-    @contextlib.contextmanager
-    def trying(self, entry: Entry) -> Iterator[None]:
-        """An entry is stored and confirmed: should that break off, the object may be there, or come there yet."""
-        place = entry.session, entry.path
-        try:
-            yield
-        except (StoreTransient, JournalUnavailable):
-            self._unanswered[place] = self._c.clock()
-            raise
-        self._unanswered.pop(place, None)
+    def broke_off(self, entry: Entry) -> None:
+        """A try to store an entry, or to confirm that, broke off: the object may be there, or come there yet."""
+        self._unanswered[entry.session, entry.path] = self._c.clock()
+
+    def confirmed(self, entry: Entry) -> None:
+        """An entry was stored and confirmed: a try before that has no effect any more."""
+        self._unanswered.pop((entry.session, entry.path), None)
 
     def _landed_at(self, entry: Entry) -> float:
         """When no try to store the entry can be under way any more, in this life or from the one before it."""

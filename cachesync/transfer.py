@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent
+from cachesync.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed, StorePermanent, StoreTransient
 from cachesync.events import What
 from cachesync.files import OpenFile, Snapshot, take
 from cachesync.journal import Journal
@@ -122,12 +122,16 @@ class Transfer:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
                 return False
             unsettled = is_unsettled(now, snapshot.stat, writer, tick=file.capabilities.tick)
-            with self.removal.trying(entry):
+            try:
                 stored, sent = self._send(entry, key, snapshot)
                 self._c.identity.confirmed()
                 self._c.journal.work.confirm(
                     entry, stored, read=snapshot.stat, unsettled=unsettled, complete=not snapshot.cut, put=sent
                 )
+            except (StoreTransient, JournalUnavailable):
+                self.removal.broke_off(entry)
+                raise
+        self.removal.confirmed(entry)
         self._c.identity.affirm()
         self._tell_stored(entry, stored.size, sent=sent, complete=not snapshot.cut)
         if snapshot.cut:
