@@ -17,9 +17,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from cachesync import manifest
+from cachesync.attributes import is_log
 from cachesync.errors import CacheSyncError, ObjectNotFound
 from cachesync.identity import StoreIdentity
-from cachesync.journal import MANIFEST, Journal
+from cachesync.journal import MANIFEST, Journal, Kept
 from cachesync.keys import from_key, manifest_key, session_prefix
 from cachesync.model import FileStat, ObjectInfo, Session, Stored, Version
 from cachesync.parallel import in_parallel
@@ -180,7 +181,7 @@ class Learner:
                 unseen.pop(path, None)
                 unlisted.discard(path)
                 astray.deleted.discard(path)
-            known = [(path, *standing.pop(path), stored) for path, stored in rows if path in standing]
+            known = [(path, standing.pop(path), stored) for path, stored in rows if path in standing]
             replaced = residence.replaced(session, rows)
             astray.replaced |= {path: stored for path, stored in replaced.items() if path not in overtaken}
             with self.standing:
@@ -192,7 +193,7 @@ class Learner:
         with self.standing:
             if unshown:
                 sessions.learn(session, unshown, [], overtaken=overtaken)
-            self._merge_gone(session, standing, past, astray, gone)
+            self._merge_gone(session, {path: standing[path] for path in gone & standing.keys()}, past, astray)
             self._merge_evicted(session, {path: unseen[path] for path in gone & unseen.keys()}, past, astray, overtaken)
             self._merge_manifest(session, None if MANIFEST in overtaken else found, past, overtaken)
         if past.is_other and session not in self._identity.doubted:
@@ -201,43 +202,36 @@ class Learner:
 
     def _merge_known(self, session: str, known: Sequence[_Listed], past: _Past, astray: Astray) -> None:
         """Files that are expected here and that the store has, perhaps as other versions."""
-        other = [(path, etag, stored) for path, etag, _, _, stored in known if etag != stored.version.etag]
+        other = [(path, kept.etag, stored) for path, kept, stored in known if kept.etag != stored.version.etag]
         if past.is_other:
             astray.lost += self._journal.residence.unknown(session, other, self._clock())
             astray.replaced = {}
         else:
-            same = [row for row in known if row[2] and row[1] == row[4].version.etag]
-            again = [(path, etag, stored) for path, etag, _, _, stored in same]
+            rows = [row for row in known if row[1].superseded and row[1].etag == row[2].version.etag]
+            again = [(path, kept.etag, stored) for path, kept, stored in rows]
             self._journal.residence.supersede(session, [*other, *again])
 
-    def _merge_gone(
-        self, session: str, standing: Mapping[str, _Standing], past: _Past, astray: Astray, gone: AbstractSet[str]
-    ) -> None:
+    def _merge_gone(self, session: str, gone: Mapping[str, Kept], past: _Past, astray: Astray) -> None:
         """Files that are expected here and that the store has no more."""
-        here = {path: row for path, row in standing.items() if path in gone}
-        deleted = {path for path, row in here.items() if row[2] or past.deleted(path)}
-        self._journal.residence.supersede(session, [(path, here[path][0], None) for path in deleted])
-        if lost := [(path, row[0]) for path, row in here.items() if path not in deleted]:
-            astray.lost += self._journal.residence.lost(session, lost, self._clock())
+        now = self._clock()
+        deleted = {path for path, kept in gone.items() if kept.removed or past.deleted(path, kept, now)}
+        self._journal.residence.supersede(session, [(path, gone[path].etag, None) for path in deleted])
+        if lost := [(path, kept.etag) for path, kept in gone.items() if path not in deleted]:
+            astray.lost += self._journal.residence.lost(session, lost, now)
             astray.deleted -= {path for path, _ in lost}
 
     def _merge_evicted(
-        self,
-        session: str,
-        gone: Mapping[str, tuple[str, bool]],
-        past: _Past,
-        astray: Astray,
-        overtaken: AbstractSet[str],
+        self, session: str, gone: Mapping[str, Kept], past: _Past, astray: Astray, overtaken: AbstractSet[str]
     ) -> None:
         """Files that only the store had. One that only a listing told of was another host's, and may go unmentioned."""
-        lost = []
-        for path, (etag, ours) in gone.items():
-            if past.deleted(path) or not (ours or past.lists(path)):
+        lost, now = [], self._clock()
+        for path, kept in gone.items():
+            if past.deleted(path, kept, now) or not (kept.ours or past.lists(path)):
                 self._journal.sessions.forget_evicted(session, path, overtaken=overtaken)
             elif path not in overtaken:
-                lost.append((path, etag))
+                lost.append((path, kept.etag))
         if lost:
-            astray.lost += self._journal.residence.lost(session, lost, self._clock())
+            astray.lost += self._journal.residence.lost(session, lost, now)
 
     def _merge_manifest(
         self, session: str, found: manifest.FoundManifest | None, past: _Past, overtaken: AbstractSet[str]
@@ -292,9 +286,11 @@ class Learner:
         return there
 
 
-_Standing = tuple[str, bool, bool]
-_Listed = tuple[str, str, bool, bool, Stored]
-"""What residence.standing tells of a file, with its path, and what the store has."""
+_Listed = tuple[str, Kept, Stored]
+"""A file that is expected here, as the journal knows it and as the store has it."""
+
+_DAY = 86_400.0
+"""Seconds before which no lifecycle rule expires an object."""
 
 
 class _Past:
@@ -315,9 +311,11 @@ class _Past:
         """Whether the manifest has this file."""
         return self._found is not None and path in self._found.files
 
-    def deleted(self, path: str) -> bool:
-        """Whether another host has deleted a file: it wrote a manifest since, and that one leaves it out."""
-        return self._tells and not self.lists(path)
+    def deleted(self, path: str, kept: Kept, now: float) -> bool:
+        """Whether a file that is gone was deleted, and not lost: another host wrote a manifest since that leaves it
+        out, or it was a log, which the bucket's lifecycle rule has expired."""
+        expired = is_log(path) and not self.is_other and kept.stored_at is not None and now - kept.stored_at >= _DAY
+        return expired or (self._tells and not self.lists(path))
 
 
 def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:

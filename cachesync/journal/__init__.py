@@ -13,7 +13,7 @@ from cachesync.journal.database import check_sound, set_aside, store_of
 from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.queue import Queue
-from cachesync.journal.residence import Residence
+from cachesync.journal.residence import Kept, Residence
 from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
 from cachesync.journal.turns import Turn, Turns
@@ -22,8 +22,8 @@ from cachesync.journal.waiting import Waiting
 from cachesync.journal.work import Work
 
 __all__ = [
-    "MANIFEST", "Bound", "Journal", "Known", "Turn", "Turns", "check_sound", "check_store", "elsewhere", "set_aside",
-    "store_of",
+    "MANIFEST", "Bound", "Journal", "Kept", "Known", "Turn", "Turns", "check_sound", "check_store", "elsewhere",
+    "set_aside", "store_of",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import join, split, superseded_text, to_columns
@@ -90,6 +91,21 @@ UPDATE entry SET resident = 1, generation = ?4, absent = ?4, due_at = ?5, gone_a
     failed = 0, error = NULL, labels = NULL, newer = NULL, older = NULL, stood_in = NULL
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND resident = 0
 """
+
+
+_KEPT = "ifnull(etag, ''), newer IS NOT NULL, newer IS 'null', puts > 0 OR sha256 IS NOT NULL, stored_at"
+
+
+class Kept(NamedTuple):
+    """A file that the store has, as the journal knows it: its version, whether another host's is known or is known to
+    have been ``removed``; whether it is ``ours``, or known by a manifest (what only a listing told of is another
+    host's, which may remove it unmentioned); and since when the store has it."""
+
+    etag: str
+    superseded: bool
+    removed: bool
+    ours: bool
+    stored_at: float | None
 
 
 class Residence:
@@ -207,25 +223,22 @@ class Residence:
                 replaced[path] = stored
         return replaced
 
-    def standing(self, name: str) -> dict[str, tuple[str, bool, bool]]:
-        """The version that each file was stored as that is expected on disk, whether another host's is known, and
-        whether another host is known to have removed it."""
+    def standing(self, name: str) -> dict[str, Kept]:
+        """The files that are expected on disk and that the store has."""
         rows = self._ledger.db.long(
-            "SELECT dir, name, etag, newer IS NOT NULL, newer IS 'null' FROM entry WHERE session = ? AND resident = 1"
-            " AND kind = 'file' AND etag IS NOT NULL AND gone_at IS NULL",
+            f"SELECT dir, name, {_KEPT} FROM entry WHERE session = ? AND resident = 1 AND kind = 'file'"
+            " AND etag IS NOT NULL AND gone_at IS NULL",
             (self._ledger.id(name),),
         )
-        return {join(row[0], row[1]): (row[2], bool(row[3]), bool(row[4])) for row in rows}
+        return {join(row[0], row[1]): Kept(*row[2:]) for row in rows}
 
-    def only_there(self, name: str) -> dict[str, tuple[str, bool]]:
-        """The version of each file that is only in the store, and whether this host has stored it or knows its bytes by a
-        manifest: what only a listing told of is another host's, which it may remove unmentioned."""
+    def only_there(self, name: str) -> dict[str, Kept]:
+        """The files that are only in the store."""
         rows = self._ledger.db.long(
-            "SELECT dir, name, ifnull(etag, ''), puts > 0 OR sha256 IS NOT NULL FROM entry"
-            " WHERE session = ? AND resident = 0 AND kind = 'file'",
+            f"SELECT dir, name, {_KEPT} FROM entry WHERE session = ? AND resident = 0 AND kind = 'file'",
             (self._ledger.id(name),),
         )
-        return {join(row[0], row[1]): (row[2], bool(row[3])) for row in rows}
+        return {join(row[0], row[1]): Kept(*row[2:]) for row in rows}
 
     def lost(self, name: str, paths: Iterable[tuple[str, str]], now: float) -> int:
         """The store does not have these files any more, and no host deleted them; each comes with the version that it

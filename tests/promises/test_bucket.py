@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,9 @@ def test_a_log_that_expired_is_missed_and_can_be_brought_back(host: Host):
     host.write("a.txt", "1")
     assert host.run("close", "s1").code == 0
     # What the rule does after 30 days: it leaves a deletion mark.
+    with contextlib.closing(sqlite3.connect(host.state / "journal.db")) as db:
+        db.execute("UPDATE entry SET stored_at = stored_at - 30 * 86400")
+        db.commit()
     host.s3.delete_object(Bucket=host.bucket, Key="sessions/s1/logs/agent.jsonl")
     assert "agent.jsonl" not in host.run("ls", "-R", "s1").out
     verified = host.run("verify", "s1", "--json")
