@@ -240,6 +240,26 @@ def test_what_another_host_deletes_meanwhile_is_not_lost(a: Host, make: Callable
     assert listed(store) == {"d/g"}
 
 
+@pytest.mark.parametrize(("days", "again"), [(30, False), (0, True)])
+def test_a_log_that_a_lifecycle_rule_expired_is_not_lost(
+    make: Callable[..., Host], store: FlatStore, days: int, *, again: bool
+) -> None:
+    """No rule expires what is younger than a day."""
+    a = make("a")
+    a.write("logs/old", "old")
+    a.write("f", "of f")
+    a.flush()
+    a.driven.clock.push(days * 86_400)
+    store.foreign_delete(PREFIX + "logs/old")
+    a.driven.engine.learner.again(S)
+    report = a.driven.flush(S, receipt=True)
+    assert report.stored
+    assert report.entries is not None
+    assert ("logs/old" in files(store)) is again
+    assert ("logs/old" in {line.path for line in report.entries}) is again
+    assert ("logs/old" in listed(store)) is again
+
+
 # -- identity ----------------------------------------------------------------------------------------------------------
 
 
