@@ -16,7 +16,7 @@ from cachesync.journal.entries import Entries
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.lives import Lives
 from cachesync.journal.queue import Queue
-from cachesync.journal.residence import Kept, Residence
+from cachesync.journal.residence import Residence
 from cachesync.journal.rows import Known
 from cachesync.journal.sessions import Sessions
 from cachesync.journal.turns import Turn, Turns
@@ -25,8 +25,8 @@ from cachesync.journal.waiting import Waiting
 from cachesync.journal.work import Work
 
 __all__ = [
-    "MANIFEST", "Bound", "Journal", "Kept", "Known", "Turn", "Turns", "check_sound", "check_store", "elsewhere",
-    "set_aside", "store_of",
+    "MANIFEST", "Bound", "Journal", "Known", "Turn", "Turns", "check_sound", "check_store", "elsewhere", "set_aside",
+    "store_of",
 ]  # fmt: skip
 
 
