@@ -12,6 +12,9 @@ from tests.simulation.invariants import check
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+_SETTLED = 5.0
+"""Virtual seconds after the last change until the coarsest time stamps tell that nothing changes any more."""
+
 _LONGEST = 900.0
 """Virtual seconds after the last fault in which everything must be stored (a failed entry is tried every 600)."""
 
@@ -23,6 +26,7 @@ def quiet(world: World) -> None:
         with world._changing(host):
             world._programs[host.name].release_all()
             world._programs[host.name].mend()
+    world.time.push(_SETTLED)
     lived = [(number, host) for number, host in enumerate(world.hosts) if host.lives or host.files()]
     for number, host in lived:
         host.stop() if world._schedule.orderly else host.die()
@@ -98,7 +102,8 @@ def _give_up_lost(world: World, host: SimulatedHost) -> int:
     entries = host.driven.engine.journal.entries.walk(SESSION)
     lost = [entry.path for entry in entries if entry.dirty and not entry.resident and entry.kind == "file"]
     for path in lost:
-        check(world.store.deleted_by.get(PREFIX + path) == "another", "P17", f"{path} is lost, and nobody deleted it")
+        deleted_here = world.store.deleted_by.get(PREFIX + path, host.name) == host.name
+        check(not deleted_here, "P17", f"{path} is lost on {host.name}, and nobody else deleted it")
         world._run_rm(host, path)
     return len(lost)
 
