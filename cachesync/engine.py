@@ -100,7 +100,7 @@ class Engine:
             self.journal = _open_journal(config, stores=bind and not read_only)
             undo.callback(self.journal.close)
             self._belong(endpoint, bind=bind, rebinds=rebinds)
-            self.pulse = Pulse(config.root, self.journal, self.tree.stands)
+            self.pulse = Pulse(config.root, self.journal, self.tree.stands, writable=not read_only)
             if self.pulse.is_foreign():
                 logger.error("root and journal are not of one time, or were made apart: what is missing is not deleted")
                 self.journal.sessions.doubt_all()

@@ -116,7 +116,7 @@ class Flusher:
                 report = self._store(report, following, deadline, flying, gone)
             row = self._c.journal.sessions.get(session)
             report = replace(report, vanished=0 if row is None else row.vanished)
-            if (count := self._lost(session, row, lost)) and not report.failed:
+            if not report.failed and (count := self._lost(session, row, lost)):
                 report = replace(report, stored=False, failed=[gone_with_directory(count)])
             if report.failed and self._uploader.no_bucket is not None:
                 raise self._uploader.no_bucket

@@ -21,15 +21,17 @@ NAME = "pulse"
 class Pulse:
     """The counter of one root."""
 
-    def __init__(self, root: Path, journal: Journal, stands: Callable[[], bool]) -> None:
-        """``stands`` says whether the root that was opened is still at its path."""
+    def __init__(self, root: Path, journal: Journal, stands: Callable[[], bool], *, writable: bool) -> None:
+        """``stands`` says whether the root that was opened is still at its path. One that is not ``writable`` is never
+        written to, and never noticed to be another."""
+        self._writable = writable
         self._journal = journal
         self._stands = stands
         self._folder = root / RESERVED
 
     def is_foreign(self) -> bool:
         """Whether the root is not as this journal left it."""
-        return self._journal.pulse() not in (0, self._read())
+        return self._writable and self._journal.pulse() not in (0, self._read())
 
     def beat(self) -> None:
         """Count on, first in the journal: a process that dies in between leaves an older number in the root."""
@@ -37,7 +39,7 @@ class Pulse:
 
     def show(self, number: int) -> None:
         """Write the journal's number to the root."""
-        if not self._stands():
+        if not self._writable or not self._stands():
             return
         with contextlib.suppress(OSError):  # a root that cannot be written counts as rolled back at the next start
             self._folder.mkdir(mode=0o700, exist_ok=True)

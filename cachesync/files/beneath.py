@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 import sys
+from typing import NamedTuple
 
 from cachesync.policy import Writer
 
@@ -20,6 +21,7 @@ _OPENAT2 = 437  # one number on all architectures
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, _BTIME_AT = 0x100, 0x800, 80
 _STATX_MNT_ID, _STATX_MNT_ID_UNIQUE, _MNT_ID_AT = 0x1000, 0x4000, 144
+_ATTRIBUTES_AT, _MOUNT_ROOT = 8, 0x2000
 _F_SETLEASE, _F_RDLCK, _F_UNLCK = 1024, 0, 2
 
 
@@ -96,32 +98,46 @@ def _if_regular(descriptor: int) -> int | None:
 def birth_ns(directory: int, name: str) -> int | None:
     """When a file was made, in nanoseconds since the epoch, or None where the file system or the kernel does not say
     (statx(2)). Raises OSError where the file itself cannot be looked at."""
-    return _statx(directory, name)[0]
+    return _statx(directory, name).birth_ns
 
 
-def mount_identity(directory: int, name: str, found: os.stat_result) -> str:
-    """Identify the mount whose root is the directory ``name``. Another volume at the same place, and the same volume
-    mounted again, have another identity (statx(2), STATX_MNT_ID_UNIQUE since Linux 6.8). Raises OSError."""
-    birth, mount = _statx(directory, name)
-    return f"{found.st_dev}:{found.st_ino}:{birth}:{mount}"
+def mount_identity(directory: int, name: str, found: os.stat_result, device: int) -> str | None:
+    """Identify the mount that a directory is the root of; None if it is none. ``found`` is its stat, ``device`` the
+    device number of the directory that it is in. Another volume at the same place, and the same volume mounted again,
+    have another identity (statx(2), STATX_ATTR_MOUNT_ROOT since Linux 5.8, STATX_MNT_ID_UNIQUE since 6.8). Raises
+    OSError."""
+    told = _statx(directory, name)
+    if found.st_dev == device and not told.mount_root:
+        return None
+    return f"{found.st_dev}:{found.st_ino}:{told.birth_ns}:{told.mount_id}"
 
 
-def _statx(directory: int, name: str) -> tuple[int | None, int | None]:
-    """Birth time in nanoseconds and mount id of a name, each None where the system does not tell it. Raises OSError."""
+class _Told(NamedTuple):
+    """What statx(2) tells of a name; None where the system does not."""
+
+    birth_ns: int | None = None
+    mount_id: int | None = None
+    mount_root: bool = False
+
+
+def _statx(directory: int, name: str) -> _Told:
+    """Raises OSError."""
     if not _LINUX:
-        return None, None
+        return _Told()
     answer = ctypes.create_string_buffer(256)
     wanted = _STATX_BTIME | _STATX_MNT_ID | _STATX_MNT_ID_UNIQUE
     if _libc.statx(directory, os.fsencode(name), _AT_SYMLINK_NOFOLLOW, wanted, answer) != 0:
         code = ctypes.get_errno()
         if code in (errno.ENOSYS, errno.EPERM):  # an old kernel, an old seccomp filter
-            return None, None
+            return _Told()
         raise OSError(code, os.strerror(code), name)
     (mask,) = struct.unpack_from("=I", answer, 0)
+    (attributes,) = struct.unpack_from("=Q", answer, _ATTRIBUTES_AT)
     seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_AT)
     (mount,) = struct.unpack_from("=Q", answer, _MNT_ID_AT)
     birth = int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else None
-    return birth, mount if mask & (_STATX_MNT_ID | _STATX_MNT_ID_UNIQUE) else None
+    known = mask & (_STATX_MNT_ID | _STATX_MNT_ID_UNIQUE)
+    return _Told(birth, mount if known else None, bool(attributes & _MOUNT_ROOT))
 
 
 def writer_of(descriptor: int) -> Writer:

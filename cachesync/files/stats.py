@@ -37,7 +37,7 @@ def examine(
             return Skipped(path, _SPECIAL[kind])
         if kind == st.S_IFDIR:
             device = os.fstat(directory).st_dev if device is None else device
-            return to_stat(found, None, None if found.st_dev == device else mount_identity(directory, name, found))
+            return to_stat(found, None, mount_identity(directory, name, found, device))
         mount = volume_of(found.st_dev, root)
         if kind != st.S_IFLNK:
             return to_stat(found, None, mount)

@@ -13,8 +13,8 @@ class Batch:
     """What one notice or scan has found so far and not yet committed.
 
     ``trees`` are directories still to compare, and ``met`` those that were. ``missing`` are paths that are expected and
-    do not stand; whether they were deleted is decided at the end. ``others`` are marks of directories that are not the
-    ones that the journal knows at their paths: what is missing below them was not seen to go. ``stamps`` are the
+    do not stand; whether they were deleted is decided at the end. ``others`` are marks of directories that something
+    was mounted over, or unmounted from: what is missing below them was not seen to go. ``stamps`` are the
     directories' stamps when they were listed, ``volumes`` the file systems of those that are not on the root's,
     ``unsettled`` clean files to be read again.
     """

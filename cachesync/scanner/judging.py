@@ -34,10 +34,11 @@ def judge(
 
 
 def is_another_directory(stat: FileStat, known: Known | None) -> bool:
-    """Whether a directory is not the one that the journal knows at its path: made anew, mounted over, or unmounted."""
+    """Whether a directory is another one than the journal knows at its path without a program having replaced it:
+    something was mounted there, or unmounted."""
     if stat.kind is not Kind.DIRECTORY or known is None or not known.resident or known.gone_at is not None:
         return False
-    return known.inode is not None and (known.inode, known.mount) != (stat.inode, stat.mount)
+    return known.mtime_ns is not None and known.mount != stat.mount
 
 
 def is_change(mark: Mark) -> bool:

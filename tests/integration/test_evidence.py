@@ -272,16 +272,35 @@ def test_p08_a_deletion_on_a_volume_below_a_session_follows(host, volume):
     assert objects(host) == {"data/g"}
 
 
-def test_p07_a_directory_made_anew_while_nobody_watched_is_not_the_one_before(host):
+def test_p07_what_a_bind_mount_of_the_same_file_system_hides_is_not_deleted(host):
     host.write("d/f")
     host.write("own")
     host.flush()
-    os.rename(host.session / "d", host.root.parent / "aside")  # its inode stays taken
-    (host.session / "d").mkdir()
-    host.driven.scan(S)
-    wait(host)
-    assert objects(host) == {"d/f", "own"}
-    assert vanished(host) == 1
+    aside = host.root.parent / "aside"
+    aside.mkdir()
+    subprocess.run(["mount", "--bind", str(aside), str(host.session / "d")], check=True, capture_output=True)
+    try:
+        host.driven.scan(S)
+        wait(host)
+        assert objects(host) == {"d/f", "own"}
+        assert vanished(host) == 1
+    finally:
+        umount(host.session / "d")
+    report = host.driven.flush(S)
+    assert (report.stored, report.vanished, report.uploaded) == (True, 0, 0)
+
+
+def test_p08_a_directory_that_a_program_made_anew_while_nobody_watched_lost_its_files(host):
+    """``rm -rf build; mkdir build`` between two flushes without a daemon."""
+    host.write("build/old")
+    host.write("build/again", "1")
+    host.write("own")
+    host.flush()
+    os.rename(host.session / "build", host.root.parent / "aside")  # its inode stays taken
+    host.write("build/again", "2")
+    report = host.driven.flush(S)
+    assert (report.stored, report.conflicts, report.vanished) == (True, [], 0)
+    assert objects(host) == {"build/again", "own"}
 
 
 def test_p08_a_directory_that_is_heard_to_be_replaced_was_deleted(host):

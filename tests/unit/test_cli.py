@@ -161,6 +161,7 @@ GOLDEN = {
     "skipped": [{"path": "s", "reason": "a socket"}],
     "manifest": None,
     "seconds": 1.235,
+    "vanished": 0,
     "on_this_machine": False,
     "entries": [
         {"path": "a", "key": "sessions/demo/a", "size": 9, "sha256": "ab", "version": '"e"', "version_id": None}
@@ -398,6 +399,7 @@ STATUS_GOLDEN = {
             "oldest_dirty_age": None,
             "safe_to_kill": True,
             "failures": [],
+            "vanished": 0,
         }
     ],
     "notes": ["no versioning"],
