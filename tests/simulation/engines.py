@@ -106,7 +106,7 @@ class Engines:
         if run == self._run_evict:
             waits = waits or engine.lifecycle._turns.setdefault(SESSION, threading.Lock()).locked()
         if not waits:
-            believing = set(self.ledger.believing)
+            believing, before = set(self.ledger.believing), host.look_around()[1]
             self._depth += 1
             try:
                 run(host, *args)
@@ -114,6 +114,7 @@ class Engines:
                 pass
             finally:
                 self._depth -= 1
+                host.disk.renamed(before, host.look_around()[1])
                 self._witness(host)
             self.ledger.believing = believing
 

@@ -18,7 +18,7 @@ from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
 from tests.simulation.barrier import Barrier
-from tests.simulation.host import MANIFEST, PREFIX, SESSION, Seen, SimulatedHost, Snapshot
+from tests.simulation.host import MANIFEST, PREFIX, SESSION, Folders, Seen, SimulatedHost, Snapshot
 from tests.simulation.store import SimulatedStore
 
 EPSILON = 0.01
@@ -267,14 +267,14 @@ class Ledger:
         for path in after.keys() - before.keys():
             moved.pop(path, None)
 
-    def excuse(self, host: SimulatedHost) -> None:
+    def excuse(self, host: SimulatedHost, folders: Folders) -> None:
         """Find out which directories are others than before, and what went with those that were."""
         known, replaced, excused = self.folders[host.name], self.replaced[host.name], self.excused[host.name]
-        for path, folder in host.folders().items():
-            if known.setdefault(path, folder) != folder:
+        for path, folder in folders.items():
+            if path and known.setdefault(path, folder.inode) != folder.inode:
                 replaced.add(path)
-                known[path] = folder
-        went = {path for path in self.deleted[host.name] if any(path.startswith(f"{other}/") for other in replaced)}
+                known[path] = folder.inode
+        went = {path for path in self.deleted[host.name] if any(path.startswith(other) for other in replaced)}
         excused -= host.files().keys()
         excused |= went
         self.must_go[host.name] -= excused

@@ -120,17 +120,18 @@ class World(Engines):
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
         """A program's change in a directory: notes what it wrote and what it took away."""
         heard = host.watcher.names() if host.watcher is not None and host.watcher.is_heard else None
-        stood, aside = host.snapshot(), set(host.files_away().values())
+        (stood, folders), aside = host.look_around(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
         host.disk.witness()
         if heard is not None and host.watcher is not None:
             host.watcher.changed(heard, host.watcher.names())
-        stands, still_aside = host.snapshot(), set(host.files_away().values())
+        (stands, now), still_aside = host.look_around(), set(host.files_away().values())
         before = {path: seen.data for path, seen in stood.items()}
         after = {path: seen.data for path, seen in stands.items()}
         gone = before.keys() - after.keys()
         ledger, name = self.ledger, host.name
+        host.disk.renamed(folders, now)
         ledger.changed(host, stood, stands)
         self._platters[host.name].changed(self.time.now, stood, stands)
         self._witness(host)
@@ -150,7 +151,7 @@ class World(Engines):
             if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
         ledger.must_go[name] -= after.keys()
-        ledger.excuse(host)
+        ledger.excuse(host, now)
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
