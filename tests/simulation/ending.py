@@ -51,6 +51,8 @@ def quiet(world: World) -> None:
 def _flush_all(world: World, lived: list[tuple[int, SimulatedHost]]) -> bool:
     """Flush every host in turn, as often as there are hosts; whether the last answers were all yes."""
     whole = True
+    for number, _ in lived if world.store.gone_at else ():  # what one host lost, another may store again
+        world.engine(number, world._run_flush, True)
     for _ in lived:
         whole = True
         for number, host in lived:
@@ -105,6 +107,7 @@ def _give_up_lost(world: World, host: SimulatedHost) -> int:
         deleted_here = world.store.deleted_by.get(PREFIX + path, host.name) == host.name
         check(not deleted_here, "P17", f"{path} is lost on {host.name}, and nobody else deleted it")
         world._run_rm(host, path)
+        world.store.gone_at.pop(PREFIX + path, None)
     return len(lost)
 
 

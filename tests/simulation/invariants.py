@@ -18,7 +18,7 @@ from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
 from tests.simulation.barrier import Barrier
-from tests.simulation.host import MANIFEST, PREFIX, SESSION, Folders, Seen, SimulatedHost, Snapshot
+from tests.simulation.host import MANIFEST, PREFIX, SESSION, Seen, SimulatedHost, Snapshot
 from tests.simulation.store import SimulatedStore
 
 EPSILON = 0.01
@@ -51,17 +51,10 @@ class Ledger:
         """By host: paths that a program removed by name, in the directory that stands there still."""
         self.must_go: dict[str, set[str]] = {}
         """... of which the journal knew that they are stored and here."""
-        self.moved: dict[str, dict[str, int]] = {}
-        """By host: paths that a program renamed, and which file that was."""
+        self.moved: dict[str, dict[str, tuple[int, int]]] = {}
+        """By host: paths that a program renamed, which file that was, and at which event."""
         self.unlinked: dict[str, set[str]] = {}
         """By host: paths that a program removed, and paths of files that it replaced."""
-        self.folders: dict[str, dict[str, int]] = {}
-        """By host: which directory each was that stood there."""
-        self.replaced: dict[str, set[str]] = {}
-        """By host: directories that are others than the engine has seen there."""
-        self.excused: dict[str, set[str]] = {}
-        """By host: paths that went from below those. That the same directory stands there is what tells that a program
-        removed a file (P7): such a path may stay in the store."""
         self.once: dict[str, set[str]] = {}
         """By host: paths that a program once removed by name."""
         self.removing: set[str] = set()
@@ -94,9 +87,9 @@ class Ledger:
 
     def add(self, host: SimulatedHost) -> None:
         """Another host comes."""
-        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused, self.once):
+        for paths in (self.deleted, self.must_go, self.unlinked, self.once):
             paths[host.name] = set()
-        self.moved[host.name], self.folders[host.name] = {}, {}
+        self.moved[host.name] = {}
         if not host.disk.nature.births:
             self.forgetful.add(host.name)
 
@@ -128,7 +121,6 @@ class Ledger:
     def looked(self, host: SimulatedHost) -> None:
         """The engine there has been told of everything that a program did, or has seen it."""
         self.doubted.discard(host.name)
-        self.replaced[host.name].clear()
         for name, path in list(self.vanished):
             if name == host.name:
                 del self.vanished[name, path]
@@ -201,8 +193,9 @@ class Ledger:
         here = host.snapshot()
         if here.get(FILE_NAME, None) or host.disk.mounted or self._elsewhere(PREFIX + path, old.data):
             return
-        names = [name for name, seen in here.items() if seen.file == self.moved[host.name][path]]
-        stored = any(PREFIX + name in self.store.objects or self.store.last_writer(PREFIX + name) for name in names)
+        file, moved_at = self.moved[host.name][path]
+        names = [name for name, seen in here.items() if seen.file == file]
+        stored = any(self.store.changed_at.get(PREFIX + name, 0) > moved_at for name in names)
         check(stored or not names, "P8", f"{path} is {names} now: the old object is deleted, and there is no new one")
 
     def _elsewhere(self, key: str, data: bytes) -> bool:
@@ -260,24 +253,12 @@ class Ledger:
         for path in before.keys() - after.keys():
             moved.pop(path, None)
             if before[path].file in arrived:
-                moved[path] = before[path].file
+                moved[path] = before[path].file, self.store.tick()
             else:
                 unlinked.add(path)
         unlinked |= {path for path, seen in before.items() if seen.file not in files}
         for path in after.keys() - before.keys():
             moved.pop(path, None)
-
-    def excuse(self, host: SimulatedHost, folders: Folders) -> None:
-        """Find out which directories are others than before, and what went with those that were."""
-        known, replaced, excused = self.folders[host.name], self.replaced[host.name], self.excused[host.name]
-        for path, folder in folders.items():
-            if path and known.setdefault(path, folder.inode) != folder.inode:
-                replaced.add(path)
-                known[path] = folder.inode
-        went = {path for path in self.deleted[host.name] if any(path.startswith(other) for other in replaced)}
-        excused -= host.files().keys()
-        excused |= went
-        self.must_go[host.name] -= excused
 
     def cut_off(self, host: SimulatedHost, gone: set[bytes], lost: Mapping[str, bytes]) -> None:
         """The power went. Bytes in ``gone`` left the disk: those that were nowhere else may be lost. A program that
@@ -385,7 +366,7 @@ class Ledger:
         made a file of an evicted one's name, and removed it again, saw nothing of them."""
         if host.name in self.forgetful or host.files().get(FILE_NAME):
             return
-        for path in self.deleted[host.name] - host.files().keys() - self.excused[host.name]:
+        for path in self.deleted[host.name] - host.files().keys():
             held = self.store.objects.get(PREFIX + path)
             stands = held is not None and held.writer == host.name and held.data in self.given_up
             check(not stands, "P8", f"{path} was removed on {host.name}, and is in the store when all is quiet")

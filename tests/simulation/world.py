@@ -151,7 +151,6 @@ class World(Engines):
             if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
         ledger.must_go[name] -= after.keys()
-        ledger.excuse(host, now)
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
