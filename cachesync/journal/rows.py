@@ -63,10 +63,11 @@ AT_OR_BELOW = "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))"
 
 SAME_INODE = """
 e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session AND e.kind = 'file' AND e.gone_at IS NULL
-AND e.resident = 1 AND e.born > t.synced AND e.mount IS t.mount
+AND e.resident = 1 AND e.generation > t.synced AND e.mount IS t.mount
 """
-"""Of a missing file: an entry of its session that stands on the same file system, has its inode, and came after the
-missing one was stored last. A hard link that both stood beside each other is no new name."""
+"""Of a missing file: an entry of its session that stands on the same file system, has its inode, and changed after the
+missing one was stored last: it came to its name, or to one that another file had. Hard links that stood beside each
+other are no new names."""
 
 MOVED = f"""
 SELECT 1 FROM entry AS e INDEXED BY inode WHERE {SAME_INODE} AND e.size = t.size AND e.mtime_ns = t.mtime_ns

@@ -226,12 +226,12 @@ class Work:
         return self._of_inode(inode, "(gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL")
 
     def moved_to(self, entry: Entry) -> list[Entry]:
-        """Entries of the session that stand on disk, have the inode of this file, which does not any more, and came
+        """Entries of the session that stand on disk, have the inode of this file, which does not any more, and changed
         after it was stored: where it may have gone."""
         if entry.stat is None:
             return []
         standing = f"session = {self._ledger.id(entry.session)} AND gone_at IS NULL AND resident = 1 AND kind = 'file'"
-        found = self._of_inode(entry.stat.inode, f"{standing} AND born > {entry.synced}")
+        found = self._of_inode(entry.stat.inode, f"{standing} AND generation > {entry.synced}")
         return [other for other in found if other.stat is not None and other.stat.mount == entry.stat.mount]
 
     def _of_inode(self, inode: int, condition: str) -> list[Entry]:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cachesync.errors import NoSuchSession, StoreError, UsageError
+from cachesync.keys import identity_key
 from cachesync.model import Kind
 from cachesync.reports import FlushReport
 from cachesync.watcher import Hint
@@ -36,6 +37,8 @@ from tests.life import driven_time, kill, life_of
 SESSION = "s"
 PREFIX = f"sessions/{SESSION}/"
 MANIFEST = f"{PREFIX}.cachesync/manifest.json"
+OURS = frozenset({MANIFEST, identity_key("")})
+"""What is no file of the session."""
 
 FAST = ["/dev/shm"] * 3 if os.path.isdir("/dev/shm") else []
 """Mostly without a disk's waits; sometimes on a real one, whose inode numbers come back at once."""
@@ -192,7 +195,7 @@ class Sessions(RuleBasedStateMachine):
     def absence(self) -> None:
         """From now on what is missing was not deleted by name."""
         self.user_deleted.clear()
-        self.kept |= {key.removeprefix(PREFIX) for key in self.store.objects if key != MANIFEST}
+        self.kept |= {key.removeprefix(PREFIX) for key in self.store.objects if key not in OURS}
 
     # -- what another writer does --------------------------------------------------------------------------------------
 
@@ -419,7 +422,7 @@ class Sessions(RuleBasedStateMachine):
     def check_change(self, key: str, old: Held | None, new: Held | None) -> None:
         """Called before the engine changes an object."""
         path = key.removeprefix(PREFIX)
-        if key == MANIFEST:
+        if key in OURS:
             return
         if new is None:
             assert self.session.is_dir(), f"{path} deleted by the absence of its session"
@@ -449,7 +452,7 @@ class Sessions(RuleBasedStateMachine):
             assert row.stored.sha256 == sha(data), f"{path}: flush lied, and another writer was there"
         for key, held in self.store.objects.items():
             path = key.removeprefix(PREFIX)
-            if key != MANIFEST and path not in local and ".conflict-" not in path and held.writer == "us":
+            if key not in OURS and path not in local and ".conflict-" not in path and held.writer == "us":
                 assert path in self.kept, f"{path} was deleted, and its object is still there"
         self.check_manifest(local, report)
         self.kept -= local.keys()
@@ -472,7 +475,7 @@ class Sessions(RuleBasedStateMachine):
             current = {key.removeprefix(PREFIX): held.info.version.etag for key, held in self.store.objects.items()}
             listed = {path: row["version"] for (path, kind), row in shown.items() if kind == "file"}
             links = {path for path, kind in shown if kind == "link"}
-            assert listed == {p: etag for p, etag in current.items() if PREFIX + p != MANIFEST and p not in links}
+            assert listed == {p: etag for p, etag in current.items() if PREFIX + p not in OURS and p not in links}
         here = tree_of(self.session)
         for path, what in here.items():
             if what is None:
@@ -482,7 +485,7 @@ class Sessions(RuleBasedStateMachine):
         for key, held in self.store.objects.items():
             path = key.removeprefix(PREFIX)
             # Another journal's object under the name of a link stays, unmentioned.
-            if key != MANIFEST and held.writer == "us" and (path, "link") not in shown:
+            if key not in OURS and held.writer == "us" and (path, "link") not in shown:
                 assert path in files, f"the object {path} is not in the manifest"
         for path in files - local.keys():
             stands = PREFIX + path in self.store.objects

@@ -163,9 +163,11 @@ def test_verify(run: Run, verbs: FakeVerbs):
     done = run("verify", "demo")
     assert done.code == 1
     assert done.out == "demo: NOT verified, 1 difference, 1 pending (3 files, 30 B, 0.00 s)\n"
-    assert done.err == "  failed   a\\nb: denied\n  pending  c: is being written\n" + (
-        "  what is here is stored again by: cachesync verify --repair demo\n"
-    )
+    assert done.err.splitlines() == [
+        "  failed   a\\nb: denied",
+        "  pending  c: is being written",
+        "  what is here is stored again by: cachesync verify --repair demo",
+    ]
     assert json.loads(run("verify", "demo", "--json").out) == verbs.lifecycle.verified.json()
 
 
