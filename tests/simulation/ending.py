@@ -31,8 +31,7 @@ def quiet(world: World) -> None:
     for number, host in lived:
         host.stop() if world._schedule.orderly else host.die()
         world.engine(number, world._run_scan)
-    for number, _ in lived if world.store.gone_at else ():  # what one host lost, another may store again
-        world.engine(number, world._run_flush, True)
+    _store_again(world, lived)
     for number, _ in lived:
         world.engine(number, partial(_drain, world))
     world.ledger.nothing_is_lost()
@@ -48,6 +47,12 @@ def quiet(world: World) -> None:
         world.ledger.manifest_is_current()
     if world._schedule.third and MANIFEST in world.store.objects:
         _bring_elsewhere(world)
+
+
+def _store_again(world: World, lived: list[tuple[int, SimulatedHost]]) -> None:
+    """After the store lost everything: what one host does not have, another one may store again."""
+    for number, _ in lived if world.store.gone_at else ():
+        world.engine(number, world._run_flush, True)
 
 
 def _flush_all(world: World, lived: list[tuple[int, SimulatedHost]]) -> bool:
