@@ -345,7 +345,7 @@ class _Past:
         self.is_news = ours is not None and not same
         """It is not the one that the journal knows."""
         serial = None if found is None else found.serial
-        older = known is not None and serial is not None and serial < known.serial
+        older = known is not None and serial is not None and serial <= known.serial
         self.is_other = not same and (doubted or (ours is not None and (found is None or older)))
         """The store went back to a time before that manifest, or is another one: it tells of no deletion."""
         self._tells = found is not None and not same and not self.is_other and not found.flaws
