@@ -98,7 +98,9 @@ class Engines:
         """Another thread of the process works while one waits for the store; not if it would wait for that one."""
         assert host.driven is not None
         engine = host.driven.engine
-        waits = run not in (self._run_notice, self._run_scan) and engine.learner._lock(SESSION).locked()
+        waits = run not in (self._run_notice, self._run_scan) and (
+            engine.learner._lock(SESSION).locked() or engine.identity._lock.locked()
+        )
         if run == self._run_flush:
             waits = waits or SESSION not in engine.journal.sessions.names() or SESSION in self._committing(engine)
             args = (*args, _SHORTLY)
