@@ -49,7 +49,6 @@ class StoreIdentity:
         self._adopted: str | None = None
         self._written = False
         self._admitted = False
-        self._suspected: str | None = None
         self._not_before = 0.0
         self._lock = threading.Lock()
         self.doubted: set[str] = set()
@@ -96,28 +95,38 @@ class StoreIdentity:
         with self._lock:
             if not self._admitted:
                 self._check()
-                self._admitted, self._suspected = True, None
+                self._admitted = True
         self.checked.set()
 
-    def _check(self) -> None:
-        known, suspected = self._journal.binding.get(), self._suspected
+    def admit_manifest(self, session: str, *, older: bool) -> bool:
+        """Before a manifest is believed that this journal did not write: whether it is of another store, or of another
+        life of this one. Another host may have found first that the store was emptied. ``older`` is one that is gone
+        or comes before the one that is known. Raises as ``admit`` does."""
+        with self._lock:
+            if self.doubted or not (older or self._written):
+                return session in self.doubted
+            return self._check(session)
+
+    def _check(self, session: str | None = None) -> bool:
+        """Ask for the id; whether every session is doubted now. ``session`` is being compared already."""
+        known = self._journal.binding.get()
         if known is None:
-            return
-        if known.store_id is None and suspected is None:
+            return False
+        if known.store_id is None and session is None:
             if self.moved:
                 raise elsewhere(known, self._reached)
-            return
+            return False
         try:
             found = self._ask()
         except StorePermanent as error:
             logger.info("the store's identity cannot be read: %s", error.reason)
-            return
+            return False
         if found is not None and found == known.store_id:
             self._written = True
             if self.moved:
                 logger.warning("the store of %s is now at %s", known.shown, self._reached.endpoint)
                 self._journal.binding.bind(Bound(known.store, self._reached.endpoint, found))
-            return
+            return False
         if self.moved:
             raise elsewhere(known, self._reached)
         what = "has lost its identity" if found is None else "has another identity"
@@ -126,15 +135,11 @@ class StoreIdentity:
             known.shown, what,
         )  # fmt: skip
         self._adopted, self._written = found, False
-        self.doubted |= {name for name in self._journal.sessions.names() if name != suspected}
-        self._journal.sessions.unlearn_all(but=suspected)
+        self._id = None  # other hosts must see that the store began anew
+        self.doubted |= set(self._journal.sessions.names())
+        self._journal.sessions.unlearn_all(but=session)
         self.changed.set()
-
-    def suspect(self, session: str) -> None:
-        """The manifest of a session, which has been compared by now, is gone or an older one: ask for the id again."""
-        self._suspected = session
-        self._admitted = False
-        self.changed.set()
+        return True
 
     def confirmed(self) -> None:
         """Before the journal notes what the store has: bind it, unless it is."""
@@ -198,8 +203,8 @@ class StoreIdentity:
         return found
 
     def _make(self) -> str:
-        """Give the store an id, the one that the journal knows if it does; another host may be first. Raises
-        StoreError."""
+        """Give the store an id, the one that the journal knows if it is still that store; another host may be first.
+        Raises StoreError."""
         made = self._id or secrets.token_hex(16)
         document = json.dumps({"format": FORMAT, "id": made}) + "\n"
         try:

@@ -191,6 +191,8 @@ class Learner:
         before = sessions.get(session)
         found = self._manifest(session)
         past = _Past(before, found, doubted=session in self._identity.doubted)
+        if past.is_news and self._identity.admit_manifest(session, older=past.is_other):
+            past = _Past(before, found, doubted=True)
         unseen = residence.only_there(session)
         standing = residence.standing(session)  # before the store is asked: a version that is newer than that is ours
         astray = Astray(deleted=residence.here(session))
@@ -220,8 +222,6 @@ class Learner:
             self._merge_gone(session, standing, past, astray, gone)
             self._merge_evicted(session, {path: unseen[path] for path in gone & unseen.keys()}, past, astray, overtaken)
             self._merge_manifest(session, None if MANIFEST in overtaken else found, past, overtaken)
-        if past.is_other and session not in self._identity.doubted:
-            self._identity.suspect(session)
         return astray
 
     def _merge_known(self, session: str, known: Sequence[_Listed], past: _Past, astray: Astray) -> None:
@@ -342,8 +342,10 @@ class _Past:
         self._found = found
         ours = None if known is None else known.manifest
         same = found is not None and ours is not None and found.version.etag == ours.etag
+        self.is_news = ours is not None and not same
+        """It is not the one that the journal knows."""
         serial = None if found is None else found.serial
-        older = known is not None and serial is not None and serial < known.serial
+        older = known is not None and serial is not None and serial <= known.serial
         self.is_other = not same and (doubted or (ours is not None and (found is None or older)))
         """The store went back to a time before that manifest, or is another one: it tells of no deletion."""
         self._tells = found is not None and not same and not self.is_other and not found.flaws

@@ -206,10 +206,16 @@ class Local:
             return
         patience = self.root.patience + (entry.stat.size if entry.stat else 0) / _SLOWEST
         try:
-            self._await(address, lambda now: now is None or not now.dirty or now.tombstone, self._c.clock(), patience)
+            self._await(address, self._is_settled, self._c.clock(), patience)
         except StoreTransient as error:
             error.hint = "nothing was done: what changed in the file would be lost; it is stored as soon as that can be"
             raise
+
+    def _is_settled(self, entry: Entry | None) -> bool:
+        """Whether the store has the file, or there is none any more."""
+        if entry is None or not entry.dirty or entry.tombstone:
+            return True
+        return self._c.tree.lstat(entry.session, entry.path) is None
 
     def remove(self, address: Address) -> bool:
         """Remove the file or link, and return when the store has no object of it that is ours; False if none stands
@@ -232,8 +238,8 @@ class Local:
         with translated("remove", str(address)), self._parent(address) as (parent, name):
             try:
                 os.unlink(name, dir_fd=parent)
-            except FileNotFoundError:
-                return False
+            except FileNotFoundError:  # somebody else was first; it is asked for by its name all the same
+                return self._remove_missing(address)
         self._c.tree.changes.note(session, path)
         self._delete(address, started, wait=found.kind is Kind.FILE)
         return True
