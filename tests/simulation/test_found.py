@@ -131,6 +131,14 @@ FOUND = {
         Step("unlink", 0, ("b",)),
         Step("flush", 0, (False,)),
     ],
+    "opened, renamed and changed: the object of its old name went before the new one was stored": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("open", 1),
+        Step("rename", 1, ("a", "d/a")),
+        Step("write", 1, ("d/a", "2")),
+        Step("flush", 1, (False,)),
+    ],
     "replaced by another store, in which another host had written by then: files were taken for removed there": [
         Step("write", 1, ("a", "1")),
         Step("flush", 1, (False,)),

@@ -15,7 +15,7 @@ from tests.simulation.barrier import Barrier
 from tests.simulation.disk import Backup, Platter, Volumes, lose
 from tests.simulation.ending import quiet
 from tests.simulation.engines import Engines, Trap
-from tests.simulation.host import EPOCH, MANIFEST, PREFIX, SimulatedHost, VirtualTime, virtual
+from tests.simulation.host import EPOCH, MANIFEST, PREFIX, Seen, SimulatedHost, VirtualTime, virtual
 from tests.simulation.invariants import Ledger
 from tests.simulation.kernel import Kernel
 from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
@@ -149,8 +149,18 @@ class World(Engines):
                 ledger.went_at[name] = self.time.now
             sure = name not in ledger.doubted and host.disk.nature.births
             if sure and not (rules.is_file() and rules.stat().st_size):
-                ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
+                ledger.must_go[name] |= {
+                    path for path, row in rows.items() if self._is_known(host, row, stood[path]) and not row.hidden
+                }
         ledger.must_go[name] -= after.keys()
+
+    @staticmethod
+    def _is_known(host: SimulatedHost, row: Any, removed: Seen) -> bool:
+        """Whether the journal knows which bytes the store has, and that they are of the file that a program removed.
+        After it was lost it knows of an object of that name only: that may be another host's, and stays (P7, P9). And
+        what a volume covered, or had, is another file."""
+        known = row.stored is not None and row.stored.sha256 is not None and row.stat is not None
+        return known and row.stat.inode == host.disk.inodes.get(removed.file, removed.file)
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
@@ -382,12 +392,6 @@ class World(Engines):
     def _object_changes(self, key: str, old: Held | None, new: Held | None) -> None:
         if self._busy:
             self.ledger.object_changes(self.hosts[self._busy[-1]], self.time.now, key, old, new)
-
-
-def _is_known(row: Any) -> bool:
-    """Whether the journal knows which bytes the store has. After it was lost it knows of an object of that name only:
-    that may be another host's, and stays (P7, P9)."""
-    return row.stored is not None and row.stored.sha256 is not None
 
 
 def play(schedule: Schedule, folder: Path, told: Callable[[str], None] = lambda _: None) -> None:
