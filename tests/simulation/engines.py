@@ -80,7 +80,7 @@ class Engines:
             self._busy.pop()
             self.store.acting = acting
             self.ledger.believing.discard(host.name)
-        if held and run not in (self._run_put, self._run_rm):
+        if held and run not in (self._run_put, self._run_rm, self._run_restore):
             gone = [path for path, inode, named in held if named and (path, inode, False) in self._held_open(host)]
             check(not gone, "P10", f"{gone} on {host.name} are open for writing, and were taken away")
         if not self._busy:

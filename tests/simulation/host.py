@@ -39,6 +39,7 @@ from cachesync.journal import Journal
 from cachesync.verbs import Reading
 from cachesync.watcher import Hint
 from tests.driving import Driven
+from tests.flat_store import Crash
 from tests.life import kill
 from tests.simulation.kernel import NATURES, Disk, Kernel
 from tests.simulation.store import SimulatedStore
@@ -294,8 +295,12 @@ class SimulatedHost:
     def stop(self) -> None:
         """An orderly end."""
         if self.driven is not None:
-            driven, self.driven = self.driven, None
-            driven.close()
+            try:
+                self.driven.close()
+            except Crash:  # killed on its way out
+                self.die()
+                raise
+            self.driven = None
         self.hints.clear()
 
     def remember(self) -> None:

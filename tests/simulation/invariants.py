@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,8 @@ class Ledger:
         self.vanished: dict[tuple[str, str], bytes] = {}
         """... and those of a file that is not there any more, as long as the engine has not looked: nobody can tell
         whether what a program makes there is the same file, changed."""
+        self.contents: defaultdict[tuple[str, int], set[bytes]] = defaultdict(set)
+        """By host and file: what it ever held."""
         self.stood: dict[tuple[str, str], Seen] = {}
         """By host and path: the file that stood there last."""
         self.asked: dict[str, str] = {}
@@ -122,7 +125,7 @@ class Ledger:
         """The engine there has been told of everything that a program did, or has seen it."""
         self.doubted.discard(host.name)
         for name, path in list(self.vanished):
-            if name == host.name:
+            if name == host.name and not host.disk.nature.tick:  # else a scan does not always decide what is missing
                 del self.vanished[name, path]
         if host.name in self.went_at:
             self.deleted_at[host.name] = self.went_at[host.name]
@@ -194,6 +197,8 @@ class Ledger:
         if here.get(FILE_NAME, None) or host.disk.mounted or self._elsewhere(PREFIX + path, old.data):
             return
         file, moved_at = self.moved[host.name][path]
+        if old.data not in self.contents[host.name, file]:
+            return  # it is of another file of that name, which is no more
         names = [name for name, seen in here.items() if seen.file == file]
         stored = any(self.store.changed_at.get(PREFIX + name, 0) > moved_at for name in names)
         check(stored or not names, "P8", f"{path} is {names} now: the old object is deleted, and there is no new one")
@@ -234,6 +239,8 @@ class Ledger:
         """A program changed these files: their bytes, their times or their names."""
         for path, seen in before.items():
             self.stood[host.name, path] = seen
+        for seen in (*before.values(), *after.values()):
+            self.contents[host.name, seen.file].add(seen.data)
         for path, seen in after.items():
             if before.get(path) != seen and self.stood.get((host.name, path)) != seen:  # else it only was away
                 self.changed_at[host.name, path] = self.store.tick()

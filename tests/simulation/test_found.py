@@ -146,6 +146,14 @@ FOUND = {
         Step("drain", 0),
         Step("flush", 1, (False,)),
     ],
+    "emptied before the session had a manifest: flush wrote the first one, of files that were nowhere": [
+        Step("write", 0, ("a", "1")),
+        Step("scan"),
+        Step("time", 0, (2.5,)),
+        Step("pump", 0, (1,)),
+        Step("reset_store", 0, ("emptied",)),
+        Step("flush", 0, (False,)),
+    ],
     "ended in order, and the power went a moment later: objects of files whose names were lost were deleted": [
         Step("write", 0, ("a", "1")),
         Step("drain"),
