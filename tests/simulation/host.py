@@ -294,8 +294,8 @@ class SimulatedHost:
     def stop(self) -> None:
         """An orderly end."""
         if self.driven is not None:
-            driven, self.driven = self.driven, None
-            driven.close()
+            self.driven.close()  # a crash in it ends the process as any other one does
+            self.driven = None
         self.hints.clear()
 
     def remember(self) -> None:
