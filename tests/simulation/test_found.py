@@ -98,6 +98,11 @@ FOUND = {
         Step("flush", 0, (False,)),
         Step("ignore", 0, ("*\n",)),
     ],
+    "stored by a daemon that ended in order, and emptied by a power cut a moment after: the store's bytes went": [
+        Step("write", 0, ("a", "1\n")),
+        Step("drain"),
+        Step("power_cut", 0, ("empty", 0, True)),
+    ],
 }
 
 
