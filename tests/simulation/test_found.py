@@ -103,6 +103,28 @@ FOUND = {
         Step("drain"),
         Step("power_cut", 0, ("empty", 0, True)),
     ],
+    "changed, not stored again, and lost with the power: taken for its own new name, its object was deleted": [
+        Step("write", 0, ("l.jsonl", "1")),
+        Step("flush", 0, (False,)),
+        Step("write", 0, ("l.jsonl", "2")),
+        Step("scan"),
+        Step("power_cut", 0, ("names", 0, True)),
+    ],
+    "a second name that the power took with the first: taken for the first one's new name": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("hardlink", 0, ("a", "b")),
+        Step("scan"),
+        Step("power_cut", 0, ("names", 0, True)),
+    ],
+    "renamed to what cannot be stored, and lost with the power: the old name's object was deleted": [
+        Step("write", 0, ("d/a", "1")),
+        Step("flush", 0, (False,)),
+        Step("spoil", 0, ("d/a",)),
+        Step("notice", 0, (1.0,)),
+        Step("rename_folder", 0, ("d", "f")),
+        Step("power_cut", 0, ("names", 0, True)),
+    ],
 }
 
 
