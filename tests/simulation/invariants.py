@@ -76,6 +76,8 @@ class Ledger:
         """Hosts whose journal or disk has lost something, or whose disk does not tell directories apart."""
         self.doubted: set[str] = set()
         """... and whose engine has not looked at everything since: what is missing may have been lost."""
+        self.rolled_back: set[str] = set()
+        """Hosts whose root was."""
         self.believing: set[str] = set()
         self.changed_at: dict[tuple[str, str], int] = {}
         """By host and path: the event at which a program last changed the file that stands there."""
@@ -169,6 +171,7 @@ class Ledger:
             check(host.session.is_dir(), "P7", f"{path} is deleted by the absence of its session")
             replaced = (host.session / path).is_symlink()
             named = path in self.deleted[host.name] or self._went_before(host, path, old)
+            named = named or self._has_another_name(host, path, old)
             check(replaced or named, "P7", f"{path} is deleted in the store, but nobody deleted it on {host.name}")
             at = self.deleted_at.get(host.name, 0.0)
             early = now - at < SETTLE - EPSILON and host.name not in self.believing | self.clock_stepped
@@ -195,6 +198,12 @@ class Ledger:
             and old is not None
             and old.data in self.given_up
         )
+
+    def _has_another_name(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
+        """Whether a root that was rolled back has the file under the name that it had before, and the store, too."""
+        names = [name for name, data in host.files().items() if old is not None and data == old.data and name != path]
+        held = (self.store.objects.get(PREFIX + name) for name in names)
+        return host.name in self.rolled_back and any(other is not None and other.data == old.data for other in held)
 
     def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
         """P8: the object of an old name goes after the store has one for the new name."""
@@ -264,7 +273,8 @@ class Ledger:
             else:
                 unlinked.add(path)
         unlinked |= {path for path, seen in before.items() if seen.file not in files}
-        for path in after.keys() - before.keys():
+        linked = {path for path in moved if (host.session / path).is_symlink()}  # what goes there now is the link
+        for path in linked | (after.keys() - before.keys()):
             moved.pop(path, None)
 
     def excuse(self, host: SimulatedHost) -> None:

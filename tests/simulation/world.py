@@ -293,6 +293,7 @@ class World(Engines):
         self._platters[host.name].forget()
         now = host.files()
         lost = {path: data for path, data in here.items() if now.get(path) != data}
+        self.ledger.rolled_back.add(host.name)
         self.ledger.cut_off(host, had - host.everything(), lost)
 
     def _do_keep_state(self, _: int, host: SimulatedHost) -> None:
