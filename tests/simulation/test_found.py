@@ -125,6 +125,19 @@ FOUND = {
         Step("rename_folder", 0, ("d", "f")),
         Step("power_cut", 0, ("names", 0, True)),
     ],
+    "renamed, and its bytes lost with the power: its old name's object, which alone had them, was deleted": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("rename", 0, ("a", "b")),
+        Step("power_cut", 0, ("zeros", 0, True)),
+    ],
+    "the same, and the daemon had heard of the new name": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("rename", 0, ("a", "b")),
+        Step("notice", 0, (1.0,)),
+        Step("power_cut", 0, ("empty", 0, True)),
+    ],
 }
 
 
