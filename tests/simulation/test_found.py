@@ -138,6 +138,13 @@ FOUND = {
         Step("notice", 0, (1.0,)),
         Step("power_cut", 0, ("empty", 0, True)),
     ],
+    "moved and emptied by a power cut, and another file made of its name: that replaced what was confirmed": [
+        Step("write", 0, ("d/b", "1")),
+        Step("close", 0, (True,)),
+        Step("rename_folder", 0, ("d", "f")),
+        Step("power_cut", 0, ("empty", 0, True)),
+        Step("write", 0, ("d/b", "2")),
+    ],
 }
 
 
