@@ -108,7 +108,9 @@ class Removal:
             logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
             return False
         t = self._tombstones(entry.session)
-        last = last_deletion(t.last_seen, *self._scanner.presence.last_gone(entry.session), pace=self._c.pace)
+        gone, made = self._scanner.presence.last_gone(entry.session)
+        # What went before this life began may be part of an rm that goes on.
+        last = last_deletion(t.last_seen, max(gone, self._begun), made, pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
             last,

@@ -76,6 +76,8 @@ class Ledger:
         """Hosts whose journal or disk has lost something, or whose disk does not tell directories apart."""
         self.doubted: set[str] = set()
         """... and whose engine has not looked at everything since: what is missing may have been lost."""
+        self.newest = 0
+        """The highest serial that a manifest had when the store was reset."""
         self.rolled_back: set[str] = set()
         """Hosts whose root was."""
         self.believing: set[str] = set()
@@ -150,8 +152,9 @@ class Ledger:
         self.given_up.discard(data)
         self.appeared([data])
 
-    def store_was_reset(self, gone: Iterable[bytes]) -> None:
-        """The store lost these; what a disk has is not lost."""
+    def store_was_reset(self, gone: Iterable[bytes], before: bytes | None) -> None:
+        """The store lost these; what a disk has is not lost. ``before`` is the manifest that it had."""
+        self.newest = max(self.newest, _serial(before))
         kept = {data for host in self.hosts for data in host.everything()}
         self.give_up(set(gone) - kept)
 
@@ -321,7 +324,7 @@ class Ledger:
             key = PREFIX + path
             held, another = self.store.objects.get(key), self.is_anothers(host, path, barrier.began)
             if held is None or held.data != data:
-                if not another:
+                if not another and not self._is_overtaken():
                     return f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}"
                 return None if data in self.store.versions(key) else f"{path}: {data!r} was never stored there"
             if named and not another and (path, "file") not in listed:
@@ -340,6 +343,12 @@ class Ledger:
         self._all_went(
             host, {path for path in self.must_go[host.name] - here.keys() if not _is_left_out(path, ignored)}
         )
+
+    def _is_overtaken(self) -> bool:
+        """Whether other hosts wrote more manifests, since the store went back in time, than it had lost: a host that
+        comes later takes the newest for a successor of the one that it knows (promises.md says so)."""
+        held = self.store.objects.get(MANIFEST)
+        return 0 < self.newest < _serial(None if held is None else held.data)
 
     def _all_went(self, host: SimulatedHost, paths: set[str]) -> None:
         """P8: what a program removed before a flush is not in the store after it."""
@@ -449,3 +458,7 @@ def _ignored_meanwhile(instants: Sequence[Snapshot]) -> set[str]:
 
 def _is_left_out(path: str, ignored: set[str]) -> bool:
     return any(path == one or path.startswith(one.rstrip("/") + "/") for one in ignored)
+
+
+def _serial(manifest: bytes | None) -> int:
+    return 0 if manifest is None else int(json.loads(manifest).get("serial") or 0)
