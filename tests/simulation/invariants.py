@@ -183,7 +183,7 @@ class Ledger:
             if old is not None and renamed and not replaced and key not in self.store.landed:
                 self._new_name_is_stored(host, path, old)
             removing = host.name in self.removing - self.believing and key not in self.store.landed
-            check(not removing, "P8", f"{path} is deleted while a program removes the whole session")
+            check(not removing or replaced, "P8", f"{path} is deleted while a program removes the whole session")
         if old is None or (new is not None and new.data == old.data):
             return
         if asked:
