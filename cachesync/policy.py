@@ -131,10 +131,10 @@ def is_unsettled(read_at: float, stat: FileStat, writer: Writer, *, tick: float)
     return writer is Writer.OPEN or (tick > FINE_TICK and age < tick)
 
 
-def was_reverted(stat: FileStat, stored: Stored | None, booted_at: float) -> bool:
+def was_reverted(stat: FileStat, stored: Stored | None, until: float) -> bool:
     """Whether a file whose bytes are not those that the store confirmed may have lost them, with the machine's power or
-    by a rollback: nobody has written to it since the machine booted, or since it was stored."""
-    return stat.mtime_ns / 1e9 <= booted_at or (stored is not None and stat.mtime_ns < stored.mtime_ns)
+    by a rollback: nobody has written to it after ``until``, or since it was stored."""
+    return stat.mtime_ns / 1e9 <= until or (stored is not None and stat.mtime_ns <= stored.mtime_ns)
 
 
 class Reading(Enum):

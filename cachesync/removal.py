@@ -18,7 +18,7 @@ from cachesync.errors import (
 )
 from cachesync.events import What
 from cachesync.model import Conflict, Entry, FileStat, Kind, ObjectInfo, Stored, Tombstones, Version
-from cachesync.policy import Belief, believe_delete, is_same_file, last_deletion, may_be_stored
+from cachesync.policy import Belief, believe_delete, is_same_file, last_deletion, may_be_stored, was_reverted
 from cachesync.rivals import Rivals
 from cachesync.scanner import Scanner
 
@@ -96,13 +96,21 @@ class Removal:
             return False
         if entry.stored is None or (entry.session, entry.path) in self._asked:
             return True
-        waiting = [other for other in self._new_names(entry) if other.dirty]
+        names = self._new_names(entry)
+        waiting = [other for other in names if other.dirty]
         if waiting:  # first the new name, so that the store has the bytes all the time
             pause = _MOVING if not any(other.attempts for other in waiting) else _MOVING_SLOWLY
             work.postpone(entry, now + pause)
             return False
+        if self._lost_on_the_way(entry, entry.stored, names):
+            work.lose_delete(entry, entry.stored)
+            sentence = "moved, and the power may have taken its bytes: those that the store has stay, evicted"
+            logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
+            return False
         t = self._tombstones(entry.session)
-        last = last_deletion(t.last_seen, *self._scanner.presence.last_gone(entry.session), pace=self._c.pace)
+        gone, made = self._scanner.presence.last_gone(entry.session)
+        # What went before this life began may be part of an rm that goes on.
+        last = last_deletion(t.last_seen, max(gone, self._begun), made, pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
             last,
@@ -123,6 +131,14 @@ class Removal:
     def _new_names(self, entry: Entry) -> list[Entry]:
         """The names that a file has now whose name is gone: of a file that was moved, changed since or not."""
         return [other for other in self._c.journal.work.moved_to(entry) if self._is_it(entry, other)]
+
+    def _lost_on_the_way(self, entry: Entry, stored: Stored, names: list[Entry]) -> bool:
+        """Whether a moved file may have lost, with the machine's power, the bytes that only its old name's object has:
+        there are others under its new ``names``, and nobody has written those since."""
+        if not entry.doubted or stored.sha256 in (None, *(other.stored.sha256 for other in names if other.stored)):
+            return False
+        until = self._c.journal.reverted_until
+        return any(other.stat is not None and was_reverted(other.stat, stored, until) for other in names)
 
     def _is_it(self, entry: Entry, other: Entry) -> bool:
         """Whether ``other`` has the inode of a file that is gone because it is that file, and no new one that was given

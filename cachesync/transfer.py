@@ -186,7 +186,7 @@ class Transfer:
         old = entry.older
         told = (body.sha256, body.size, stat.mtime_ns, stat.mode)
         # Older, shorter or no bytes at all, since the power went: never in the place of what was confirmed.
-        reverted = entry.doubted and was_reverted(stat, entry.stored, self._c.journal.booted_at())
+        reverted = entry.doubted and was_reverted(stat, entry.stored, self._c.journal.reverted_until)
         kept = False
         try:
             if base is not None and (base.sha256, base.size, base.mode) == (body.sha256, body.size, stat.mode):

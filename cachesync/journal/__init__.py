@@ -58,6 +58,12 @@ class Journal:
         """When this boot of the kernel began, in seconds since the epoch."""
         return ledger.booted_at()
 
+    @property
+    def reverted_until(self) -> float:
+        """A doubted file that was written before this may have lost that. Where the journal lost nothing it knows of
+        each file when it was written as what is stored, and what came later a program wrote there that saw it."""
+        return 0.0 if self._ledger.ended_in_order else self.booted_at()
+
     def pulse(self) -> int:
         """The counter that a file of the root holds, too (see pulse.py)."""
         ((number,),) = self._ledger.db.all("SELECT pulse FROM meta")

@@ -32,6 +32,11 @@ from cachesync.model import Entry, Labels, Mark
 
 _DOUBT = f"(SELECT CASE WHEN ?4 = 'file' THEN doubted * {DOUBTED} ELSE 0 END FROM session WHERE id = ?1)"
 
+_IS_UNLIKE_LOST = f"""(unsettled = {DOUBTED} AND resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL
+    AND synced = generation AND inode <> ?9 AND (SELECT doubted FROM session WHERE id = ?1))"""
+"""Since the power went nobody has looked at the file that was confirmed here, and another one stands in its place. That
+one may have been moved away, and have lost its bytes: who made this one saw nothing of them."""
+
 _MARK = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, mount,
                    closed, due_at, created_at, dirty_since, unsettled)
@@ -48,7 +53,7 @@ _MARK_SEEN = (
     etag = CASE WHEN etag IS NULL AND kind = 'file' AND ?4 <> 'file' THEN '' ELSE etag END,
     hidden = CASE WHEN hidden = 2 THEN 0 ELSE hidden OR (resident = 0 AND kind = 'file' AND etag IS NOT NULL
              AND (older IS NOT NULL OR vanished = 1
-                  OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) END,
+                  OR stood_in IS NOT (SELECT directory FROM session WHERE id = ?1))) OR {_IS_UNLIKE_LOST} END,
     newer = CASE WHEN kind = 'file' AND ?4 = 'file' THEN newer END, stood_in = NULL,
     kind = ?4, generation = ?5, size = ?6, mtime_ns = ?7, ctime_ns = ?8, inode = ?9, mode = ?10, target = ?11,
     mount = ?15, unsettled = max({_DOUBT}, unsettled * (?4 = 'file')), closed = ?12, due_at = ?13, resident = 1,

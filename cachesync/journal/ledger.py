@@ -18,6 +18,9 @@ from cachesync.journal.rows import DOUBTED, LEAVE, NEVER_SEEN, UNLEARN, UNSENT
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
+_ENDED = "-"
+"""Before the boot in which a life ended in order."""
+
 _MOST_LIVES = 1000
 """What an older life tried, and never heard of, counts as another writer's: it is kept as a conflict copy."""
 
@@ -45,6 +48,8 @@ class Ledger:
     def __init__(self, path: Path, *, stores: bool) -> None:
         self.db = Database(path)
         self.life = secrets.token_hex(8)
+        self.ended_in_order = False
+        """The machine was restarted after the life before had ended in order: of the disk something may be lost."""
         self._settle_in(stores=stores)
         ((self.journal_id, self.opened_at),) = self.db.all("SELECT id, generation FROM meta")
         lives = self.db.all("SELECT token, lead(began) OVER (ORDER BY number) FROM life")
@@ -60,10 +65,12 @@ class Ledger:
         """A life begins. A journal that was copied with its root is another writer than the one it was copied from: it
         gets an id of its own, and no life of the other is one of its own. It and one that lost its last commits with
         the machine's power learn anew what the store has. They doubt the disk, too: names and bytes of the last
-        seconds may be lost there."""
+        seconds may be lost there; also if the life before ended in order, as each command without a daemon does: that
+        syncs the journal, and none of the files."""
         ((place, boot),) = self.db.all("SELECT place, boot FROM meta")
-        now = _boot()
-        copied, cut = place not in (None, self.db.place), boot not in (None, now)
+        now, ended = _boot(), boot is not None and boot.startswith(_ENDED)
+        copied = place not in (None, self.db.place)
+        cut = boot is not None and boot.removeprefix(_ENDED) != (now or "")
         if (place, boot) == (self.db.place, now) and not stores:
             return
         with self.db.write(durable=True) as db:
@@ -71,9 +78,13 @@ class Ledger:
             if copied:
                 db.execute("UPDATE meta SET id = ?", (secrets.token_hex(8),))
                 db.execute("DELETE FROM life")
+            if copied or (cut and not ended):
+                db.execute("UPDATE session SET learned = 0")
             if copied or cut:
-                db.execute("UPDATE session SET learned = 0, doubted = 1")
+                db.execute("UPDATE session SET doubted = 1")
             if cut:
+                ((before,),) = db.execute(f"SELECT EXISTS (SELECT 1 FROM entry WHERE unsettled = {DOUBTED})").fetchall()
+                self.ended_in_order = ended and not before
                 db.execute(_DOUBT)
             if stores:
                 db.execute("INSERT INTO life (token, began) SELECT ?, generation FROM meta", (self.life,))
@@ -82,7 +93,7 @@ class Ledger:
     def close(self) -> None:
         """Let the file go, in order: nothing of it is lost any more."""
         with contextlib.suppress(JournalUnavailable, JournalDamaged), self.db.write(durable=True) as db:
-            db.execute("UPDATE meta SET boot = NULL")
+            db.execute(f"UPDATE meta SET boot = '{_ENDED}' || ifnull(boot, '')")
         self.db.close()
 
     def names(self) -> list[str]:

@@ -41,7 +41,7 @@ def take(source: str) -> str:
 
 
 LEAVE = f"""
-    resident = 0, gone_at = NULL, synced = generation, failed = 0, error = NULL, {take("newer")},
+    resident = 0, gone_at = NULL, absent = 0, synced = generation, failed = 0, error = NULL, {take("newer")},
     older = CASE WHEN newer IS NULL OR kind <> 'file' THEN older ELSE {STORED_TEXT} END,
     mtime_ns = CASE WHEN newer IS NULL OR kind = 'file' THEN mtime_ns ELSE json_extract(newer, '$.mtime_ns') END,
     mode = CASE WHEN newer IS NULL OR kind = 'file' THEN mode ELSE json_extract(newer, '$.mode') END,

@@ -13,7 +13,7 @@ CREATE TABLE meta (
     generation INTEGER NOT NULL,     -- the last generation given out, over all sessions
     store      TEXT,                 -- the store that all of this is true of
     place      TEXT,                 -- which file this is: a copy of it is another journal
-    boot       TEXT                  -- the kernel's boot under which it is open; NULL once it was closed in order
+    boot       TEXT                  -- the kernel's boot that it is open in, or after "-" the one that it was closed in
 ) STRICT;
 
 CREATE TABLE session (

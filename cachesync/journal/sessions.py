@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import AT_OR_BELOW, MOVED, STORED_TEXT, UNLEARN, below, join, split, to_columns
+from cachesync.journal.rows import AT_OR_BELOW, MOVED, SAME_INODE, STORED_TEXT, UNLEARN, below, join, split, to_columns
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
@@ -47,7 +47,19 @@ _OLD_NAME = """
 UPDATE entry AS t SET generation = ?1, absent = ?1, due_at = ?2, gone_at = ?3, attempts = 0, failed = 0, error = NULL,
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?3 END, labels = NULL
 """
-_IS_OLD_NAME = f"resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL AND EXISTS ({MOVED})"
+_STANDS, _MISSING = "e.absent < e.generation", "e.absent = e.generation"
+"""Of a name that a missing file may have now."""
+
+_IS_OLD_NAME = f"""
+resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL AND EXISTS ({MOVED} AND {_STANDS})
+"""
+_NEW_NAME = f"SELECT 1 FROM entry AS e INDEXED BY inode WHERE {SAME_INODE}"
+_WAIT_FOR_MISSING = f"""
+SELECT t.session, t.dir, t.name FROM entry AS t INDEXED BY dirty
+WHERE t.session = ? AND t.synced < t.generation AND t.gone_at IS NOT NULL AND t.etag IS NOT NULL
+AND EXISTS ({_NEW_NAME} AND {_MISSING} AND e.synced < e.generation) AND NOT EXISTS ({_NEW_NAME} AND {_STANDS})
+"""
+"""Old names whose new one, which was not stored yet, is missing as well."""
 
 _VANISHED = """SELECT count(*) FROM entry INDEXED BY vanished WHERE entry.session = session.id AND vanished = 1
     AND kind = 'file'"""
@@ -140,12 +152,14 @@ class Sessions:
         volumes: Mapping[str, str | None] | None = None,
     ) -> tuple[int, int]:
         """Paths are missing, and nothing tells that a program deleted them: they are evicted, and counted as vanished;
-        but for files that stand under another name, which were moved: their old names become tombstones.
+        but for files that stand under another name, which were moved: their old names become tombstones. An old name
+        whose new one is missing before it was stored is evicted, too: nothing else has the bytes.
 
         A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. ``volumes`` are the
         file systems that the paths are on now: then only files count that were on another. Returns how many entries
         were evicted, and how many files or changes were not stored. Durable when it returns."""
         number, evicted, lost = self._ledger.id(name), 0, 0
+        missing = list[tuple[str, tuple[object, ...]]]()
         with self._ledger.db.write(durable=True) as db:
             generation = self._ledger.next_generation(db)
             for path in paths:
@@ -157,6 +171,12 @@ class Sessions:
                     values = (*values, *below(path))
                 if volumes is not None:
                     where, values = f"{where} AND kind <> 'dir' AND mount IS NOT ?", (*values, volumes[path])
+                missing.append((where, values))
+                # First all of them: a name that is missing itself is nobody's new one.
+                db.execute(f"UPDATE entry SET absent = generation WHERE {where} AND resident = 1", values)
+            waiting = db.execute(_WAIT_FOR_MISSING, (number,)).fetchall() if missing else []
+            missing += [(f"{_ONE} AND gone_at IS NOT NULL", row) for row in waiting]
+            for where, values in missing:
                 db.execute(f"{_OLD_NAME} WHERE {where} AND {_IS_OLD_NAME}", (generation, due_at, now, *values))
                 went, unsent = self._ledger.leave(db, number, where, values, vanished=True)
                 evicted, lost = evicted + went, lost + unsent

@@ -10,6 +10,7 @@ from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import (
     ENTRY_COLUMNS,
     MOVED,
+    NEVER_SEEN,
     SAME_INODE,
     STORED_TEXT,
     WORK,
@@ -188,7 +189,7 @@ class Work:
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET kind = 'file', resident = 0, gone_at = NULL, synced = generation, error = NULL,"
-                " failed = 0, stored_labels = NULL, newer = NULL, older = NULL,"
+                f" failed = 0, stored_labels = NULL, newer = NULL, older = NULL, {NEVER_SEEN},"
                 " etag = ?, version_id = ?, stored_size = ?, stored_mtime_ns = ?, stored_mode = ?, sha256 = ?,"
                 " stored_at = ?"
                 " WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NOT NULL",

@@ -5,6 +5,7 @@ change is one row however often it is seen. Order matters twice: the journal is 
 between would look deleted; and a missing path counts only while its session's directory stands (P7).
 """
 
-from cachesync.scanner.scan import Scanner, ScanResult
+from cachesync.scanner.batch import ScanResult
+from cachesync.scanner.scan import Scanner
 
 __all__ = ["ScanResult", "Scanner"]

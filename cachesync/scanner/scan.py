@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from cachesync.errors import FileUnreadable
@@ -17,7 +16,7 @@ from cachesync.keys import RESERVED, is_reserved, is_session_name
 from cachesync.model import Entry, FileStat, Kind, Mark, Session, Skipped
 from cachesync.policy import Pace
 from cachesync.reports import Failure
-from cachesync.scanner.batch import Batch
+from cachesync.scanner.batch import Batch, ScanResult
 from cachesync.scanner.judging import is_another_directory, is_change, judge
 from cachesync.scanner.presence import Presence
 from cachesync.scanner.rereading import reread
@@ -31,22 +30,6 @@ _LATE = 2.0
 
 _UNDECIDED = 0.2
 """Seconds after which a path that was missing is looked at again."""
-
-
-@dataclass(slots=True)
-class ScanResult:
-    """What a scan of a session found besides changes. ``marked`` counts what no hint had told of yet, ``changed`` the
-    files and links among that which are not only read once more, ``untold`` those that a hint should have told of.
-    ``still`` says that the scan missed no file that stood when it began; ``stamps`` are for ``stood_still``."""
-
-    finished: bool = True
-    marked: int = 0
-    changed: int = 0
-    untold: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    still: bool = False
-    stamps: Mapping[str, int] = field(default_factory=dict)
 
 
 class Scanner:
@@ -280,7 +263,7 @@ class Scanner:
         if not still:
             return
         if missing and (batch.volumes or self._journal.sessions.has_mounts(session)):
-            self.presence.vanished(session, (), {path: _volume_of(path, batch) for path in missing})
+            self.presence.vanished(session, (), {path: batch.volume_of(path) for path in missing})
         unseen = missing
         if not row.doubted:
             unseen = [path for path in missing if any(path.startswith(other) for other in batch.others)]
@@ -406,11 +389,3 @@ class Scanner:
                 logger.warning("%s", sentence, extra={"session": session})
             self._rules[session] = rules
         return rules
-
-
-def _volume_of(path: str, batch: Batch) -> str | None:
-    """The file system that a missing path's directory is on, or the nearest one above it that stands."""
-    above = path.rstrip("/").rpartition("/")[0]
-    while above and f"{above}/" not in batch.stamps:
-        above = above.rpartition("/")[0]
-    return batch.volumes.get(f"{above}/" if above else "")

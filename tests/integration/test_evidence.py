@@ -93,6 +93,32 @@ def test_p07_names_that_a_power_cut_took_stay_in_the_store(host, cut):
     assert (report.stored, report.vanished, report.files) == (True, 3, 4)
 
 
+def test_p07_names_that_a_power_cut_took_after_an_orderly_end_stay_in_the_store(host, monkeypatch):
+    host.write("a")
+    host.write("stays")
+    host.flush()
+    host.stop()
+    (host.session / "a").unlink()
+    monkeypatch.setattr(cachesync.journal.ledger, "_boot", lambda: "another boot")
+    host.start()
+    host.driven.scan(S)
+    wait(host)
+    assert objects(host) == {"a", "stays"}
+    assert vanished(host) == 1
+
+
+def test_p08_what_went_after_an_orderly_end_in_the_same_boot_was_deleted(host):
+    host.write("a")
+    host.write("stays")
+    host.flush()
+    host.stop()
+    (host.session / "a").unlink()
+    host.start()
+    host.driven.scan(S)
+    wait(host)
+    assert objects(host) == {"stays"}
+
+
 def test_p07_the_doubt_outlives_a_second_death(host, cut):
     host.write("a")
     host.write("stays")

@@ -70,6 +70,10 @@ class Ledger:
         """Hosts whose journal or disk has lost something, or whose disk does not tell directories apart."""
         self.doubted: set[str] = set()
         """... and whose engine has not looked at everything since: what is missing may have been lost."""
+        self.newest = 0
+        """The highest serial that a manifest had when the store was reset."""
+        self.rolled_back: set[str] = set()
+        """Hosts whose root was."""
         self.believing: set[str] = set()
         self.changed_at: dict[tuple[str, str], int] = {}
         """By host and path: the event at which a program last changed the file that stands there."""
@@ -143,8 +147,9 @@ class Ledger:
         self.given_up.discard(data)
         self.appeared([data])
 
-    def store_was_reset(self, gone: Iterable[bytes]) -> None:
-        """The store lost these; what a disk has is not lost."""
+    def store_was_reset(self, gone: Iterable[bytes], before: bytes | None) -> None:
+        """The store lost these; what a disk has is not lost. ``before`` is the manifest that it had."""
+        self.newest = max(self.newest, _serial(before))
         kept = {data for host in self.hosts for data in host.everything()}
         self.give_up(set(gone) - kept)
 
@@ -164,6 +169,7 @@ class Ledger:
             check(host.session.is_dir(), "P7", f"{path} is deleted by the absence of its session")
             replaced = (host.session / path).is_symlink()
             named = path in self.deleted[host.name] or self._went_before(host, path, old)
+            named = named or self._has_another_name(host, path, old)
             check(replaced or named, "P7", f"{path} is deleted in the store, but nobody deleted it on {host.name}")
             at = self.deleted_at.get(host.name, 0.0)
             early = now - at < SETTLE - EPSILON and host.name not in self.believing | self.clock_stepped
@@ -172,7 +178,7 @@ class Ledger:
             if old is not None and renamed and not replaced and key not in self.store.landed:
                 self._new_name_is_stored(host, path, old)
             removing = host.name in self.removing - self.believing and key not in self.store.landed
-            check(not removing, "P8", f"{path} is deleted while a program removes the whole session")
+            check(not removing or replaced, "P8", f"{path} is deleted while a program removes the whole session")
         if old is None or (new is not None and new.data == old.data):
             return
         if asked:
@@ -190,6 +196,14 @@ class Ledger:
             and old is not None
             and old.data in self.given_up
         )
+
+    def _has_another_name(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
+        """Whether a root that was rolled back has the file under the name that it had before, and the store, too."""
+        if old is None:
+            return False
+        names = [name for name, data in host.files().items() if data == old.data and name != path]
+        held = (self.store.objects.get(PREFIX + name) for name in names)
+        return host.name in self.rolled_back and any(other is not None and other.data == old.data for other in held)
 
     def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
         """P8: the object of an old name goes after the store has one for the new name."""
@@ -264,7 +278,8 @@ class Ledger:
             else:
                 unlinked.add(path)
         unlinked |= {path for path, seen in before.items() if seen.file not in files}
-        for path in after.keys() - before.keys():
+        linked = {path for path in moved if (host.session / path).is_symlink()}  # what goes there now is the link
+        for path in linked | (after.keys() - before.keys()):
             moved.pop(path, None)
 
     def cut_off(self, host: SimulatedHost, gone: set[bytes], lost: Mapping[str, bytes]) -> None:
@@ -299,7 +314,7 @@ class Ledger:
             key = PREFIX + path
             held, another = self.store.objects.get(key), self.is_anothers(host, path, barrier.began)
             if held is None or held.data != data:
-                if not another:
+                if not another and not self._is_overtaken():
                     return f"flush on {host.name} lied: {path} is {data!r}, the store has {held!r}"
                 return None if data in self.store.versions(key) else f"{path}: {data!r} was never stored there"
             if named and not another and (path, "file") not in listed:
@@ -318,6 +333,12 @@ class Ledger:
         self._all_went(
             host, {path for path in self.must_go[host.name] - here.keys() if not _is_left_out(path, ignored)}
         )
+
+    def _is_overtaken(self) -> bool:
+        """Whether other hosts wrote more manifests, since the store went back in time, than it had lost: a host that
+        comes later takes the newest for a successor of the one that it knows (promises.md says so)."""
+        held = self.store.objects.get(MANIFEST)
+        return 0 < self.newest < _serial(None if held is None else held.data)
 
     def _all_went(self, host: SimulatedHost, paths: set[str]) -> None:
         """P8: what a program removed before a flush is not in the store after it."""
@@ -427,3 +448,7 @@ def _ignored_meanwhile(instants: Sequence[Snapshot]) -> set[str]:
 
 def _is_left_out(path: str, ignored: set[str]) -> bool:
     return any(path == one or path.startswith(one.rstrip("/") + "/") for one in ignored)
+
+
+def _serial(manifest: bytes | None) -> int:
+    return 0 if manifest is None else int(json.loads(manifest).get("serial") or 0)

@@ -239,8 +239,10 @@ class World(Engines):
 
     def _do_reset_store(self, _: int, __: SimulatedHost, what: str) -> None:
         had = [held.data for held in self.store.objects.values()]
+        manifest = self.store.objects.get(MANIFEST)
         self.store.reset(what)
-        self.ledger.store_was_reset(set(had) - {held.data for held in self.store.objects.values()})
+        gone = set(had) - {held.data for held in self.store.objects.values()}
+        self.ledger.store_was_reset(gone, manifest.data if manifest and what == "older" else None)
         self._foreign = True
 
     def _do_foreign_copy(self, _: int, __: SimulatedHost, source: str, number: int, target: str) -> None:
@@ -303,6 +305,7 @@ class World(Engines):
         self._platters[host.name].forget()
         now = host.files()
         lost = {path: data for path, data in here.items() if now.get(path) != data}
+        self.ledger.rolled_back.add(host.name)
         self.ledger.cut_off(host, had - host.everything(), lost)
 
     def _do_keep_state(self, _: int, host: SimulatedHost) -> None:

@@ -242,8 +242,8 @@ def test_what_nobody_has_written_since_the_boot_or_since_it_was_stored_may_have_
     assert was_reverted(replace(STAT, mtime_ns=at), None, 10.0)
     assert not was_reverted(replace(STAT, mtime_ns=at + 1), None, 10.0)
     stored = Stored(Version("v"), 1, "ab", at + 5, 0o644, 0.0)
-    assert was_reverted(replace(STAT, mtime_ns=at + 4), stored, 10.0)
-    assert not was_reverted(replace(STAT, mtime_ns=at + 5), stored, 10.0)
+    assert was_reverted(replace(STAT, mtime_ns=at + 5), stored, 10.0)
+    assert not was_reverted(replace(STAT, mtime_ns=at + 6), stored, 10.0)
 
 
 # -- what was read -----------------------------------------------------------------------------------------------------
