@@ -201,6 +201,9 @@ class Learner:
         for rows in self._listed(session, found):
             if rows:
                 self._identity.confirmed()
+            if past.is_same:  # a listing that is behind shows what was deleted here
+                deleted = self._gone(session, [path for path, _ in rows if path in unlisted])
+                rows = [row for row in rows if row[0] not in deleted]
             for path, _ in rows:
                 unseen.pop(path, None)
                 unlisted.discard(path)
@@ -343,6 +346,8 @@ class _Past:
         ours = None if known is None else known.manifest
         same = found is not None and ours is not None and found.version.etag == ours.etag
         serial = None if found is None else found.serial
+        self.is_same = same
+        """It is the one that the journal knows: a file that only it lists was deleted here since."""
         older = known is not None and serial is not None and serial < known.serial
         self.is_other = not same and (doubted or (ours is not None and (found is None or older)))
         """The store went back to a time before that manifest, or is another one: it tells of no deletion."""
