@@ -198,12 +198,12 @@ class Learner:
         if found is not None:
             self._identity.confirmed()
             astray.others, astray.flaws = dict(found.others), found.flaws
-        for rows in self._listed(session, found):
-            if rows:
+        for listed in self._listed(session, found):
+            if listed:
                 self._identity.confirmed()
-            if past.is_same:  # a listing that is behind shows what was deleted here
-                deleted = self._gone(session, [path for path, _ in rows if path in unlisted])
-                rows = [row for row in rows if row[0] not in deleted]
+            # A listing that is behind shows what was deleted here since this manifest was written.
+            deleted = self._gone(session, [path for path, _ in listed if past.is_same and path in unlisted])
+            rows = [row for row in listed if row[0] not in deleted]
             for path, _ in rows:
                 unseen.pop(path, None)
                 unlisted.discard(path)
