@@ -101,8 +101,10 @@ class Rivals:
         if known is not None and known.sha256 is not None and not entry.hidden and is_same(info, known):
             return True
         tried = self._c.journal.lives.tried(entry, info.key, info.metadata.get(attributes.ATTEMPT, ""))
-        if tried is None or tried.number <= entry.puts:
+        if tried is None or tried.number < entry.puts:
             return False
+        if tried.number == entry.puts and (known is None or info.metadata.get("sha256") != known.sha256):
+            return False  # else it is what was confirmed last, and the answer told another ETag
         if entry.hidden and tried.generation <= entry.synced:
             return False  # it is of the file that was evicted
         return info.metadata.get("sha256") == with_digest(self._c.store, info).sha256

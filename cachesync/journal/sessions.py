@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import AT_OR_BELOW, MOVED, SAME_INODE, STORED_TEXT, UNLEARN, below, join, split, to_columns
+from cachesync.journal.rows import STORED_TEXT, UNLEARN, join, split, to_columns
+from cachesync.journal.vanishing import vanish
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
@@ -42,24 +43,6 @@ ON CONFLICT DO UPDATE SET kind = ?4, size = 0, mtime_ns = ?6, ctime_ns = 0, inod
 WHERE resident = 0 AND etag IS NULL AND kind <> 'file' AND (kind, mtime_ns, mode, target) IS NOT (?4, ?6, ?7, ?8)
 """
 
-
-_OLD_NAME = """
-UPDATE entry AS t SET generation = ?1, absent = ?1, due_at = ?2, gone_at = ?3, attempts = 0, failed = 0, error = NULL,
-    dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?3 END, labels = NULL
-"""
-_STANDS, _MISSING = "e.absent < e.generation", "e.absent = e.generation"
-"""Of a name that a missing file may have now."""
-
-_IS_OLD_NAME = f"""
-resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL AND EXISTS ({MOVED} AND {_STANDS})
-"""
-_NEW_NAME = f"SELECT 1 FROM entry AS e INDEXED BY inode WHERE {SAME_INODE}"
-_WAIT_FOR_MISSING = f"""
-SELECT t.session, t.dir, t.name FROM entry AS t INDEXED BY dirty
-WHERE t.session = ? AND t.synced < t.generation AND t.gone_at IS NOT NULL AND t.etag IS NOT NULL
-AND EXISTS ({_NEW_NAME} AND {_MISSING} AND e.synced < e.generation) AND NOT EXISTS ({_NEW_NAME} AND {_STANDS})
-"""
-"""Old names whose new one, which was not stored yet, is missing as well."""
 
 _VANISHED = """SELECT count(*) FROM entry INDEXED BY vanished WHERE entry.session = session.id AND vanished = 1
     AND kind = 'file'"""
@@ -158,29 +141,7 @@ class Sessions:
         A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. ``volumes`` are the
         file systems that the paths are on now: then only files count that were on another. Returns how many entries
         were evicted, and how many files or changes were not stored. Durable when it returns."""
-        number, evicted, lost = self._ledger.id(name), 0, 0
-        missing = list[tuple[str, tuple[object, ...]]]()
-        with self._ledger.db.write(durable=True) as db:
-            generation = self._ledger.next_generation(db)
-            for path in paths:
-                if stands(path):
-                    continue
-                where, values = f"{_ONE} AND gone_at IS NULL", tuple[object, ...]((number, *split(path)))
-                if path.endswith("/"):
-                    where = f"session = ? AND {AT_OR_BELOW} AND gone_at IS NULL"
-                    values = (*values, *below(path))
-                if volumes is not None:
-                    where, values = f"{where} AND kind <> 'dir' AND mount IS NOT ?", (*values, volumes[path])
-                missing.append((where, values))
-                # First all of them: a name that is missing itself is nobody's new one.
-                db.execute(f"UPDATE entry SET absent = generation WHERE {where} AND resident = 1", values)
-            waiting = db.execute(_WAIT_FOR_MISSING, (number,)).fetchall() if missing else []
-            missing += [(f"{_ONE} AND gone_at IS NOT NULL", row) for row in waiting]
-            for where, values in missing:
-                db.execute(f"{_OLD_NAME} WHERE {where} AND {_IS_OLD_NAME}", (generation, due_at, now, *values))
-                went, unsent = self._ledger.leave(db, number, where, values, vanished=True)
-                evicted, lost = evicted + went, lost + unsent
-        return evicted, lost
+        return vanish(self._ledger, name, paths, due_at, now, stands=stands, volumes=volumes)
 
     def has_mounts(self, name: str) -> bool:
         """Whether a file or directory of the session was last seen on another file system than the root's."""

@@ -122,6 +122,8 @@ class Scanner:
             self.forget_rules(session)
         batch = Batch([directory], recheck, expired)
         self._walk(session, batch, result)
+        if directory and batch.missing and result.finished:  # what became of it only a whole scan can tell
+            return self.scan(session, recheck=recheck, expired=expired)
         if result.finished and not directory:
             # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
             expected = self._journal.entries.directories(session, directory)

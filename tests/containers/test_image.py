@@ -237,7 +237,11 @@ def test_a_mount_in_a_container_reads_writes_and_ends_in_order(sidecar: Sidecar,
     eventually(lambda: "fuse.cachesync" in sidecar.exec("cat", "/proc/mounts"))
     sidecar.exec("sh", "-ec", "mkdir /files/s; head -c 3000000 /dev/urandom > /files/s/a; cp /files/s/a /files/s/b")
     sidecar.exec("cachesync", "flush", "s")
-    assert sidecar.exec("cachesync", "evict", "s").startswith("s: 2 files evicted")
+    force = []
+    if root == "/on-the-overlay":  # there the kernel does not tell whether a program has a file open
+        assert "2 kept" in sidecar.exec("cachesync", "evict", "s", code=4)
+        force = ["--force"]
+    assert sidecar.exec("cachesync", "evict", *force, "s").startswith("s: 2 files evicted")
     assert sidecar.exec("sh", "-c", f"ls {root}/s/a", code=2) == ""
     sidecar.exec("cmp", "/files/s/a", "/files/s/b")
     sidecar.exec("sh", "-ec", "echo last > /files/s/c; (exec sleep 0.1 &)")
