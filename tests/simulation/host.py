@@ -204,6 +204,7 @@ class SimulatedHost:
         watched: bool,
         disk: str = "plain",
         ears: bool = False,
+        timed: bool = False,
     ) -> None:
         self.name = name
         self.folder = folder
@@ -213,7 +214,7 @@ class SimulatedHost:
         self.volumes = folder / f"{name}-volumes"
         self.clock = HostClock(time)
         self.watcher = SimulatedWatcher(self.session) if ears else None
-        self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock)
+        self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock, timed)
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0

@@ -290,9 +290,13 @@ class Ledger:
         self.forgetful.add(host.name)
         self.doubted.add(host.name)
         self.must_go[host.name].clear()
-        here = host.files()
+        here = host.snapshot()
         for path, data in lost.items():
             (self.reverted if path in here else self.vanished)[host.name, path] = data
+        for old, (file, _) in self.moved[host.name].items():  # what had another name before lost its bytes there, too
+            for path in lost.keys() & here.keys():
+                if here[path].file == file:
+                    self.vanished[host.name, old] = lost[path]
 
     def covered(self, host: SimulatedHost, folder: str) -> None:
         """A volume came or went: what a program removed below it is not known to have been removed."""
@@ -413,6 +417,9 @@ class Ledger:
             for key, held in self.store.objects.items()
             if key.startswith(PREFIX) and key != MANIFEST and key.removeprefix(PREFIX) not in links
         }
+        for key in self.store.landed:  # whatever arrives after a process has died, no manifest can tell
+            versions.pop(key.removeprefix(PREFIX), None)
+            objects.pop(key.removeprefix(PREFIX), None)
         check(versions == objects, "P3", f"the manifest lists {versions}, the store has {objects}")
 
     def came_back(self, third: SimulatedHost) -> None:

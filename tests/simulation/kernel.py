@@ -83,13 +83,14 @@ class _Entry:
 
 @dataclass(slots=True)
 class Disk:
-    """One host's disk: ``clock`` gives the time stamps of one that is not plain. ``mounted`` are the directories of the
-    session that volumes are mounted at."""
+    """One host's disk: ``clock`` gives the time stamps of one that is not plain, or ``timed``. ``mounted``
+    are the directories of the session that volumes are mounted at."""
 
     root: str
     session: str
     nature: Nature
     clock: Callable[[], float]
+    timed: bool = False
     mounted: list[str] = field(default_factory=list)
     inodes: dict[int, int] = field(default_factory=dict)
     """By a file's inode: the one that it had before it came back."""
@@ -117,7 +118,7 @@ class Disk:
     @property
     def stamped(self) -> bool:
         """Whether its time stamps are of the simulation's time."""
-        return self.nature.tick > 0 or self.nature.leases != "honest"
+        return self.timed or self.nature.tick > 0 or self.nature.leases != "honest"
 
     def seen(self, found: os.stat_result, path: str) -> Any:
         """What is told of a path."""
@@ -202,7 +203,7 @@ class Kernel:
     def stamp_of(self, directory: int) -> tuple[int, int, int]:
         """A directory's stamp: two changes at one moment of the simulation take place in one tick of the real clock."""
         disk = self._disk(_path(directory))
-        changes = 0 if disk is None or disk.stamped else disk.changes[os.fstat(directory).st_ino]
+        changes = 0 if disk is None or disk.nature.tick else disk.changes[os.fstat(directory).st_ino]
         stamp, at, device = _stamp_of(directory)
         return stamp + changes, at, device
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cachesync.watcher import Hint
 from tests.flat_store import Crash, Fault, Held
 from tests.simulation.barrier import Barrier
 from tests.simulation.disk import Backup, Platter, Volumes, lose
@@ -64,8 +65,17 @@ class World(Engines):
     def _host(self, name: str) -> SimulatedHost:
         s = self._schedule
         ears = s.watched and s.ears
+        timed = any(step.verb == "mount" for step in s.steps)
         host = SimulatedHost(
-            name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched, disk=s.disk, ears=ears
+            name,
+            self._folder,
+            self.store,
+            self.time,
+            guard=s.guard,
+            watched=s.watched,
+            disk=s.disk,
+            ears=ears,
+            timed=timed,
         )
         self._kernel.add(host.disk)
         return host
@@ -131,6 +141,7 @@ class World(Engines):
         after = {path: seen.data for path, seen in stands.items()}
         gone = before.keys() - after.keys()
         ledger, name = self.ledger, host.name
+        lost = {path for other, path in ledger.reverted if other == name}
         host.disk.renamed(folders, now)
         ledger.changed(host, stood, stands)
         self._platters[host.name].changed(self.time.now, stood, stands)
@@ -150,7 +161,9 @@ class World(Engines):
             sure = name not in ledger.doubted and host.disk.nature.births
             if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {
-                    path for path, row in rows.items() if self._is_known(host, row, stood[path]) and not row.hidden
+                    path
+                    for path, row in rows.items()
+                    if path not in lost and self._is_known(host, row, stood[path]) and not row.hidden
                 }
         ledger.must_go[name] -= after.keys()
 
@@ -184,7 +197,10 @@ class World(Engines):
         else:
             return
         ledger.absence(host)
+        went = "" in host.hints or verb in ("remove_session", "move_away")
         host.hints.clear()
+        if went and not host.disk.nature.births:
+            host.hints[""] = Hint.GONE | Hint.TREE
 
     def _do_slow_remove(self, number: int, host: SimulatedHost, seconds: int) -> None:
         """``rm -rf`` of a session that takes its time, last in a directory of which nothing is stored."""
