@@ -204,9 +204,11 @@ class Ledger:
 
     def _has_another_name(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
         """Whether a root that was rolled back has the file under the name that it had before, and the store, too."""
-        names = [name for name, data in host.files().items() if old is not None and data == old.data and name != path]
+        if old is None or host.name not in self.rolled_back:
+            return False
+        names = [name for name, data in host.files().items() if data == old.data and name != path]
         held = (self.store.objects.get(PREFIX + name) for name in names)
-        return host.name in self.rolled_back and any(other is not None and other.data == old.data for other in held)
+        return any(other is not None and other.data == old.data for other in held)
 
     def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
         """P8: the object of an old name goes after the store has one for the new name."""
