@@ -109,8 +109,9 @@ class Removal:
             return False
         t = self._tombstones(entry.session)
         gone, made = self._scanner.presence.last_gone(entry.session)
-        # What went before this life began may be part of an rm that goes on.
-        last = last_deletion(t.last_seen, max(gone, self._begun), made, pace=self._c.pace)
+        if self._begun <= now:  # what went before this life began may be part of an rm that goes on
+            gone = max(gone, self._begun)
+        last = last_deletion(t.last_seen, gone, made, pace=self._c.pace)
         belief = believe_delete(
             self._c.clock(),
             last,

@@ -53,8 +53,12 @@ _REMOTE = {
 
 _KINDS = _LOCAL | _STACKED | _REMOTE
 
+_LIBFS = ("tmpfs", "ramfs")
+"""Where writes get fresh time stamps, removals do not: the directory gets the stamp of the file that went, which nobody
+has looked at (Linux, fs/libfs.c, simple_unlink). It is not measured: any fresh stamp on the machine hides it."""
+
 _PAGE = 4096
-_TRIES = 16
+_TRIES = 32
 _PAUSE = 0.0005
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PROT_READ_WRITE, _MAP_SHARED = 3, 1
@@ -88,7 +92,7 @@ def measure(folder: int, device: Device) -> Capabilities:
         undo.callback(os.unlink, name, dir_fd=folder)
         reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         undo.callback(os.close, reading)
-        tick = _tick(writing) or _tick_of_names(folder, name)
+        tick = _tick(writing) or (FINE_TICK if device.kind in _LIBFS else 0.0)
         births = birth_ns(folder, name) is not None
         os.ftruncate(writing, _PAGE)
         while_open = writer_of(reading)
@@ -154,16 +158,3 @@ def _tick(descriptor: int) -> float:
 def _rewritten(descriptor: int) -> int:
     os.pwrite(descriptor, b"x", 0)
     return os.fstat(descriptor).st_ctime_ns
-
-
-def _tick_of_names(folder: int, name: str) -> float:
-    """As ``_tick``, of a directory that names go from: where writes get fresh time stamps, these may not. tmpfs gives
-    the directory the stamp of the file that went, which nobody has looked at (Linux, fs/libfs.c, simple_unlink)."""
-    names = [f"{name}-{number}" for number in range(_TRIES)]
-    for each in names:
-        os.close(os.open(each, _NEW, 0o600, dir_fd=folder))
-    stamps = set()
-    for each in names:
-        os.unlink(each, dir_fd=folder)
-        stamps.add(os.fstat(folder).st_ctime_ns)
-    return 0.0 if len(stamps) == len(names) else FINE_TICK

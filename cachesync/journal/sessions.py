@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import STORED_TEXT, UNLEARN, join, split, to_columns
+from cachesync.journal.rows import DOUBTED, STORED_TEXT, UNLEARN, join, split, to_columns
 from cachesync.journal.vanishing import vanish
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
@@ -107,9 +107,11 @@ class Sessions:
             db.execute("UPDATE session SET doubted = 0 WHERE id = ?", (self._ledger.id(name),))
 
     def doubt_all(self) -> None:
-        """The disk may be older than the journal: what is missing there was not deleted. Durable when it returns."""
+        """The disk may be older than the journal: what is missing there was not deleted, and what stands there may be
+        what it was before. Durable when it returns."""
         with self._ledger.db.write(durable=True) as db:
             db.execute("UPDATE session SET doubted = 1, learned = 0")
+            db.execute(f"UPDATE entry SET unsettled = {DOUBTED} WHERE kind = 'file' AND resident = 1")
 
     def removed(self, name: str) -> tuple[int, int]:
         """The session's directory is gone: what the store has is evicted, what it never had is forgotten.

@@ -239,3 +239,14 @@ def test_a_lease_is_believed_as_far_as_it_told_the_truth(root: Path, leases: Lea
         with open(root / S / "a", "r+"):
             assert file.writer() is open_
     tree.close()
+
+
+@as_root
+def test_a_removal_on_tmpfs_may_leave_its_directory_the_time_stamp_that_it_had(tmp_path):
+    done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("mounts nothing here")
+    try:
+        assert measured(tmp_path).tick > 0
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -140,7 +140,8 @@ class Ledger:
         self.must_go[host.name].clear()
         self.moved[host.name].clear()
         self.unlinked[host.name].clear()
-        self.once[host.name].clear()
+        if host.disk.nature.births:  # else the next directory of that name is the same one to the engine
+            self.once[host.name].clear()
 
     def revived(self, data: bytes) -> None:
         """Somebody made these bytes the newest of a key again."""
@@ -199,11 +200,11 @@ class Ledger:
 
     def _has_another_name(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
         """Whether a root that was rolled back has the file under the name that it had before, and the store, too."""
-        if old is None:
+        if old is None or host.name not in self.rolled_back:
             return False
         names = [name for name, data in host.files().items() if data == old.data and name != path]
         held = (self.store.objects.get(PREFIX + name) for name in names)
-        return host.name in self.rolled_back and any(other is not None and other.data == old.data for other in held)
+        return any(other is not None and other.data == old.data for other in held)
 
     def _new_name_is_stored(self, host: SimulatedHost, path: str, old: Held) -> None:
         """P8: the object of an old name goes after the store has one for the new name."""
@@ -242,7 +243,7 @@ class Ledger:
                 continue  # the next look sees that it is another file, or none
             data = (host.session / path).read_bytes()
             check(sha(data) == entry.stored.sha256, "P4", f"{path} is clean on {host.name}, and is {data!r}")
-            if self.store.last_writer(key) == host.name:
+            if self.store.last_writer(key) == host.name and key not in self.store.landed:
                 held = self.store.objects.get(key)
                 same = held is not None and held.info.sha256 == entry.stored.sha256
                 check(same, "P6", f"{path} is clean on {host.name}, and the store has {held and held.data!r}")

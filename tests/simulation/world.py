@@ -186,10 +186,12 @@ class World(Engines):
             shutil.rmtree(host.session)
         elif verb == "move_away" and stands and not host.away.exists():
             host.session.rename(host.away)
-            ledger.set_aside[name] = (set(ledger.deleted[name]), set())
+            ledger.set_aside[name] = (set(ledger.deleted[name]), set(ledger.unlinked[name]))
         elif verb == "move_back" and not stands and host.away.exists():
             host.away.rename(host.session)
-            ledger.deleted[name] |= ledger.set_aside.pop(name, (set(), set()))[0]
+            deleted, unlinked = ledger.set_aside.pop(name, (set(), set()))
+            ledger.deleted[name] |= deleted
+            ledger.unlinked[name] |= unlinked
             host.hints.clear()
             return
         elif verb == "make_session" and not stands:
