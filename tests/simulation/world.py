@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,8 @@ class World(Engines):
         if heard is not None and host.watcher is not None:
             host.watcher.changed(heard, host.watcher.names())
         stands, still_aside = host.snapshot(), set(host.files_away().values())
+        if not host.disk.stamped:
+            _renew_stamps({(host.session / path).parent for path, seen in stood.items() if stands.get(path) != seen})
         before = {path: seen.data for path, seen in stood.items()}
         after = {path: seen.data for path, seen in stands.items()}
         gone = before.keys() - after.keys()
@@ -404,3 +407,11 @@ def play(schedule: Schedule, folder: Path, told: Callable[[str], None] = lambda 
 
 
 __all__ = ["EPOCH", "World", "play"]
+
+
+def _renew_stamps(directories: Iterable[Path]) -> None:
+    """tmpfs may leave a directory that a name went from the time stamp that it had; the simulation's disk does not."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            found = directory.stat()
+            os.utime(directory, ns=(found.st_atime_ns, found.st_mtime_ns))
