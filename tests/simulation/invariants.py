@@ -294,6 +294,7 @@ class Ledger:
         here = host.snapshot()
         for path, data in lost.items():
             (self.reverted if path in here else self.vanished)[host.name, path] = data
+            self.changed_at.pop((host.name, path), None)  # it may be as it was before that
         for old, (file, _) in self.moved[host.name].items():  # what had another name before lost its bytes there, too
             for path in lost.keys() & here.keys():
                 if here[path].file == file:

@@ -158,7 +158,7 @@ class World(Engines):
             rows = {path: row for path in gone if (row := host.entry(path)) and row.resident}
             if any(row.stored for row in rows.values()):
                 ledger.went_at[name] = self.time.now
-            sure = name not in ledger.doubted and host.disk.nature.births
+            sure = name not in ledger.doubted and host.disk.nature.births and not host.disk.timed
             if sure and not (rules.is_file() and rules.stat().st_size):
                 ledger.must_go[name] |= {
                     path
