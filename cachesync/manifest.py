@@ -116,6 +116,10 @@ def _file_row(path: str, stored: Stored) -> dict[str, Any]:
     }
 
 
+_SERIAL = re.compile(rb'"serial": (\d{1,18})(, "entries": \[\s*)$')
+"""At the end of a manifest's first line."""
+
+
 def _is_about(line: bytes, paths: Container[object]) -> bool:
     with contextlib.suppress(ValueError, RecursionError, TypeError):
         row = json.loads(line)
@@ -125,6 +129,7 @@ def _is_about(line: bytes, paths: Container[object]) -> bool:
 
 def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored | None]) -> bool:
     """Copy a manifest with the rows of some paths replaced, or left out (None); the rest stays as it is, row for row.
+    It is the next one: its serial is one more.
 
     False, and ``out`` is of no use, if nothing is to be changed or if the manifest is not whole, a row a line, as ours
     are.
@@ -132,7 +137,7 @@ def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored 
     lines = _lines(chunks)
     if not _is_our_head(head := next(lines, b"")):
         return False
-    out.write(head)
+    out.write(_SERIAL.sub(lambda found: b'"serial": %d%s' % (int(found[1]) + 1, found[2]), head))
     rows = [_file_row(path, stored) for path, stored in changes.items() if stored is not None]
     quoted = [_encode(path).encode() for path in changes]
     separator, changed = b"\n", bool(rows)

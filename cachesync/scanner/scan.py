@@ -278,7 +278,8 @@ class Scanner:
             self.presence.vanished(session, unseen)
         batch.marks += batch.others.values()
         self._commit(session, batch)
-        if row.doubted:
+        # What was made anew meanwhile is left to the next scan: it may be a directory that lost what was in it.
+        if row.doubted and not any(self.presence.stands(session, path) for path in missing):
             self._journal.sessions.trust(session)
 
     def _delete(self, session: str, missing: Sequence[str], batch: Batch) -> None:

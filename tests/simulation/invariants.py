@@ -184,7 +184,8 @@ class Ledger:
             return
         if asked:
             self.give_up([old.data])
-        check(".conflict-" not in path or new is None, "P9", f"{path} is changed")
+        kept = ".conflict-" not in path or new is None or self._elsewhere(key, old.data)
+        check(kept, "P9", f"{path} is changed")
         lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
         on_disk = lost and any(old.data in other.everything() for other in self.hosts)
         check(not lost or on_disk, "P9", f"{old.data!r} at {path} was seen by nobody, and is replaced by {host.name}")

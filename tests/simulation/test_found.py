@@ -18,6 +18,13 @@ from tests.simulation.findings import FINDINGS
 from tests.simulation.schedule import Schedule, Step
 
 FOUND = {
+    "a directory that a power cut took, made anew while the first scan ran": [
+        Step("write", 0, ("d/b", "1")),
+        Step("flush", 0, (False,)),
+        Step("power_cut", 0, ("names", 3, True)),
+        Step("trap", 0, ("look", 4, True), Step("rename", 0, ("d/a", "d/a"))),
+        Step("scan", 0),
+    ],
     "a link over an evicted file, whose only copy was deleted": [
         Step("write", 0, ("b", "1")),
         Step("write", 0, ("d/a", "2")),

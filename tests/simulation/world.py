@@ -267,7 +267,8 @@ class World(Engines):
         replaced = self._stored(target)
         if (held := self.store.foreign_copy(PREFIX + source, number, PREFIX + target)) is not None:
             self.ledger.give_up(replaced)
-            self.ledger.revived(held.data)
+            if held.data not in replaced:
+                self.ledger.revived(held.data)
             self._foreign = True
 
     def _do_foreign_put(self, _: int, __: SimulatedHost, path: str, data: str, digest: bool) -> None:  # noqa: FBT001
