@@ -193,6 +193,22 @@ FOUND = {
         Step("write", 1, ("d/a", "2")),
         Step("flush", 1, (False,)),
     ],
+    "its journal lost, renamed and changed: the object of its old name went before the new one was stored": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("lose_journal"),
+        Step("flush", 0, (False,)),
+        Step("rename", 0, ("a", "b")),
+        Step("write", 0, ("b", "2")),
+        Step("flush", 0, (False,)),
+    ],
+    "rm -rf of a session, a directory of which has a name that cannot be stored: old objects were deleted": [
+        Step("write", 0, ("d/a", "1")),
+        Step("flush", 0, (False,)),
+        Step("spoil", 0, ("d",)),
+        Step("scan"),
+        Step("slow_remove", 0, (20,)),
+    ],
     "replaced by another store, in which another host had written by then: files were taken for removed there": [
         Step("write", 1, ("a", "1")),
         Step("flush", 1, (False,)),
@@ -350,10 +366,23 @@ NOT_BROKEN = {
 """What the simulation once took for a broken promise, and is none."""
 
 
-@pytest.mark.parametrize("name", [*FOUND, *NOT_BROKEN])
+UNWATCHED = {
+    "deleted by a clock that was set back: the deletion was put off, and due at once, for ever": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("unlink", 0, ("a",)),
+        Step("notice", 0, (1.0,)),
+        Step("step_clock", 0, (-3600.0,)),
+        Step("pump", 0, (1,)),
+    ],
+}
+"""What it found where nobody watches the disk."""
+
+
+@pytest.mark.parametrize("name", [*FOUND, *UNWATCHED, *NOT_BROKEN])
 def test_what_was_found_stays_mended(name):
-    steps = tuple((FOUND | NOT_BROKEN)[name])
-    schedule = Schedule(0, guard=100, watched=True, orderly=True, third=False, steps=steps)
+    steps = tuple((FOUND | UNWATCHED | NOT_BROKEN)[name])
+    schedule = Schedule(0, guard=100, watched=name not in UNWATCHED, orderly=True, third=False, steps=steps)
     with place() as folder:
         assert fault_of(schedule, folder) is None
 
