@@ -19,12 +19,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import cachesync.files.listing
 from cachesync.errors import NoSuchSession, StoreError, UsageError
 from cachesync.keys import identity_key
 from cachesync.model import Kind
@@ -33,6 +35,7 @@ from cachesync.watcher import Hint
 from tests.driving import Clock, Driven, tree_of
 from tests.flat_store import Crash, Fault, FlatStore, Held
 from tests.life import driven_time, kill, life_of
+from tests.simulation.host import OldDirectories
 
 SESSION = "s"
 PREFIX = f"sessions/{SESSION}/"
@@ -58,6 +61,8 @@ class Sessions(RuleBasedStateMachine):
     @initialize(disk=st.sampled_from([*FAST, None]))
     def begin(self, disk: str | None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cachesync-model-", dir=disk))
+        self.aging = mock.patch.object(cachesync.files.listing, "time", OldDirectories)  # nothing changes under a scan
+        self.aging.start()
         self.root = self.folder / "root"
         self.session = self.root / SESSION
         self.away = self.folder / "away"
@@ -541,6 +546,7 @@ class Sessions(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "driven"):
             return
+        self.aging.stop()
         self.life.stop()
         self.driven.close()
         shutil.rmtree(self.folder)
