@@ -102,7 +102,7 @@ class Removal:
             pause = _MOVING if not any(other.attempts for other in waiting) else _MOVING_SLOWLY
             work.postpone(entry, now + pause)
             return False
-        if self._lost_on_the_way(entry, entry.stored, names):
+        if self._lost_on_the_way(entry, entry.stored, names) and self._is_stored(entry, entry.stored):
             work.lose_delete(entry, entry.stored)
             sentence = "moved, and the power may have taken its bytes: those that the store has stay, evicted"
             logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
@@ -132,6 +132,12 @@ class Removal:
     def _new_names(self, entry: Entry) -> list[Entry]:
         """The names that a file has now whose name is gone: of a file that was moved, changed since or not."""
         return [other for other in self._c.journal.work.moved_to(entry) if self._is_it(entry, other)]
+
+    def _is_stored(self, entry: Entry, stored: Stored) -> bool:
+        """Whether the object is there still: this host may have deleted it just before the power went."""
+        with contextlib.suppress(ObjectNotFound):
+            return self._c.store.head(self._c.key(entry.session, entry.path)).version.etag == stored.version.etag
+        return False
 
     def _lost_on_the_way(self, entry: Entry, stored: Stored, names: list[Entry]) -> bool:
         """Whether a moved file may have lost, with the machine's power, the bytes that only its old name's object has:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cachesync.files.listing
 import cachesync.flush
 import cachesync.following
 from cachesync.config import load
@@ -39,6 +40,17 @@ class Clock:
     monotonic = __call__
     sleep = push
     time_ns = staticmethod(time.time_ns)
+
+
+class _Aging:
+    """The module ``time`` for files.listing: directories grow older by the engine's time, too."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = clock()
+
+    def time_ns(self) -> int:
+        return time.time_ns() + int((self._clock() - self._began) * 1e9)
 
 
 class Driven:
@@ -104,6 +116,7 @@ class Driven:
         with (
             mock.patch.object(cachesync.flush, "time", self.clock),
             mock.patch.object(cachesync.following, "time", self.clock),
+            mock.patch.object(cachesync.files.listing, "time", _Aging(self.clock)),
             mock.patch.object(cachesync.flush, "within", lambda _, call: call()),
         ):
             return self.engine.service.flush(session, timeout=timeout, **options)

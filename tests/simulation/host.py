@@ -102,7 +102,7 @@ _STATE = ("journal.db", "journal.db-wal")
 """The files of a journal."""
 
 
-class _OldDirectories:
+class OldDirectories:
     """The module ``time`` for files.listing: every directory is old enough for its time stamp to tell."""
 
     @staticmethod
@@ -140,7 +140,7 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
             cachesync.artifacts.local,
         ):
             stack.enter_context(mock.patch.object(module, "time", time))
-        stack.enter_context(mock.patch.object(cachesync.files.listing, "time", _OldDirectories))
+        stack.enter_context(mock.patch.object(cachesync.files.listing, "time", OldDirectories))
         for waiting in (cachesync.flush, cachesync.lifecycle.life, cachesync.lifecycle.opening):
             stack.enter_context(mock.patch.object(waiting, "within", lambda _, call: call()))
         for parallel in (cachesync.learn, cachesync.artifacts.remote, cachesync.verify):
