@@ -31,6 +31,7 @@ def quiet(world: World) -> None:
     for number, host in lived:
         host.stop() if world._schedule.orderly else host.die()
         world.engine(number, world._run_scan)
+    _store_again(world, lived)
     for number, _ in lived:
         world.engine(number, partial(_drain, world))
     world.ledger.nothing_is_lost()
@@ -46,6 +47,12 @@ def quiet(world: World) -> None:
         world.ledger.manifest_is_current()
     if world._schedule.third and MANIFEST in world.store.objects:
         _bring_elsewhere(world)
+
+
+def _store_again(world: World, lived: list[tuple[int, SimulatedHost]]) -> None:
+    """After the store lost everything: what one host does not have, another one may store again."""
+    for number, _ in lived if world.store.gone_at else ():
+        world.engine(number, world._run_flush, True)
 
 
 def _flush_all(world: World, lived: list[tuple[int, SimulatedHost]]) -> bool:
@@ -101,9 +108,11 @@ def _drain(world: World, host: SimulatedHost) -> None:
 def _give_up_lost(world: World, host: SimulatedHost) -> int:
     """Somebody removes by name what the store lost and this host does not have: nothing else ends that. Returns how
     many files that were. Only another tool than cachesync loses objects."""
-    lost = [path for path in _lost(world, host) if world.store.deleted_by[PREFIX + path] == "another"]
+    forgot = host.name in world.ledger.forgetful  # what it deleted itself may be expected by an older journal
+    lost = [path for path in _lost(world, host) if forgot or world.store.deleted_by[PREFIX + path] == "another"]
     for path in lost:
         world._run_rm(host, path)
+        world.store.gone_at.pop(PREFIX + path, None)
     return len(lost)
 
 

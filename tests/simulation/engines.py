@@ -80,7 +80,7 @@ class Engines:
             self._busy.pop()
             self.store.acting = acting
             self.ledger.believing.discard(host.name)
-        if held and run not in (self._run_put, self._run_rm):
+        if held and run not in (self._run_put, self._run_rm, self._run_restore):
             gone = [path for path, inode, named in held if named and (path, inode, False) in self._held_open(host)]
             check(not gone, "P10", f"{gone} on {host.name} are open for writing, and were taken away")
         if not self._busy:
@@ -98,16 +98,15 @@ class Engines:
         """Another thread of the process works while one waits for the store; not if it would wait for that one."""
         assert host.driven is not None
         engine = host.driven.engine
-        waits = run not in (self._run_notice, self._run_scan) and (
-            engine.learner._lock(SESSION).locked() or engine.identity._lock.locked()
-        )
+        asks = run not in (self._run_notice, self._run_scan)
+        waits = asks and (engine.learner._lock(SESSION).locked() or engine.identity._lock.locked())
         if run == self._run_flush:
             waits = waits or SESSION not in engine.journal.sessions.names() or SESSION in self._committing(engine)
             args = (*args, _SHORTLY)
         if run == self._run_evict:
             waits = waits or engine.lifecycle._turns.setdefault(SESSION, threading.Lock()).locked()
         if not waits:
-            believing = set(self.ledger.believing)
+            believing, before = set(self.ledger.believing), host.look_around()[1]
             self._depth += 1
             try:
                 run(host, *args)
@@ -115,6 +114,7 @@ class Engines:
                 pass
             finally:
                 self._depth -= 1
+                host.disk.renamed(before, host.look_around()[1])
                 self._witness(host)
             self.ledger.believing = believing
 

@@ -39,6 +39,7 @@ from cachesync.journal import Journal
 from cachesync.verbs import Reading
 from cachesync.watcher import Hint
 from tests.driving import Driven
+from tests.flat_store import Crash
 from tests.life import kill
 from tests.simulation.kernel import NATURES, Disk, Kernel
 from tests.simulation.store import SimulatedStore
@@ -203,6 +204,7 @@ class SimulatedHost:
         watched: bool,
         disk: str = "plain",
         ears: bool = False,
+        timed: bool = False,
     ) -> None:
         self.name = name
         self.folder = folder
@@ -212,7 +214,7 @@ class SimulatedHost:
         self.volumes = folder / f"{name}-volumes"
         self.clock = HostClock(time)
         self.watcher = SimulatedWatcher(self.session) if ears else None
-        self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock)
+        self.disk = Disk(str(self.root), str(self.session), NATURES[disk], self.clock, timed)
         self.driven: Driven | None = None
         self.lives = 0
         self._boots = 0
@@ -294,7 +296,11 @@ class SimulatedHost:
     def stop(self) -> None:
         """An orderly end."""
         if self.driven is not None:
-            self.driven.close()  # a crash in it ends the process as any other one does
+            try:
+                self.driven.close()
+            except Crash:  # killed on its way out
+                self.die()
+                raise
             self.driven = None
         self.hints.clear()
 
@@ -373,14 +379,14 @@ class SimulatedHost:
         _collect(str(self.session), "", found)
         return found
 
-    def folders(self) -> dict[str, int]:
-        """The session's directories, and which one each is."""
-        found: dict[str, int] = {}
-        for above, names, _ in os.walk(self.session):
-            for name in names:
-                path = os.path.join(above, name)
-                found[os.path.relpath(path, self.session)] = os.lstat(path).st_ino
-        return found
+    def look_around(self) -> tuple[Snapshot, Folders]:
+        """The session's files, and its directories."""
+        found: Snapshot = {}
+        folders: Folders = {}
+        with contextlib.suppress(FileNotFoundError):
+            folders[""] = Folder(os.stat(self.session).st_ino)
+        _collect(str(self.session), "", found, folders)
+        return found, folders
 
     def files_away(self) -> dict[str, bytes]:
         """Those of the session's directory that was moved away."""
@@ -430,6 +436,18 @@ class Seen:
 Snapshot = dict[str, Seen]
 
 
+@dataclass(slots=True)
+class Folder:
+    """A directory at one instant: which one it is, and which files and directories its names are."""
+
+    inode: int
+    names: dict[str, int] = field(default_factory=dict)
+
+
+Folders = dict[str, Folder]
+"""By path; "" is the session's own. Others end in "/"."""
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Files below a folder, by path; links are none."""
     found: Snapshot = {}
@@ -437,14 +455,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path: seen.data for path, seen in found.items()}
 
 
-def _collect(folder: str, prefix: str, found: Snapshot) -> None:
+def _collect(folder: str, prefix: str, found: Snapshot, folders: Folders | None = None) -> None:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
+    if folders is not None and prefix in folders:
+        folders[prefix].names = {entry.name: entry.inode() for entry in entries}
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            _collect(entry.path, f"{prefix}{entry.name}/", found)
+            if folders is not None:
+                folders[f"{prefix}{entry.name}/"] = Folder(entry.inode())
+            _collect(entry.path, f"{prefix}{entry.name}/", found, folders)
         elif entry.is_file(follow_symlinks=False):
             with open(entry.path, "rb") as file:
                 data = file.read()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,17 +52,10 @@ class Ledger:
         """By host: paths that a program removed by name, in the directory that stands there still."""
         self.must_go: dict[str, set[str]] = {}
         """... of which the journal knew that they are stored and here."""
-        self.moved: dict[str, dict[str, int]] = {}
-        """By host: paths that a program renamed, and which file that was."""
+        self.moved: dict[str, dict[str, tuple[int, int]]] = {}
+        """By host: paths that a program renamed, which file that was, and at which event."""
         self.unlinked: dict[str, set[str]] = {}
         """By host: paths that a program removed, and paths of files that it replaced."""
-        self.folders: dict[str, dict[str, int]] = {}
-        """By host: which directory each was that stood there."""
-        self.replaced: dict[str, set[str]] = {}
-        """By host: directories that are others than the engine has seen there."""
-        self.excused: dict[str, set[str]] = {}
-        """By host: paths that went from below those. That the same directory stands there is what tells that a program
-        removed a file (P7): such a path may stay in the store."""
         self.once: dict[str, set[str]] = {}
         """By host: paths that a program once removed by name."""
         self.removing: set[str] = set()
@@ -88,6 +82,8 @@ class Ledger:
         self.vanished: dict[tuple[str, str], bytes] = {}
         """... and those of a file that is not there any more, as long as the engine has not looked: nobody can tell
         whether what a program makes there is the same file, changed."""
+        self.contents: defaultdict[tuple[str, int], set[bytes]] = defaultdict(set)
+        """By host and file: what it ever held."""
         self.stood: dict[tuple[str, str], Seen] = {}
         """By host and path: the file that stood there last."""
         self.asked: dict[str, str] = {}
@@ -98,9 +94,9 @@ class Ledger:
 
     def add(self, host: SimulatedHost) -> None:
         """Another host comes."""
-        for paths in (self.deleted, self.must_go, self.unlinked, self.replaced, self.excused, self.once):
+        for paths in (self.deleted, self.must_go, self.unlinked, self.once):
             paths[host.name] = set()
-        self.moved[host.name], self.folders[host.name] = {}, {}
+        self.moved[host.name] = {}
         if not host.disk.nature.births:
             self.forgetful.add(host.name)
 
@@ -132,9 +128,8 @@ class Ledger:
     def looked(self, host: SimulatedHost) -> None:
         """The engine there has been told of everything that a program did, or has seen it."""
         self.doubted.discard(host.name)
-        self.replaced[host.name].clear()
         for name, path in list(self.vanished):
-            if name == host.name:
+            if name == host.name and not host.disk.nature.tick:  # else a scan does not always decide what is missing
                 del self.vanished[name, path]
         if host.name in self.went_at:
             self.deleted_at[host.name] = self.went_at[host.name]
@@ -145,7 +140,8 @@ class Ledger:
         self.must_go[host.name].clear()
         self.moved[host.name].clear()
         self.unlinked[host.name].clear()
-        self.once[host.name].clear()
+        if host.disk.nature.births:  # else the next directory of that name is the same one to the engine
+            self.once[host.name].clear()
 
     def revived(self, data: bytes) -> None:
         """Somebody made these bytes the newest of a key again."""
@@ -188,7 +184,8 @@ class Ledger:
             return
         if asked:
             self.give_up([old.data])
-        check(".conflict-" not in path or new is None, "P9", f"{path} is changed")
+        kept = ".conflict-" not in path or new is None or self._elsewhere(key, old.data)
+        check(kept, "P9", f"{path} is changed")
         lost = old.data in self.alive and old.data not in self.given_up and not self._elsewhere(key, old.data)
         on_disk = lost and any(old.data in other.everything() for other in self.hosts)
         check(not lost or on_disk, "P9", f"{old.data!r} at {path} was seen by nobody, and is replaced by {host.name}")
@@ -215,8 +212,11 @@ class Ledger:
         here = host.snapshot()
         if here.get(FILE_NAME, None) or host.disk.mounted or self._elsewhere(PREFIX + path, old.data):
             return
-        names = [name for name, seen in here.items() if seen.file == self.moved[host.name][path]]
-        stored = any(PREFIX + name in self.store.objects or self.store.last_writer(PREFIX + name) for name in names)
+        file, moved_at = self.moved[host.name][path]
+        if old.data not in self.contents[host.name, file]:
+            return  # it is of another file of that name, which is no more
+        names = [name for name, seen in here.items() if seen.file == file]
+        stored = any(self.store.changed_at.get(PREFIX + name, 0) > moved_at for name in names)
         check(stored or not names, "P8", f"{path} is {names} now: the old object is deleted, and there is no new one")
 
     def _elsewhere(self, key: str, data: bytes) -> bool:
@@ -244,7 +244,7 @@ class Ledger:
                 continue  # the next look sees that it is another file, or none
             data = (host.session / path).read_bytes()
             check(sha(data) == entry.stored.sha256, "P4", f"{path} is clean on {host.name}, and is {data!r}")
-            if self.store.last_writer(key) == host.name:
+            if self.store.last_writer(key) == host.name and key not in self.store.landed:
                 held = self.store.objects.get(key)
                 same = held is not None and held.info.sha256 == entry.stored.sha256
                 check(same, "P6", f"{path} is clean on {host.name}, and the store has {held and held.data!r}")
@@ -255,6 +255,8 @@ class Ledger:
         """A program changed these files: their bytes, their times or their names."""
         for path, seen in before.items():
             self.stood[host.name, path] = seen
+        for seen in (*before.values(), *after.values()):
+            self.contents[host.name, seen.file].add(seen.data)
         for path, seen in after.items():
             if before.get(path) != seen and self.stood.get((host.name, path)) != seen:  # else it only was away
                 self.changed_at[host.name, path] = self.store.tick()
@@ -274,25 +276,13 @@ class Ledger:
         for path in before.keys() - after.keys():
             moved.pop(path, None)
             if before[path].file in arrived:
-                moved[path] = before[path].file
+                moved[path] = before[path].file, self.store.tick()
             else:
                 unlinked.add(path)
         unlinked |= {path for path, seen in before.items() if seen.file not in files}
         linked = {path for path in moved if (host.session / path).is_symlink()}  # what goes there now is the link
         for path in linked | (after.keys() - before.keys()):
             moved.pop(path, None)
-
-    def excuse(self, host: SimulatedHost) -> None:
-        """Find out which directories are others than before, and what went with those that were."""
-        known, replaced, excused = self.folders[host.name], self.replaced[host.name], self.excused[host.name]
-        for path, folder in host.folders().items():
-            if known.setdefault(path, folder) != folder:
-                replaced.add(path)
-                known[path] = folder
-        went = {path for path in self.deleted[host.name] if any(path.startswith(f"{other}/") for other in replaced)}
-        excused -= host.files().keys()
-        excused |= went
-        self.must_go[host.name] -= excused
 
     def cut_off(self, host: SimulatedHost, gone: set[bytes], lost: Mapping[str, bytes]) -> None:
         """The power went. Bytes in ``gone`` left the disk: those that were nowhere else may be lost. A program that
@@ -302,9 +292,14 @@ class Ledger:
         self.forgetful.add(host.name)
         self.doubted.add(host.name)
         self.must_go[host.name].clear()
-        here = host.files()
+        here = host.snapshot()
         for path, data in lost.items():
             (self.reverted if path in here else self.vanished)[host.name, path] = data
+            self.changed_at.pop((host.name, path), None)  # it may be as it was before that
+        for old, (file, _) in self.moved[host.name].items():  # what had another name before lost its bytes there, too
+            for path in lost.keys() & here.keys():
+                if here[path].file == file:
+                    self.vanished[host.name, old] = lost[path]
 
     def covered(self, host: SimulatedHost, folder: str) -> None:
         """A volume came or went: what a program removed below it is not known to have been removed."""
@@ -406,7 +401,7 @@ class Ledger:
         made a file of an evicted one's name, and removed it again, saw nothing of them."""
         if host.name in self.forgetful or host.files().get(FILE_NAME):
             return
-        for path in self.deleted[host.name] - host.files().keys() - self.excused[host.name]:
+        for path in self.deleted[host.name] - host.files().keys():
             held = self.store.objects.get(PREFIX + path)
             stands = held is not None and held.writer == host.name and held.data in self.given_up
             check(not stands, "P8", f"{path} was removed on {host.name}, and is in the store when all is quiet")
@@ -425,6 +420,9 @@ class Ledger:
             for key, held in self.store.objects.items()
             if key.startswith(PREFIX) and key != MANIFEST and key.removeprefix(PREFIX) not in links
         }
+        for key in self.store.landed:  # whatever arrives after a process has died, no manifest can tell
+            versions.pop(key.removeprefix(PREFIX), None)
+            objects.pop(key.removeprefix(PREFIX), None)
         check(versions == objects, "P3", f"the manifest lists {versions}, the store has {objects}")
 
     def came_back(self, third: SimulatedHost) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,18 +83,28 @@ class _Entry:
 
 @dataclass(slots=True)
 class Disk:
-    """One host's disk: ``clock`` gives the time stamps of one that is not plain. ``mounted`` are the directories of the
-    session that volumes are mounted at."""
+    """One host's disk: ``clock`` gives the time stamps of one that is not plain, or ``timed``. ``mounted``
+    are the directories of the session that volumes are mounted at."""
 
     root: str
     session: str
     nature: Nature
     clock: Callable[[], float]
+    timed: bool = False
     mounted: list[str] = field(default_factory=list)
     inodes: dict[int, int] = field(default_factory=dict)
     """By a file's inode: the one that it had before it came back."""
     times: dict[tuple[int, int], int] = field(default_factory=dict)
     """By inode and ctime: the ctime that it is said to have."""
+
+    changes: Counter[int] = field(default_factory=Counter)
+    """By a directory's inode: how often names came or went there."""
+
+    def renamed(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Names came to directories or went (host.Folders)."""
+        for path, folder in after.items():
+            if before.get(path) != folder:
+                self.changes[folder.inode] += 1
 
     @property
     def odd(self) -> bool:
@@ -107,7 +118,7 @@ class Disk:
     @property
     def stamped(self) -> bool:
         """Whether its time stamps are of the simulation's time."""
-        return self.nature.tick > 0 or self.nature.leases != "honest"
+        return self.timed or self.nature.tick > 0 or self.nature.leases != "honest"
 
     def seen(self, found: os.stat_result, path: str) -> Any:
         """What is told of a path."""
@@ -189,6 +200,13 @@ class Kernel:
             return Writer.UNKNOWN
         return Writer.CLOSED if leases == "lying" else _writer_of(descriptor)
 
+    def stamp_of(self, directory: int) -> tuple[int, int, int]:
+        """A directory's stamp: two changes at one moment of the simulation take place in one tick of the real clock."""
+        disk = self._disk(_path(directory))
+        changes = 0 if disk is None or disk.nature.tick else disk.changes[os.fstat(directory).st_ino]
+        stamp, at, device = _stamp_of(directory)
+        return stamp + changes, at, device
+
     def birth_ns(self, directory: int, name: str) -> int | None:
         disk = self._disk(_path(directory))
         return None if disk is not None and not disk.nature.births else _birth_ns(directory, name)
@@ -224,6 +242,7 @@ class Kernel:
                 stack.enter_context(mock.patch.object(getattr(cachesync.files, name), "os", self))
             stack.enter_context(mock.patch.object(cachesync.files.open_file, "writer_of", self.writer_of))
             stack.enter_context(mock.patch.object(cachesync.files.tree, "birth_ns", self.birth_ns))
+            stack.enter_context(mock.patch.object(cachesync.files.tree, "stamp_of", self.stamp_of))
             if any(disk.stamped for disk in self._disks):
                 stack.enter_context(mock.patch.object(cachesync.files.listing, "time", time))
                 stack.enter_context(mock.patch.object(cachesync.files.place, "time", time))
@@ -235,4 +254,5 @@ def _path(descriptor: int) -> str:
 
 
 _writer_of = cachesync.files.beneath.writer_of
+_stamp_of = cachesync.files.listing.stamp_of
 _birth_ns = cachesync.files.beneath.birth_ns

@@ -236,7 +236,7 @@ def generate(seed: int) -> Schedule:
     return Schedule(
         seed,
         guard=rng.choice((100, 100, 1)),
-        watched=rng.random() < 0.9,
+        watched=rng.random() < (0.5 if "moved while scanned" in scenes else 0.9),
         orderly=rng.random() < 0.3,
         third=rng.random() < 0.25,
         steps=tuple(steps),
@@ -445,6 +445,35 @@ def _rewritten(rng: random.Random, host: int, number: int) -> list[Step]:
     return [*steps, rng.choice((Step("flush", host, (False,)), Step("evict", host), Step("close", host, (True,))))]
 
 
+def _held(rng: random.Random, host: int, number: int) -> list[Step]:
+    """A program holds a file open, and writes nothing for a while."""
+    path = rng.choice(FILES)
+    steps = [Step("write", host, (path, f"{number:03d}")), Step(rng.choice(("hold", "map")), host, (path,))]
+    steps += [Step("time", 0, (rng.choice((7.0, 100.0)),)), Step("flush", host, (False,))]
+    steps.append(rng.choice((Step("evict", host), Step("close", host, (False,)))))
+    return [*steps, Step("hold_write", host, ("more",)), Step("map_write", host, ("M",)), *_found_out(rng, host)]
+
+
+def _moved_and_changed(rng: random.Random, host: int, number: int) -> list[Step]:
+    """A directory is renamed, and its files are changed in it."""
+    steps = [Step("write", host, (f"d/{name}", f"{number:03d}{name}")) for name in "ab"]
+    steps += [Step("flush", host, (False,)), Step("rename_folder", host, ("d", "f"))]
+    steps += [Step("append", host, (f"f/{name}", "more")) for name in "ab"]
+    return [*steps, *rng.choice(([Step("flush", host, (False,))], _found_out(rng, host)))]
+
+
+def _moved_while_scanned(rng: random.Random, host: int, number: int) -> list[Step]:
+    """A file leaves a directory that was not listed yet for one that was, be it stored or new."""
+    old = rng.choice([path for path in FILES if "/" in path])
+    steps = [Step("write", host, (old, f"{number:03d}"))]
+    if rng.random() < 0.4:
+        steps += [Step("flush", host, (False,)), Step("append", host, (old, "more"))]
+    move = Step("rename", host, (old, rng.choice([path for path in FILES if "/" not in path])))
+    steps.append(Step("trap", host, ("listing", rng.choice((1, 1, 2)), True), move))
+    flush = Step("flush", host, (False,))
+    return [*steps, rng.choice((flush, flush, flush, Step("close", host, (True,)), Step("drain", host)))]
+
+
 def _removed_slowly(rng: random.Random, host: int, number: int) -> list[Step]:
     """``rm -rf`` of a stored session."""
     steps = [_step(rng, USER, rng.choice(("write", "write", "hardlink")), host, number + at) for at in range(3)]
@@ -465,6 +494,9 @@ SCENES: dict[str, Callable[[random.Random, int, int], list[Step]]] = {
     "mapped": _mapped,
     "rewritten": _rewritten,
     "removed slowly": _removed_slowly,
+    "held": _held,
+    "moved and changed": _moved_and_changed,
+    "moved while scanned": _moved_while_scanned,
 }
 """What seldom comes about by itself: things that happen in one order."""
 

@@ -77,6 +77,7 @@ class SimulatedStore(FlatStore):
         """All objects go ("emptied"), or another store stands at its address ("another"), or an earlier state of it was
         restored ("older")."""
         kept = self._kept if what == "older" else {}
+        self.stale_left = 0
         for key in sorted(self.objects.keys() - kept.keys()):
             self._remove(key, "another")
             self.gone_at[key] = self.events

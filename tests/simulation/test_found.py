@@ -152,6 +152,139 @@ FOUND = {
         Step("power_cut", 0, ("empty", 0, True)),
         Step("write", 0, ("d/b", "2")),
     ],
+    "renamed over an older file while the store refused puts: the object of its old name went": [
+        Step("write", 0, ("b", "1")),
+        Step("write", 0, ("a", "2")),
+        Step("flush", 0, (False,)),
+        Step("rename", 0, ("a", "b")),
+        Step("notice", 0, (1.0,)),
+        Step("time", 0, (100.0,)),
+        Step("fault", 0, (0, "refused")),
+        Step("fault", 0, (1, "refused")),
+        Step("fault", 0, (2, "refused")),
+        Step("fault", 0, (3, "refused")),
+        Step("pump", 0, (1,)),
+    ],
+    "renamed to what cannot be stored, over another such file: the object of its old name went": [
+        Step("write", 0, ("a", "1")),
+        Step("spoil", 0, ("a",)),
+        Step("write", 0, ("a", "2")),
+        Step("flush", 0, (False,)),
+        Step("spoil", 0, ("a",)),
+        Step("scan"),
+        Step("time", 0, (7.0,)),
+        Step("pump", 0, (1,)),
+    ],
+    "renamed while it was flushed, with a link in its old place for a moment: the old object went first": [
+        Step("write", 0, ("b", "1")),
+        Step("flush", 0, (False,)),
+        Step("write", 0, ("d/a", "2")),
+        Step("rename", 0, ("b", "d/b")),
+        Step("symlink", 0, ("b", "a")),
+        Step("notice", 0, (1.0,)),
+        Step("unlink", 0, ("b",)),
+        Step("flush", 0, (False,)),
+    ],
+    "opened, renamed and changed: the object of its old name went before the new one was stored": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("open", 1),
+        Step("rename", 1, ("a", "d/a")),
+        Step("write", 1, ("d/a", "2")),
+        Step("flush", 1, (False,)),
+    ],
+    "its journal lost, renamed and changed: the object of its old name went before the new one was stored": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("lose_journal"),
+        Step("flush", 0, (False,)),
+        Step("rename", 0, ("a", "b")),
+        Step("write", 0, ("b", "2")),
+        Step("flush", 0, (False,)),
+    ],
+    "rm -rf of a session, a directory of which has a name that cannot be stored: old objects were deleted": [
+        Step("write", 0, ("d/a", "1")),
+        Step("flush", 0, (False,)),
+        Step("spoil", 0, ("d",)),
+        Step("scan"),
+        Step("slow_remove", 0, (20,)),
+    ],
+    "replaced by another store, in which another host had written by then: files were taken for removed there": [
+        Step("write", 1, ("a", "1")),
+        Step("flush", 1, (False,)),
+        Step("reset_store", 1, ("another",)),
+        Step("drain", 0),
+        Step("flush", 1, (False,)),
+    ],
+    "emptied before the session had a manifest: flush wrote the first one, of files that were nowhere": [
+        Step("write", 0, ("a", "1")),
+        Step("scan"),
+        Step("time", 0, (2.5,)),
+        Step("pump", 0, (1,)),
+        Step("reset_store", 0, ("emptied",)),
+        Step("flush", 0, (False,)),
+    ],
+    "ended in order, and the power went a moment later: objects of files whose names were lost were deleted": [
+        Step("write", 0, ("a", "1")),
+        Step("drain"),
+        Step("power_cut", 0, ("names", 0, True)),
+        Step("scan"),
+        Step("time", 0, (7.0,)),
+        Step("pump", 0, (2,)),
+    ],
+    "ended in order, and the power went a moment later: an empty file replaced what was stored": [
+        Step("write", 0, ("a", "1")),
+        Step("drain"),
+        Step("power_cut", 0, ("empty", 0, True)),
+        Step("flush", 0, (False,)),
+    ],
+    "changed and not stored yet when the power went and its name was lost: what was stored of it was deleted": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("write", 0, ("a", "2")),
+        Step("scan"),
+        Step("power_cut", 0, ("names", 0, True)),
+        Step("scan"),
+        Step("time", 0, (7.0,)),
+        Step("pump", 0, (2,)),
+    ],
+    "changed and not stored yet when a volume was mounted over it: what was stored of it was deleted": [
+        Step("write", 0, ("d/a", "1")),
+        Step("flush", 0, (False,)),
+        Step("write", 0, ("d/a", "2")),
+        Step("scan"),
+        Step("mount", 0, ("d",)),
+        Step("scan"),
+        Step("time", 0, (7.0,)),
+        Step("pump", 0, (2,)),
+    ],
+    "renamed, and the power went: the new name had zeros, and the old object was deleted": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("rename", 0, ("a", "b")),
+        Step("power_cut", 0, ("zeros", 0, True)),
+        Step("flush", 0, (False,)),
+    ],
+    "renamed, and the root rolled back: the object of the newer name was deleted": [
+        Step("write", 0, ("d/a", "1")),
+        Step("keep_root"),
+        Step("rename", 0, ("d/a", "a")),
+        Step("flush", 0, (False,)),
+        Step("roll_back_root", 0, (True,)),
+        Step("flush", 0, (False,)),
+    ],
+    "rm -rf of a session, part of which was about to be stored: the rest was deleted after ten seconds": [
+        Step("open"),
+        Step("write", 0, ("d/a", "1")),
+        Step("write", 0, ("a", "2")),
+        Step("slow_remove", 0, (20,)),
+    ],
+    "removed by a program while rm let the store have it first: rm waited for what was gone": [
+        Step("write", 0, ("l.jsonl", "1")),
+        Step("scan"),
+        Step("trap", 0, ("request", 0, True), Step("unlink", 0, ("l.jsonl",))),
+        Step("rm", 0, ("l.jsonl",)),
+    ],
 }
 
 
@@ -233,10 +366,23 @@ NOT_BROKEN = {
 """What the simulation once took for a broken promise, and is none."""
 
 
-@pytest.mark.parametrize("name", [*FOUND, *NOT_BROKEN])
+UNWATCHED = {
+    "deleted by a clock that was set back: the deletion was put off, and due at once, for ever": [
+        Step("write", 0, ("a", "1")),
+        Step("flush", 0, (False,)),
+        Step("unlink", 0, ("a",)),
+        Step("notice", 0, (1.0,)),
+        Step("step_clock", 0, (-3600.0,)),
+        Step("pump", 0, (1,)),
+    ],
+}
+"""What it found where nobody watches the disk."""
+
+
+@pytest.mark.parametrize("name", [*FOUND, *UNWATCHED, *NOT_BROKEN])
 def test_what_was_found_stays_mended(name):
-    steps = tuple((FOUND | NOT_BROKEN)[name])
-    schedule = Schedule(0, guard=100, watched=True, orderly=True, third=False, steps=steps)
+    steps = tuple((FOUND | UNWATCHED | NOT_BROKEN)[name])
+    schedule = Schedule(0, guard=100, watched=name not in UNWATCHED, orderly=True, third=False, steps=steps)
     with place() as folder:
         assert fault_of(schedule, folder) is None
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cachesync.watcher import Hint
 from tests.flat_store import Crash, Fault, Held
 from tests.simulation.barrier import Barrier
 from tests.simulation.disk import Backup, Platter, Volumes, lose
 from tests.simulation.ending import quiet
 from tests.simulation.engines import Engines, Trap
-from tests.simulation.host import EPOCH, MANIFEST, PREFIX, SimulatedHost, VirtualTime, virtual
+from tests.simulation.host import EPOCH, MANIFEST, PREFIX, Seen, SimulatedHost, VirtualTime, virtual
 from tests.simulation.invariants import Ledger
 from tests.simulation.kernel import Kernel
 from tests.simulation.schedule import ABSENCE, HOSTS, USER, Schedule, Step
@@ -65,8 +65,17 @@ class World(Engines):
     def _host(self, name: str) -> SimulatedHost:
         s = self._schedule
         ears = s.watched and s.ears
+        timed = any(step.verb == "mount" for step in s.steps)
         host = SimulatedHost(
-            name, self._folder, self.store, self.time, guard=s.guard, watched=s.watched, disk=s.disk, ears=ears
+            name,
+            self._folder,
+            self.store,
+            self.time,
+            guard=s.guard,
+            watched=s.watched,
+            disk=s.disk,
+            ears=ears,
+            timed=timed,
         )
         self._kernel.add(host.disk)
         return host
@@ -121,19 +130,19 @@ class World(Engines):
     def _changing(self, host: SimulatedHost) -> Iterator[None]:
         """A program's change in a directory: notes what it wrote and what it took away."""
         heard = host.watcher.names() if host.watcher is not None and host.watcher.is_heard else None
-        stood, aside = host.snapshot(), set(host.files_away().values())
+        (stood, folders), aside = host.look_around(), set(host.files_away().values())
         with contextlib.suppress(OSError):
             yield
         host.disk.witness()
         if heard is not None and host.watcher is not None:
             host.watcher.changed(heard, host.watcher.names())
-        stands, still_aside = host.snapshot(), set(host.files_away().values())
-        if not host.disk.stamped:
-            _renew_stamps({(host.session / path).parent for path, seen in stood.items() if stands.get(path) != seen})
+        (stands, now), still_aside = host.look_around(), set(host.files_away().values())
         before = {path: seen.data for path, seen in stood.items()}
         after = {path: seen.data for path, seen in stands.items()}
         gone = before.keys() - after.keys()
         ledger, name = self.ledger, host.name
+        lost = {path for other, path in ledger.reverted if other == name}
+        host.disk.renamed(folders, now)
         ledger.changed(host, stood, stands)
         self._platters[host.name].changed(self.time.now, stood, stands)
         self._witness(host)
@@ -149,11 +158,22 @@ class World(Engines):
             rows = {path: row for path in gone if (row := host.entry(path)) and row.resident}
             if any(row.stored for row in rows.values()):
                 ledger.went_at[name] = self.time.now
-            sure = name not in ledger.doubted and host.disk.nature.births
+            sure = name not in ledger.doubted and host.disk.nature.births and not host.disk.timed
             if sure and not (rules.is_file() and rules.stat().st_size):
-                ledger.must_go[name] |= {path for path, row in rows.items() if _is_known(row) and not row.hidden}
+                ledger.must_go[name] |= {
+                    path
+                    for path, row in rows.items()
+                    if path not in lost and self._is_known(host, row, stood[path]) and not row.hidden
+                }
         ledger.must_go[name] -= after.keys()
-        ledger.excuse(host)
+
+    @staticmethod
+    def _is_known(host: SimulatedHost, row: Any, removed: Seen) -> bool:
+        """Whether the journal knows which bytes the store has, and that they are of the file that a program removed.
+        After it was lost it knows of an object of that name only: that may be another host's, and stays (P7, P9). And
+        what a volume covered, or had, is another file."""
+        known = row.stored is not None and row.stored.sha256 is not None and row.stat is not None
+        return known and row.stat.inode == host.disk.inodes.get(removed.file, removed.file)
 
     def _absence(self, host: SimulatedHost, verb: str) -> None:
         ledger, name = self.ledger, host.name
@@ -166,10 +186,12 @@ class World(Engines):
             shutil.rmtree(host.session)
         elif verb == "move_away" and stands and not host.away.exists():
             host.session.rename(host.away)
-            ledger.set_aside[name] = (set(ledger.deleted[name]), set())
+            ledger.set_aside[name] = (set(ledger.deleted[name]), set(ledger.unlinked[name]))
         elif verb == "move_back" and not stands and host.away.exists():
             host.away.rename(host.session)
-            ledger.deleted[name] |= ledger.set_aside.pop(name, (set(), set()))[0]
+            deleted, unlinked = ledger.set_aside.pop(name, (set(), set()))
+            ledger.deleted[name] |= deleted
+            ledger.unlinked[name] |= unlinked
             host.hints.clear()
             return
         elif verb == "make_session" and not stands:
@@ -177,7 +199,10 @@ class World(Engines):
         else:
             return
         ledger.absence(host)
+        went = "" in host.hints or verb in ("remove_session", "move_away")
         host.hints.clear()
+        if went and not host.disk.nature.births:
+            host.hints[""] = Hint.GONE | Hint.TREE
 
     def _do_slow_remove(self, number: int, host: SimulatedHost, seconds: int) -> None:
         """``rm -rf`` of a session that takes its time, last in a directory of which nothing is stored."""
@@ -242,7 +267,8 @@ class World(Engines):
         replaced = self._stored(target)
         if (held := self.store.foreign_copy(PREFIX + source, number, PREFIX + target)) is not None:
             self.ledger.give_up(replaced)
-            self.ledger.revived(held.data)
+            if held.data not in replaced:
+                self.ledger.revived(held.data)
             self._foreign = True
 
     def _do_foreign_put(self, _: int, __: SimulatedHost, path: str, data: str, digest: bool) -> None:  # noqa: FBT001
@@ -390,12 +416,6 @@ class World(Engines):
             self.ledger.object_changes(self.hosts[self._busy[-1]], self.time.now, key, old, new)
 
 
-def _is_known(row: Any) -> bool:
-    """Whether the journal knows which bytes the store has. After it was lost it knows of an object of that name only:
-    that may be another host's, and stays (P7, P9)."""
-    return row.stored is not None and row.stored.sha256 is not None
-
-
 def play(schedule: Schedule, folder: Path, told: Callable[[str], None] = lambda _: None) -> None:
     """Play a schedule in a folder of its own, which is removed after."""
     place = folder / "world"
@@ -407,11 +427,3 @@ def play(schedule: Schedule, folder: Path, told: Callable[[str], None] = lambda 
 
 
 __all__ = ["EPOCH", "World", "play"]
-
-
-def _renew_stamps(directories: Iterable[Path]) -> None:
-    """tmpfs may leave a directory that a name went from the time stamp that it had; the simulation's disk does not."""
-    for directory in directories:
-        with contextlib.suppress(OSError):
-            found = directory.stat()
-            os.utime(directory, ns=(found.st_atime_ns, found.st_mtime_ns))
