@@ -81,7 +81,7 @@ class Attendant:
         self._ask_scan("start")
 
     def stop(self) -> None:
-        """End the threads, within a few seconds. The hints that there are by now are looked at first."""
+        """Process the pending hints, then end the threads, within a few seconds."""
         self._engine.hearing.detach()
         self.watcher.stop()
         self._stopping.set()
@@ -147,13 +147,12 @@ class Attendant:
         }
 
     def catch_up(self, timeout: float) -> bool:
-        """Wait until every change from before this call has been looked at; whether that was within ``timeout``
-        seconds."""
+        """Wait until every change made before this call has been processed. Returns False on timeout (in seconds)."""
         until = time.monotonic() + timeout
         if threading.current_thread() is self._threads[0] or not self.watcher.hear(timeout):
             return False
         with self._rounds:
-            wanted = self._rounds_begun + 1  # the round under way may have taken its hints before
+            wanted = self._rounds_begun + 1  # the current round may have taken its hints earlier
             self._hinted.set()
             return self._rounds.wait_for(
                 lambda: self._rounds_ended >= wanted or self._stopping.is_set(), max(0.0, until - time.monotonic())
@@ -163,7 +162,7 @@ class Attendant:
         stopping = False
         while not stopping:
             self._hinted.wait()
-            stopping = self._stopping.is_set()  # before the hints are taken: this round has the last ones
+            stopping = self._stopping.is_set()  # before the hints are taken, so that none is left
             self._hinted.clear()
             with self._rounds:
                 self._rounds_begun += 1
@@ -172,7 +171,7 @@ class Attendant:
                 self._notice_all()
             except RootHalted:
                 self._check_root()
-                self._ask_scan("root back")  # for the hints that were taken, if it is back already
+                self._ask_scan("root back")  # replaces the hints that this round lost
             except Exception:
                 logger.exception("hints were not taken; a scan follows")
                 self._ask_scan("error")
@@ -198,7 +197,7 @@ class Attendant:
             self._engine.journal.turns.let_end(session)  # what we bring and drop is no change once it is written down
             try:
                 self._engine.scanner.notice(session, paths)
-            except FileUnreadable as error:  # this session alone: the others get their turn
+            except FileUnreadable as error:  # affects this session only
                 logger.warning("%s", error, extra={"session": session})
 
     # -- scans ---------------------------------------------------------------------------------------------------------
@@ -290,13 +289,13 @@ class Attendant:
         return threading.Thread(target=self._ask_store, name="ask", daemon=True)
 
     def _ask_store(self) -> None:
-        """Find out whether the store is the journal's (P17), then what it cannot do. ``tend`` begins anew when there is
-        a doubt about it."""
+        """Check that the store is the journal's (P17), then find out what it does not support. ``tend`` starts this
+        again when the store's identity becomes uncertain."""
         self._know_store()
         self._ask_traits()
 
     def _know_store(self) -> None:
-        """Ask the store for its identity, and compare every session that is in doubt with it."""
+        """Check the store's identity and compare every doubted session with the store."""
         identity = self._engine.identity
         while not self._stopping.is_set():
             identity.changed.clear()
@@ -309,7 +308,7 @@ class Attendant:
                 self._store_notes = [*self._store_notes, str(error)]
                 return
             except CacheSyncError as error:
-                logger.debug("the store is not known yet: %s", error)
+                logger.debug("the store's identity is not known yet: %s", error)
                 self._stopping.wait(_ASK)
             else:
                 return
@@ -324,8 +323,8 @@ class Attendant:
             if traits.conditional is False:
                 note = "the store has no conditional writes: versions are compared before each write instead"
             elif traits.conditional is None and traits.denied:
-                note = "whether the store has conditional writes is unknown, versions are compared before each write"
-                note += f" instead: {traits.denied}"
+                note = "cannot determine whether the store has conditional writes, so versions are compared before each"
+                note += f" write: {traits.denied}"
             if note:
                 self._say_once(note)
             self._condition_notes = [note] if note else []

@@ -1,7 +1,7 @@
-"""The end of a daemon: store what is left, list it, and say what is not done, in bounded time (P12).
+"""The daemon's shutdown: stores what is left, writes manifests and reports the rest, in bounded time (P12).
 
-Files come first. Sessions with something to store are flushed, all others are only compared with the disk, which costs
-little; then manifests are written where they lack something. At the deadline nothing more is begun.
+Files come first. The drain flushes sessions that have something to store. It only compares the others with the disk,
+which is cheap, and then writes the manifests that are out of date. It begins nothing after the deadline.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LOOKS = 16
 
 @record(frozen=True, slots=True)
 class Left:
-    """What a drain has not done. ``unseen`` are sessions that were not compared with the disk, ``unlisted`` those of
-    which everything is stored and the manifest does not say so yet."""
+    """Counts what a drain did not finish: ``unstored`` paths, ``unseen`` sessions that were not compared with the disk,
+    and ``unlisted`` sessions whose files are stored but whose manifest is out of date."""
 
     unstored: int = 0
     unseen: int = 0
@@ -42,14 +42,15 @@ NOTHING = Left()
 
 
 class Drain:
-    """One drain of an engine whose changes nobody tells of any more; ends at ``deadline`` (monotonic seconds)."""
+    """One drain of an engine whose watcher has stopped. Ends at ``deadline`` (monotonic seconds)."""
 
     def __init__(self, engine: Engine, deadline: float) -> None:
         self._engine = engine
         self._deadline = deadline
 
     def run(self) -> ExitCode:
-        """DONE if everything is stored and every manifest says so, UNFINISHED if not; what is left is logged."""
+        """Store what is left and log what is not done. Returns DONE if all files and manifests are stored, else
+        UNFINISHED."""
         try:
             names = self._engine.tree.sessions()[0]
         except RootHalted as error:
@@ -57,11 +58,11 @@ class Drain:
             return ExitCode.UNFINISHED
         left = self._drain(names)
         if left.unstored:
-            logger.warning("%d paths are not stored; the next start, or cachesync flush --all, goes on", left.unstored)
+            logger.warning("%d paths are not stored; start the daemon or run cachesync flush --all", left.unstored)
         if left.unseen:
-            logger.warning("%d sessions were not compared with the disk in time; the next start does it", left.unseen)
+            logger.warning("%d sessions were not scanned in time; the next start scans them", left.unseen)
         if left.unlisted:
-            sentence = "%d manifests are not written; what they list is stored, and cachesync flush --all writes them"
+            sentence = "%d manifests are not written, but their files are stored; run cachesync flush --all"
             logger.warning(sentence, left.unlisted)
         if left != NOTHING:
             return ExitCode.UNFINISHED
@@ -84,7 +85,7 @@ class Drain:
             left = sum((look for look in looks if look is not None), NOTHING)
             dirty = [name for name, look in zip(rest, looks, strict=True) if look is None]
             flushes |= {name: flushing.submit(self._flush, name) for name in dirty}
-            wait(flushes.values(), timeout=self._time_left() / 2)  # a stuck one does not cost the others' manifests
+            wait(flushes.values(), timeout=self._time_left() / 2)  # a stuck flush leaves time for the manifests
             lacking = engine.journal.waiting.summary()
             unlisted = [name for name in rest if name not in flushes and lacking.get(name, (False, False))[1]]
             left += sum(looking.map(self._list, unlisted), NOTHING)
@@ -94,7 +95,7 @@ class Drain:
         return max(0.0, self._deadline - time.monotonic())
 
     def _look(self, name: str) -> Left | None:
-        """Compare a session with the disk; None if it has to be flushed."""
+        """Compare a session with the disk. Returns None if the session needs a flush."""
         if not self._time_left():
             return Left(unseen=1)
         try:
@@ -106,12 +107,12 @@ class Drain:
             return Left(unseen=1)
         if not scan.finished:
             return Left(unseen=1)
-        # Where files moved meanwhile, one may have been seen nowhere: a flush follows them.
+        # If files moved during the scan, it may have missed one. A flush tracks moved files.
         busy = scan.failures or not scan.still or self._engine.journal.work.remaining(name)
         return None if busy else NOTHING
 
     def _flush(self, name: str) -> Left:
-        """Store what a session has, and list it."""
+        """Flush a session."""
         if self._time_left():
             flush = partial(self._engine.flusher.flush, name, timeout=self._time_left(), patient=True)
             if (report := self._report(name, flush)) is not None:
@@ -120,7 +121,7 @@ class Drain:
         return Left(unstored=max(1, self._engine.journal.sessions.counts(name).dirty))
 
     def _list(self, name: str) -> Left:
-        """Write the manifest of a session that is stored."""
+        """Write the manifest of a session whose files are stored."""
         if self._time_left():
             report = self._report(name, partial(self._engine.flusher.write_manifest, name, timeout=self._time_left()))
             if report is not None and report.stored:
@@ -128,7 +129,7 @@ class Drain:
         return Left(unlisted=1)
 
     def _report(self, name: str, flush: Callable[[], FlushReport]) -> FlushReport | None:
-        """What a flush says, with what it leaves in the log; None if it says nothing but an error."""
+        """Run a flush, log what it left, and return its report; None if it raised an error."""
         try:
             report = flush()
         except CacheSyncError as error:
@@ -136,7 +137,7 @@ class Drain:
             return None
         left = [*((f.path, f.error) for f in report.failed), *((p.path, p.reason) for p in report.pending)]
         for path, reason in left[:_SHOWN]:
-            logger.warning("left: %s", reason, extra={"session": name, "path": path})
+            logger.warning("not stored: %s", reason, extra={"session": name, "path": path})
         if len(left) > _SHOWN:
-            logger.warning("left: %d more", len(left) - _SHOWN, extra={"session": name})
+            logger.warning("not stored: %d more paths", len(left) - _SHOWN, extra={"session": name})
         return report

@@ -52,17 +52,17 @@ logger = logging.getLogger(__name__)
 
 _NOT_OURS = "remove it if it is not cachesync's, or see the state setting"
 _IDENTITY = 5.0
-"""Seconds that a store at another endpoint gets to tell its identity, before work begins without it."""
+"""Timeout in seconds for the identity of a store at a new endpoint. After it, work begins without the identity."""
 
 
 class Engine:
-    """Everything that works on one root, but for watcher and socket. Holds the root's lock while it is open.
+    """All parts that work on one root, except the watcher and the socket. Holds the root's lock while it is open.
 
-    ``bind`` is false for those who only look: a new journal is not bound to its store then. ``watched`` says whether
-    somebody brings hints of changes as they happen; a ``read_only`` root is never written to. With ``wait`` it is a
-    daemon's engine, which waits while a command has the root (see RootLock). What is done is told to ``events``;
-    ``activity`` is who counts it, if anybody does. ``endpoint`` is where the store is reached, if that is not the
-    configured place; ``rebinds`` lets the journal be of any store.
+    Without ``bind``, a new journal is not bound to its store; commands that only read use that. ``watched`` says
+    whether a watcher delivers hints. A ``read_only`` root is never written to. With ``wait`` the engine is a daemon's,
+    and waits while a command holds the lock (see RootLock). ``events`` receives what happens, and ``activity`` counts
+    it. ``endpoint`` is the store's address if it differs from the configured one. ``rebinds`` accepts a journal of any
+    store.
 
     Raises RootLocked, UsageError (the root, the state folder), RootHalted, JournalUnavailable.
     """
@@ -102,7 +102,7 @@ class Engine:
             self._belong(endpoint, bind=bind, rebinds=rebinds)
             self.pulse = Pulse(config.root, self.journal, self.tree.stands, writable=not read_only)
             if self.pulse.is_foreign():
-                logger.error("root and journal are not of one time, or were made apart: what is missing is not deleted")
+                logger.error("the root or the journal was restored or replaced; missing files are not deleted")
                 self.journal.sessions.doubt_all()
             self.tree.capabilities = _capabilities(config, self.tree, self.journal, read_only=read_only)
             self._build(since, clock, watched=watched)
@@ -112,7 +112,7 @@ class Engine:
         _ignore_lease_breaks()
 
     def _belong(self, endpoint: str | None, *, bind: bool, rebinds: bool) -> None:
-        """Raises ConfigError if the journal belongs to another store, as far as that can be told now."""
+        """Check that the journal belongs to this store, as far as it is known now. Raises ConfigError if not."""
         config = self.config
         if endpoint is None:
             endpoint = config.endpoint.lower() if config.endpoint and config.store.bucket else ""
@@ -122,7 +122,7 @@ class Engine:
             return
         self.identity.open(bind=bind, unchosen=config.unchosen)
         if bind and self.identity.moved:
-            with contextlib.suppress(StoreError, StillRunning):  # then it is found out before the first write
+            with contextlib.suppress(StoreError, StillRunning):  # then the first write checks it
                 within(_IDENTITY, self.identity.admit)
 
     def _build(self, since: float | None, clock: Callable[[], float], *, watched: bool) -> None:
@@ -242,8 +242,8 @@ class Engine:
 
 @contextlib.contextmanager
 def watching(config: Config, session: str) -> Iterator[Watcher]:
-    """A watcher on one session, for a flush without a daemon."""
-    from cachesync.watcher.watch import Watcher  # only where a tree is in motion: watchdog takes long to import
+    """Run a watcher on one session, for a flush without a daemon."""
+    from cachesync.watcher.watch import Watcher  # imported only if needed: watchdog is slow to import
 
     watcher = Watcher(str(config.root / session), canary=str(config.state / "canary"), on_hints=lambda: None)
     watcher.start()
@@ -254,10 +254,10 @@ def watching(config: Config, session: str) -> Iterator[Watcher]:
 
 
 def _prepare_state(config: Config) -> None:
-    """Make the state folder, for us alone. Raises UsageError if what is there could be somebody else's.
+    """Create the state folder, private to this user. Raises UsageError if something there may not be ours.
 
-    It lies in a folder that agents write to: a link in its place, or in place of what is in it, would have us work
-    elsewhere, with our rights.
+    Agents can write to the folder around it. A link in place of the folder or of a file in it would redirect our writes
+    to another place.
     """
     try:
         for folder in (config.state, config.state / "tmp", config.state / "canary"):
@@ -269,13 +269,13 @@ def _prepare_state(config: Config) -> None:
             with contextlib.suppress(FileNotFoundError):
                 found = os.lstat(config.state / name)
                 if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
-                    raise UsageError("open", str(config.state / name), "it is no file of our own", _NOT_OURS)
+                    raise UsageError("open", str(config.state / name), "it is not a file of this user", _NOT_OURS)
     except OSError as error:
         raise _unprepared(config.state, error) from error
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a process that died has left in a folder of ours: only the process that has the lock may."""
+    """Remove files that a crashed process left in a folder of ours. Only the process that holds the lock calls this."""
     try:
         with _ours(folder) as held:
             for leftover in os.listdir(held):
@@ -292,7 +292,7 @@ def _unprepared(folder: Path, error: OSError) -> JournalUnavailable | UsageError
 
 @contextlib.contextmanager
 def _ours(folder: Path) -> Iterator[int]:
-    """A folder, held open. Raises UsageError unless it belongs to this user."""
+    """Open a folder. Raises UsageError unless it belongs to this user."""
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.fstat(held).st_uid != os.geteuid():
@@ -314,7 +314,7 @@ def _open_journal(config: Config, *, stores: bool) -> Journal:
 
 
 def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bool) -> Capabilities:
-    """What the root's file system can do: as it was measured once, or measured now, where we may write."""
+    """Return the capabilities of the root's file system, from the journal or measured now if the root is writable."""
     try:
         device = device_of(tree.descriptor)
         if (known := journal.devices.get(device)) is not None:
@@ -329,7 +329,7 @@ def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bo
             os.close(folder)
         journal.devices.put(found)
     except OSError as error:
-        logger.warning("the root's file system could not be measured: %s; the worst is assumed of it", error.strerror)
+        logger.warning("cannot measure the root's file system: %s; assuming it supports nothing", error.strerror)
         return UNMEASURED
     logger.info("measured the root's file system: %s", found)
     return found

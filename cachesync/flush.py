@@ -2,8 +2,8 @@
 
 Scan, take the barrier (the map of what is dirty at this instant), wait until the store has all of it, write the
 manifest, report. One number instead of the map would lie: a path that is rewritten just before its upload gets a later
-generation. The barrier names paths, and files move: before anything counts, ``Following`` finds the files that were
-moved, and they are waited for under the names that they have now.
+generation. The barrier names paths, but files move. ``Following`` finds the files that moved, and the flush waits for
+them under their new names.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from cachesync.watcher import Hearing
 logger = logging.getLogger(__name__)
 
 MANIFEST = f"{RESERVED}/manifest.json"
-MOVING = "files were moved whenever it was scanned"
-MOVED = "it was moved here while it was flushed"
-MISSING = "it is missing, and what became of it is not known yet"
+MOVING = "files moved during every scan"
+MOVED = "the file moved here during the flush"
+MISSING = "the file is missing; no scan has found yet whether it was moved or deleted"
 _FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
 _FEW = 64
@@ -79,8 +79,8 @@ class Flusher:
         receipt: bool = False,
         patient: bool = False,
     ) -> FlushReport:
-        """The barrier for one session; ends by its timeout and says what is left. A ``patient`` one believes deletions
-        no sooner than without it.
+        """Run the barrier for one session until ``timeout``, and report what is left. A ``patient`` flush does not
+        hasten deletions.
 
         Raises NoSuchSession, NoSuchBucket, UsageError, RootHalted.
         """
@@ -97,7 +97,7 @@ class Flusher:
             flying, gone = self._uploader.flying(session), self._committer.lost(session)
             expired = self._committer.expired(session)
             scan = following.look()
-            if session not in self._c.journal.sessions.names():  # it stood a moment ago
+            if session not in self._c.journal.sessions.names():  # removed meanwhile
                 raise NoSuchSession("flush", session, "there is no such directory under the root")
             if confirm_deletes:
                 self._c.journal.sessions.confirm_deletes(session)
@@ -133,12 +133,12 @@ class Flusher:
         return report
 
     def write_manifest(self, session: str, *, timeout: float) -> FlushReport:
-        """Write the manifest of a session of which the store has every file. See ``flush`` for what it raises."""
+        """Write the manifest of a session whose files are all stored. Raises what ``flush`` raises."""
         begun = time.monotonic()
         lost = self._committer.lost(session)
         report = self._commit(session, FlushReport(session, stored=False), begun + timeout, lost)
         if self._committer.lost(session) != lost:
-            report = replace(report, pending=[Pending(MANIFEST, "the store has lost files, which are stored again")])
+            report = replace(report, pending=[Pending(MANIFEST, "the store lost files; they are stored again")])
         report = replace(report, seconds=time.monotonic() - begun)
         self._tell(report)
         return report
@@ -175,10 +175,12 @@ class Flusher:
     def _store(
         self, report: FlushReport, following: Following, deadline: float, flying: Sequence[str], gone: int
     ) -> FlushReport:
-        """Wait until the store has what was dirty when the barrier was taken, under the names that the files have by
-        then, and write the manifest that lists it. ``flying`` are the paths that were being transferred when the flush
-        began: of those, bytes may count as stored that were read before, and changed since without a trace. What the
-        store is found to have lost since Committer.lost was ``gone`` is stored again first."""
+        """Wait until the store has what the barrier holds, under the files' current names, then write the manifest.
+
+        ``flying`` are the paths whose transfer ran when the flush began. Such a transfer may have read bytes that
+        changed since without a trace, so the flush compares these files once more. ``gone`` is the Committer.lost count
+        at the start. Files that the store lost since then are stored again first.
+        """
         session, failures = report.session, report.failed
         barrier = self._c.journal.waiting.barrier(session)
         while True:
@@ -206,14 +208,14 @@ class Flusher:
             barrier = barrier.with_moved(moved)
 
     def _changed(self, session: str, flying: Sequence[str]) -> list[Entry]:
-        """Those of the paths whose files have changed since they were read."""
+        """Return the entries of ``flying`` whose files changed since a transfer read them."""
         if not flying or not self._scanner.changed_since_read(session, flying):
             return []
         entries = [self._c.journal.entries.entry(session, path) for path in flying]
         return [entry for entry in entries if entry is not None and entry.dirty and not entry.tombstone]
 
     def _wait(self, session: str, report: FlushReport, barrier: Barrier, deadline: float) -> FlushReport:
-        """Wait until the barrier is met; what it still waits for at the deadline is failed or pending."""
+        """Wait until the barrier is met, or until the deadline. Paths that are left are failed or pending."""
         started = self._c.clock()
         self._c.journal.work.hurry(session)
         self._uploader.resume()
@@ -225,7 +227,7 @@ class Flusher:
             done = expired or not left
             if not done and now >= (look_at if left == _FEW else look_at_few):
                 done = not self._is_waiting(session, barrier, started)
-                # Many who look must not hold up the uploads.
+                # Many concurrent flushes must not slow the uploads.
                 pause = 10 * (time.monotonic() - now) * self._uploader.waited_for()
                 look_at_few = now + max(_LOOK_AT_FEW, pause)
                 look_at = now + max(_FULL_LOOK, pause)
@@ -262,8 +264,8 @@ class Flusher:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _commit(self, session: str, report: FlushReport, deadline: float, gone: int) -> FlushReport:
-        """Write the manifest. A store that hiccups, or another writer, is asked again until the deadline. The report is
-        as it was where more is lost than ``gone``."""
+        """Write the manifest. Retries transient errors and conflicts until the deadline. Returns the report unchanged
+        if the store lost more files than ``gone``."""
         pause = 0.05
         while True:
             left = deadline - time.monotonic()
@@ -310,7 +312,7 @@ def _is_tried(entry: Entry, since: float) -> bool:
 
 
 def _is_missing(entry: Entry) -> bool:
-    """Whether the path was looked at and is missing, and nothing tells yet what became of the file."""
+    """Whether the path is missing and no scan has found yet whether the file was moved or deleted."""
     return not entry.tombstone and entry.absent == entry.generation
 
 

@@ -1,8 +1,9 @@
-"""Following files through a flush: which of those that stood when it began have another name by now.
+"""Tracks files that move while a flush runs.
 
-A scan reads one directory after the other, so a file that is moved meanwhile may be seen nowhere. Two things rule that
-out. The scan was still: no directory changed while it ran. Or a watcher heard all names that came meanwhile, and each
-was looked at. A file that came to its name after the flush began, and was made before that, was moved.
+A scan reads one directory after the other, so it can miss a file that moves between directories. A scan misses nothing
+in two cases. Either it was still: no directory changed while it ran. Or a watcher reported every name that appeared
+meanwhile, and the flush checked each of them. A file moved if its name appeared after the flush began and the file
+itself is older.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from cachesync.scanner import Scanner, ScanResult
 from cachesync.watcher import Ears, Hearing, Hint
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25
-"""Seconds between two looks at a tree that does not stand still."""
+"""Seconds between two scans of a tree that keeps changing."""
 
 
 class Following:
-    """Looks for one flush. ``whole`` says whether the last look missed no file that stood when it began."""
+    """The scans of one flush. ``whole`` says whether the last scan saw every file that existed when it began."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Following:
         self.whole = False
 
     def look(self) -> ScanResult:
-        """Scan, until a scan has missed nothing, or until the deadline. Raises RootHalted."""
+        """Scan until a scan missed nothing, or until the deadline. Raises RootHalted."""
         if self._c.watched:
             self._listen()
         pause = _FIRST_PAUSE
@@ -62,9 +63,11 @@ class Following:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def moved(self, *, look: bool = False) -> list[Entry] | None:
-        """Dirty files and links that came to their names since the last look, and are older than the flush; None if
-        that cannot be said before the deadline. ``look`` asks for a new look, which also decides what became of paths
-        that are missing. Raises RootHalted."""
+        """Return dirty files and links that are older than the flush and moved since the last scan.
+
+        Returns None if they are not known before the deadline. ``look`` forces a new scan, which also resolves missing
+        paths. Raises RootHalted.
+        """
         if not look and self._ears is not None:
             names = self._heard()
             if names is not None:
@@ -81,18 +84,18 @@ class Following:
         return time.monotonic() > self._deadline
 
     def _listen(self) -> None:
-        """From now on, hear which names come; without a daemon only where the tree is in motion."""
+        """Start to collect new names. Without a daemon, this happens only if the tree changes during a scan."""
         if not self._listens:
             self._listens = True
             self._ears = self._stack.enter_context(self._hearing.listen(self._session))
 
     def _is_settled(self) -> bool:
-        """Whether every name that came since the flush listens has been looked at."""
+        """Whether the flush checked every name that appeared since it began to listen."""
         return self._ears is not None and self._heard() is not None
 
     def _heard(self) -> list[str] | None:
-        """Look at every name that came since the last call; None if some may have been missed."""
-        assert self._ears is not None  # noqa: S101 -- its callers looked
+        """Check every name that appeared since the last call; None if the watcher may have missed some."""
+        assert self._ears is not None  # noqa: S101 -- the callers checked it
         seen: list[str] = []
         while (names := self._ears.names()) is not None:
             hints: dict[str, Hint] = {}
@@ -111,7 +114,7 @@ class Following:
         return None
 
     def _hint(self, name: str) -> Hint | None:
-        """What to look for at a name; None if nothing stands there: then it went on, and that is heard next time."""
+        """Return the hint for a name; None if nothing is there. If it moved again, the next call sees its new name."""
         try:
             found = self._c.tree.lstat(self._session, name)
         except FileUnreadable:
@@ -136,6 +139,6 @@ class Following:
         ]
 
     def _is_old(self, path: str) -> bool:
-        """Whether a file was made before the flush began; where nothing tells, it was."""
+        """Whether a file was created before the flush began; true if its birth time is unknown."""
         birth = self._c.tree.birth_ns(self._session, path)
         return birth is None or birth <= self._began_ns

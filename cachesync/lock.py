@@ -1,9 +1,9 @@
-"""Which process works on a root: locked files of ours, which the kernel unlocks when the process ends.
+"""The lock on a root: files that one process locks, and that the kernel unlocks when the process ends.
 
-Every process at work holds ``lock`` in its state folder. A daemon also holds ``serving``, and takes that first: so it
-tells another daemon from a command, which only has to be waited for. Where the state folder is not ``ROOT/.cachesync``,
-the files there are held as well, so that processes with different state folders exclude each other. Both folders have
-mode 0700: no other user can open, and so lock, what is in them.
+Every process that works on a root locks ``lock`` in its state folder. A daemon locks ``serving`` first. So a second
+daemon can tell a daemon, which it refuses to join, from a command, whose end it waits for. If the state folder is not
+``ROOT/.cachesync``, the process locks the files there too, so that processes with different state folders exclude each
+other. Both folders have mode 0700: no other user can open or lock the files in them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RootLock:
-    """Holds a root from construction to ``release``. The files say which process holds them, and as what.
+    """Holds the lock on a root from construction to ``release``. The files name the process and its kind.
 
-    With ``wait`` the caller is a daemon: ``wait`` is called again and again while a command has the root, and raises to
-    give up. Without, it is a command. A root that is not ``writable`` is not written to.
+    With ``wait`` the caller is a daemon. While a command holds the lock, ``wait`` is called again and again; it raises
+    to give up. Without ``wait`` the caller is a command. If the root is not ``writable``, nothing is written to it.
 
-    Raises RootLocked with the owner's pid if another daemon has the root or, for a command, any process; UsageError if
-    the state folder cannot be locked, JournalUnavailable if it cannot be now.
+    Raises RootLocked with the owner's pid if another daemon or, for a command, any process holds the lock; UsageError
+    if the state folder cannot be locked; JournalUnavailable if the error is temporary.
     """
 
     def __init__(
@@ -60,13 +60,16 @@ class RootLock:
             except OSError as error:
                 if is_passing(error):
                     raise JournalUnavailable("lock", str(state / LOCK), error.strerror) from error
-                hint = "the state folder must be ours, on a disk that has locks (the state setting)"
+                hint = "set state to a folder of this user on a file system that supports locks"
                 raise UsageError("lock", str(state / LOCK), error.strerror, hint) from error
             undo.pop_all()
 
     def _take(self, folder: int, name: str, kind: str, *, create: bool, must: bool) -> bool:
-        """Lock a file and write into it who we are; whether no other process has it. Where a file system has no locks,
-        or a root that may not be written to has no such file, only what ``must`` be locked raises OSError."""
+        """Lock a file and write this process's pid and kind into it. Returns False if another process holds the lock.
+
+        An OSError is raised only if the file ``must`` be locked. Else it is ignored: the file system may have no locks,
+        or a read-only root may have no such file.
+        """
         try:
             held = _lock(folder, name, create=create)
             if held is None:
@@ -82,11 +85,11 @@ class RootLock:
     def _locked(self, folder: int, name: str) -> RootLocked:
         pid, kind = _owner(folder, name)
         if name == LOCK and kind == "command":
-            return RootLocked("serve", str(self._root), f"process {pid} works on it", "wait for its end")
+            return RootLocked("serve", str(self._root), f"process {pid} works on it", "wait until it ends")
         return RootLocked("serve", str(self._root), f"process {pid} serves it already")
 
     def release(self) -> None:
-        """Let another process have the root."""
+        """Release the lock."""
         while self._held:
             os.close(self._held.pop())
 
@@ -103,8 +106,8 @@ def check_free(state: Path, root: Path) -> None:
 
 
 def _folder_in(root: Path, own: int, *, writable: bool) -> int | None:
-    """Our folder in the root, open; None if it is ``own``, if there is none, or if it is another user's, which then has
-    no say in who works here."""
+    """Open ``ROOT/.cachesync``. Returns None if it is ``own``, does not exist or belongs to another user, whose locks
+    do not count."""
     path = root / RESERVED
     try:
         if writable:
@@ -117,7 +120,7 @@ def _folder_in(root: Path, own: int, *, writable: bool) -> int | None:
         return None
     if os.fstat(folder).st_uid != os.geteuid():
         os.close(folder)
-        logger.warning("%s belongs to another user: a daemon with another state folder is not noticed", path)
+        logger.warning("%s belongs to another user: daemons with other state folders are not detected", path)
         return None
     if writable:
         os.fchmod(folder, 0o700)
@@ -125,15 +128,18 @@ def _folder_in(root: Path, own: int, *, writable: bool) -> int | None:
 
 
 def _lock(folder: int, name: str, *, create: bool) -> int | None:
-    """Open and lock a file in a folder, without waiting; None if another process has it locked. It is not held open for
-    writing where that is not needed (NFS does), since its disk could not be made read-only then. Raises OSError."""
+    """Open and lock a file in a folder, without waiting. Returns None if another process holds the lock.
+
+    The file is open for writing only where locks need that (NFS): an administrator cannot remount a file system
+    read-only while a file on it is open for writing. Raises OSError.
+    """
     access = os.O_RDONLY
     while True:
         flags = access | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         held = os.open(name, flags, 0o600, dir_fd=folder)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):  # removed since it was opened: the next one locks another
+            with contextlib.suppress(FileNotFoundError):  # removed since: another process would lock a new file
                 if os.path.samestat(os.fstat(held), os.stat(name, dir_fd=folder, follow_symlinks=False)):
                     return held
         except BlockingIOError:
@@ -149,7 +155,7 @@ def _lock(folder: int, name: str, *, create: bool) -> int | None:
 
 
 def _sign(folder: int, name: str, kind: str) -> None:
-    """Write into a file who has it locked. A full disk is no reason not to work."""
+    """Write this process's pid and kind into the file that it locked. Ignores errors, such as a full disk."""
     with contextlib.suppress(OSError):
         file = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
         try:
@@ -159,7 +165,7 @@ def _sign(folder: int, name: str, kind: str) -> None:
 
 
 def _owner(folder: int, name: str) -> tuple[str, str]:
-    """The pid of the process that has a file locked, and what it is, as the file says."""
+    """Read from a locked file the pid and the kind of the process that holds it."""
     with contextlib.suppress(OSError):
         held = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
         try:

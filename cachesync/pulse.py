@@ -1,8 +1,8 @@
-"""A counter that the journal and the root share, so that one of them that was rolled back is noticed.
+"""A counter in the journal and in the root, which shows that one of them was rolled back.
 
-A snapshot of the root may be restored without the journal, or a backup of the journal without the root. What came, or
-was evicted, in between is then expected and missing, and nobody deleted it (P7). A file in the root holds the journal's
-counter; both grow at each start, scan of the root, manifest, open, eviction and end.
+An administrator may restore a snapshot of the root without the journal, or a backup of the journal without the root.
+The journal then expects files that are missing, although no program deleted them (P7). A file in the root holds the
+journal's counter. Both grow at each start, scan of the root, manifest, open, eviction and shutdown.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ class Pulse:
     """The counter of one root."""
 
     def __init__(self, root: Path, journal: Journal, stands: Callable[[], bool], *, writable: bool) -> None:
-        """``stands`` says whether the root that was opened is still at its path. One that is not ``writable`` is never
-        written to, and never noticed to be another."""
+        """``stands`` returns whether the opened root is still at its path. If the root is not ``writable``, the counter
+        is neither written nor compared."""
         self._writable = writable
         self._journal = journal
         self._stands = stands
         self._folder = root / RESERVED
 
     def is_foreign(self) -> bool:
-        """Whether the root is not as this journal left it."""
+        """Whether the root's counter differs from the journal's."""
         return self._writable and self._journal.pulse() not in (0, self._read())
 
     def beat(self) -> None:
-        """Count on, first in the journal: a process that dies in between leaves an older number in the root."""
+        """Increment both counters, the journal's first. A crash in between leaves an older number in the root."""
         self.show(self._journal.next_pulse())
 
     def show(self, number: int) -> None:
         """Write the journal's number to the root."""
         if not self._writable or not self._stands():
             return
-        with contextlib.suppress(OSError):  # a root that cannot be written counts as rolled back at the next start
+        with contextlib.suppress(OSError):  # the next start then takes the root for rolled back
             self._folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self._folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:

@@ -1,7 +1,8 @@
-"""``rebind``: a root goes on in another store than it was stored in before.
+"""``rebind``: moves a root to another store.
 
-What stands here is stored there anew. What only the old store has must be there already, by a copy of the bucket, or
-somebody has to say that it may be forgotten. A copy of the journal is kept: it knows where those bytes are.
+Local files are stored again in the new store. The new store must already have the evicted files, by a copy of the
+bucket; else the user must confirm that the journal forgets them. A copy of the journal is kept, because it records
+where the bytes of these files are.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from cachesync.store.base import ObjectStore
 
 @record(frozen=True, slots=True)
 class RebindReport:
-    """``files`` stand here, and are to be stored in ``store``. ``missing`` are only in ``was``, the store before: while
-    there are some the root is not ``rebound`` unless that was asked for. ``kept`` is the copy of the journal."""
+    """The result of ``rebind``. ``files`` counts the local files, which ``store`` will get. ``missing`` are files that
+    only ``was``, the old store, has. With such files the root is ``rebound`` only if the user confirmed that. ``kept``
+    is the copy of the journal."""
 
     root: str
     store: str
@@ -39,22 +41,22 @@ class RebindReport:
         return ExitCode.DONE if self.rebound else ExitCode.FAILED
 
     def json(self) -> Json:
-        """``rebind --json``."""
+        """Return what ``rebind --json`` prints."""
         plain = {name: getattr(self, name) for name in self.__slots__}
         return plain | {"missing": [{"path": printable(row.path), "error": row.error} for row in self.missing]}
 
 
 def rebind(config: Config, store: ObjectStore, *, confirmed: bool) -> RebindReport:
-    """Bind the root's journal to ``store``; ``confirmed`` lets files go that only the store before has.
+    """Bind the root's journal to ``store``. ``confirmed`` lets the journal forget files that only the old store has.
 
     Raises RootLocked, UsageError, StoreError.
     """
     if config.embedded:
         cause = "no store is configured"
-        raise ConfigError("rebind", str(config.root), cause, "set the new one, as CACHESYNC_STORE=s3://BUCKET")
+        raise ConfigError("rebind", str(config.root), cause, "set the new store, such as CACHESYNC_STORE=s3://BUCKET")
     engine = Engine(config, store, watched=False, bind=False, rebinds=True)
     try:
-        next(iter(store.list(session_prefix(config.prefix, RESERVED))), None)  # is it there at all?
+        next(iter(store.list(session_prefix(config.prefix, RESERVED))), None)  # is there a bucket?
         known = engine.journal.binding.get()
         names = engine.journal.sessions.names()
         missing = {name: rows for name in names if (rows := list(_missing(engine, name)))}
@@ -65,7 +67,7 @@ def rebind(config: Config, store: ObjectStore, *, confirmed: bool) -> RebindRepo
             sum(_standing(engine, name) for name in names),
             tuple(Failure(f"{name}/{row.path}", row.error) for name, rows in missing.items() for row in rows),
         )
-        if known is None:  # it is bound by what is stored first
+        if known is None:  # the first upload binds it
             return replace(report, rebound=True)
         if missing and not confirmed:
             return report
@@ -86,7 +88,7 @@ def _standing(engine: Engine, session: str) -> int:
 
 
 def _missing(engine: Engine, session: str) -> Iterator[Failure]:
-    """The files that are not here, and that the new store does not have as the old one did."""
+    """Yield the evicted files that the new store lacks or has with another size."""
     evicted = {
         entry.path: entry.stored.size
         for entry in engine.journal.entries.walk(session)
@@ -102,6 +104,6 @@ def _missing(engine: Engine, session: str) -> Iterator[Failure]:
     }
     for path, size in sorted(evicted.items()):
         if path not in there:
-            yield Failure(path, "it is not here, and not in the new store")
+            yield Failure(path, "it is neither on this host nor in the new store")
         elif there[path] != size:
-            yield Failure(path, f"it is not here; in the new store it has {there[path]} bytes, not {size}")
+            yield Failure(path, f"it is not on this host, and has {there[path]} bytes in the new store, not {size}")

@@ -1,4 +1,4 @@
-"""Other writers of our objects (P9): what is ours after a lost reply is ours, another's bytes are kept beside it."""
+"""Conflicts with other writers (P9): recognizes our own put after a lost reply, and keeps another writer's bytes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ class Rivals:
     def contend(
         self, entry: Entry, key: str, body: Body, carried: Attributes, resume: Resume, *, reverted: bool
     ) -> ObjectInfo:
-        """Store ``body`` although the object is not what we last knew; another's bytes are kept first, and ours if the
-        file may be ``reverted``: an older life's put that the journal lost with the power.
+        """Store ``body`` in place of an object that is not the known version.
 
-        Raises PreconditionFailed if others write faster than we do, and StoreError.
+        Another writer's bytes are kept first. If a power failure may have ``reverted`` the file, our own bytes are kept
+        too: an earlier run may have put them, and the journal lost that record.
+
+        Raises PreconditionFailed if other writers change the object in every round, and StoreError.
         """
         for _ in range(_ROUNDS):
             expect: Version | None = None
@@ -58,9 +60,11 @@ class Rivals:
         raise last
 
     def keep_hidden(self, entry: Entry, key: str, *, ours: bool = False) -> Version | None:
-        """A file or a link was made where only the store had bytes: keep those beside it, whoever wrote them, unless
-        they are what a try to store that file has left there (``ours``: also then). Returns the version that may be
-        replaced then. Raises StoreError."""
+        """Keep an object's bytes when a program created a file or link at the path of an evicted file.
+
+        Bytes that an earlier attempt to store the new file left there are kept only with ``ours``. Returns the version
+        that the caller may replace. Raises StoreError.
+        """
         try:
             theirs = with_digest(self._c.store, self._c.store.head(key))
         except ObjectNotFound:
@@ -70,9 +74,9 @@ class Rivals:
         return theirs.version
 
     def _keep(self, entry: Entry, key: str, theirs: ObjectInfo) -> None:
-        """Keep another writer's bytes beside the file, in the store, as an entry of the session.
+        """Copy another writer's bytes to a conflict name in the store, and record that name as an entry.
 
-        Their name tells when they were written, so a second try gives them the same one.
+        The name contains the time of the write, so a second attempt uses the same name.
         """
         stamp = datetime.fromtimestamp(theirs.modified, UTC).strftime("%Y%m%dT%H%M%SZ")
         version = theirs.version.version_id or theirs.version.etag
@@ -81,7 +85,7 @@ class Rivals:
         try:
             copied = duplicate(self._c, key, target, None, source_version=theirs.version, expect=None)
         except PreconditionFailed:
-            copied = self._c.store.head(target)  # a try before this one kept them, if the digest says so
+            copied = self._c.store.head(target)  # kept by an earlier attempt if the digest is equal
             if with_digest(self._c.store, copied).sha256 != theirs.sha256:
                 raise
         conflict = Conflict(entry.path, path)
@@ -92,10 +96,11 @@ class Rivals:
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path, "kept_as": path})
 
     def is_ours(self, entry: Entry, info: ObjectInfo) -> bool:
-        """Whether the object at the entry's path holds nothing of another writer's: it is the version that the journal
-        knows, and whoever changed the file has seen, or what a try of this very entry stored whose answer never came.
+        """Whether the object at the entry's path holds no other writer's bytes.
 
-        An older put of ours that stands there again was restored or copied back, by another writer.
+        That is so for the version in the journal, if its bytes were on this host, and for the object of an attempt of
+        this entry whose response was lost. An older put of ours that reappears was restored or copied by another
+        writer.
         """
         known = entry.stored
         if known is not None and known.sha256 is not None and not entry.hidden and is_same(info, known):
@@ -104,14 +109,14 @@ class Rivals:
         if tried is None or tried.number < entry.puts:
             return False
         if tried.number == entry.puts and (known is None or info.metadata.get("sha256") != known.sha256):
-            return False  # else it is what was confirmed last, and the answer told another ETag
+            return False  # else it is the last confirmed put, whose response had another ETag
         if entry.hidden and tried.generation <= entry.synced:
-            return False  # it is of the file that was evicted
+            return False  # the put stored the file that was evicted
         return info.metadata.get("sha256") == with_digest(self._c.store, info).sha256
 
 
 def is_same(info: ObjectInfo, known: Stored) -> bool:
-    """Whether the object is a known version; an id that a listing does not tell does not count."""
+    """Whether the object is a known version. Compares ETags only: a listing has no version ids."""
     return info.version.etag == known.version.etag
 
 
@@ -124,13 +129,13 @@ def duplicate(
     source_version: Version,
     expect: Version | None,
 ) -> ObjectInfo:
-    """Copy an object; ``carried`` replaces its attributes. Where the store does not copy it, read its bytes and send
-    them: tags that ``carried`` does not name are lost then. Raises StoreError."""
+    """Copy an object; ``carried`` replaces its attributes. If the store refuses the copy, download the bytes and put
+    them; tags that are not in ``carried`` are lost then. Raises StoreError."""
     store = context.store
     try:
         return store.copy(source, target, carried, source_version=source_version, expect=expect)
     except StorePermanent as error:
-        logger.info("not copied in the store: %s; its bytes are sent", error.reason, extra={"uri": target})
+        logger.info("the store refused a copy: %s; downloading it instead", error.reason, extra={"uri": target})
     download = store.get(source, version=source_version)
     kept = Attributes(download.info.content_type or "application/octet-stream", download.info.metadata)
     with translated("copy", source), tempfile.TemporaryFile(dir=context.scratch) as out:
@@ -143,7 +148,7 @@ def duplicate(
 
 
 def with_digest(store: ObjectStore, info: ObjectInfo) -> ObjectInfo:
-    """An object with its SHA-256. One that other tools stored may carry none: then its bytes are read."""
+    """Return ``info`` with its SHA-256. If the object carries none, its bytes are downloaded and hashed."""
     if info.sha256 is not None:
         return info
     digest = hashlib.sha256()

@@ -64,8 +64,8 @@ class JournalResume:
 class Transfer:
     """Stores and deletes single entries. Safe to call from many threads, for one path at a time.
 
-    Each call ends with a fact in the journal, or raises a CacheSyncError that the caller judges. While somebody waits
-    for a session, writers are not waited for and deletions are believed at once.
+    Each call records its result in the journal or raises a CacheSyncError. While a flush of the session waits, a
+    transfer does not wait for writers and executes deletions at once.
     """
 
     def __init__(self, context: Context, scanner: Scanner, learner: Learner) -> None:
@@ -151,15 +151,14 @@ class Transfer:
         return sent
 
     def _find(self, entry: Entry) -> bool:
-        """A file that the store lost and that is not here: it is clean if the store has it again. Raises
-        ObjectNotFound."""
+        """Mark an evicted file that the store had lost as clean if the object exists again. Raises ObjectNotFound."""
         try:
             info = self._c.store.head(self._c.key(entry.session, entry.path))
         except ObjectNotFound:
-            self._learner.if_changed(entry.session)  # another host may have said since that it deleted the file
+            self._learner.if_changed(entry.session)  # another host's manifest may show that it deleted the file
             name = f"{entry.session}/{entry.path}"
-            hint = f"cachesync restore {name} brings back what the bucket kept, cachesync rm {name} gives it up"
-            raise ObjectNotFound("find", entry.path, "the store lost it, and it is not here", hint) from None
+            hint = f"restore an old version with cachesync restore {name}, or forget it with cachesync rm {name}"
+            raise ObjectNotFound("find", entry.path, "the store lost it, and it is not on this host", hint) from None
         same = entry.stored is not None and entry.stored.version.etag == info.version.etag
         stored = entry.stored if same and entry.stored is not None else attributes.to_stored(info)
         self._c.journal.work.confirm(entry, stored, read=None, put=False)
@@ -171,7 +170,7 @@ class Transfer:
         tell(What.STORED, *place, size=size, seconds=seconds, sent=sent, complete=None if complete else False)
 
     def _give_up_upload(self, entry: Entry) -> None:
-        """Free the parts of an upload of what the file held before."""
+        """Discard a multipart upload of the file's earlier content."""
         if (upload := self._c.journal.uploads.load(entry.session, entry.path)) is not None:
             self._c.store.discard(upload)
             self._c.journal.uploads.drop(entry.session, entry.path)
@@ -185,7 +184,7 @@ class Transfer:
         resume = JournalResume(self._c.journal, entry.session, entry.path)
         old = entry.older
         told = (body.sha256, body.size, stat.mtime_ns, stat.mode)
-        # Older, shorter or no bytes at all, since the power went: never in the place of what was confirmed.
+        # A power failure may have reverted the file to older, fewer or no bytes. Keep the confirmed object then.
         reverted = entry.doubted and was_reverted(stat, entry.stored, self._c.journal.reverted_until)
         kept = False
         try:
@@ -194,14 +193,14 @@ class Transfer:
                 if base is not None and base is known and not entry.relabelled:
                     return replace(base, mtime_ns=stat.mtime_ns), False
             if base is known and old is not None and (old.sha256, old.size, old.mtime_ns, old.mode) == told:
-                return old, False  # it was away with its directory, and nobody changed it: the store's version is newer
+                return old, False  # unchanged while its directory was missing: the store is newer
             expect = None if base is None else base.version
             replaced = base is not None and base.sha256 != body.sha256
             kept = replaced and (entry.hidden or reverted)
             if kept:
                 expect = self._rivals.keep_hidden(entry, key, ours=reverted)
             elif replaced and _is_unseen(entry):
-                raise PreconditionFailed("store", key, "another writer's bytes stand there")
+                raise PreconditionFailed("store", key, "another writer stored other bytes")
             info = self._copy(entry, key, snapshot, carried, expect)
             if info is None:
                 tail = body.tail if base is known and base is entry.stored and not entry.hidden and not kept else None
@@ -211,12 +210,13 @@ class Transfer:
         return _confirmed(info, stat, body.sha256, self._c.clock()), True
 
     def _as_it_is(self, entry: Entry, key: str, base: Stored, stat: FileStat) -> Stored | None:
-        """``base``; or what a put of ours, whose answer never got here, has made of the object since; or None if it is
-        gone, by a deletion of that kind or by another host's. A file that was changed, sent and changed back, or
-        deleted and made again, would else be taken for stored as it is.
+        """Return what the store has at ``key`` when the file equals ``base``; None if the object is gone.
 
-        Of another writer's version the file here is an older one, if nobody has written to it since it was stored:
-        that is noted, and the file stays clean. Else raises PreconditionFailed.
+        The object may differ from ``base``: an earlier put or delete of ours, whose response was lost, may have changed
+        it before a program changed the file back. So the store is asked.
+
+        If another writer stored a newer version and the file is unchanged since it was stored, the journal records that
+        version and the file stays clean. Else raises PreconditionFailed.
         """
         try:
             info = self._c.store.head(key)
@@ -228,13 +228,13 @@ class Transfer:
             return attributes.to_stored(info)
         theirs = with_digest(self._c.store, info)
         if theirs.sha256 == base.sha256 or stat.mtime_ns != base.mtime_ns:
-            raise PreconditionFailed("store", key, "another writer's version stands there")
+            raise PreconditionFailed("store", key, "another writer stored another version")
         found = (entry.path, base.version.etag, attributes.to_stored(theirs))
         self._c.journal.residence.supersede(entry.session, [found])
         return base
 
     def _base(self, entry: Entry, key: str) -> Stored | None:
-        """What the object is that we are about to replace. A listing told us its version, but not its bytes."""
+        """Return the object that the put replaces. If only a listing named it, the store is asked for its digest."""
         if entry.stored is None or entry.stored.sha256 is not None:
             return entry.stored
         try:
@@ -260,12 +260,12 @@ class Transfer:
             try:
                 return self._c.store.copy(source, key, carried, source_version=old.stored.version, expect=expect)
             except (ObjectNotFound, PreconditionFailed, StorePermanent):
-                continue  # the source moved on, or the store does not copy it; the bytes are here all the same
+                continue  # the source changed or cannot be copied: the caller sends the bytes
         return None
 
 
 def _is_unseen(entry: Entry) -> bool:
-    """Whether a listing told the object's version, and nobody here has seen its bytes."""
+    """Whether the journal knows the object from a listing only, without its bytes."""
     return entry.stored is not None and entry.stored.sha256 is None
 
 

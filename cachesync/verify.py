@@ -1,7 +1,6 @@
-"""Reading every object of a session again from the store, and comparing: with the manifest, with what this host's
-journal has confirmed, and with the files that stand here.
+"""Reads every object of a session from the store and compares it with the manifest, the journal and the local files.
 
-Nothing is believed but bytes that arrived just now. What the store cannot be asked is pending, never a difference.
+Only bytes that were just read count. An object that cannot be read now is pending, not a difference.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ class Verifier:
         self._scanner = scanner
 
     def verify(self, session: str, *, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session, of this host or of any, and compare.
+        """Read every object of a session, of this host or of another, and compare.
 
-        Raises NoSuchSession if the store has nothing of it, and there is nothing here that it should have; StoreError
-        if the store cannot be asked for the manifest.
+        Raises NoSuchSession if neither the store nor the journal has anything of the session; StoreError if the
+        manifest cannot be read.
         """
         check_session(session)
         begun = time.monotonic()
@@ -136,11 +135,11 @@ class _Run:
         in_parallel(paths, self._check, THREADS)
 
     def known(self) -> bool:
-        """Whether the journal knows of a file."""
+        """Whether the journal has an entry for a file of the session."""
         return next(self._entries(), None) is not None
 
     def compare_disk(self) -> None:
-        """Find files here that the store does not have, and such as are not what was stored of them."""
+        """Find local files that the store lacks, and local files whose bytes differ from the stored ones."""
         paths = (entry.path for entry in self._entries() if entry.resident and not entry.tombstone)
         in_parallel(paths, self._compare_file, THREADS)
 
@@ -150,11 +149,11 @@ class _Run:
             return
         if entry.dirty:
             if entry.stored is None and path not in self._there:
-                self.differences[path] = entry.error or "it is here, and the store does not have it"
+                self.differences[path] = entry.error or "it is on this host, but not in the store"
         elif entry.stored is not None and entry.superseded is None and entry.stored.sha256 is not None:
             digest = local_digest(self._c.tree, entry)
             if digest not in {None, entry.stored.sha256}:
-                self.differences[path] = "the file here has other bytes than were stored, and its times do not show it"
+                self.differences[path] = "the local file differs from the stored bytes, but its times do not"
 
     def _entries(self) -> Iterator[Entry]:
         if self._session in self._c.journal.sessions.names():
@@ -233,7 +232,7 @@ class _Run:
         return Found(download.info.version.etag, size, sha256, ours)
 
     def _is_latest(self, path: str, attempt: str) -> bool:
-        """Whether the latest put of a path that this host knows, or tries, was this one."""
+        """Whether ``attempt`` is this host's latest put of the path, confirmed or not."""
         entry = self._c.journal.entries.entry(self._session, path)
         if entry is None:
             return False
@@ -262,7 +261,7 @@ class _Run:
 
 
 def local_digest(tree: Tree, entry: Entry) -> str | None:
-    """The SHA-256 of the file that stands at an entry; None if it is not the one that the journal knows."""
+    """Return the SHA-256 of the local file; None if its stat differs from the entry's."""
     file = tree.open(entry.session, entry.path)
     if file is None:
         return None

@@ -96,16 +96,18 @@ def _if_regular(descriptor: int) -> int | None:
 
 
 def birth_ns(directory: int, name: str) -> int | None:
-    """When a file was made, in nanoseconds since the epoch, or None where the file system or the kernel does not say
-    (statx(2)). Raises OSError where the file itself cannot be looked at."""
+    """Return a file's birth time in nanoseconds since the epoch; None if the file system or the kernel does not record
+    it (statx(2)). Raises OSError if the file cannot be examined."""
     return _statx(directory, name).birth_ns
 
 
 def mount_identity(directory: int, name: str, found: os.stat_result, device: int) -> str | None:
-    """Identify the mount that a directory is the root of; None if it is none. ``found`` is its stat, ``device`` the
-    device number of the directory that it is in. Another volume at the same place, and the same volume mounted again,
-    have another identity (statx(2), STATX_ATTR_MOUNT_ROOT since Linux 5.8, STATX_MNT_ID_UNIQUE since 6.8). Raises
-    OSError."""
+    """Return the identity of the mount whose root is this directory; None if the directory is not a mount's root.
+
+    ``found`` is its stat, ``device`` the device number of its parent directory. Each mount has its own identity, even
+    of the same volume at the same place (statx(2), STATX_ATTR_MOUNT_ROOT since Linux 5.8, STATX_MNT_ID_UNIQUE since
+    6.8). Raises OSError.
+    """
     told = _statx(directory, name)
     if found.st_dev == device and not told.mount_root:
         return None
@@ -113,7 +115,7 @@ def mount_identity(directory: int, name: str, found: os.stat_result, device: int
 
 
 class _Told(NamedTuple):
-    """What statx(2) tells of a name; None where the system does not."""
+    """The result of statx(2) for a name. A field is None if the system does not support it."""
 
     birth_ns: int | None = None
     mount_id: int | None = None
@@ -121,7 +123,7 @@ class _Told(NamedTuple):
 
 
 def _statx(directory: int, name: str) -> _Told:
-    """Raises OSError."""
+    """Call statx(2). Raises OSError."""
     if not _LINUX:
         return _Told()
     answer = ctypes.create_string_buffer(256)

@@ -1,4 +1,4 @@
-"""What a file system can do, measured on a file of our own: time stamps, birth times, leases."""
+"""Measures what a file system supports, with a temporary file: time stamps, birth times, leases."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _LOCAL = {
     0x7366746E: "ntfs3",
     0x482B: "hfsplus",
 }
-"""statfs(2), f_type. Only this kernel's programs write there, and each through the inode that a lease is asked of."""
+"""f_type of statfs(2). Only programs of this kernel write there, and all use the inode on which the lease is taken."""
 
 _STACKED = {0x794C7630: "overlayfs", 0x65735546: "fuse", 0xF15F: "ecryptfs", 0x61756673: "aufs"}
-"""Another inode holds the bytes: a lease knows of some writers only."""
+"""Another inode holds the bytes, so a lease detects only some writers."""
 
 _REMOTE = {
     0x6969: "nfs",
@@ -49,13 +49,13 @@ _REMOTE = {
     0x7461636F: "ocfs2",
     0x5346414F: "afs",
 }
-"""Other hosts write there, and a client refuses leases for reasons of its own (NFSv4 without a delegation: EAGAIN)."""
+"""Other hosts write there, and clients may refuse leases for other reasons (NFSv4 without a delegation: EAGAIN)."""
 
 _KINDS = _LOCAL | _STACKED | _REMOTE
 
 _LIBFS = ("tmpfs", "ramfs")
-"""Where writes get fresh time stamps, removals do not: the directory gets the stamp of the file that went, which nobody
-has looked at (Linux, fs/libfs.c, simple_unlink). It is not measured: any fresh stamp on the machine hides it."""
+"""On these, a write gets a fresh time stamp, but a removal does not: the directory gets the stamp of the removed file
+(Linux, fs/libfs.c, simple_unlink). That cannot be measured, since any fresh stamp on the machine hides it."""
 
 _PAGE = 4096
 _TRIES = 32
@@ -65,7 +65,7 @@ _PROT_READ_WRITE, _MAP_SHARED = 3, 1
 
 
 def device_of(directory: int) -> Device:
-    """The file system that an open directory lies on. Raises OSError."""
+    """Return the file system of an open directory. Raises OSError."""
     number, kind = os.fstat(directory).st_dev, sys.platform
     if sys.platform.startswith("linux"):
         answer = ctypes.create_string_buffer(256)
@@ -75,13 +75,13 @@ def device_of(directory: int) -> Device:
             raise OSError(code, os.strerror(code))
         magic = ctypes.c_ulong.from_buffer(answer).value & 0xFFFFFFFF
         kind = _KINDS.get(magic, f"{magic:#x}")
-    # Of another kernel the stamps may be finer or coarser.
+    # The id includes the kernel's release, because another kernel may have finer or coarser stamps.
     return Device(f"{number}:{kind}:{os.statvfs(directory).f_fsid:x}:{os.uname().release}", number, kind)
 
 
 def measure(folder: int, device: Device) -> Capabilities:
-    """Try out what the file system of an open folder can do: some milliseconds where it tells every two writes apart,
-    ``LONGEST_TICK`` seconds at most. Raises OSError."""
+    """Measure the file system of an open folder. Takes some milliseconds if every write gets its own time stamp, else
+    up to ``LONGEST_TICK`` seconds. Raises OSError."""
     name = f"probe-{os.getpid()}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
@@ -104,7 +104,8 @@ def measure(folder: int, device: Device) -> Capabilities:
 
 
 def _leases(kind: str, while_open: Writer, while_mapped: Writer, at_rest: Writer) -> Leases:
-    """What is to be believed, by what was said of a file that was open for writing, mapped for it, and neither."""
+    """Return how far leases can be trusted, from their answers for a file that was open for writing, mapped for
+    writing, and neither."""
     if kind in _REMOTE.values() or at_rest is not Writer.CLOSED:
         return Leases.REFUSED
     honest = (while_open, while_mapped) == (Writer.OPEN, Writer.OPEN) and kind in _LOCAL.values()
@@ -113,8 +114,8 @@ def _leases(kind: str, while_open: Writer, while_mapped: Writer, at_rest: Writer
 
 @contextlib.contextmanager
 def _mapped(descriptor: int) -> Iterator[None]:
-    """A page of the file is mapped for writing, and has been written to. Python's own ``mmap`` would keep a descriptor
-    open beside it. A file system without mappings has no writers of this kind."""
+    """Map a page of the file for writing and write to it. Python's ``mmap`` module is not used, because it keeps a
+    descriptor open. Raises OSError."""
     if not sys.platform.startswith("linux"):
         yield
         return
@@ -133,11 +134,10 @@ def _mapped(descriptor: int) -> Iterator[None]:
 
 
 def _tick(descriptor: int) -> float:
-    """How far apart two writes must be, in seconds, for a stat between them to show both; 0 where it always does.
+    """Return how far apart, in seconds, two writes must be to get different time stamps; 0 if they always do.
 
-    Linux 6.13 and later give a file that was looked at a fresh time stamp on its next write (multigrain timestamps);
-    before, two writes in one tick of the kernel's clock look alike, and on a file system that keeps whole seconds those
-    of one second do.
+    Since Linux 6.13, a write after a stat gets a fresh time stamp (multigrain timestamps). Before, two writes in one
+    tick of the kernel's clock get the same stamp, and on some file systems two writes in one second do.
     """
     last = _rewritten(descriptor)
     for _ in range(_TRIES):
@@ -147,7 +147,7 @@ def _tick(descriptor: int) -> float:
     else:
         return 0.0
     tick, deadline = LONGEST_TICK, time.monotonic() + LONGEST_TICK
-    while tick > FINE_TICK and time.monotonic() < deadline:  # a pause of this thread looks like a coarse tick, once
+    while tick > FINE_TICK and time.monotonic() < deadline:  # one pause of this thread looks like a coarse tick
         if (stamp := _rewritten(descriptor)) > last:
             tick = min(tick, (stamp - last) / 1e9)
         last = stamp

@@ -19,9 +19,11 @@ _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(
 
 @dataclass(slots=True)
 class Listing:
-    """One directory: what is in it by name, but for files and directories that are as they were, and what is there but
-    not stored. ``stamp`` is its ctime before it was listed, ``stamped_at`` when that was asked; in nanoseconds.
-    ``volume`` tells its file system where that is not the root's."""
+    """The content of one directory. ``found`` has names that are new or changed, ``special`` what cannot be stored.
+
+    ``stamp`` is the directory's ctime before the listing, ``stamped_at`` the time when it was read, in nanoseconds.
+    ``volume`` identifies its file system if it is not the root's.
+    """
 
     stamp: int = 0
     stamped_at: int = 0
@@ -53,7 +55,7 @@ def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 
 def stamp_of(directory: int) -> tuple[int, int, int]:
-    """A directory's ctime and the time of asking, in nanoseconds, and its device number."""
+    """Return a directory's ctime, the current time (both in nanoseconds) and the directory's device number."""
     found = os.fstat(directory)
     return found.st_ctime_ns, time.time_ns(), found.st_dev
 
@@ -67,8 +69,8 @@ def fill(
     device: int,
     root: int,
 ) -> None:
-    """Put into ``listing`` what each of ``entries`` is. A scan comes by here with every file of the root: one that is
-    as it was costs a stat and no object of ours. ``device`` is the directory's device number, ``root`` the root's."""
+    """Add ``entries`` to ``listing``. A scan calls this for every file of the root, so an unchanged file costs only a
+    stat and no new object. ``device`` is the directory's device number, ``root`` the root's."""
     for entry in entries:
         name = entry.name
         try:

@@ -16,8 +16,8 @@ from cachesync.policy import FINE_TICK, Writer
 
 
 class OpenFile:
-    """A regular file open for reading. ``stat`` is what it was when it was opened, ``capabilities`` those of the file
-    system that it is on: the ones given (the root's), unless it is on another one."""
+    """A regular file open for reading. ``stat`` is its stat at the time of opening. ``capabilities`` are those of its
+    file system: the given ones (the root's), or UNMEASURED if the file is on another file system."""
 
     def __init__(self, descriptor: int, path: str, capabilities: Capabilities = UNMEASURED) -> None:
         self.descriptor = descriptor
@@ -38,14 +38,14 @@ class OpenFile:
             os.lseek(self.descriptor, 0, os.SEEK_DATA)
 
     def await_tick(self, now: float) -> None:
-        """Where time stamps are a little coarse, return when a later write is sure to get another one. ``now`` is the
-        time, in seconds."""
+        """Wait until any later write gets another time stamp. Does nothing if stamps are fresh, or coarser than
+        FINE_TICK. ``now`` is the current time in seconds."""
         tick, age = self.capabilities.tick, now - self.stat.ctime_ns / 1e9
         if 0 <= age < tick <= FINE_TICK:
             time.sleep(tick - age)
 
     def writer(self) -> Writer:
-        """Whether some process has it open for writing; UNKNOWN where a lease does not tell."""
+        """Return whether a process has the file open for writing; UNKNOWN if leases cannot be trusted there."""
         leases = self.capabilities.leases
         if leases is Leases.REFUSED:
             return Writer.UNKNOWN

@@ -30,8 +30,8 @@ _DIRECTORY_BITS = st.S_ISGID | st.S_ISVTX | 0o777
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _CHANGED = "it changed a moment ago"
 _OPEN = "a program has it open for writing"
-MAYBE_OPEN = "whether a program has it open for writing cannot be asked here"
-"""The one reason that ``force`` overrides."""
+MAYBE_OPEN = "cannot determine whether a program has it open for writing"
+"""The only reason that ``force`` overrides."""
 
 
 class Ground:
@@ -130,8 +130,8 @@ class Ground:
             return found if isinstance(found, FileStat) and found.target == target else None
 
     def finish_directory(self, path: str, mode: int, mtime_ns: int) -> FileStat:
-        """Give a directory its permission bits, with the sticky and the set-group-ID bit, and its time; returns what it
-        is now. Raises FileUnwritable."""
+        """Set a directory's permission bits, including sticky and set-group-ID, and its mtime. Returns its stat. Raises
+        FileUnwritable."""
         flags = os.O_RDONLY | os.O_DIRECTORY
         with (
             translated("finish the directory", path),
@@ -139,7 +139,7 @@ class Ground:
         ):
             try:
                 os.fchmod(directory.descriptor, mode & _DIRECTORY_BITS)
-            except PermissionError:  # a sandbox may refuse the set-group-ID bit alone (systemd's RestrictSUIDSGID=)
+            except PermissionError:  # systemd's RestrictSUIDSGID= refuses the set-group-ID bit
                 os.fchmod(directory.descriptor, mode & _DIRECTORY_BITS & ~st.S_ISGID)
             os.utime(directory.descriptor, ns=(mtime_ns, mtime_ns))
             self._changed(path)
@@ -148,8 +148,8 @@ class Ground:
     # -- out -----------------------------------------------------------------------------------------------------------
 
     def refuses(self, path: str, expected: FileStat, *, force: bool = False) -> str | None:
-        """Why the file or link at ``path`` may not be taken out; None if it is ``expected`` and nobody writes to it.
-        ``force`` says that nobody does where that cannot be asked."""
+        """Return why the file or link at ``path`` must not be removed; None if it equals ``expected`` and no program
+        has it open for writing. With ``force``, an unknown writer counts as none."""
         try:
             with self._parent(path) as (parent, name):
                 return self._refuses(parent, name, expected, self._ctime(expected), force=force)
@@ -157,9 +157,11 @@ class Ground:
             return _CHANGED if error.errno in _GONE else error.strerror
 
     def take_out(self, path: str, expected: FileStat, still: Callable[[], bool], *, force: bool = False) -> str | None:
-        """Remove the file or link at ``path`` if it is exactly ``expected``, nobody has it open for writing, and it is
-        ``still`` to go once no path leads to it; else it stands there as before, and the answer says why. ``force`` as
-        in ``refuses``. Raises FileUnwritable."""
+        """Remove the file or link at ``path``; returns None, or why it was left in place.
+
+        It is removed only if it equals ``expected``, no program has it open for writing, and ``still`` returns True
+        after the name is gone. ``force`` is as in ``refuses``. Raises FileUnwritable.
+        """
         with translated("remove", path):
             with (
                 self._parent(path) as (parent, name),
@@ -312,8 +314,9 @@ def make_whole_session(tree: Tree, staging: Staging, session: str, files: Mappin
 def _refuses(
     tree: Tree, directory: int, name: str, expected: FileStat, ctime_ns: int | None = None, *, force: bool = False
 ) -> str | None:
-    """Why what ``name`` is in an open directory is not ``expected``, or is in use. None for ``ctime_ns`` says that we
-    have renamed it since, which shows in its ctime. ``force`` as in ``Ground.refuses``. Raises OSError."""
+    """Return why ``name`` in an open directory must not be removed; None if it equals ``expected`` and is not in use.
+    Without ``ctime_ns``, its ctime is not compared: our rename changed it. ``force`` is as in ``Ground.refuses``.
+    Raises OSError."""
     if expected.kind is Kind.LINK:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         same = st.S_ISLNK(found.st_mode) and (found.st_ino - expected.inode) % 2**64 == 0

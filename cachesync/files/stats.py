@@ -27,9 +27,9 @@ _KINDS = {st.S_IFREG: Kind.FILE, st.S_IFLNK: Kind.LINK, st.S_IFDIR: Kind.DIRECTO
 def examine(
     directory: int, name: str, path: str, root: int, found: os.stat_result | None = None, device: int | None = None
 ) -> FileStat | Skipped:
-    """What ``name`` is in an open directory; ``root`` is the device number of the root, ``found`` is the name's stat
-    and ``device`` the directory's device number, if they are known. A link that becomes something else meanwhile is
-    looked at again. Raises OSError."""
+    """Return the stat of ``name`` in an open directory, or why it is skipped. ``root`` is the root's device number.
+    ``found`` is the name's stat and ``device`` the directory's device number, if known. If a link is replaced
+    meanwhile, the name is examined again. Raises OSError."""
     while True:
         found = found or os.stat(name, dir_fd=directory, follow_symlinks=False)
         kind = st.S_IFMT(found.st_mode)
@@ -50,13 +50,13 @@ def examine(
 
 
 def volume_of(device: int, root: int) -> str | None:
-    """What tells the file system of a file from that of the root; None where it is the same one."""
+    """Return an identifier of a file's file system; None if it is the root's."""
     return None if device == root else str(device)
 
 
 def to_stat(found: os.stat_result, target: str | None, mount: str | None = None) -> FileStat:
-    """A stat as the journal can keep it, with the target of a link, and the mount of a directory or the file system
-    of a file."""
+    """Convert a stat to the journal's form. ``target`` is a link's target; ``mount`` is a directory's mount or a file's
+    file system."""
     return FileStat(
         _KINDS[st.S_IFMT(found.st_mode)],
         found.st_size,

@@ -19,23 +19,23 @@ from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import UNMEASURED, FileStat, Skipped
 
 NO_SESSION = "not a session name"
-"""Why a directory in the root is none."""
+"""The reason for skipping a directory in the root."""
 
 _LONGEST_IGNORE = 64 * 1024
 
 
 def tells_births(directory: str | None) -> bool:
-    """Whether the identity of a session's directory (``Tree.session_directory``) holds a birth time."""
+    """Whether the identity of a session's directory (``Tree.session_directory``) contains a birth time."""
     return directory is not None and not directory.endswith(":None")
 
 
 class Tree:
-    """A root directory, held by its descriptor, so that another one in its place is noticed. ``capabilities`` are those
-    of its file system, once somebody has measured them."""
+    """A root directory, held by its descriptor, so that a replacement is detected. ``capabilities`` are those of its
+    file system, after the engine has measured them."""
 
     def __init__(self, root: Path, *, create: bool = False, writable: bool = True) -> None:
-        """Open the root. Raises UsageError if it is no directory or may not be read and, if ``writable``, written, and
-        RootHalted if its file system cannot be asked now."""
+        """Open the root. Raises UsageError if it is not a directory that may be read (and written, if ``writable``);
+        RootHalted if its file system does not respond now."""
         self.root = root
         self.changes = Changes()
         self.capabilities = UNMEASURED
@@ -56,11 +56,11 @@ class Tree:
 
     @property
     def descriptor(self) -> int:
-        """The open root."""
+        """The descriptor of the open root."""
         return self._root
 
     def open_ours(self) -> int:
-        """Open the folder in the root that is cachesync's own, made if it is not there. Raises OSError."""
+        """Open ``ROOT/.cachesync``; create it if it does not exist. Raises OSError."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(RESERVED, 0o700, dir_fd=self._root)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,7 +68,7 @@ class Tree:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_dev != self.identity[0]:
             os.close(descriptor)
-            raise OSError(errno.EPERM, f"{RESERVED} is another user's or on another file system")
+            raise OSError(errno.EPERM, f"{RESERVED} belongs to another user or is on another file system")
         return descriptor
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Tree:
             raise RootHalted("look at the root", str(self.root), "another directory stands in its place")
 
     def stands(self) -> bool:
-        """Whether the directory at the root's path is the one that was opened."""
+        """Whether the root's path still leads to the directory that was opened."""
         try:
             self.check()
         except RootHalted:
@@ -112,15 +112,17 @@ class Tree:
         return sorted(names), others
 
     def session_directory(self, session: str) -> str | None:
-        """Which directory the session's is, as a word that no other directory has (inode and time of birth; the number
-        alone is given again at once), or None if none stands. Raises RootHalted if the root does not stand, and
-        FileUnreadable where the file system gives no answer about this one name; that is not absence."""
+        """Return the identity of the session's directory, or None if it does not exist.
+
+        The identity is inode and birth time, since inode numbers are reused at once. Raises RootHalted if the root is
+        gone; FileUnreadable if the file system returns an error for this name, which does not mean that it is gone.
+        """
         self.check()
         try:
             found = os.stat(session, dir_fd=self._root, follow_symlinks=False)
             born = birth_ns(self._root, session) if st.S_ISDIR(found.st_mode) else None
         except OSError as error:
-            self.check()  # the root may have gone between
+            self.check()  # the root may be gone
             if error.errno in ABSENT:
                 return None
             raise FileUnreadable("look at", session, error.strerror) from error
@@ -181,8 +183,8 @@ class Tree:
             os.close(descriptor)
 
     def volume(self, session: str, directory: str) -> str | None:
-        """What tells the file system of a directory ("" is the session's top) from the root's; None where it is the
-        same one, or the directory cannot be looked at."""
+        """Return an identifier of a directory's file system ("" is the session's top); None if it is the root's or the
+        directory cannot be opened."""
         try:
             descriptor = open_beneath(self._root, f"{session}/{directory}".rstrip("/"), HOLD | os.O_DIRECTORY)
         except OSError:
@@ -193,7 +195,7 @@ class Tree:
             os.close(descriptor)
 
     def birth_ns(self, session: str, path: str) -> int | None:
-        """When the file at a path was made, in nanoseconds since the epoch; None where nothing tells."""
+        """Return the birth time of the file at a path, in nanoseconds since the epoch; None if it is unknown."""
         parent, _, name = f"{session}/{path}".rpartition("/")
         try:
             directory = open_beneath(self._root, parent, HOLD | os.O_DIRECTORY)
@@ -241,7 +243,8 @@ class Tree:
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Whether a name in the root is a directory. One that cannot be looked at counts as such: its session says why."""
+    """Whether a name in the root is a directory. A name that cannot be examined counts as one, so that its session
+    reports the error."""
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:

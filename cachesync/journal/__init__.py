@@ -34,7 +34,7 @@ class Journal:
     """Every entry under one root. Safe to call from many threads; each verb is one transaction.
 
     Opening raises JournalDamaged where the file cannot be trusted (``set_aside`` keeps it), JournalUnavailable where it
-    cannot be opened or written now. ``stores`` is false for those who store nothing.
+    cannot be opened or written now. ``stores`` is False for commands that store nothing.
     """
 
     def __init__(self, path: Path, *, stores: bool = True) -> None:
@@ -55,22 +55,25 @@ class Journal:
 
     @staticmethod
     def booted_at() -> float:
-        """When this boot of the kernel began, in seconds since the epoch."""
+        """Return the time of the kernel's boot, in seconds since the epoch."""
         return ledger.booted_at()
 
     @property
     def reverted_until(self) -> float:
-        """A doubted file that was written before this may have lost that. Where the journal lost nothing it knows of
-        each file when it was written as what is stored, and what came later a program wrote there that saw it."""
+        """A power failure may have reverted a doubted file that was written before this time.
+
+        That is the time of the boot, or 0 if the journal ended in order: it then knows when each stored file was
+        written, and a later write is a program's own.
+        """
         return 0.0 if self._ledger.ended_in_order else self.booted_at()
 
     def pulse(self) -> int:
-        """The counter that a file of the root holds, too (see pulse.py)."""
+        """Return the counter that a file in the root holds too (see pulse.py)."""
         ((number,),) = self._ledger.db.all("SELECT pulse FROM meta")
         return int(number)
 
     def next_pulse(self) -> int:
-        """Count on."""
+        """Increment the counter and return it."""
         with self._ledger.db.write() as db:
             ((number,),) = db.execute("UPDATE meta SET pulse = pulse + 1 RETURNING pulse").fetchall()
         return int(number)

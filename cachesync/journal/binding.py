@@ -1,4 +1,4 @@
-"""Which store a journal belongs to: what it knows of versions is true of that one only."""
+"""The store that a journal belongs to. The versions in the journal are valid for that store only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cachesync.record import record
 
 @record(frozen=True, slots=True)
 class Bound:
-    """A store: its URL as people see it, where it is reached (None: not known, "" where there is no choice), and the id
-    that it keeps (None: not known)."""
+    """A store: its URL as displayed, its endpoint (None: unknown, "": the default), and the id that it keeps (None:
+    unknown)."""
 
     store: str
     endpoint: str | None
@@ -21,41 +21,43 @@ class Bound:
 
     @property
     def shown(self) -> str:
-        """For people."""
+        """The URL and the endpoint, for messages."""
         return f"{self.store} at {self.endpoint}" if self.endpoint else self.store
 
 
 class Binding:
-    """Each verb is one transaction, durable when it returns."""
+    """The binding of one journal. Each method is one transaction, durable when it returns."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def get(self) -> Bound | None:
-        """The store that the journal is bound to, if it is."""
+        """Return the store that the journal is bound to; None if it is bound to none."""
         ((store, endpoint, store_id),) = self._ledger.db.all("SELECT store, endpoint, store_id FROM meta")
         return None if store is None else Bound(store, endpoint, store_id)
 
     def bind(self, bound: Bound) -> None:
-        """Bind the journal, or change what it is bound to."""
+        """Bind the journal to a store, or change its binding."""
         with self._ledger.db.write(durable=True) as db:
             values = (bound.store, bound.endpoint, bound.store_id)
             db.execute("UPDATE meta SET store = ?, endpoint = ?, store_id = ?", values)
 
     def lacks_bytes(self) -> bool:
-        """Whether there are files of which only the store has the bytes."""
+        """Whether the journal has evicted files."""
         row = self._ledger.db.one("SELECT 1 FROM entry INDEXED BY evicted WHERE resident = 0 AND kind = 'file' LIMIT 1")
         return row is not None
 
     def keep(self, path: Path) -> None:
-        """Write a copy of the whole journal to a new file, for us alone."""
+        """Write a private copy of the whole journal to a new file."""
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         self._ledger.db.all("VACUUM INTO ?", (str(path),))
 
     def start_over(self, now: float) -> None:
-        """Forget what the store had, to learn another one: every file that stands here is dirty, and tells of no
-        version; what was deleted here is forgotten, and so are uploads under way. Files, links and directories that
-        are not here stay as they are known."""
+        """Forget what the old store had, before another store is learned.
+
+        Resident files become dirty and lose their stored version. Tombstones and running uploads are removed. Evicted
+        entries stay unchanged.
+        """
         with self._ledger.db.write(durable=True) as db:
             generation = self._ledger.next_generation(db)
             db.execute("DELETE FROM entry WHERE gone_at IS NOT NULL")
@@ -76,6 +78,6 @@ class Binding:
 
 
 def elsewhere(known: Bound, reached: Bound) -> ConfigError:
-    """The journal belongs to another store than the one that is configured."""
-    hint = "set store and endpoint to that one again, or let cachesync rebind store this root in the new one"
+    """Return the error for a journal that belongs to another store than the configured one."""
+    hint = "set store and endpoint back, or run cachesync rebind to store this root in the new store"
     return ConfigError("use the store", reached.shown, f"this root is stored in {known.shown}", hint)

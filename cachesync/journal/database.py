@@ -120,7 +120,7 @@ class Database:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
-                hint = "this is a defect of cachesync, please report it; the journal is sound"
+                hint = "report this bug of cachesync; the journal is intact"
                 raise JournalUnavailable(operation, str(self.path), error, hint) from error
             translated = _translate(error, operation, self.path)
             if getattr(error, "sqlite_errorcode", None) in _NO_ROOM:

@@ -1,4 +1,4 @@
-"""What was measured of the file systems under the root, so that the next start need not measure again."""
+"""Stores the measured capabilities of the root's file systems, so that the next start need not measure again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from cachesync.model import LONGEST_TICK, Capabilities, Device, Leases
 
 
 class Devices:
-    """One row a file system."""
+    """The capabilities in the journal, one row for each file system."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def get(self, device: Device) -> Capabilities | None:
-        """What was measured of a device; None if that is not known, or not what we would write."""
+        """Return the stored capabilities of a device; None if there are none or they are not valid."""
         row = self._ledger.db.one("SELECT kind, tick, births, leases FROM device WHERE id = ?", (device.id,))
         if row is None:
             return None
@@ -23,7 +23,7 @@ class Devices:
         return Capabilities(device, tick, births=bool(births), leases=Leases(leases))
 
     def put(self, found: Capabilities) -> None:
-        """Keep what was measured."""
+        """Store measured capabilities."""
         row = (found.device.id, found.device.kind, found.tick, found.births, found.leases)
         with self._ledger.db.write() as db:
             db.execute("INSERT OR REPLACE INTO device (id, kind, tick, births, leases) VALUES (?, ?, ?, ?, ?)", row)

@@ -34,8 +34,8 @@ _DOUBT = f"(SELECT CASE WHEN ?4 = 'file' THEN doubted * {DOUBTED} ELSE 0 END FRO
 
 _IS_UNLIKE_LOST = f"""(unsettled = {DOUBTED} AND resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL
     AND synced = generation AND inode <> ?9 AND (SELECT doubted FROM session WHERE id = ?1))"""
-"""Since the power went nobody has looked at the file that was confirmed here, and another one stands in its place. That
-one may have been moved away, and have lost its bytes: who made this one saw nothing of them."""
+"""True if another file replaced a stored file that was not read again since a power failure. The replaced file may have
+lost its bytes in the failure, so the program that created the new file may never have seen them."""
 
 _MARK = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, size, mtime_ns, ctime_ns, inode, mode, target, mount,
@@ -183,7 +183,7 @@ class Entries:
             self._ledger.revise(db, number)
 
     def missed(self, name: str, path: str) -> None:
-        """A path that is expected on disk was looked at and is missing. That alone is no deletion."""
+        """Record that a resident path is missing on disk. That alone is not evidence of a deletion."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET absent = generation WHERE session = ? AND dir = ? AND name = ? AND resident = 1"

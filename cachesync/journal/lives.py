@@ -1,8 +1,9 @@
-"""Which objects this journal tried to store: each carries the name of its try in its metadata (``attemptid``).
+"""Recognizes objects that this journal stored. Each object names its put attempt in its metadata (``attemptid``).
 
-A try is named before its request, and nothing is written for it: ``LIFE.GENERATION.NUMBER.KEY``, the token of the life
-that sent it, the entry's generation, which put of its path it is, and a digest of the object's key. So what was copied
-from another key, or was stored from a clone of this journal, is not ours, and what was restored is an older put.
+The name is ``LIFE.GENERATION.NUMBER.KEY``: the token of the life (a process that stores from this journal), the entry's
+generation, the number of the put at its path, and a digest of the object's key. It is chosen before the request and not
+recorded in the journal. So an object that was copied from another key or stored from a clone of this journal is not
+ours, and a restored object is an older put.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ _NAME = re.compile(r"([0-9a-f]{16,64})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9a-f]{
 
 
 class Try(NamedTuple):
-    """The entry's generation that was sent, and which put of its path it is."""
+    """A put attempt: the entry's generation, and the number of the put at its path."""
 
     generation: int
     number: int
 
 
 class Lives:
-    """Names tries, and knows those of this life and of the lives before it."""
+    """Names put attempts, and recognizes those of this life and of earlier lives."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def attempt(self, entry: Entry, key: str) -> str:
-        """The name of a try to store an entry at ``key``."""
+        """Return the name of the next attempt to store an entry at ``key``."""
         return f"{self._ledger.life}.{entry.generation}.{entry.puts + 1}.{_short(key)}"
 
     def tried(self, entry: Entry, key: str, attempt: str) -> Try | None:
-        """Which try an object at ``key`` with this ``attempt`` is of; None if this journal did not make it, or made it
-        for an earlier row of the path. One whose number is above ``entry.puts`` was never confirmed.
+        """Parse the ``attempt`` of an object at ``key``.
 
-        A life before this one tried no generation that was given out after it: those are of a clone that lives on.
+        Returns None if this journal did not make the attempt, or made it for an earlier row of the path. An attempt
+        whose number is above ``entry.puts`` was never confirmed. An earlier life cannot have sent a generation that is
+        newer than its end; such an attempt comes from a clone of the journal.
         """
         if (match := _NAME.fullmatch(attempt)) is None or match[4] != _short(key):
             return None

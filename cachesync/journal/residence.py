@@ -208,8 +208,8 @@ class Residence:
         return replaced
 
     def standing(self, name: str) -> dict[str, tuple[str, bool, bool]]:
-        """The version that each file was stored as that is expected on disk, whether another host's is known, and
-        whether another host is known to have removed it."""
+        """Return, for each resident file that was stored: its version, whether another host's version is known, and
+        whether another host removed it."""
         rows = self._ledger.db.long(
             "SELECT dir, name, etag, newer IS NOT NULL, newer IS 'null' FROM entry WHERE session = ? AND resident = 1"
             " AND kind = 'file' AND etag IS NOT NULL AND gone_at IS NULL",
@@ -218,8 +218,10 @@ class Residence:
         return {join(row[0], row[1]): (row[2], bool(row[3]), bool(row[4])) for row in rows}
 
     def only_there(self, name: str) -> dict[str, tuple[str, bool]]:
-        """The version of each file that is only in the store, and whether this host has stored it or knows its bytes by
-        a manifest: what only a listing told of is another host's, which it may remove unmentioned."""
+        """Return, for each evicted file: its version, and whether this host stored it or knows its digest.
+
+        A file that is known only from a listing is another host's, which may remove it without a report here.
+        """
         rows = self._ledger.db.long(
             "SELECT dir, name, ifnull(etag, ''), puts > 0 OR sha256 IS NOT NULL FROM entry"
             " WHERE session = ? AND resident = 0 AND kind = 'file'",
@@ -228,9 +230,11 @@ class Residence:
         return {join(row[0], row[1]): (row[2], bool(row[3])) for row in rows}
 
     def lost(self, name: str, paths: Iterable[tuple[str, str]], now: float) -> int:
-        """The store does not have these files any more, and no host deleted them; each comes with the version that it
-        was. What stands here is dirty, to be stored where nothing is; what does not is dirty too, until it is found
-        again. Returns how many that are."""
+        """Mark files as dirty that the store lost although no host deleted them. ``paths`` are (path, version) pairs.
+
+        A resident file is stored again as a new object. An evicted file stays dirty until the store has it again.
+        Returns the number of changed entries.
+        """
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)
@@ -240,8 +244,7 @@ class Residence:
         return count
 
     def damaged(self, name: str, entry: Entry, now: float) -> None:
-        """The object of a clean file that stands here does not hold what was stored: it is stored again in the place of
-        that version."""
+        """Mark a clean resident file as dirty because its object is damaged. The upload replaces that version."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             db.execute(
@@ -252,8 +255,8 @@ class Residence:
             self._ledger.revise(db, number)
 
     def unknown(self, name: str, found: Iterable[tuple[str, str, Stored]], now: float) -> int:
-        """In a store that went back in time, or is another one, these files that stand here are other versions than
-        they were stored as: they are dirty, and who stores them compares the bytes first. Returns how many."""
+        """Mark resident files as dirty whose objects have other versions, in a store that was restored or replaced. The
+        upload compares the bytes first. Returns the number of changed entries."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)
@@ -261,8 +264,11 @@ class Residence:
             return sum(db.execute(_UNKNOWN, row).rowcount for row in rows)
 
     def supersede(self, name: str, found: Iterable[tuple[str, str, Stored | None]]) -> None:
-        """What the store was seen to have of files that stand here (None: nothing). Each comes with the version that it
-        was stored as before the store was asked: what this host has stored since is not overruled."""
+        """Record what the store has for resident files (None: no object). ``found`` has (path, version, object) rows.
+
+        The version is the one in the journal before the store was asked. A file that this host stored since then has
+        another version and is not changed.
+        """
         number = self._ledger.id(name)
         rows = [
             (None if stored and stored.version.etag == etag else superseded_text(Superseded(stored)), path, etag)
@@ -279,8 +285,11 @@ class Residence:
             self._ledger.revise(db, number)
 
     def supersede_others(self, name: str, listed: Mapping[str, FileStat], *, whole: bool) -> None:
-        """How a manifest that this host did not write lists the links and directories that stand here. What changed
-        here since this host wrote one stays as it is; what a manifest that is not ``whole`` leaves out does, too."""
+        """Record how another host's manifest lists the resident links and directories.
+
+        An entry that changed here since this host's last manifest stays unchanged. So does an entry that is missing in
+        a manifest that is not ``whole``.
+        """
         number, changed = self._ledger.id(name), []
         rows = self._ledger.db.long(
             "SELECT dir, name, generation, kind, mtime_ns, mode, target, newer FROM entry WHERE session = ?"

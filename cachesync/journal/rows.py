@@ -59,23 +59,23 @@ UNLEARN = "UPDATE session SET learned = 0 WHERE id = ?"
 it has."""
 
 AT_OR_BELOW = "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))"
-"""Of a directory's entry and all below it; the values are ``split(path)`` and ``below(path)``."""
+"""Matches a directory's entry and all entries below it. The values are ``split(path)`` and ``below(path)``."""
 
 SAME_INODE = """
 e.inode = t.inode AND e.inode IS NOT NULL AND e.session = t.session AND e.kind = 'file' AND e.gone_at IS NULL
 AND e.resident = 1 AND e.generation > t.synced AND e.mount IS t.mount
 """
-"""Of a missing file: an entry of its session that stands on the same file system, has its inode, and changed after the
-missing one was stored last: it came to its name, or to one that another file had. Hard links that stood beside each
-other are no new names."""
+"""Matches, for a missing file t, a resident entry e of its session that may be the same file under a new name: it is on
+the same file system, has the same inode, and changed after t was last stored. The last condition excludes hard links
+that existed before."""
 
 MOVED = f"""
 SELECT 1 FROM entry AS e INDEXED BY inode WHERE {SAME_INODE} AND e.size = t.size AND e.mtime_ns = t.mtime_ns
 """
-"""... and looks like it."""
+"""As SAME_INODE, and the stats are alike."""
 
 DOUBTED = 2
-"""The value of ``unsettled`` for what the power may have taken from the disk after it was stored."""
+"""The value of ``unsettled`` for files that a power failure may have reverted after they were stored."""
 
 NEVER_SEEN = "size = NULL, mtime_ns = NULL, ctime_ns = NULL, inode = NULL, mode = NULL"
 
@@ -84,9 +84,9 @@ KNOWN_COLUMNS = """name, kind, size, mtime_ns, ctime_ns, inode, mode, target, re
 
 SEEN_COLUMNS = f"""name, CASE WHEN kind = 'file' AND (unsettled = 0 OR synced < generation) THEN mode | {st.S_IFREG}
     WHEN kind = 'dir' AND mount IS NULL THEN mode | {st.S_IFDIR} END, size, mtime_ns, ctime_ns, inode"""
-"""What a scan compares with the disk: where they are equal it has nothing to do. No ``st_mode``, so that they never
-are, where it has to look closer: at links, at mounts, and at bytes that may have changed without a trace. Few
-columns, since there may be a million rows."""
+"""The columns that a scan compares with the disk. If they are equal, the scan skips the file. Where it must look closer
+(links, mounts, bytes that may have changed without a trace), ``st_mode`` is NULL, so that they are never equal. The
+columns are few, because there may be a million rows."""
 
 WORK = "synced < generation AND (kind = 'file' OR etag IS NOT NULL)"
 """The uploader's part of what is dirty. Spelled as the index ``work`` is, or SQLite would not use that."""

@@ -13,7 +13,7 @@ CREATE TABLE meta (
     generation INTEGER NOT NULL,     -- the last generation given out, over all sessions
     store      TEXT,                 -- the store that all of this is true of
     place      TEXT,                 -- which file this is: a copy of it is another journal
-    boot       TEXT                  -- the kernel's boot that it is open in, or after "-" the one that it was closed in
+    boot       TEXT                  -- the kernel's boot in which it was opened; "-" before it: closed in order
 ) STRICT;
 
 CREATE TABLE session (
@@ -57,8 +57,8 @@ CREATE TABLE entry (
     hidden          INTEGER NOT NULL DEFAULT 0,  -- 1: a file was made here of whose name only the store had bytes, and
                                                  -- whoever made it saw nothing of them; 2: whoever makes one next has
                                                  -- seen them (through the mount)
-    unsettled       INTEGER NOT NULL DEFAULT 0,  -- 1: the bytes may have changed since without a trace in the stat; 2:
-                                                 -- and the power has gone since, so that they may be older ones
+    unsettled       INTEGER NOT NULL DEFAULT 0,  -- 1: the bytes may have changed without a change of the stat; 2: a
+                                                 -- power failure may also have reverted them
     -- the store, as last confirmed (NULL: never stored)
     etag            TEXT,                        -- '': there may be an object, by a try that goes on or
                                                  -- whose answer was lost
@@ -126,40 +126,38 @@ CREATE TABLE conflict (
 """
 
 VERSION_2 = """
-ALTER TABLE meta ADD COLUMN endpoint TEXT;                          -- where that store was reached; NULL: not known
+ALTER TABLE meta ADD COLUMN endpoint TEXT;                          -- that store's endpoint; NULL: unknown
 ALTER TABLE meta ADD COLUMN store_id TEXT;                          -- the identity that the store itself keeps
-ALTER TABLE meta ADD COLUMN pulse INTEGER NOT NULL DEFAULT 0;       -- also in a file of the root: an older number
-                                                                    -- there tells that the root was rolled back
-ALTER TABLE session ADD COLUMN manifest_serial INTEGER NOT NULL DEFAULT 0;  -- the number of the latest manifest known:
-                                                                    -- one with a lower number is an older one
-ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the life before did not end in order, and no
-                                                                    -- whole scan has finished since: what is missing
-                                                                    -- was not deleted
+ALTER TABLE meta ADD COLUMN pulse INTEGER NOT NULL DEFAULT 0;       -- also in a file of the root: another number there
+                                                                    -- shows that one of them was rolled back
+ALTER TABLE session ADD COLUMN manifest_serial INTEGER NOT NULL DEFAULT 0;  -- number of the latest known manifest:
+                                                                    -- one with a lower number is older
+ALTER TABLE session ADD COLUMN doubted INTEGER NOT NULL DEFAULT 0;  -- 1: the last life did not end in order, and no
+                                                                    -- whole scan has finished since: a missing file
+                                                                    -- does not count as deleted
 ALTER TABLE session ADD COLUMN listed_at REAL;                      -- when the store's listing was last compared with
-                                                                    -- the entries; NULL: not known
-ALTER TABLE entry ADD COLUMN vanished INTEGER NOT NULL DEFAULT 0;   -- 1: evicted because it was found missing without
+                                                                    -- the entries; NULL: unknown
+ALTER TABLE entry ADD COLUMN vanished INTEGER NOT NULL DEFAULT 0;   -- 1: evicted because it was missing without
                                                                     -- evidence of a deletion
-ALTER TABLE entry ADD COLUMN mount TEXT;                            -- of a directory on another file system than the
-                                                                    -- one that it is in: which mount that is; of a
-                                                                    -- file or link: its file system if it is not the
-                                                                    -- root's
+ALTER TABLE entry ADD COLUMN mount TEXT;                            -- a mounted directory: the mount's identity; a file
+                                                                    -- or link: its file system if not the root's
 CREATE INDEX vanished ON entry(session) WHERE vanished = 1;
 CREATE INDEX mounted ON entry(session) WHERE mount IS NOT NULL;
 
--- One row a life: a process that stores from this journal. Each object names the life that stored it, so that one whose
--- answer was lost is known as ours, and an object of a cloned journal's life is not (see lives.py).
+-- One row a life: a process that stores from this journal. Each object names its life. So an object whose put response
+-- was lost is recognized as ours, and an object of a cloned journal is not (see lives.py).
 CREATE TABLE life (
     number INTEGER PRIMARY KEY,      -- in the order in which they began
     token  TEXT NOT NULL UNIQUE,     -- random
-    began  INTEGER NOT NULL          -- the last generation given out before it; no life before it tried a later one
+    began  INTEGER NOT NULL          -- the last generation given out before it; no earlier life used a later one
 ) STRICT;
 
--- What was measured of the file systems under this root (see files/capabilities.py).
+-- Measured capabilities of the file systems under this root (see files/capabilities.py).
 CREATE TABLE device (
     id     TEXT NOT NULL PRIMARY KEY,  -- device number, kind and id of the file system, and the kernel's release
     kind   TEXT NOT NULL,              -- ext4, overlayfs, nfs, ...
-    tick   REAL NOT NULL,              -- seconds by which two changes may get one time stamp
-    births INTEGER NOT NULL,           -- 1: it tells birth times
+    tick   REAL NOT NULL,              -- two changes within so many seconds may get one time stamp
+    births INTEGER NOT NULL,           -- 1: it records birth times
     leases TEXT NOT NULL               -- honest, lying, refused
 ) STRICT, WITHOUT ROWID;
 """

@@ -102,13 +102,13 @@ class Sessions:
             db.execute("UPDATE session SET directory = ?, lost = 0 WHERE id = ?", (directory, self._ledger.id(name)))
 
     def trust(self, name: str) -> None:
-        """A whole scan has finished: what is missing from now on was there in this life."""
+        """Record that a whole scan has finished. A file that goes missing from now on existed in this life."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET doubted = 0 WHERE id = ?", (self._ledger.id(name),))
 
     def doubt_all(self) -> None:
-        """The disk may be older than the journal: what is missing there was not deleted, and what stands there may be
-        what it was before. Durable when it returns."""
+        """Record that the disk may be older than the journal. Missing files then do not count as deleted, and resident
+        files are read again. Durable when it returns."""
         with self._ledger.db.write(durable=True) as db:
             db.execute("UPDATE session SET doubted = 1, learned = 0")
             db.execute(f"UPDATE entry SET unsettled = {DOUBTED} WHERE kind = 'file' AND resident = 1")
@@ -136,17 +136,19 @@ class Sessions:
         stands: Callable[[str], bool],
         volumes: Mapping[str, str | None] | None = None,
     ) -> tuple[int, int]:
-        """Paths are missing, and nothing tells that a program deleted them: they are evicted, and counted as vanished;
-        but for files that stand under another name, which were moved: their old names become tombstones. An old name
-        whose new one is missing before it was stored is evicted, too: nothing else has the bytes.
+        """Evict paths that are missing without evidence of a deletion, and count them as vanished.
 
-        A path that ends in "/" is a directory with all below it. ``stands`` as in ``Entries.mark``. ``volumes`` are the
-        file systems that the paths are on now: then only files count that were on another. Returns how many entries
-        were evicted, and how many files or changes were not stored. Durable when it returns."""
+        A file that exists under another name was moved: its old name becomes a tombstone. If the new name is missing
+        too and was not stored, the old name is evicted, because only its object has the bytes.
+
+        A path that ends in "/" is a directory with all below it. ``stands`` is as in ``Entries.mark``. ``volumes`` are
+        the current file systems of the paths; with it, only files that were on another one are evicted. Returns how
+        many entries were evicted, and how many files or changes were not stored. Durable when it returns.
+        """
         return vanish(self._ledger, name, paths, due_at, now, stands=stands, volumes=volumes)
 
     def has_mounts(self, name: str) -> bool:
-        """Whether a file or directory of the session was last seen on another file system than the root's."""
+        """Whether a file or directory of the session was last seen on a file system other than the root's."""
         sql = "SELECT 1 FROM entry INDEXED BY mounted WHERE session = ? AND mount IS NOT NULL LIMIT 1"
         return self._ledger.db.one(sql, (self._ledger.id(name),)) is not None
 
@@ -234,8 +236,8 @@ class Sessions:
             )
 
     def set_learned(self, name: str, manifest: Version | None, serial: int = 0, *, now: float | None = None) -> None:
-        """All that the store has at ``now`` was merged; ``manifest`` is the version of its manifest, ``serial`` its
-        number."""
+        """Record that all that the store has at ``now`` is merged. ``manifest`` is the version of its manifest,
+        ``serial`` its number."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE session SET learned = 1, manifest_etag = ?, manifest_version_id = ?, manifest_revision = -1,"
@@ -244,12 +246,12 @@ class Sessions:
             )
 
     def relist(self, name: str) -> None:
-        """The manifest in the store is not to be believed: the next commit writes it anew."""
+        """Make the next commit write the manifest again, because the one in the store is wrong."""
         with self._ledger.db.write() as db:
             self._ledger.revise(db, self._ledger.id(name))
 
     def set_listed(self, name: str, now: float) -> None:
-        """The store's listing showed at ``now`` what the entries say."""
+        """Record that the store's listing equaled the entries at ``now``."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET listed_at = ? WHERE id = ?", (now, self._ledger.id(name)))
 
@@ -261,7 +263,7 @@ class Sessions:
                 db.execute(UNLEARN, (self._ledger.id(name),))
 
     def unlearn_all(self, *, but: str | None = None) -> None:
-        """What is known of the store may not be true any more: the next use of each session asks it."""
+        """Make the next use of each session list the store again, because the journal may be out of date."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET learned = 0 WHERE learned = 1 AND name IS NOT ?", (but,))
 
@@ -275,8 +277,8 @@ class Sessions:
             self._ledger.revise(db, number)
 
     def changed(self, name: str, path: str, stored: Stored | None) -> bool:
-        """Note that this host changed an object (None: deleted it) past the disk; if it is not here, that is its
-        entry. Returns whether that entry was one that the store had lost."""
+        """Record that this host changed an object directly (None: deleted it). An evicted entry takes over
+        that state. Returns whether the entry was one that the store had lost."""
         number, lost = self._ledger.id(name), False
         with self._ledger.db.write() as db:
             self._ledger.overtake(number, path)
@@ -291,8 +293,8 @@ class Sessions:
     def manifest_written(
         self, name: str, *, generation: int, revision: int, manifest: Version, state: str = "open", serial: int = 0
     ) -> int:
-        """The manifest that shows everything up to ``generation`` is stored: links and directories are clean. Returns
-        the next pulse (see pulse.py)."""
+        """Record that a manifest with everything up to ``generation`` is stored: links and directories are clean.
+        Returns the next pulse (see pulse.py)."""
         number = self._ledger.id(name)
         listed = "session = ? AND kind <> 'file' AND etag IS NULL AND generation <= ?"
         with self._ledger.db.write() as db:

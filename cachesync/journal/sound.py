@@ -35,7 +35,7 @@ def check_contents(db: sqlite3.Connection) -> None:
     if not 0 < done <= len(MIGRATIONS):
         return
     if odd := _things(db) ^ _expected(done):
-        kind, name, _ = min(odd, key=repr)  # a flipped bit makes bytes of a text
+        kind, name, _ = min(odd, key=repr)  # a flipped bit can turn text into bytes
         raise sqlite3.DatabaseError(f"its {kind} {name!r:.60} is not ours, or not as we made it")
     for number, session in db.execute("SELECT id, name FROM session").fetchall():
         if not is_session_name(session):

@@ -47,7 +47,7 @@ class Waiting:
             after = rows[-1][:2]
 
     def since(self, name: str, generation: int) -> Iterator[Entry]:
-        """Dirty entries, but for directories, whose latest mark came after a generation."""
+        """Yield dirty files and links whose generation is above ``generation``."""
         rows = self._ledger.db.all(
             f"SELECT {ENTRY_COLUMNS} FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation"
             " AND kind <> 'dir' AND generation > ?",
@@ -56,7 +56,7 @@ class Waiting:
         return (to_entry(name, row) for row in rows)
 
     def summary(self) -> dict[str, tuple[bool, bool]]:
-        """Of each session, whether the uploader has work with it, and whether its manifest lacks something."""
+        """Return, for each session, whether the uploader has work for it and whether its manifest is out of date."""
         dirty = "SELECT 1 FROM entry INDEXED BY dirty WHERE session = s.id AND"
         rows = self._ledger.db.long(
             f"SELECT name, EXISTS ({dirty} {WORK}),"

@@ -1,4 +1,4 @@
-"""What a look at some paths, or at a whole session, has found."""
+"""The findings of a scan, or of a check of some paths."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cachesync.reports import Failure
 
 @dataclass(slots=True)
 class Batch:
-    """What one notice or scan has found so far and not yet committed.
+    """What one notice or scan has found and not yet committed.
 
-    ``trees`` are directories still to compare, and ``met`` those that were. ``missing`` are paths that are expected and
-    do not stand; whether they were deleted is decided at the end. ``others`` are marks of directories that something
-    was mounted over, or unmounted from: what is missing below them was not seen to go. ``stamps`` are the
-    directories' stamps when they were listed, ``volumes`` the file systems of those that are not on the root's,
-    ``unsettled`` clean files to be read again.
+    ``trees`` are directories to compare, ``met`` those already compared. ``missing`` are expected paths that do not
+    exist; the end of the scan decides whether they were deleted. ``others`` are marks of directories where something
+    was mounted or unmounted; a path that is missing below them is no evidence of a deletion. ``stamps`` are the stamps
+    of the listed directories, ``volumes`` the file systems of directories that are not on the root's, ``unsettled`` the
+    clean files to read again.
     """
 
     trees: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Batch:
     unsettled: list[str] = field(default_factory=list)
 
     def volume_of(self, path: str) -> str | None:
-        """The file system that a missing path's directory is on, or the nearest one above it that stands."""
+        """Return the file system of the nearest existing directory above a missing path."""
         above = path.rstrip("/").rpartition("/")[0]
         while above and f"{above}/" not in self.stamps:
             above = above.rpartition("/")[0]
@@ -46,9 +46,10 @@ class Batch:
 
 @dataclass(slots=True)
 class ScanResult:
-    """What a scan of a session found besides changes. ``marked`` counts what no hint had told of yet, ``changed`` the
-    files and links among that which are not only read once more, ``untold`` those that a hint should have told of.
-    ``still`` says that the scan missed no file that stood when it began; ``stamps`` are for ``stood_still``."""
+    """The result of a scan of a session. ``marked`` counts paths that no hint had reported yet. ``changed`` counts the
+    files and links among them, without those that were only read again. ``untold`` counts those that a hint should
+    have reported. ``still`` says that the scan saw every file that existed when it began. ``stamps`` are the input of
+    ``stood_still``."""
 
     finished: bool = True
     marked: int = 0

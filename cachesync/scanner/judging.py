@@ -34,8 +34,7 @@ def judge(
 
 
 def is_another_directory(stat: FileStat, known: Known | None) -> bool:
-    """Whether a directory is another one than the journal knows at its path without a program having replaced it:
-    something was mounted there, or unmounted."""
+    """Whether something was mounted on or unmounted from the directory since the journal recorded it."""
     if stat.kind is not Kind.DIRECTORY or known is None or not known.resident or known.gone_at is not None:
         return False
     return known.mtime_ns is not None and known.mount != stat.mount

@@ -1,4 +1,4 @@
-"""Reading clean files again whose bytes may have changed without a trace in their stat."""
+"""Reads clean files again if their bytes may have changed without a change of their stat."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CHUNK = 1024 * 1024
 
 @dataclass(slots=True)
 class Reread:
-    """What came of it. ``changed`` are the files that are not what the store has, with their stat; not ``finished`` if
-    it took too long."""
+    """The result of ``reread``. ``changed`` are files that differ from the store, with their stat. ``finished`` is
+    False if the time ran out."""
 
     changed: list[tuple[str, FileStat]] = field(default_factory=list)
     settled: list[tuple[Entry, bool]] = field(default_factory=list)
@@ -35,8 +35,11 @@ def reread(
     expired: Callable[[], bool],
     unwritten: bool,
 ) -> Reread:
-    """Read files whose stat is the journal's. What is as the store has it stays clean, and is settled if nothing can
-    change it without a trace any more; ``unwritten`` says that no program writes where that cannot be asked."""
+    """Read files whose stat equals the journal's and compare their bytes with what is stored.
+
+    An equal file stays clean. It becomes settled if no later write can leave its stat unchanged. With ``unwritten``, an
+    unknown writer counts as none.
+    """
     result = Reread()
     for path in paths:
         entry = journal.entries.entry(session, path)
@@ -56,7 +59,7 @@ def reread(
 
 
 def _open(tree: Tree, entry: Entry) -> OpenFile | None:
-    """The file; None where there is none or it cannot be opened, which the uploader reports."""
+    """Open the file; None if it does not exist or cannot be opened. The uploader reports such an error."""
     try:
         return tree.open(entry.session, entry.path)
     except FileUnreadable:
@@ -72,7 +75,7 @@ def _compare(
     *,
     unwritten: bool,
 ) -> bool:
-    """Compare one file with what the store has; whether there was the time for it."""
+    """Compare one file with what is stored. Returns False if the time ran out."""
     file.await_tick(clock())
     read_at, writer = clock(), file.writer()
     if unwritten and writer is Writer.UNKNOWN:
@@ -89,7 +92,7 @@ def _compare(
 
 
 def _is_stored(file: OpenFile, entry: Entry, expired: Callable[[], bool]) -> bool | None:
-    """Whether the file holds the bytes that the store has; None if there is no time to tell."""
+    """Whether the file has the stored bytes; None if the time ran out."""
     stored, digest, offset = entry.stored, hashlib.sha256(), 0
     if stored is None or file.stat != entry.stat or file.stat.size != stored.size:
         return False

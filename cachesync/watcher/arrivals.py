@@ -1,18 +1,18 @@
-"""Which names came to a tree since somebody listens. Thread-safe, no I/O."""
+"""Collects the names that appear in a tree. Thread-safe, no I/O."""
 
 from __future__ import annotations
 
 import threading
 
 _MOST = 100_000
-"""Names that are kept; more than that is `lost`."""
+"""The maximum number of names. Beyond it, the arrivals are ``lost``."""
 
 
 class Arrivals:
-    """Names that were made in, or moved to, the tree below ``below`` ("" or ending in "/"), and did not leave since.
+    """Names that were created in or moved to the tree below ``below`` ("" or ending in "/") and still exist.
 
-    Names are relative to ``below``. ``lost`` is true once an arrival may have been missed: the kernel dropped events,
-    a directory is not watched, or there are too many names.
+    Names are relative to ``below``. ``lost`` becomes True when an arrival may have been missed: the kernel dropped
+    events, a directory is not watched, or there are too many names.
     """
 
     def __init__(self, below: str) -> None:
@@ -22,14 +22,14 @@ class Arrivals:
         self._lock = threading.Lock()
 
     def came(self, path: str) -> None:
-        """A name was made or moved here; called by the watcher."""
+        """Add a name that was created or moved here. The watcher calls this."""
         if path.startswith(self.below) and path != self.below:
             with self._lock:
                 self._names[path[len(self.below) :]] = None
                 self.lost = self.lost or len(self._names) > _MOST
 
     def went(self, path: str, *, directory: bool) -> None:
-        """A name was deleted or moved away; called by the watcher."""
+        """Remove a name that was deleted or moved elsewhere. The watcher calls this."""
         if not path.startswith(self.below):
             return
         name = path[len(self.below) :]
@@ -40,11 +40,11 @@ class Arrivals:
                     del self._names[other]
 
     def names(self) -> list[str]:
-        """The names that came and were not taken yet."""
+        """Return the names that appeared and were not taken yet."""
         with self._lock:
             return list(self._names)
 
     def take(self, name: str) -> None:
-        """Forget a name: it was looked at."""
+        """Remove a name that the caller has checked."""
         with self._lock:
             self._names.pop(name, None)

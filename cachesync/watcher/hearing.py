@@ -1,4 +1,4 @@
-"""How the parts of the engine wait for what the watcher hears. Imports no watchdog."""
+"""Lets the engine wait for the watcher's events. Does not import watchdog."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Protocol
 from cachesync.watcher.arrivals import Arrivals
 
 _TIMEOUT = 2.0
-"""Seconds until a watcher that hears nothing is not waited for any longer."""
+"""Timeout in seconds for the watcher."""
 
 
 class Listener(Protocol):
-    """A watcher (watch.Watcher)."""
+    """The interface of a watcher (watch.Watcher)."""
 
     def listen(self, below: str) -> Arrivals | None:
-        """Collect arrivals below a directory; None where events may be missing."""
+        """Start to collect arrivals below a directory; None if events may be missing."""
         ...
 
     def end_listening(self, arrivals: Arrivals) -> None:
@@ -25,51 +25,52 @@ class Listener(Protocol):
         ...
 
     def hear(self, timeout: float) -> bool:
-        """Wait until every event before this call has been handled."""
+        """Wait until every event before this call has been handled. Returns False on timeout."""
         ...
 
 
 class Ears:
-    """One listener's view of a watcher: which names came to a session since it began to listen."""
+    """The names that appeared in a session since one listener began to listen."""
 
     def __init__(self, watcher: Listener, arrivals: Arrivals) -> None:
         self._watcher = watcher
         self._arrivals = arrivals
 
     def names(self) -> list[str] | None:
-        """All names that came until this call and were not taken yet; None if some may have been missed."""
+        """Return all names that appeared before this call and were not taken yet; None if some may be missing."""
         if not self._watcher.hear(_TIMEOUT) or self._arrivals.lost:
             return None
         return self._arrivals.names()
 
     def take(self, name: str) -> None:
-        """Forget a name: it was looked at."""
+        """Remove a name that the caller has checked."""
         self._arrivals.take(name)
 
 
 class Hearing:
-    """Gives out ears. A daemon attaches its watcher; without one, ``private`` opens a watcher on one session."""
+    """Creates Ears. A daemon attaches its watcher; without a daemon, ``private`` opens a watcher on one session."""
 
     def __init__(self, private: Callable[[str], AbstractContextManager[Listener]] | None = None) -> None:
         self._private = private
         self._attached: tuple[Listener, Callable[[float], bool]] | None = None
 
     def attach(self, watcher: Listener, catch_up: Callable[[float], bool]) -> None:
-        """From now on ``watcher`` hears; ``catch_up`` waits until its hints have been looked at."""
+        """Use ``watcher`` from now on. ``catch_up`` waits until its hints have been processed."""
         self._attached = watcher, catch_up
 
     def detach(self) -> None:
-        """The watcher stops."""
+        """Stop using the attached watcher."""
         self._attached = None
 
     def catch_up(self) -> bool:
-        """Wait until all that programs did before this call has been looked at, as far as a watcher heard of it."""
+        """Wait until every change that the watcher saw before this call has been processed. Returns False without an
+        attached watcher, or on timeout."""
         attached = self._attached
         return attached is not None and attached[1](_TIMEOUT)
 
     @contextlib.contextmanager
     def listen(self, session: str) -> Iterator[Ears | None]:
-        """Ears for a session, from now on; None where no watcher hears all of it."""
+        """Start to listen to a session; None if no watcher sees all of its events."""
         with contextlib.ExitStack() as stack:
             watcher: Listener | None = None
             below = f"{session}/"

@@ -153,8 +153,10 @@ class Tree:
                 self._pending.add(path, *kind)
 
     def hear(self, timeout: float) -> bool:
-        """Wait until every event from before this call has been handled: the kernel keeps them in order, and a file of
-        our own that is closed now comes behind them. Whether that was within ``timeout`` seconds."""
+        """Wait until every event before this call has been handled. Returns False on timeout (in seconds).
+
+        The method closes a file of its own: its event follows the earlier ones, since the kernel keeps their order.
+        """
         if self._canary_wd is None:
             return False
         name = f"ask-{next(self._asks)}"

@@ -63,7 +63,7 @@ class Tree(FileSystemEventHandler):
         return frozenset()
 
     def hear(self, timeout: float) -> bool:
-        """Nothing tells here what was handled."""
+        """Return False: this platform does not report which events were handled."""
         del timeout
         return False
 

@@ -114,8 +114,10 @@ class Watcher:
         return tree is not None and self._ailment(tree) is None
 
     def listen(self, below: str) -> Arrivals | None:
-        """Collect the names that come below a directory, relative to the root ("" or ending in "/"); None where events
-        of it may be missing. ``end_listening`` follows."""
+        """Start to collect names that appear below a directory, given relative to the root ("" or ending in "/").
+
+        Returns None if events may be missing. The caller ends it with ``end_listening``.
+        """
         arrivals = Arrivals(below)
         with self._lock:
             self._pending.listeners = (*self._pending.listeners, arrivals)
@@ -132,7 +134,7 @@ class Watcher:
             self._pending.listeners = tuple(other for other in self._pending.listeners if other is not arrivals)
 
     def hear(self, timeout: float) -> bool:
-        """Wait until every event from before this call has been handled; whether that was within ``timeout``."""
+        """Wait until every event before this call has been handled. Returns False on timeout (in seconds)."""
         tree = self._tree
         return tree is not None and tree.hear(timeout) and tree is self._tree
 

@@ -139,7 +139,7 @@ def test_reading_does_not_hold_it(a):
 def test_what_cannot_be_asked_for_writers_stays_however_old_it_is_unless_it_is_forced(a, monkeypatch):
     monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
     a.driven.clock.push(3600)
-    reason = "whether a program has it open for writing cannot be asked here"
+    reason = "cannot determine whether a program has it open for writing"
     assert kept(a.life.evict(S)) == {"f": reason, "d/e/g": reason}
     assert a.life.evict(S, force=True).kept == []
     assert not a.session.exists()

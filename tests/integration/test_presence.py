@@ -81,7 +81,7 @@ def test_p10_on_an_overlay_nothing_is_evicted_unless_it_is_forced(layered: Path)
     host.write("f", b"one")
     host.flush()
     host.driven.clock.push(3600)
-    assert kept(host.life.evict(S)) == {"f": "whether a program has it open for writing cannot be asked here"}
+    assert kept(host.life.evict(S)) == {"f": "cannot determine whether a program has it open for writing"}
     assert (host.session / "f").exists()
     assert host.life.evict(S, force=True).kept == []
     host.stop()

@@ -485,7 +485,7 @@ def test_p03_a_file_that_never_stops_moving_is_left_pending(tmp_path, monkeypatc
 
     monkeypatch.setattr(tree, "lstat", moved_again)
     report = desk.driven.flush(S, timeout=3.0)
-    assert [row.reason for row in report.pending] == ["files were moved whenever it was scanned"]
+    assert [row.reason for row in report.pending] == ["files moved during every scan"]
     assert not report.stored
     desk.driven.clock.push(100)
     desk.driven.pump()

@@ -250,7 +250,7 @@ def test_there_is_no_such_session(first: Driven, hosts: Hosts, flat: FlatStore) 
     (hosts.folder / "first/fresh").mkdir()
     (hosts.folder / "first/fresh/x").write_text("x")
     (row,) = verify(first, "fresh").differences[1:]
-    assert (row.path, row.error) == ("x", "it is here, and the store does not have it")
+    assert (row.path, row.error) == ("x", "it is on this host, but not in the store")
     for key in list(flat.objects):
         flat.foreign_delete(key)
     found = differences(first)
