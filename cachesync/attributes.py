@@ -45,10 +45,10 @@ _MOST_LABELS = 1024
 is for ours."""
 
 ATTEMPT = "attemptid"
-"""Names the very request that stored an object, so that one whose answer was lost is known."""
+"""The metadata that names the put attempt, so that an object is recognized if the response was lost."""
 
 OF_THE_WRITER = frozenset({"writer", ATTEMPT})
-"""Who stored an object, and when: not true of a copy that others make of it."""
+"""The metadata that name the writer and the put attempt. They are wrong on a copy that another program makes."""
 
 _FACTS = frozenset({"mtime", "mode", "sha256"}) | OF_THE_WRITER
 """Names of which we make sure ourselves that they are true."""
@@ -91,7 +91,7 @@ def is_log(path: str) -> bool:
 
 
 def for_file(entry: Entry, read: FileStat, sha256: str, writer: str, attempt: str) -> Attributes:
-    """The attributes of the object for a file; ``writer`` is the journal's id, ``attempt`` names this try to store it
+    """Return the attributes of a file's object. ``writer`` is the journal's id, ``attempt`` the name of the put attempt
     (see journal/lives.py)."""
     address = Address(Space.SESSIONS, entry.session, entry.path)
     facts = {
@@ -107,8 +107,8 @@ def for_file(entry: Entry, read: FileStat, sha256: str, writer: str, attempt: st
 def for_put(
     address: Address, sha256: str, writer: str, attempt: str, *, now: float, replaced: ObjectInfo | None, labels: Labels
 ) -> Attributes:
-    """The attributes of an object that no file stands for; it keeps the mode and counts on the version of the one that
-    it replaces. ``attempt`` names this put."""
+    """Return the attributes of an object without a local file. It keeps the mode of the object that it replaces and
+    increments its version. ``attempt`` names this put."""
     before: Mapping[str, str] = {} if replaced is None else replaced.metadata
     mode = parse_mode(before.get("mode", ""))
     facts = {

@@ -121,12 +121,12 @@ class Client:
         )
 
     def evict(self, session: str, *, force: bool = False) -> EvictReport:
-        """Drop the local bytes that the store has. ``force`` says that no program has a file open for writing where the
-        kernel does not tell."""
+        """Drop the local bytes of stored files. With ``force``, a file is evicted even if the kernel cannot tell
+        whether a program has it open for writing."""
         return self._verbs.lifecycle.evict(session, force=force)
 
     def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare; ``repair`` stores again what is here."""
+        """Read every object of a session from the store and compare. ``repair`` stores differing local files again."""
         return self._verbs.lifecycle.verify(session, repair=repair, progress=progress)
 
 

@@ -18,12 +18,15 @@ from cachesync.store.base import ObjectStore
 
 @record(frozen=True, slots=True)
 class Context:
-    """``prefix`` is the store's own, without slashes at its ends; ``url`` is what a key is appended to for people;
-    ``scratch`` is a folder of ours; ``clock`` gives seconds since the epoch; ``urgent`` says whether somebody waits for
-    a session, ``believing`` whether its deletions are believed at once; ``watched`` whether somebody hears of changes
-    as they happen. What is done is told to ``events``; ``pulse`` notices that root or journal were rolled back;
-    ``identity`` says whether the store is the journal's; ``on_this_machine`` that it is a folder of this machine, since
-    no store is configured."""
+    """What the parts of an engine share.
+
+    ``prefix`` is the store's own, without slashes at its ends. ``url`` is the displayed URL before a key. ``scratch``
+    is a folder of ours. ``clock`` returns seconds since the epoch. ``urgent`` returns whether a flush waits for a
+    session, ``believing`` whether its deletions are executed at once. ``watched`` says whether a watcher delivers
+    hints. ``events`` receives what happens. ``pulse`` detects that the root or the journal was rolled back.
+    ``identity`` checks that the store is the journal's. ``on_this_machine`` says that no store is configured, so that
+    the store is a folder of this machine.
+    """
 
     tree: Tree
     journal: Journal

@@ -38,13 +38,13 @@ _REPLACED = 2
 what is being remounted is back by then."""
 
 _LOCKED = 0.05
-"""Seconds between two looks whether a command still has the root."""
+"""Seconds between two attempts to lock the root while a command holds the lock."""
 
 _TELL_LOCKED = 1.0
-"""Seconds after which the log says so, and systemd is told again and again."""
+"""Seconds of waiting after which the daemon logs it; also the interval of messages to systemd."""
 
 _EXTENSION = 10.0
-"""Seconds that systemd is asked for each time: a start that waits does not hang."""
+"""Seconds by which each message extends systemd's start timeout."""
 
 _LAST_METRICS = 3.0
 """Seconds for the last metrics at the end: of the five that systemd is asked for besides the drain's."""
@@ -189,7 +189,7 @@ class Daemon:
             except RootLocked:
                 if not self._signalled.is_set():
                     raise  # another daemon has the root
-                code = ExitCode.UNFINISHED  # a command has it: what is left in it is not known
+                code = ExitCode.UNFINISHED  # a command holds the lock; what is left is unknown
             except CacheSyncError as error:
                 if first:
                     raise
@@ -278,7 +278,7 @@ class Daemon:
         return code
 
     def _waiting(self) -> Callable[[RootLocked], None]:
-        """Returns what waits for a command that has the root, a moment at a time, and raises when a signal comes."""
+        """Return the callback that waits while a command holds the lock, and raises on a signal."""
         begun = told_at = time.monotonic()
 
         def wait(locked: RootLocked) -> None:
@@ -350,7 +350,7 @@ class Daemon:
         ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:
-        """Store what is left, for ``drain_timeout`` seconds; returns the exit code."""
+        """Store what is left, for up to ``drain_timeout`` seconds. Returns the exit code."""
         from cachesync.drain import Drain
 
         timeout = self._config.drain_timeout

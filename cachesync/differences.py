@@ -20,8 +20,8 @@ _CONFLICT_COPY = re.compile(r"\.conflict-[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9]{1,12}$")
 
 @record(frozen=True, slots=True)
 class Found:
-    """An object as it was read: its version's ETag, and size and SHA-256 of the bytes that came. ``ours`` says that it
-    is the latest put of its path that this host knows, or tries."""
+    """An object that was read: its ETag, and the size and SHA-256 of the received bytes. ``ours`` says that it is this
+    host's latest put of its path, confirmed or not."""
 
     etag: str
     size: int

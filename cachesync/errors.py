@@ -3,7 +3,7 @@
     CacheSyncError
     ├── UsageError                2   a word, name or setting that is not allowed
     │   ├── ConfigError               a setting: names it, its source, what is allowed
-    │   └── RootLocked                another process has this root
+    │   └── RootLocked                another process holds the lock on this root
     ├── Unstorable                1   a name or file that no store can take as it is
     ├── FileChanging              4   the file would not hold still while it was read
     ├── DeleteHeld                1   more deletions at once than are believed
@@ -24,7 +24,7 @@
         ├── StoreCredentials      1   expired or unusable credentials: ask the chain again
         ├── StorePermanent        1   will not work until somebody changes something
         │   ├── StoreDenied
-        │   │   └── StoreArchived     ... the object is there, and not given out
+        │   │   └── StoreArchived     ... the object is archived and cannot be read
         │   └── StoreNameTaken        ... most likely when a deletion under way is done
         ├── NoSuchBucket          3
         ├── ObjectNotFound        3
@@ -48,8 +48,8 @@ _PASSING = frozenset({
 
 
 def is_passing(error: OSError) -> bool:
-    """Whether the same call may work later, with the same settings: then the exit code is not USAGE, after which a
-    service manager does not start the daemon again."""
+    """Whether an error is temporary: the same call may work later, with the same settings. The exit code is then not
+    USAGE, after which a service manager does not restart the daemon."""
     return error.errno in _PASSING
 
 
@@ -120,7 +120,7 @@ class ConfigError(UsageError):
 
 
 class RootLocked(UsageError):
-    """Another process has this root."""
+    """Another process holds the lock on this root."""
 
     hint = "one daemon serves a root; ask it with cachesync status"
 
@@ -247,7 +247,7 @@ class StoreDenied(StorePermanent):
 
 
 class StoreArchived(StoreDenied):
-    """The object was moved to a storage class that gives nothing out."""
+    """The object is in a storage class from which it cannot be read."""
 
     hint = "the object is archived; restore it from GLACIER first"
 

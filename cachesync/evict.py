@@ -70,9 +70,8 @@ class Evictor:
     def evict(
         self, session: str, staging: Staging, scan: ScanResult, astray: Astray, *, force: bool = False
     ) -> EvictReport:
-        """Drop what is clean and idle. ``scan`` and ``astray`` are a moment old: what differs from the journal here and
-        in the store. ``force`` says that no program has a file open for writing where that cannot be asked. Raises
-        RootHalted, JournalUnavailable."""
+        """Evict clean, idle files. ``scan`` and ``astray`` are recent differences between the journal and the disk or
+        the store. With ``force``, an unknown writer counts as none. Raises RootHalted, JournalUnavailable."""
         with Ground(self._c.tree, session, staging) as ground:
             run = _Run(ground, force)
             for failure in scan.failures:
@@ -223,8 +222,8 @@ class Evictor:
     # -- after a crash -------------------------------------------------------------------------------------------------
 
     def recover(self, staging: Staging) -> None:
-        """What a process that died had on its way out: dropped if it is what was to be dropped, else put back. Where a
-        session's directory cannot be worked on, the next start does it."""
+        """Finish the evictions of a crashed process: drop a file if it is the evicted one, else put it back. If a
+        session's directory cannot be opened, the next start does it."""
         for left in staging.leftovers():
             try:
                 if not self._finish(left):
@@ -240,7 +239,7 @@ class Evictor:
         if entry is None or entry.stat is None or entry.dirty:
             return False
         if self._c.tree.lstat(left.session, left.path) == entry.stat:
-            return drop_leftover(self._c.tree, left, None)  # what was fetched to replace it
+            return drop_leftover(self._c.tree, left, None)  # its downloaded replacement
         return drop_leftover(self._c.tree, left, entry.stat)
 
 

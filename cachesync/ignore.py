@@ -77,8 +77,8 @@ class _File:
 class IgnoreRules:
     """What is not stored of one session. ``broken`` has a sentence for each line that is no pattern; the others count.
 
-    ``whole`` is the sentence for the session itself, if a line of the root names it. Immutable; safe to ask from many
-    threads.
+    ``whole`` is the reason why the whole session is ignored, if a line in the root's file names it. Immutable and
+    thread-safe.
     """
 
     def __init__(self, session: str, root_text: str = "", session_text: str = "") -> None:

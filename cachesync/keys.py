@@ -116,8 +116,8 @@ def is_within(path: str, directories: Container[str]) -> bool:
 
 
 def reserved_near(prefix: str, key: str) -> str:
-    """The start of our own keys in the session that ``key`` is in, which a policy for that session allows; of those
-    beside all sessions if it is in none."""
+    """Return the prefix of our own keys in the session of ``key``, which a policy for that session allows. If ``key``
+    is in no session, return the prefix of our keys outside the sessions."""
     start = session_prefix(prefix, "")[:-1]
     session, slash, _ = key[len(start) :].partition("/")
     if not key.startswith(start) or not slash or not is_session_name(session):
@@ -131,7 +131,7 @@ def manifest_key(prefix: str, session: str) -> str:
 
 
 def identity_key(prefix: str) -> str:
-    """Where a store keeps its identity."""
+    """Return the key of the store's identity."""
     return session_prefix(prefix, RESERVED) + "store.json"
 
 

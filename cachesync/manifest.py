@@ -53,7 +53,7 @@ def write(
 ) -> Summary:
     """Write the manifest of what the store has. A name or link target that is not UTF-8 goes to ``failures``.
 
-    ``serial`` is one more than that of the manifest that this one follows.
+    ``serial`` is the serial of the previous manifest plus one.
     """
     summary = Summary(failures=[])
     written_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -117,7 +117,7 @@ def _file_row(path: str, stored: Stored) -> dict[str, Any]:
 
 
 _SERIAL = re.compile(rb'"serial": (\d{1,18})(, "entries": \[\s*)$')
-"""At the end of a manifest's first line."""
+"""Matches the end of a manifest's first line."""
 
 
 def _is_about(line: bytes, paths: Container[object]) -> bool:
@@ -128,11 +128,10 @@ def _is_about(line: bytes, paths: Container[object]) -> bool:
 
 
 def amend(chunks: Iterator[bytes], out: IO[bytes], changes: Mapping[str, Stored | None]) -> bool:
-    """Copy a manifest with the rows of some paths replaced, or left out (None); the rest stays as it is, row for row.
-    It is the next one: its serial is one more.
+    """Copy a manifest with the rows of some paths replaced or left out (None). Its serial is incremented.
 
-    False, and ``out`` is of no use, if nothing is to be changed or if the manifest is not whole, a row a line, as ours
-    are.
+    Returns False if nothing changed, or if the manifest is not whole with one row on each line, as ours are. ``out`` is
+    not valid then.
     """
     lines = _lines(chunks)
     if not _is_our_head(head := next(lines, b"")):
@@ -176,7 +175,7 @@ class FoundManifest:
     """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only.
 
     ``flaws`` says, in sentences, what had to be passed over or stands there twice; a hundred of them at most.
-    ``serial`` is its number, None if it has none: another program wrote it, or version 0.1.0.
+    ``serial`` is its number; None if another program or version 0.1.0 wrote it.
     """
 
     version: Version
@@ -189,8 +188,8 @@ class FoundManifest:
 def read(store: ObjectStore, key: str) -> FoundManifest:
     """Read a session's manifest. Raises ObjectNotFound if there is none.
 
-    It is somebody else's bytes: a row that names a path outside the session, or makes no sense, is passed over, and all
-    of them if they are not the bytes that were stored, or are archived. Either is one of its flaws.
+    Another program may have written it. A row that is not valid or names a path outside the session is skipped. All
+    rows are skipped if the bytes are not the stored ones or are archived. Each of these is one of its flaws.
     """
     try:
         download = store.get(key)
@@ -273,8 +272,8 @@ def _mtime(row: dict[str, Any]) -> int:
 
 
 def _rows(chunks: Iterator[bytes], key: str, flaws: list[str], head: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a manifest: one at a time where it has a line for each, as ours have; else all at once. Fills
-    ``head`` with what comes before them."""
+    """Yield the rows of a manifest. They are parsed one at a time if each has its own line, as in ours, else all at
+    once. Fills ``head`` with the fields before the rows."""
     lines = _lines(chunks)
     first = next(lines, b"")
     if _is_our_head(first):

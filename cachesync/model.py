@@ -25,9 +25,8 @@ class Kind(StrEnum):
 
 @record(frozen=True, slots=True)
 class FileStat:
-    """What ``lstat`` says of one path, as far as a change would show in it. ``mode`` is the permission bits; ``mount``
-    identifies the mount of a directory that lies on another file system than the directory it is in, and the file
-    system of a file or link that does not lie on the root's."""
+    """The fields of ``lstat`` that show a change. ``mode`` is the permission bits. ``mount`` identifies the mount of a
+    directory whose parent is on another file system, or the file system of a file or link that is not on the root's."""
 
     kind: Kind
     size: int
@@ -40,7 +39,7 @@ class FileStat:
 
 
 class Leases(StrEnum):
-    """What a lease says of a file's writers on one file system: all of them, not all of them, or nothing."""
+    """Whether leases on a file system detect all writers of a file, only some, or none."""
 
     HONEST = "honest"
     LYING = "lying"
@@ -49,8 +48,7 @@ class Leases(StrEnum):
 
 @record(frozen=True, slots=True)
 class Device:
-    """One file system. ``number`` is its ``st_dev``; ``id`` is the name under which the journal keeps what was measured
-    of it."""
+    """One file system. ``number`` is its ``st_dev``; ``id`` is the key of its capabilities in the journal."""
 
     id: str
     number: int
@@ -59,8 +57,8 @@ class Device:
 
 @record(frozen=True, slots=True)
 class Capabilities:
-    """What a file system can do. Two changes within ``tick`` seconds may get one time stamp; ``births`` says that it
-    tells birth times."""
+    """The capabilities of a file system. Two changes within ``tick`` seconds may get one time stamp. ``births`` says
+    that it records birth times."""
 
     device: Device
     tick: float
@@ -69,10 +67,10 @@ class Capabilities:
 
 
 LONGEST_TICK = 2.1
-"""Seconds: FAT's time stamps are the coarsest, with two."""
+"""Seconds. FAT has the coarsest time stamps: two seconds."""
 
 UNMEASURED = Capabilities(Device("", -1, "unknown"), LONGEST_TICK, births=False, leases=Leases.REFUSED)
-"""What is assumed of a file system that was not measured."""
+"""The assumed capabilities of a file system that was not measured."""
 
 
 @record(frozen=True, slots=True)
@@ -174,23 +172,23 @@ class Entry:
 
 @record(frozen=True, slots=True)
 class Barrier:
-    """What was dirty at one instant: path to generation, of files and links that stood and of such that were gone.
+    """What was dirty at one instant: path to generation, of existing and of deleted files and links.
 
-    It follows names. A flush adds the new names of files that are moved while it waits (``with_moved``).
+    It holds names. A flush adds the new names of files that move while it waits (``with_moved``).
     """
 
     standing: Mapping[str, int]
     gone: Mapping[str, int]
 
     def with_moved(self, entries: Iterable[Entry]) -> Barrier:
-        """The same, and these files under the names that they have now."""
+        """Return a barrier that also holds these moved files."""
         return Barrier({**self.standing, **{entry.path: entry.generation for entry in entries}}, self.gone)
 
     def is_met(self, entry: Entry) -> bool:
         """Whether the store has what the barrier holds of this entry, or what came after it on disk.
 
-        A path that went since (a tombstone, or a row that is younger) has no bytes of that instant any more: the file
-        was deleted, or has another name. One that was looked at and was missing is not met before that is known.
+        A path that is now a tombstone or a younger row has no bytes of that instant: the file was deleted or moved. A
+        missing path is not met until a scan finds out which.
         """
         if (generation := self.gone.get(entry.path)) is not None:
             return entry.synced >= generation or entry.born > generation
@@ -214,11 +212,11 @@ class Mark:
 
 @record(frozen=True, slots=True)
 class Session:
-    """The journal's row for a session. ``directory`` is which one it is; ``manifest`` is the version of the manifest as
-    last known, ``serial`` its number; ``lost`` counts the files that were gone with the directory before they were
-    stored; ``listed_at`` is when the store's listing was last compared, in seconds since the epoch; ``doubted`` says
-    that no whole scan has finished since a life that did not end in order; ``vanished`` counts the files that are
-    missing here without evidence of a deletion."""
+    """The journal's row for a session. ``directory`` is the identity of its directory. ``manifest`` is the last known
+    version of the manifest, ``serial`` its number. ``lost`` counts the files that disappeared with the directory before
+    they were stored. ``listed_at`` is when the store's listing was last compared, in seconds since the epoch.
+    ``doubted`` says that no whole scan has finished since a crash. ``vanished`` counts the files that are missing here
+    without evidence of a deletion."""
 
     name: str
     state: str
@@ -247,9 +245,8 @@ class Tombstones:
 
 @record(frozen=True, slots=True)
 class Counts:
-    """A session's entries, counted. ``bytes`` of all files it holds, local or only in the store; ``newest`` is the
-    latest time that any of them was written; ``vanished`` of those that are only in the store were found missing here
-    without evidence that a program deleted them."""
+    """Counts of a session's entries. ``bytes`` is the size of all resident and evicted files. ``newest`` is the latest
+    mtime of a file. ``vanished`` counts the evicted files that are missing here without evidence of a deletion."""
 
     files: int
     bytes: int

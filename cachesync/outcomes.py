@@ -187,8 +187,8 @@ class CloseReport:
 
 @record(frozen=True, slots=True)
 class VerifyReport:
-    """``verify``: everything in a session read again, and each difference. ``repaired`` are the paths that differed
-    before ``--repair``, and do not any more."""
+    """The result of ``verify``: what was read, and each difference. ``repaired`` are the paths whose difference
+    ``--repair`` removed."""
 
     session: str
     files: int = 0

@@ -18,10 +18,10 @@ Json = dict[str, Any]
 
 
 NOT_CONFIGURED = (
-    "no store is configured, so it is a folder of this machine: what is stored is safe on this machine only"
+    "no store is configured: files are stored in a folder of this machine, and are safe on this machine only"
     " (set CACHESYNC_STORE=s3://BUCKET)"
 )
-"""What everybody is told who stores without having said where."""
+"""The warning for a root without a configured store."""
 
 
 @record(frozen=True, slots=True)
@@ -40,9 +40,9 @@ def exit_code(failed: Sequence[Failure], pending: Sequence[Pending]) -> ExitCode
 
 
 def gone_here(count: int) -> str:
-    """What is said of files that are missing here, though nobody saw them being deleted."""
+    """Return the note about files that are missing without evidence of a deletion."""
     files = "1 file is" if count == 1 else f"{count} files are"
-    return f"{files} gone here while nobody watched; cachesync open brings them back, cachesync rm deletes them"
+    return f"{files} missing here, but no deletion was seen; restore with cachesync open or delete with cachesync rm"
 
 
 def gone_with_directory(count: int) -> Failure:
@@ -73,10 +73,12 @@ class ReceiptLine:
 
 @record(frozen=True, slots=True)
 class FlushReport:
-    """The barrier's answer. ``stored`` is the one that counts: everything, and the manifest that lists it. ``vanished``
-    files of the session are missing here without evidence that a program deleted them; the store keeps them.
-    ``expired`` counts logs that were only in the store and are gone there. ``on_this_machine`` says that the store is a
-    folder of this machine, since no store is configured."""
+    """The result of a flush. ``stored`` is true if the store has every file and the manifest that lists them.
+
+    ``vanished`` counts files that are missing here without evidence of a deletion; the store keeps them. ``expired``
+    counts evicted logs that the store has removed. ``on_this_machine`` says that no store is configured, so that the
+    store is a folder of this machine.
+    """
 
     session: str
     stored: bool
@@ -138,8 +140,8 @@ class FlushReport:
 
 @record(frozen=True, slots=True)
 class SessionStatus:
-    """One session at this instant. ``files`` and ``bytes`` count what the session holds, local or only in the store;
-    ``vanished`` of those that are only in the store are missing here without evidence of a deletion."""
+    """One session at this instant. ``files`` and ``bytes`` count resident and evicted files. ``vanished`` counts the
+    evicted files that are missing here without evidence of a deletion."""
 
     session: str
     state: str
@@ -196,8 +198,8 @@ class StatusReport:
     ``notes`` are plain sentences that an operator should see (the store is down since ..., no versioning, the root is
     gone). ``rate`` is bytes a second over the last few seconds, None without a daemon and until there are some seconds.
     ``store_silent_for`` are the seconds that the store has left unanswered what it was asked, None if it answers.
-    ``on_this_machine`` says that the store is a folder of this machine, since no store is configured: what is safe to
-    kill is safe on this machine only.
+    ``on_this_machine`` says that no store is configured, so that the store is a folder of this machine and a session
+    is safe to kill on this machine only.
     """
 
     root: str

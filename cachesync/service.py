@@ -40,11 +40,11 @@ from cachesync.verbs import Artifacts, Lifecycle, OnDemand
 from cachesync.watcher import Hint
 
 _OF_THE_DISK = "lost+found"
-"""At the top of an ext4 volume."""
+"""A directory at the top of an ext4 volume."""
 
 _SHOWN_FAILURES = 20
 _CHECK = 2.0
-"""Seconds after its start in which a daemon finds out whether the store is the journal's; status waits for that."""
+"""Timeout in seconds for the check of the store's identity after the daemon's start. Status waits for the check."""
 
 _RATE_WINDOW = 10.0
 _RATE_LEAST = 3.0
@@ -52,8 +52,8 @@ _RATE_LEAST = 3.0
 
 @record(frozen=True, slots=True)
 class Place:
-    """What is served: for people, not for opening. ``prefix`` is the store's own; ``on_this_machine`` says that it is a
-    folder here, since no store is configured."""
+    """The root and the store, as displayed. ``prefix`` is the store's own. ``on_this_machine`` says that no store is
+    configured, so that the store is a folder of this machine."""
 
     root: str
     store: str

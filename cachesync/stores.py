@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 def settled(config: Config) -> Config:
-    """The settings, but for a root that version 0.1.0 stored in the folder that all roots of a user shared while no
-    store was configured: it goes on there."""
+    """Return ``config``, with the store changed for some roots of version 0.1.0.
+
+    Without a configured store, that version stored all roots of a user in one shared folder. Such a root keeps it.
+    """
     shared = parse_store(config.unchosen[-1]) if config.unchosen else config.store
     if not config.embedded or shared == config.store or not os.path.isdir(unquote(shared.place)):
         return config
-    from cachesync.journal import store_of  # not before there is such a folder: SQLite is a tenth of a flush
+    from cachesync.journal import store_of  # imported only if needed: SQLite costs a tenth of a flush
 
     if store_of(config.state / "journal.db") != shared.shown:
         return config
@@ -34,16 +36,16 @@ def settled(config: Config) -> Config:
 
 
 def check_remote(config: Config, *, dev_server: bool = False) -> None:
-    """Raise ConfigError if the store is on this machine and must not be."""
+    """Raise ConfigError if the store is on this machine although ``require_remote`` is set."""
     if config.require_remote and (config.local or dev_server):
         where = "the S3 server of --dev-server" if dev_server else config.store.shown
         source = next(row.source for row in config.origins if row.name == "require_remote")
         cause = f"it is on this machine, and require_remote is set ({source})"
-        raise ConfigError("store in", where, cause, "set the store to a bucket, as CACHESYNC_STORE=s3://BUCKET")
+        raise ConfigError("store in", where, cause, "set the store to a bucket, such as CACHESYNC_STORE=s3://BUCKET")
 
 
 def open_store(config: Config, dev_server: DevServer | None = None) -> ObjectStore:
-    """The store that the settings name; ``dev_server`` brings its own address and credentials. Raises ConfigError."""
+    """Open the store of the settings, or that of ``dev_server``. Raises ConfigError."""
     check_remote(config, dev_server=dev_server is not None)
     store = _open(config, dev_server)
     if config.bandwidth is None:

@@ -134,7 +134,7 @@ class Uploader:
             return sum(1 for name, _ in self._in_flight if name == session)
 
     def flying(self, session: str) -> list[str]:
-        """The session's paths that are being transferred."""
+        """Return the session's paths that are being transferred."""
         with self._changed:
             return [path for name, path in self._in_flight if name == session]
 

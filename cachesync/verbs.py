@@ -165,13 +165,13 @@ class Lifecycle(Protocol):
         ...
 
     def evict(self, session: str, *, force: bool = False) -> EvictReport:
-        """Drop the local bytes that the store has. ``force`` says that no program has a file open for writing where the
-        kernel does not tell. Raises NoSuchSession."""
+        """Drop the local bytes of stored files. With ``force``, a file is evicted even if the kernel cannot tell
+        whether a program has it open for writing. Raises NoSuchSession."""
         ...
 
     def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:
-        """Read every object of a session again from the store, and compare. ``repair`` stores again what differs and is
-        here, as it was stored before; then it compares once more. Raises NoSuchSession, StoreError."""
+        """Read every object of a session from the store and compare. ``repair`` stores differing files again if their
+        local bytes are the stored ones, then compares once more. Raises NoSuchSession, StoreError."""
         ...
 
 
@@ -278,8 +278,8 @@ class Verbs(Protocol):
         ...
 
     def strays(self) -> Sequence[Skipped]:
-        """The directories in the root that are no sessions, and why: nothing in them is stored. What the root's
-        ``.cachesyncignore`` names is none of them."""
+        """Return the directories in the root that are not sessions, and why. Nothing in them is stored. Directories
+        that the root's ``.cachesyncignore`` lists are left out."""
         ...
 
 

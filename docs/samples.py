@@ -160,7 +160,11 @@ ANSWERS: dict[str, Any] = {
     "evict": _EVICTED.json(),
     "verify": VerifyReport("s1", 5, 134, [Failure("a", "the object is gone")], [_SILENT], 0.2, repaired=["c"]).json(),
     "rebind": RebindReport(
-        "/srv/sessions", "s3://new", "s3://old", 12, (Failure("s1/a", "it is neither on this host nor in the new store"),)
+        "/srv/sessions",
+        "s3://new",
+        "s3://old",
+        12,
+        (Failure("s1/a", "it is neither on this host nor in the new store"),),
     ).json(),
     "umount": {"unmounted": "/srv/files", "left": []},
     "ls": [_ARTIFACT.json()],

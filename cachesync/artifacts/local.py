@@ -115,8 +115,8 @@ class Local:
             return False
 
     def owns(self, address: Address) -> bool:
-        """Whether a file stands here for the address that this host stored: then nobody needs to be asked if the store
-        has an object of it."""
+        """Whether a local file exists for the address that this host stored. The store need not be asked then whether
+        it has the object."""
         if address.session is None or address.session not in self._c.journal.sessions.names():
             return False
         entry = self._c.journal.entries.entry(address.session, address.path)
@@ -212,7 +212,7 @@ class Local:
             raise
 
     def _is_settled(self, entry: Entry | None) -> bool:
-        """Whether the store has the file, or there is none any more."""
+        """Whether the store has the file, or the file no longer exists."""
         if entry is None or not entry.dirty or entry.tombstone:
             return True
         return self._c.tree.lstat(entry.session, entry.path) is None
@@ -270,8 +270,8 @@ class Local:
             self._c.journal.sessions.unlearn(address.session)
 
     def learn(self, address: Address, stored: Stored | None) -> bool:
-        """The object was changed in the store (None: deleted): an entry that is not here is that from now on. Returns
-        whether that is one that the store had lost."""
+        """Record that the object was changed in the store (None: deleted). An evicted entry takes over that state.
+        Returns whether the entry was one that the store had lost."""
         session = address.session
         if session is None or session not in self._c.journal.sessions.names():
             return False

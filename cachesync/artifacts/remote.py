@@ -69,7 +69,7 @@ class Remote:
         def once(_: int) -> ObjectInfo:
             replaced = self.find(address)
             if replaced is not None and _is(replaced, attempt, body.sha256):
-                return replaced  # the answer to an earlier try was lost
+                return replaced  # the response to an earlier attempt was lost
             if replaced is not None and not overwrite:
                 raise ArtifactExists("put", str(address), "it is there already")
             carried = attributes.for_put(

@@ -72,13 +72,13 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 
 
 def _not_stored(stray: Skipped) -> FlushReport:
-    """The row of a directory that is no session."""
+    """Return the report for a directory that is not a session."""
     reason = f"{stray.reason}, so nothing in it is stored (rename it, or list it in the root's .cachesyncignore)"
     return FlushReport(printable(stray.path), stored=False, failed=[Failure(".", reason)])
 
 
 def tell_where(outcomes: Iterable[Outcome]) -> None:
-    """Say on stderr that the store is a folder of this machine, where nobody has said so."""
+    """Warn on stderr if no store is configured, so that the store is a folder on this machine."""
     if any(isinstance(outcome, FlushReport) and outcome.on_this_machine for outcome in outcomes):
         print(f"cachesync: {NOT_CONFIGURED}", file=sys.stderr)
 
@@ -139,7 +139,7 @@ def lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
     if report.vanished:
         yield f"  note     {gone_here(report.vanished)}"
     if report.expired:
-        yield f"  expired {count(report.expired, 'log')}: only the store had them, and a lifecycle rule removed them"
+        yield f"  expired {count(report.expired, 'log')}: evicted here, and removed from the store by a lifecycle rule"
     yield from failures(report.failed)
     yield from reasons("pending", report.pending)
     yield from listed(

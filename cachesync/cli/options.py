@@ -140,7 +140,7 @@ def close(parser: argparse.ArgumentParser) -> None:
 
 
 def evict(parser: argparse.ArgumentParser) -> None:
-    """Of ``evict``."""
+    """Add the options of ``evict``."""
     parser.add_argument("session", metavar="SESSION")
     _force(parser)
     as_json(parser)
@@ -150,20 +150,20 @@ def _force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="drop files also where the kernel does not tell whether a program has them open for writing",
+        help="evict files even if the kernel cannot tell whether a program has them open for writing",
     )
 
 
 def verify(parser: argparse.ArgumentParser) -> None:
-    """Of ``verify``."""
+    """Add the options of ``verify``."""
     parser.add_argument("session", metavar="SESSION")
-    parser.add_argument("--repair", action="store_true", help="store again what differs and is here")
+    parser.add_argument("--repair", action="store_true", help="store differing files again from this host")
     as_json(parser)
 
 
 def rebind(parser: argparse.ArgumentParser) -> None:
-    """Of ``rebind``."""
-    parser.add_argument("--yes", action="store_true", help="also if only the old store has some of the files")
+    """Add the options of ``rebind``."""
+    parser.add_argument("--yes", action="store_true", help="rebind even if some files are only in the old store")
     as_json(parser)
 
 

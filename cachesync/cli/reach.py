@@ -35,7 +35,7 @@ UNBOTHERED = frozenset({"status", "explain", "retry", "mcp"})
 """Commands that do not wait for the store, or wait for ever: nobody is told that it does not answer."""
 
 STORING = frozenset({"flush", "close"})
-"""Commands whose answer is that everything is stored."""
+"""Commands that report that everything is stored."""
 
 BEGINNING = frozenset({"new", "open"})
 """Commands that a host may begin with: they make the root if there is none."""
@@ -74,7 +74,8 @@ def check_daemons_store(client: ControlClient, config: Config) -> None:
 
 
 def _check_remote(client: ControlClient, config: Config, command: str | None) -> None:
-    """Raise ConfigError if the daemon stores on this machine, and a command that stores must not."""
+    """Raise ConfigError if the daemon stores on this machine although ``require_remote`` is set, for a command that
+    reports that everything is stored."""
     store = client.status().store if config.require_remote and command in STORING else ""
     if store.partition("://")[0] in ("file", "local", "memory"):
         from cachesync.config.kinds import parse_store

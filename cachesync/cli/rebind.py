@@ -1,4 +1,4 @@
-"""``cachesync rebind``: a root goes on in another store."""
+"""``cachesync rebind``: moves a root to another store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cachesync.errors import RootLocked
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
-    """Bind the journal to the store that is configured now. Raises CacheSyncError."""
+    """Bind the journal to the configured store. Raises CacheSyncError."""
     config = load_config(options)
     if is_served(config.socket):
-        raise RootLocked("rebind", str(config.root), "its daemon works with the store it has", "stop the daemon first")
+        raise RootLocked("rebind", str(config.root), "its daemon uses the old store", "stop the daemon first")
     from cachesync.rebind import rebind
     from cachesync.stores import open_store
 
@@ -29,12 +29,12 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
     for line in listed((f"missing {one_line(f'{r.path}: {r.error}')}" for r in report.missing), len(report.missing)):
         print(line, file=sys.stderr)
     if report.was is None:
-        print(one_line(f"{report.root} was stored nowhere yet; it will be in {report.store}"))
+        print(one_line(f"{report.root} was not stored yet; it will be stored in {report.store}"))
     elif report.rebound:
-        print(one_line(f"{report.root} was stored in {report.was}; from now on it is in {report.store}"))
-        print(f"  to store {count(report.files, 'file')} that stand here: cachesync flush --all, or start the daemon")
-        print(one_line(f"  what was known of the old store is kept in {report.kept}"))
+        print(one_line(f"{report.root} moved from {report.was} to {report.store}"))
+        print(f"  run cachesync flush --all or start the daemon to store {count(report.files, 'local file')}")
+        print(one_line(f"  a copy of the old journal is in {report.kept}"))
     else:
         print(one_line(f"{report.root} is NOT rebound: only {report.was} has {count(len(report.missing), 'file')}"))
-        print("  copy them to the new store first (aws s3 sync, rclone), or give them up: cachesync rebind --yes")
+        print("  copy them to the new store (aws s3 sync, rclone), or run cachesync rebind --yes to forget them")
     return report.exit_code

@@ -102,7 +102,8 @@ def _left(report: StatusReport) -> Iterator[str]:
 
 
 def cells_of(shown: Sequence[SessionStatus], *, here: bool) -> list[tuple[str, ...]]:
-    """The columns that have something to say, each with its head. ``here``: what is safe is so on this machine only."""
+    """Return the columns that are not empty, each with its heading. ``here`` says that the store is on this machine, so
+    that a session is safe on this machine only."""
     columns = [(head, *(cell(status) for status in shown)) for head, cell in COLUMNS]
     columns = [column for column in columns if {*column[1:]} != {ONLY_IF_ANY.get(column[0])}]
     if here:

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 def _next_step(session: str, *, repair: bool) -> str:
     if repair:
         return (
-            "these cannot be repaired from here: no file here has the bytes that were stored. Where the bucket keeps"
-            f" versions, cachesync restore {session}/PATH brings one back; cachesync rm {session}/PATH gives a file up"
+            "no file on this host has the stored bytes; restore an old version with"
+            f" cachesync restore {session}/PATH, or delete the file with cachesync rm {session}/PATH"
         )
-    return f"what is here is stored again by: cachesync verify --repair {session}"
+    return f"to store local files again: cachesync verify --repair {session}"

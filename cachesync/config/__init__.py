@@ -70,7 +70,7 @@ class Config:
     root: Path = _setting(kinds.PATH, "./sessions", "LOCAL_ARTIFACT_PATH", say="the sessions directory")
     store: StoreAddress = _setting(kinds.STORE, None, "ARTIFACT_BUCKET", say="where the objects live")
     require_remote: bool = _setting(
-        kinds.SWITCH, "false", say="refuse to store in a folder or in the memory of this machine"
+        kinds.SWITCH, "false", say="refuse a store in a folder or in the memory of this machine"
     )
     endpoint: str | None = _setting(
         kinds.URL, None, "S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", say="S3 server"
@@ -112,8 +112,8 @@ class Config:
     )
     origins: tuple[Source, ...] = ()
     unchosen: tuple[str, ...] = ()
-    """Where this root is stored while no store is configured, as URLs: its own folder, and the one that all roots of a
-    user shared in version 0.1.0."""
+    """The URLs of the default stores of this root: its own folder, and the folder that all roots of a user shared in
+    version 0.1.0."""
 
     @property
     def store_url(self) -> str:
@@ -132,7 +132,7 @@ class Config:
 
     @property
     def local(self) -> bool:
-        """The store is a folder or the memory of this machine."""
+        """Whether the store is a folder or the memory of this machine."""
         return self.store.scheme in ("file", "local", "memory")
 
     @property
@@ -264,7 +264,7 @@ def _complete(
     data = environ.get("XDG_DATA_HOME", "")
     if not data.startswith("/"):
         data = f"{home}/.local/share" if home.startswith("/") else ""
-    # A service may have no home; its state is the one place that it surely can write to.
+    # A service may have no home. It can always write to its state folder.
     folders = [f"{values['state']}/store"]
     if data:
         name = hashlib.sha256(os.fsencode(os.path.normpath(values["root"]))).hexdigest()[:16]

@@ -81,7 +81,7 @@ class LifecycleClient:
 
 
 def _forced(force: bool) -> list[tuple[str, object]]:  # noqa: FBT001 -- an option of the request
-    """The option, where it is given: a daemon of version 0.1.0 does not know it."""
+    """Return the option only if it is set, because a daemon of version 0.1.0 refuses it."""
     return [("force", 1)] if force else []
 
 

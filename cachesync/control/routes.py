@@ -101,7 +101,7 @@ class Routes:
         return await self._ask(work)
 
     async def sessions(self, request: web.Request) -> web.Response:
-        """The names, and what stands beside the sessions."""
+        """Return the names of the sessions, and the directories that are not sessions."""
         query(request)
 
         def work() -> Json:

@@ -74,8 +74,8 @@ class ControlServer:
         self._inode = (0, 0)
 
     def start(self) -> None:
-        """Open the socket and serve it. Raises ConfigError if the socket cannot be had at that path, DaemonUnavailable
-        if it cannot be had now.
+        """Open the socket and serve it. Raises ConfigError if the socket cannot be created, DaemonUnavailable if the
+        error is temporary.
 
         The umask is the process's, and is narrowed for the moment of the bind: start this before threads that create
         files.
@@ -85,7 +85,7 @@ class ControlServer:
             listener = self._bound(group)
         except OSError as error:
             if is_passing(error):
-                hint = "the next start tries it again; see cachesync doctor"
+                hint = "start the daemon again later, or run cachesync doctor"
                 raise DaemonUnavailable("open the control socket", str(self._path), error.strerror, hint) from error
             raise ConfigError("open the control socket", str(self._path), error.strerror or error) from error
         started = threading.Event()

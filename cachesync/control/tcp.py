@@ -38,8 +38,8 @@ _LOOK = 0.5
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens at the setting ``http``'s address. Raises ConfigError if it cannot be had, and
-    DaemonUnavailable if no interface has the address yet, as may be while a machine boots."""
+    """Return a socket that listens at the address of the setting ``http``. Raises ConfigError if that fails, and
+    DaemonUnavailable if no interface has the address yet, as while a machine boots."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)

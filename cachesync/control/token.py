@@ -17,9 +17,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def kept_token(state: Path) -> str:
-    """The token of this state folder; a new one where there is none, or something else in its place.
+    """Return the token of this state folder. Creates one if there is none or the file is not valid.
 
-    Raises ConfigError if it cannot be kept, JournalUnavailable if it cannot be now.
+    Raises ConfigError if the token cannot be written, JournalUnavailable if the error is temporary.
     """
     path = state / NAME
     token = _read(path)

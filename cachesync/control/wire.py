@@ -75,7 +75,7 @@ def to_flush_report(told: Mapping[str, Any]) -> FlushReport:
 
 
 def to_strays(told: Mapping[str, Any]) -> list[Skipped]:
-    """``Verbs.strays``; an older daemon tells of none."""
+    """Parse the result of ``Verbs.strays``. An older daemon returns none."""
     return [_made(Skipped, item) for item in told.get("strays", ())]
 
 

@@ -155,7 +155,7 @@ class _Probe:
         return False
 
     def copied(self, etag: str) -> CacheSyncError | None:
-        """Copy the object as a renamed file is copied. Returns why the store does not, None if it does."""
+        """Copy the object, as the uploader does for a renamed file. Returns the store's error; None if it copied."""
         twin = _Probe(self._client, f"{self.key}-copy")
         try:
             twin.be_copy(self.key, etag)
@@ -165,7 +165,7 @@ class _Probe:
         return None
 
     def be_copy(self, source: str, etag: str) -> None:
-        """Make it a copy of another object."""
+        """Create the object as a copy of another one."""
         answer = self.call(
             "copy_object", CopySource={"Bucket": self._client.settings.bucket, "Key": source}, CopySourceIfMatch=etag,
             IfNoneMatch="*", **self._client.settings.encryption,

@@ -58,7 +58,7 @@ def where_it_leads(path: Path) -> Folder:
 
 
 def capabilities(folder: Path) -> Capabilities | None:
-    """What the file system of a folder of ours can do, tried there; None where that cannot be tried."""
+    """Measure the file system of a folder of ours; None if that fails."""
     try:
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

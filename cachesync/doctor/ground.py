@@ -173,27 +173,28 @@ def journal(path: str, *, there: bool, fault: CacheSyncError | None) -> list[Fin
 
 
 def capabilities(found: Capabilities | None) -> list[Finding]:
-    """What the root's file system can do; None if that could not be tried."""
+    """Report the capabilities of the root's file system; None if they could not be measured."""
     if found is None:
-        return [ok("time stamps", "not tried: there is no folder of cachesync's on the root's file system yet")]
+        return [ok("time stamps", "not tried: cachesync has no folder on the root's file system yet")]
     return [_time_stamps(found), _births(found), _leases(found)]
 
 
 def _time_stamps(found: Capabilities) -> Finding:
     check, tick = "time stamps", found.tick
     if tick > FINE_TICK:
-        seen = f"{found.device.kind} tells times by {tick:.1f} s: what changes within that of an upload is read twice"
+        seen = f"{found.device.kind} stamps have a tick of {tick:.1f} s: files that changed just before an upload are"
+        seen += " read twice"
         return warning(check, seen, "put the root on ext4 with inodes of 256 bytes, xfs, btrfs or tmpfs")
     if tick:
-        seen = f"two writes within {tick * 1000:.0f} ms may look alike: a file is read that much after its last"
-        return ok(check, seen, "Linux 6.13 or newer with ext4, xfs, btrfs or tmpfs tells every write apart")
-    return ok(check, f"{found.device.kind}: every write shows")
+        seen = f"two writes within {tick * 1000:.0f} ms may get one time stamp: an upload waits that long after a write"
+        return ok(check, seen, "Linux 6.13 or newer with ext4, xfs, btrfs or tmpfs stamps every write differently")
+    return ok(check, f"{found.device.kind} stamps every write differently")
 
 
 def _births(found: Capabilities) -> Finding:
     if found.births:
-        return ok("birth times", f"{found.device.kind} tells them")
-    seen = f"{found.device.kind} does not tell when a directory was made: another one in its place may not be noticed"
+        return ok("birth times", f"{found.device.kind} records them")
+    seen = f"{found.device.kind} does not record birth times: a replaced directory may not be detected"
     return warning("birth times", seen, "put the root on ext4 with inodes of 256 bytes, xfs, btrfs or tmpfs")
 
 
@@ -202,7 +203,7 @@ def _leases(found: Capabilities) -> Finding:
         return ok("leases", f"{found.device.kind} tells whether a program has a file open for writing")
     verb = "does not tell" if found.leases is Leases.REFUSED else "does not always tell"
     seen = f"{found.device.kind} {verb} whether a program has a file open for writing: nothing is evicted or replaced"
-    mend = "put the root on ext4, xfs, btrfs or tmpfs, such as a volume of the container; or evict --force"
+    mend = "put the root on ext4, xfs, btrfs or tmpfs, such as a volume of the container; or run evict --force"
     return warning("leases", seen, mend)
 
 

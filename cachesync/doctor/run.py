@@ -117,7 +117,7 @@ def _store(config: Config, dev_server: DevServer | None, status: StatusReport | 
         if config.embedded:
             return
     if config.embedded:
-        yield warning("store", NOT_CONFIGURED, "set store to s3://BUCKET/PREFIX, and require_remote to true")
+        yield warning("store", NOT_CONFIGURED, "set store to s3://BUCKET/PREFIX and require_remote to true")
     if config.store.bucket is not None:
         from cachesync.doctor import bucket
 

@@ -75,17 +75,17 @@ def conditions(found: Conditions) -> list[Finding]:
 
 
 def unknown_conditions(error: CacheSyncError) -> list[Finding]:
-    """Nothing could be written to find out."""
+    """Report that the probe for conditional writes failed."""
     denied = "denied" if isinstance(error, StoreDenied) else "not tried"
     cause = f"unknown: {denied} ({error.reason}): versions are compared before each write"
-    return [warning("conditions", cause, f"{PROBE_RIGHTS}, and one request a write is saved")]
+    return [warning("conditions", cause, f"{PROBE_RIGHTS}, which saves one request for each write")]
 
 
 def copies(refused: CacheSyncError | None) -> list[Finding]:
-    """Whether the store copies objects, as it is asked to for renamed files and for conflict copies."""
+    """Report whether the store copies objects, which renamed files and conflict copies need."""
     if refused is not None:
         cause = f"the store does not copy: {refused.reason}; renamed files are sent again"
-        return [warning("copies", cause, "use a store that has CopyObject with conditions, to save the bytes")]
+        return [warning("copies", cause, "use a store that supports CopyObject with conditions")]
     return [ok("copies", "renamed files are copied in the store")]
 
 

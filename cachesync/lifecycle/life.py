@@ -202,7 +202,7 @@ class SessionLife:
                 self._sleep(_PAUSE)
             else:
                 if summary is None:
-                    return "the store has lost files of it"
+                    return "the store lost files of the session"
                 return "a name in it cannot be listed" if summary.failures else None
 
     def evict(self, session: str, *, force: bool = False) -> EvictReport:
@@ -222,7 +222,7 @@ class SessionLife:
             return EvictReport(session)
         staging, astray = self.staging(), self._learner.compare(session)
         if astray.deleted:
-            astray = self._learner.again(session)  # by another host, or lost: then it is dirty, and stored again
+            astray = self._learner.again(session)  # another host deleted it, or the store lost it
         first = self._evictor.evict(session, staging, scan, astray, force=force)
         if not any(kept.reason == IN_USE for kept in first.kept):
             return first
@@ -243,15 +243,14 @@ class SessionLife:
         return replace(again, repaired=sorted(repaired), seconds=report.seconds + again.seconds)
 
     def _repair(self, session: str, report: VerifyReport) -> None:
-        """Store again what the store lacks, or has in another state than it was stored in, and is here. Raises
-        StoreError."""
+        """Store differing files again if their local bytes are the stored ones. Raises StoreError."""
         self._learner.again(session)
         for difference in report.differences:
             entry = self._c.journal.entries.entry(session, difference.path)
             if entry is None or not entry.resident or entry.dirty or entry.stored is None:
                 continue
             digest = local_digest(self._c.tree, entry)
-            if digest is not None and digest == entry.stored.sha256:  # else the store may have the better bytes
+            if digest is not None and digest == entry.stored.sha256:  # else the object may be the intact one
                 self._c.journal.residence.damaged(session, entry, self._c.clock())
         self._c.journal.sessions.relist(session)
         while True:

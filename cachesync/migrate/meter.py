@@ -63,7 +63,7 @@ class Meter:
         """Store ``body``."""
         noted = None if resume is None else _Noted(resume, self)
         info = self._store.put(key, ObservedBody(body, self.read), attributes, expect=expect, resume=noted, tail=tail)
-        if not key.endswith(identity_key("")):  # once in a store's life, and nothing of the source
+        if not key.endswith(identity_key("")):  # written once for each store, and not part of the source
             self._note(key, put_requests(body.size))
         return info
 

@@ -136,15 +136,15 @@ class Supervisor:
                 raise DaemonUnavailable("start", "the daemon", "it does not answer", "see its log")
 
     def _await_server(self) -> None:
-        """Wait until the server says that programs may come. Raises UsageError if it says why they may not, else
-        DaemonUnavailable; then it has ended or is about to."""
+        """Wait until the server reports that the mount is ready. Raises UsageError if the server reports an error;
+        DaemonUnavailable if it ends or does not get ready."""
         process = self._server.process
         assert process is not None, "it was begun"  # noqa: S101
         line = _first_line(process, self._stop)
         if line != "ready":
             process.kill()
             if not line:
-                stopping = "the server was told to stop" if self._stop.is_set() else "the server does not get ready"
+                stopping = "the server was told to stop" if self._stop.is_set() else "the server did not get ready"
                 cause = stopping if line is None else "the server ended at once; its error is above"
                 raise DaemonUnavailable("mount", self._plan.directory, cause)
             raise UsageError("mount", self._plan.directory, line)

@@ -45,8 +45,8 @@ class Resume(Protocol):
 
 @record(frozen=True, slots=True)
 class Traits:
-    """What a store is and can do, for status and doctor. ``conditional`` is None until the store has been asked, and
-    where it denies the question; ``denied`` is what it said then, and the mend."""
+    """The properties of a store, for status and doctor. ``conditional`` is None before the probe, and if the store
+    denied the probe; ``denied`` then holds the store's error and the fix."""
 
     url: str
     conditional: bool | None
@@ -81,7 +81,7 @@ class Archive(Protocol):
         """Read a past version; ObjectNotFound if there is none, or if it is a deletion."""
 
     def revive(self, key: str, version_id: str, *, expect: Version | None, without: Collection[str] = ()) -> ObjectInfo:
-        """Make a past version the newest again: a copy of it, with its attributes but for the metadata ``without``."""
+        """Copy a past version to the newest, with its attributes except the metadata named in ``without``."""
 
     def url(self, key: str, *, expires: float, version_id: str | None = None) -> str:
         """A link by which anybody can read the object for ``expires`` seconds. No request: it may lead nowhere."""
@@ -138,7 +138,7 @@ class ObjectStore(Protocol):
         """Copy inside the store; ``attributes`` replace the source's, None keeps them.
 
         PreconditionFailed if the source is not ``source_version`` or the target is not what was expected.
-        StorePermanent if the store does not copy, or not this object (it is archived): the bytes can be sent instead.
+        StorePermanent if the store cannot copy, or not this object (it is archived); the caller may send the bytes.
         """
 
     def delete(self, key: str, *, expect: Version) -> None:

@@ -41,8 +41,8 @@ REMEMBER = 30.0
 class S3Store:
     """An ``ObjectStore`` in one bucket. Keys come whole.
 
-    ``prefix`` is that of all keys, for the key at which the store is asked, before the first write, whether it keeps to
-    conditions; nothing stays there.
+    ``prefix`` is the prefix of all keys. The probe for conditional writes, before the first write, uses a key under it
+    and leaves no object there.
     """
 
     def __init__(self, settings: S3Settings, *, prefix: str = "") -> None:
@@ -88,8 +88,8 @@ class S3Store:
         return self._archive
 
     def check_conditional(self, key: str = "") -> bool | None:
-        """Whether the store keeps to the conditions of writes, tried near ``key``; None if it denies the question.
-        Raises StoreTransient and the like if it cannot be asked."""
+        """Whether the store supports conditional writes, probed near ``key``; None if it denies the probe. Raises
+        StoreTransient and similar errors if the probe fails."""
         return self._probe.ask(key)
 
     def head(self, key: str) -> ObjectInfo:
@@ -171,8 +171,8 @@ class S3Store:
         source_version: Version,
         expect: Version | None,
     ) -> ObjectInfo:
-        """Copy inside the bucket. Source and target are compared first: not every store keeps to both conditions. A
-        store that once said that it does not copy is not asked again."""
+        """Copy inside the bucket. Compares source and target first, because not every store supports both conditions.
+        After a store's first NotSupported, the method raises it without a request."""
         if self._refuses_copies is not None:
             raise NotSupported("copy", source, self._refuses_copies)
         found = self.head(source)

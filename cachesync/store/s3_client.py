@@ -68,8 +68,8 @@ class S3Settings:
 
 
 def _is_untold(error: StoreError) -> bool:
-    """Whether the answer to a HEAD, which has no body, leaves open what is wrong. S3 answers 400 to expired credentials
-    and 403 to unknown ones; a 404 without a request id is not believed."""
+    """Whether the error response to a HEAD, which has no body, is ambiguous. S3 sends 400 for expired credentials and
+    403 for unknown ones. A 404 without a request id may not come from S3."""
     if isinstance(error, ForeignAnswer):
         return True
     return isinstance(error, StorePermanent) and error.__cause__ is not None and has_answer(error.__cause__)
@@ -121,7 +121,7 @@ class S3Client:
         return library.run(library.request(operation, path, method, size=size, patience=patience, **args))
 
     def _ask_why(self, args: Mapping[str, Any]) -> None:
-        """Ask by GET what a HEAD was refused for. Raises what the document of that answer says."""
+        """Repeat a failed HEAD as a GET, whose error response has a body, and raise that error."""
         from cachesync.store.s3_download import download
 
         *_, source, _ = download(self, args["Key"], None, None, args.get("VersionId"))

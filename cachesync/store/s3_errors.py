@@ -48,14 +48,14 @@ class PartsRefused(StoreTransient):
 
 
 class WriteConflict(StoreTransient):
-    """Another conditional write of the key was under way. A PUT is sent again, a multipart upload begun anew:
+    """Another conditional write of the key was in progress. A PUT is retried; a multipart upload starts again:
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html"""
 
 
 class ForeignAnswer(StoreTransient):
-    """The answer does not come from S3."""
+    """The response does not come from S3."""
 
-    hint = "a proxy or a captive portal answers in its place; try again when the network is up"
+    hint = "a proxy or captive portal may have responded; try again when the network is up"
 
 
 class NotSupported(StorePermanent):
@@ -110,8 +110,8 @@ _BY_CODE: dict[str, type[CacheSyncError]] = {
 }
 
 _THROTTLED = "hrottl"
-"""In every code that asks for fewer requests: Throttling, RequestThrottled, ThrottlingException. AWS KMS has the last
-one, which S3 passes on as it is or as KMS.ThrottlingException."""
+"""Part of each code that asks for fewer requests: Throttling, RequestThrottled, ThrottlingException. The last one comes
+from AWS KMS; S3 returns it unchanged or as KMS.ThrottlingException."""
 
 _BY_STATUS: dict[int, type[CacheSyncError]] = {
     401: StoreCredentials,
@@ -187,12 +187,12 @@ def from_response(response: Mapping[str, Any], operation: str, path: str) -> Cac
 
 
 def foreign(operation: str, path: str, flaw: str) -> ForeignAnswer:
-    """The error for an answer that cannot be S3's; ``flaw`` says why."""
-    return ForeignAnswer(operation, path, f"the answer does not come from S3: {flaw}")
+    """Return the error for a response that does not come from S3; ``flaw`` is the reason."""
+    return ForeignAnswer(operation, path, f"the response does not come from S3: {flaw}")
 
 
 def check_origin(operation: str, path: str, method: str, said: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Raise ForeignAnswer if what reports success cannot be S3's answer to ``method``; ``metadata`` is botocore's
+    """Raise ForeignAnswer if a successful response to ``method`` does not come from S3. ``metadata`` is botocore's
     ResponseMetadata."""
     flaw = s3_origin.flaw(method, metadata["HTTPStatusCode"], metadata["HTTPHeaders"], said)
     if flaw is not None:

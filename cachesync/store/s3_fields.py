@@ -56,8 +56,8 @@ def described(attributes: Attributes) -> dict[str, Any]:
 
 
 def restated(answer: Mapping[str, Any], found: ObjectInfo) -> dict[str, Any]:
-    """The parameters that give a copy other metadata, and all else that a HEAD says of the object: what a copy that
-    replaces metadata loses. Tags stay as they are."""
+    """Return the parameters for a copy with new metadata. Such a copy loses the object's other headers, so they are
+    taken from a HEAD's response. Tags are kept."""
     kind = found.content_type or "application/octet-stream"
     return {name: answer[name] for name in _HEADERS if name in answer} | described(Attributes(kind, found.metadata))
 

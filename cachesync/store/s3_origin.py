@@ -1,9 +1,9 @@
-"""Whether an answer comes from an S3 server, or from a proxy or captive portal in between. Pure.
+"""Checks whether a response comes from an S3 server, or from a proxy or captive portal. No I/O.
 
-Both ways to S3 use it. An answer with a request id is the store's if it also has what S3 always sends with it. AWS
-documents ``x-amz-request-id`` and ``x-amz-id-2`` for every answer. SeaweedFS, MinIO and Ceph send the first, moto
-``x-amzn-requestid`` (but not with a 416), Google's XML API ``x-guploader-uploadid``. Where a server sends no id, these
-count instead: a document of S3's, a 204 to a DELETE, an ETag without an HTML page.
+Both S3 clients use it. A response with a request id comes from S3 if it also has what S3 always sends for that call.
+AWS documents ``x-amz-request-id`` and ``x-amz-id-2`` for every response. SeaweedFS, MinIO and Ceph send the first, moto
+``x-amzn-requestid`` (but not with a 416), Google's XML API ``x-guploader-uploadid``. Without an id, these are accepted:
+an S3 document, a 204 to a DELETE, an ETag without an HTML page.
 https://docs.aws.amazon.com/AmazonS3/latest/API/RESTCommonResponseHeaders.html
 """
 
@@ -17,7 +17,7 @@ _IDS = frozenset({
     "x-amz-request-id", "x-amz-id-2", "x-amzn-requestid", "x-guploader-uploadid", "x-amz-version-id",
     "x-amz-bucket-region",
 })  # fmt: skip
-"""Headers that only S3 servers send. CloudFront, which may stand before any page, sends ``x-amz-cf-id``."""
+"""Headers that only S3 servers send. ``x-amz-cf-id`` is not one: CloudFront sends it with any page."""
 
 _OWN = ("x-amz-meta-", "x-amz-checksum-")
 
@@ -30,7 +30,7 @@ _DOCUMENTS = {
     "list_objects_v2": ("IsTruncated",),
     "upload_part_copy": ("CopyPartResult", "ETag"),
 }
-"""What the document that answers a call always says, by botocore's names."""
+"""The field that the response document of a call always has, by botocore's names."""
 
 _READS = frozenset({"get_object", "head_object"})
 _WRITES = frozenset({"put_object", "upload_part"})
@@ -38,13 +38,13 @@ _DELETIONS = frozenset({"delete_object", "abort_multipart_upload"})
 
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _LASTING = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
-"""Of the statuses from 500 on, those that would not be tried again."""
+"""The statuses from 500 on that are not retried."""
 
 
 def flaw(method: str, status: int, headers: Mapping[str, str], said: Mapping[str, Any]) -> str | None:
-    """What an answer that reports success lacks to be S3's answer to a call; None if it lacks nothing.
+    """Return why a successful response does not come from S3; None if it does.
 
-    ``headers`` have their names in small letters; ``said`` is the answer by botocore's names.
+    ``headers`` have lower-case names; ``said`` is the response by botocore's names.
     """
     named = is_named(headers)
     if method in _DOCUMENTS:
@@ -62,9 +62,9 @@ def flaw(method: str, status: int, headers: Mapping[str, str], said: Mapping[str
 
 
 def is_foreign(response: Mapping[str, Any]) -> bool:
-    """Whether an error is somebody else's than the store's: it has neither S3's document nor a request id.
+    """Whether an error response does not come from the store: it has neither an S3 document nor a request id.
 
-    ``response`` is what botocore makes of such an answer. Errors that are retried anyway are never foreign.
+    ``response`` has botocore's form. Errors that are retried anyway count as the store's.
     """
     metadata = response.get("ResponseMetadata", {})
     code = str(response.get("Error", {}).get("Code") or "")
@@ -77,7 +77,7 @@ def is_foreign(response: Mapping[str, Any]) -> bool:
 
 
 def is_named(headers: Mapping[str, str]) -> bool:
-    """Whether an answer has a header that only S3 servers send."""
+    """Whether a response has a header that only S3 servers send."""
     return not _IDS.isdisjoint(headers) or any(name.startswith(_OWN) for name in headers)
 
 

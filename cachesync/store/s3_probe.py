@@ -1,4 +1,4 @@
-"""What an S3 server does otherwise than AWS, asked once each: does it keep to conditions, and to names?"""
+"""Probes where an S3 server may differ from AWS: conditional writes, and names with a backslash."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NO_SUCH_ETAG = "00000000000000000000000000000000"
 PROBE_RIGHTS = "allow s3:PutObject and s3:DeleteObject on the keys */.cachesync/*"
 
 AGAIN = 300.0
-"""Seconds until a question that was denied is asked again."""
+"""Seconds until a denied probe is repeated."""
 
 
 class Probe:
-    """The questions, and the answers once they are known.
+    """The probes of one bucket, and their results.
 
-    ``place`` is where to try what concerns a key: the start of keys of ours that anyone who may write that key may
-    write too. The name that follows is random: hosts that start together do not write one key.
+    ``place`` returns the key prefix for a probe that concerns a key. A policy that allows the key also allows keys with
+    that prefix. A random name follows it, so that hosts that start at the same time use different keys.
     """
 
     def __init__(self, client: S3Client, place: Callable[[str], str]) -> None:
@@ -39,10 +39,9 @@ class Probe:
         self._keeps_names: bool | None = None
 
     def ask(self, key: str) -> bool | None:
-        """Whether the store keeps to conditions; None if it denies the question (``denied`` says why). Asks the store
-        the first time. Nothing stays at the probe's key.
+        """Whether the store supports conditional writes; None if it denies the probe (``denied`` says why).
 
-        Raises StoreTransient and the like if the store cannot be asked.
+        The first call probes the store and leaves no object there. Raises StoreTransient and similar errors.
         """
         if self._is_open:
             with self._lock:

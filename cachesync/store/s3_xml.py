@@ -19,7 +19,7 @@ _ROOTS = {
     "create_multipart_upload": ("InitiateMultipartUploadResult",),
     "get_bucket_versioning": ("VersioningConfiguration", "GetBucketVersioningResponse"),  # moto's name for it
 }
-"""What the documents are called that are lists of values."""
+"""The names of the root elements of documents that are lists of values."""
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -58,7 +58,7 @@ def moment(text: str) -> datetime:
 
 
 def fields(text: bytes, *roots: str) -> dict[str, Any]:
-    """A document that is a list of values; ``roots`` are the names that it may have."""
+    """Parse a document that is a list of values. ``roots`` are the allowed names of its root element."""
     return {_name(each): each.text or "" for each in _document(text, *roots)}
 
 
@@ -109,7 +109,7 @@ def _document(text: bytes, *roots: str) -> Element:
     if _name(root) == "Error":
         raise refusal(HTTPStatus.INTERNAL_SERVER_ERROR, text, {})
     if _name(root) not in roots:
-        raise Garbled(f"the answer is no document of S3's, but {_name(root):.40}")
+        raise Garbled(f"the response is not an S3 document, but {_name(root):.40}")
     return root
 
 

@@ -166,7 +166,7 @@ def test_verify(run: Run, verbs: FakeVerbs):
     assert done.err.splitlines() == [
         "  failed   a\\nb: denied",
         "  pending  c: is being written",
-        "  what is here is stored again by: cachesync verify --repair demo",
+        "  to store local files again: cachesync verify --repair demo",
     ]
     assert json.loads(run("verify", "demo", "--json").out) == verbs.lifecycle.verified.json()
 

@@ -132,7 +132,7 @@ def test_capabilities():
     says([fine["time stamps"]], "ok", "every write")
     says([told("ext4", tick=0.02)["time stamps"]], "ok", "20 ms", "6.13")
     says([told("ext4", tick=1.0)["time stamps"]], "warning", "1.0 s", "256 bytes")
-    says([told("ext4", births=False)["birth times"]], "warning", "ext4 does not tell when", "xfs")
+    says([told("ext4", births=False)["birth times"]], "warning", "ext4 does not record birth times", "xfs")
     says([told("overlayfs", leases=Leases.LYING)["leases"]], "warning", "overlayfs does not always", "evict --force")
     says([told("nfs", leases=Leases.REFUSED)["leases"]], "warning", "nfs does not tell", "volume")
     says(ground.capabilities(None), "ok", "not tried")
