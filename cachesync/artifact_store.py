@@ -46,8 +46,8 @@ class ArtifactStore:
     The store is ``store_url``, else the one that environment (``ARTIFACT_BUCKET``, ``S3_ENDPOINT``, ``AWS_REGION``...)
     and ``cachesync.toml`` name, as for every command; ``settings`` are further ones by their names there, and
     ``config`` is all of them at once. ``cache`` is a folder for what was read (None: nothing is kept). Safe to share
-    between threads; ``close`` it, or use it as a context. Without a configured store, it is a folder of this machine, and
-    a warning is logged; with the setting ``require_remote`` that is a ConfigError. Each call raises leaves of
+    between threads; ``close`` it, or use it as a context. Without a configured store, it is a folder of this machine
+    and a warning is logged; with the setting ``require_remote`` that is a ConfigError. Each call raises leaves of
     CacheSyncError: ObjectNotFound only if the store said that there is no such object.
     """
 

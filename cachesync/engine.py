@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NOT_OURS = "remove it if it is not cachesync's, or see the state setting"
+_NOT_OURS = "remove it if it is not cachesync's, or change the state setting"
 _IDENTITY = 5.0
 """Timeout in seconds for the identity of a store at a new endpoint. After it, work begins without the identity."""
 
@@ -314,7 +314,8 @@ def _open_journal(config: Config, *, stores: bool) -> Journal:
 
 
 def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bool) -> Capabilities:
-    """Return the capabilities of the root's file system, from the journal or measured now if the root is writable."""
+    """Return the capabilities of the root's file system: from the journal, or measured now if there is a folder to
+    write to."""
     try:
         device = device_of(tree.descriptor)
         if (known := journal.devices.get(device)) is not None:

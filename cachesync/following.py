@@ -63,7 +63,7 @@ class Following:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def moved(self, *, look: bool = False) -> list[Entry] | None:
-        """Return dirty files and links that are older than the flush and moved since the last scan.
+        """Return dirty files and links that are older than the flush and moved since the last call or scan.
 
         Returns None if they are not known before the deadline. ``look`` forces a new scan, which also resolves missing
         paths. Raises RootHalted.

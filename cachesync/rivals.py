@@ -60,10 +60,10 @@ class Rivals:
         raise last
 
     def keep_hidden(self, entry: Entry, key: str, *, ours: bool = False) -> Version | None:
-        """Keep an object's bytes when a program created a file or link at the path of an evicted file.
+        """Keep the bytes of an object that a file or link replaces whose creator has not seen them.
 
-        Bytes that an earlier attempt to store the new file left there are kept only with ``ours``. Returns the version
-        that the caller may replace. Raises StoreError.
+        Bytes that an earlier attempt of the same entry left there are kept only with ``ours``. Returns the version that
+        the caller may replace; None if there is no object. Raises StoreError.
         """
         try:
             theirs = with_digest(self._c.store, self._c.store.head(key))

@@ -215,7 +215,7 @@ class Transfer:
         The object may differ from ``base``: an earlier put or delete of ours, whose response was lost, may have changed
         it before a program changed the file back. So the store is asked.
 
-        If another writer stored a newer version and the file is unchanged since it was stored, the journal records that
+        If another writer stored other bytes and the file is unchanged since it was stored, the journal records that
         version and the file stays clean. Else raises PreconditionFailed.
         """
         try:

@@ -238,7 +238,7 @@ class Local:
         with translated("remove", str(address)), self._parent(address) as (parent, name):
             try:
                 os.unlink(name, dir_fd=parent)
-            except FileNotFoundError:  # somebody else was first; it is asked for by its name all the same
+            except FileNotFoundError:  # another thread or process removed it; it is still requested by name
                 return self._remove_missing(address)
         self._c.tree.changes.note(session, path)
         self._delete(address, started, wait=found.kind is Kind.FILE)

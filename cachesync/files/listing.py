@@ -19,7 +19,7 @@ _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(
 
 @dataclass(slots=True)
 class Listing:
-    """The content of one directory. ``found`` has names that are new or changed, ``special`` what cannot be stored.
+    """The content of one directory. ``found`` has all names but unchanged ones, ``special`` what cannot be stored.
 
     ``stamp`` is the directory's ctime before the listing, ``stamped_at`` the time when it was read, in nanoseconds.
     ``volume`` identifies its file system if it is not the root's.

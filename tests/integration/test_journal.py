@@ -467,7 +467,7 @@ def test_any_number_of_sessions_can_be_left_out_of_what_is_due(desk):
 
 
 def test_a_defect_of_our_sql_is_no_damage_of_the_journal(desk):
-    with pytest.raises(JournalUnavailable, match="report it"):
+    with pytest.raises(JournalUnavailable, match="report this bug"):
         desk.journal._ledger.db.all("SELECT no_such_column FROM entry")
     assert desk.journal.in_place(), "or the daemon would begin anew, and set nothing right"
     assert desk.see("a").dirty
