@@ -122,7 +122,8 @@ class Removal:
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:
-            work.postpone(entry, max(last, now if not self._c.watched else 0.0) + self._c.pace.delete_settle)
+            since = last if self._c.watched and last <= now else now  # a clock that was set back makes it later
+            work.postpone(entry, since + self._c.pace.delete_settle)
         if belief is Belief.HELD:
             cause = f"{t.unconfirmed} of {t.stored} files went at once"
             mend = f"cachesync flush --confirm-deletes {entry.session} carries them out"
@@ -148,14 +149,15 @@ class Removal:
         return any(other.stat is not None and was_reverted(other.stat, stored, until) for other in names)
 
     def _is_it(self, entry: Entry, other: Entry) -> bool:
-        """Whether ``other`` has the inode of a file that is gone because it is that file, and no new one that was given
-        a free number: it looks the same, or was made before the one that is gone was stored."""
-        if entry.stat is None or other.stat is None or entry.stored is None:
+        """Whether ``other`` is the file that stood at ``entry``'s path, not a new file that reuses its inode number: it
+        looks the same, or it was created before the missing file last changed. Without birth times, the inode decides.
+        """
+        if entry.stat is None or other.stat is None:
             return False
         if is_same_file(entry.stat, other.stat):
             return True
         birth = self._c.tree.birth_ns(other.session, other.path)
-        return birth is not None and birth / 1e9 <= entry.stored.stored_at
+        return birth is None or birth / 1e9 <= entry.stat.ctime_ns / 1e9 + self._c.tree.capabilities.tick
 
     def recount(self, session: str) -> None:
         """Forget the session's numbers: somebody has confirmed its deletions."""
