@@ -6,7 +6,6 @@ import os
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -125,7 +124,7 @@ def moving(host: Host, *, every: float) -> Iterator[None]:
                     if (old / f"f{number}").exists():
                         os.rename(old / f"f{number}", new / f"f{number}")
                         break
-                time.sleep(every)
+                stop.wait(every)
 
     thread = threading.Thread(target=work)
     thread.start()
