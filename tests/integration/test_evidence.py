@@ -335,6 +335,26 @@ def test_p07_without_birth_times_a_session_made_anew_deletes_nothing(host, agele
     assert vanished(host) == 5
 
 
+def test_p07_on_a_disk_without_birth_times_a_session_made_anew_deletes_nothing(tmp_path):
+    disk = Volume(tmp_path / "image", tmp_path / "disk", 16, make=("-I", "128"))
+    disk.mount()
+    host = Host(disk.path / "root", FlatStore())
+    try:
+        flushed(host, *(f"f{number}" for number in range(5)))
+        before = host.session.stat().st_ino
+        shutil.rmtree(host.session)
+        host.session.mkdir()
+        assert host.session.stat().st_ino == before
+        wait(host)
+        report = host.driven.flush(S)
+        assert (report.stored, report.vanished) == (True, 5)
+        wait(host)
+        assert len(objects(host)) == 5
+    finally:
+        host.stop()
+        disk.umount("-l")
+
+
 def test_p07_without_birth_times_a_session_heard_to_go_is_evicted(host, ageless):
     flushed(host, "a", "b")
     shutil.rmtree(host.session)

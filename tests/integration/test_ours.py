@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +18,7 @@ from cachesync.address import parse
 from cachesync.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed
 from cachesync.files import Tree
 from cachesync.model import Attributes, Labels, ObjectInfo, Stored, Version
+from cachesync.reports import ReceiptLine
 from cachesync.rivals import Rivals
 from cachesync.store.base import ObjectStore
 from cachesync.store.s3 import S3Store
@@ -109,6 +110,12 @@ def kept(host: Host) -> dict[str, bytes]:
     report = host.driven.flush(S)
     assert report.stored, report
     return {conflict.path: bytes_of(host.store, conflict.kept_as) for conflict in report.conflicts}
+
+
+def receipt(host: Host) -> Sequence[ReceiptLine]:
+    report = host.driven.flush(S, receipt=True)
+    assert report.entries is not None
+    return report.entries
 
 
 # -- copies inside the bucket ------------------------------------------------------------------------------------------
@@ -306,6 +313,7 @@ def test_p03_a_file_that_is_written_as_it_was_is_not_stored_where_another_versio
     a.write("f", "as it was")
     report = a.driven.flush(S, receipt=True)
     assert report.stored
+    assert report.entries is not None
     (conflict,) = report.conflicts
     assert (bytes_of(store, "f"), bytes_of(store, conflict.kept_as)) == (b"as it was", b"another's")
     for line in report.entries:
@@ -318,8 +326,7 @@ def test_p03_the_same_bytes_by_another_writer_are_taken_as_they_are(store, hosts
         aws_put(store, "f", data)
     a.write("f", "as it was")
     assert kept(a) == {}
-    report = a.driven.flush(S, receipt=True)
-    assert [line.version for line in report.entries] == [store.head(PREFIX + "f").version.etag]
+    assert [line.version for line in receipt(a)] == [store.head(PREFIX + "f").version.etag]
 
 
 def test_p09_a_file_of_which_only_the_links_changed_does_not_replace_a_newer_version(store, hosts):
@@ -329,8 +336,7 @@ def test_p09_a_file_of_which_only_the_links_changed_does_not_replace_a_newer_ver
     os.link(a.session / "f", a.root / "link")  # outside of the session: its inode is changed
     assert kept(a) == {}
     assert bytes_of(store, "f") == b"newer"
-    report = a.driven.flush(S, receipt=True)
-    assert [(line.version, line.sha256) for line in report.entries] == [
+    assert [(line.version, line.sha256) for line in receipt(a)] == [
         (store.head(PREFIX + "f").version.etag, Bytes(b"newer").sha256)
     ]
     assert (a.session / "f").read_text() == "older"
