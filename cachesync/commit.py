@@ -61,6 +61,9 @@ class Committer:
         row = self._c.journal.sessions.get(session)
         if row is not None and self._learner.refresh(row):
             row = self._c.journal.sessions.get(session)
+        if row is not None and row.manifest is None and self._c.identity.admit_manifest(session, older=False):
+            self._learner.again(session)  # else the manifest's own request tells whether the store is another one
+            row = self._c.journal.sessions.get(session)
         if self._learner.lost[session] != lost:
             return None
         key = manifest_key(self._c.prefix, session)

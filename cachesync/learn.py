@@ -200,11 +200,11 @@ class Learner:
         if found is not None:
             self._identity.confirmed()
             astray.others, astray.flaws = dict(found.others), found.flaws
+        lately = sessions.deleted_lately(session)
         for listed in self._listed(session, found):
             if listed:
                 self._identity.confirmed()
-            # A listing that is behind shows what was deleted here since this manifest was written.
-            deleted = self._gone(session, [path for path, _ in listed if past.is_same and path in unlisted])
+            deleted = self._gone(session, [path for path, _ in listed if path in lately])  # a listing may be behind
             rows = [row for row in listed if row[0] not in deleted]
             for path, _ in rows:
                 unseen.pop(path, None)
@@ -349,8 +349,6 @@ class _Past:
         """It is not the one that the journal knows."""
         serial = None if found is None else found.serial
         older = known is not None and serial is not None and serial <= known.serial
-        self.is_same = same
-        """It is the one that the journal knows: a file that only it lists was deleted here since."""
         self.is_other = not same and (doubted or (ours is not None and (found is None or older)))
         """The store went back to a time before that manifest, or is another one: it tells of no deletion."""
         self._tells = found is not None and not same and not self.is_other and not found.flaws

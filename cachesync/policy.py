@@ -227,11 +227,12 @@ class Belief(Enum):
 
 
 def last_deletion(seen: float, gone: float, made: float, *, pace: Pace) -> float:
-    """When a session's last deletion was, for believing its tombstones: ``seen`` is the latest tombstone's time,
-    ``gone`` when anything last went in the session, also what is never stored, ``made`` when anything was last made or
-    written in it. An ``rm -rf`` is under way as long as things only go; temporary files that come and go all the time
-    put real deletions off for a while only."""
-    longest = _PUT_OFF * pace.delete_settle if made > seen else _LONGEST_REMOVAL
+    """Return when a session's last deletion happened, for ``believe_delete``. ``seen`` is the latest tombstone's time,
+    ``gone`` when anything in the session was last deleted, ignored files included, ``made`` when anything was last
+    created or written. While a session only shrinks, an ``rm -rf`` is running, and its deletions wait. Temporary files
+    that are created and deleted all the time delay real deletions by ``_PUT_OFF`` settle times only."""
+    put_off = _PUT_OFF * pace.delete_settle
+    longest = put_off if made > seen and gone - made < put_off else _LONGEST_REMOVAL
     return max(seen, min(gone, seen + longest))
 
 

@@ -32,6 +32,8 @@ _MOVING, _MOVING_SLOWLY = 0.05, 2.0
 
 _RECOUNT = 0.1
 
+_MOST_UNANSWERED = 10_000
+
 
 class Removal:
     """Carries deletions out, or finds out why not. ``deleted`` counts them by session."""
@@ -45,7 +47,7 @@ class Removal:
         self._counted: dict[str, tuple[float, Tombstones]] = {}
         self._begun = context.clock()
         self._unanswered: dict[tuple[str, str], float] = {}
-        """Paths of which a try broke off in this life, and when: until one is confirmed, or the path is."""
+        """Paths of which an upload failed without an answer in this life, and when."""
 
     @contextlib.contextmanager
     def asked(self, session: str, path: str) -> Iterator[None]:
@@ -60,11 +62,14 @@ class Removal:
         """Bring the store to "no object here"; whether one was deleted. Raises DeleteHeld, RootHalted, StoreError."""
         if entry.tombstone and not self._believed(entry):
             return False
-        version = entry.stored.version if entry.stored is not None and _was_seen(entry, entry.stored) else None
-        if version is None:
+        seen = entry.stored if entry.stored is not None and _was_seen(entry, entry.stored) else None
+        version = None if seen is None else seen.version
+        if seen is None:
             known, version = self._found(entry)
             if not known:
                 return False
+        elif self._awaits_landing(entry, lately=seen.stored_at >= self._begun):
+            return False
         if version is not None:
             # A file whose removal was not on disk when the power went stands again: taken for clean, it would be
             # nowhere but there.
@@ -122,7 +127,8 @@ class Removal:
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:
-            work.postpone(entry, max(last, now if not self._c.watched else 0.0) + self._c.pace.delete_settle)
+            since = last if self._c.watched and last <= now else now  # a clock that was set back makes it later
+            work.postpone(entry, since + self._c.pace.delete_settle)
         if belief is Belief.HELD:
             cause = f"{t.unconfirmed} of {t.stored} files went at once"
             mend = f"cachesync flush --confirm-deletes {entry.session} carries them out"
@@ -148,14 +154,15 @@ class Removal:
         return any(other.stat is not None and was_reverted(other.stat, stored, until) for other in names)
 
     def _is_it(self, entry: Entry, other: Entry) -> bool:
-        """Whether ``other`` has the inode of a file that is gone because it is that file, and no new one that was given
-        a free number: it looks the same, or was made before the one that is gone was stored."""
-        if entry.stat is None or other.stat is None or entry.stored is None:
+        """Whether ``other`` is the file that stood at ``entry``'s path, not a new file that reuses its inode number: it
+        looks the same, or it was created before the missing file last changed. Without birth times, the inode decides.
+        """
+        if entry.stat is None or other.stat is None:
             return False
         if is_same_file(entry.stat, other.stat):
             return True
         birth = self._c.tree.birth_ns(other.session, other.path)
-        return birth is not None and birth / 1e9 <= entry.stored.stored_at
+        return birth is None or birth / 1e9 <= entry.stat.ctime_ns / 1e9 + self._c.tree.capabilities.tick
 
     def recount(self, session: str) -> None:
         """Forget the session's numbers: somebody has confirmed its deletions."""
@@ -178,12 +185,7 @@ class Removal:
         except Unstorable:
             return True, None
         if (info := self._look_up(entry, key)) is None:
-            now, landed = self._c.clock(), self._landed_at(entry)
-            if not 0 < landed - now <= _LANDING:
-                return True, None
-            error = "a request that a killed process sent, or that was given up, may store it yet"
-            self._c.journal.work.fail(entry, tried_at=now, due_at=landed, error=error, failed=False)
-            return False, None
+            return not self._awaits_landing(entry, lately=True), None
         if self._rivals.is_ours(entry, info):
             return True, info.version
         if entry.hidden and not entry.tombstone:
@@ -209,19 +211,26 @@ class Removal:
         return entry.stored is not None or tried or may_be_stored(entry, self._c.journal.opened_at)
 
     def broke_off(self, entry: Entry) -> None:
-        """A try to store an entry, or to confirm that, broke off: the object may be there, or come there yet."""
-        self._unanswered[entry.session, entry.path] = self._c.clock()
+        """Note that an upload of an entry, or its confirmation, failed without an answer: the store may have the
+        object, or get it within ``_LANDING`` seconds. A retry that succeeds does not change that: once the object is
+        deleted, the late request finds none and creates it again."""
+        now = self._c.clock()
+        if len(self._unanswered) > _MOST_UNANSWERED:
+            self._unanswered = {place: at for place, at in self._unanswered.items() if 0 <= now - at < _LANDING}
+        self._unanswered[entry.session, entry.path] = now
 
-    def confirmed(self, entry: Entry) -> None:
-        """An entry was stored and confirmed: a try before that has no effect any more."""
-        self._unanswered.pop((entry.session, entry.path), None)
-
-    def _landed_at(self, entry: Entry) -> float:
-        """When no try to store the entry can be under way any more, in this life or from the one before it."""
-        sent = self._unanswered.get((entry.session, entry.path), 0.0)
-        if entry.born <= self._c.journal.opened_at:
+    def _awaits_landing(self, entry: Entry, *, lately: bool) -> bool:
+        """Whether an unanswered upload may still reach the store; then the deletion is due after it. ``lately`` says
+        that the store may not have had the object before this process began: its predecessor may have sent it."""
+        sent, now = self._unanswered.get((entry.session, entry.path), 0.0), self._c.clock()
+        if lately and entry.born <= self._c.journal.opened_at:
             sent = max(sent, self._begun)
-        return sent + _LANDING
+        landed = sent + _LANDING
+        if not 0 < landed - now <= _LANDING:
+            return False
+        error = "a request that a killed process sent, or that was given up, may store it yet"
+        self._c.journal.work.fail(entry, tried_at=now, due_at=landed, error=error, failed=False)
+        return True
 
     def _settle(self, entry: Entry) -> bool:
         """The object was not what we last knew; whether it is gone now.

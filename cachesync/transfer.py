@@ -131,7 +131,6 @@ class Transfer:
             except (StoreTransient, JournalUnavailable):
                 self.removal.broke_off(entry)
                 raise
-        self.removal.confirmed(entry)
         self._c.identity.affirm()
         self._tell_stored(entry, stored.size, sent=sent, complete=not snapshot.cut)
         if snapshot.cut:

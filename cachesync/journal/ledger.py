@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -23,6 +24,9 @@ _ENDED = "-"
 
 _MOST_LIVES = 1000
 """What an older life tried, and never heard of, counts as another writer's: it is kept as a conflict copy."""
+
+_STALE = 60.0
+"""Seconds for which a listing may still show an object that was deleted: some S3 stores list with a delay."""
 
 _LATE = 600.0
 """Seconds before the last thing that is known of a life that the power ended: what was stored in them may not have been
@@ -59,6 +63,7 @@ class Ledger:
         self._names = {number: name for name, number in self._numbers.items()}
         self._lock = threading.Lock()
         self._listings: list[tuple[int, set[str]]] = []
+        self._deleted: deque[tuple[float, int, str]] = deque()
         self._hardened = 0
 
     def _settle_in(self, *, stores: bool) -> None:
@@ -152,6 +157,21 @@ class Ledger:
         for session, paths in self._listings:
             if session == number:
                 paths.add(path)
+
+    def deleted(self, number: int, path: str) -> None:
+        """Note, in a transaction, that this host deleted the object at a path."""
+        self.overtake(number, path)
+        now = time.monotonic()
+        with self._lock:
+            while self._deleted and self._deleted[0][0] < now - _STALE:
+                self._deleted.popleft()
+            self._deleted.append((now, number, path))
+
+    def deleted_lately(self, name: str) -> set[str]:
+        """Return the paths of a session whose objects this process deleted in the last minute."""
+        number, since = self.id(name), time.monotonic() - _STALE
+        with self._lock:
+            return {path for at, session, path in self._deleted if session == number and at >= since}
 
     def harden(self, generation: int) -> None:
         """Let what was marked up to ``generation`` outlive a loss of power; one sync serves all that is marked by

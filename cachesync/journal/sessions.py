@@ -162,6 +162,10 @@ class Sessions:
         has changed the store meanwhile, as it does. Of those an answer may be older than the journal."""
         return self._ledger.listing(name)
 
+    def deleted_lately(self, name: str) -> set[str]:
+        """The paths whose objects this process deleted so lately that a listing may still show them."""
+        return self._ledger.deleted_lately(name)
+
     def learn(
         self,
         name: str,

@@ -168,7 +168,7 @@ class Work:
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path))
         with self._ledger.db.write() as db:
-            self._ledger.overtake(number, entry.path)
+            self._ledger.deleted(number, entry.path)
             db.execute(
                 "DELETE FROM entry WHERE session = ? AND dir = ? AND name = ?"
                 " AND gone_at IS NOT NULL AND generation = ?",

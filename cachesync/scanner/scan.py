@@ -167,7 +167,7 @@ class Scanner:
     def look_again(self, entry: Entry) -> None:
         """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
         path = entry.path.rstrip("/")
-        self.notice(entry.session, {path: Hint.CHANGED})
+        self.notice(entry.session, {path: Hint.ATTRIBUTES})  # no program made anything
         stands = self.presence.stands(entry.session, entry.path)
         # What is missing is decided by a hint or by a scan; to look again before that is in vain.
         pause = self._pace.settle if stands or entry.tombstone else _UNDECIDED

@@ -18,6 +18,22 @@ from tests.simulation.findings import FINDINGS
 from tests.simulation.schedule import Schedule, Step
 
 FOUND = {
+    "stored by the next process and removed, while the put of the one that was killed was on its way": [
+        Step("write", 0, ("a", "1")),
+        Step("scan", 0),
+        Step("straggle", 0),
+        Step("pump", 0, (2,)),
+        Step("rm", 0, ("a",)),
+    ],
+    "deleted while another host wrote the manifest; an old listing brought it back as a lost file": [
+        Step("write", 0, ("a", "1")),
+        Step("scan", 0),
+        Step("pump", 0, (2,)),
+        Step("flush", 1, (False,)),
+        Step("stale", 0, (1,)),
+        Step("unlink", 0, ("a",)),
+        Step("flush", 0, (False,)),
+    ],
     "a directory that a power cut took, made anew while the first scan ran": [
         Step("write", 0, ("d/b", "1")),
         Step("flush", 0, (False,)),

@@ -481,6 +481,8 @@ def test_an_outage_is_asked_about_one_at_a_time_with_growing_pauses_until_an_ans
         (100.0, 900.0, 90.0, 400.0),
         (100.0, 101.5, 101.0, 101.5),
         (100.0, 500.0, 499.0, 110.0),  # temporary files come and go all the time
+        (100.0, 105.0, 101.0, 105.0),  # something was made at the beginning of an rm -rf
+        (100.0, 160.0, 101.0, 160.0),  # ... that goes on long after
     ],
 )
 def test_what_goes_without_being_stored_puts_deletions_off_for_a_while(seen, gone, made, last):
