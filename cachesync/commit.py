@@ -100,11 +100,10 @@ class Committer:
                     self._merge(session, lost)
                     return None
         self._c.identity.confirmed()
-        with self._learner.standing:
-            pulse = self._c.journal.sessions.manifest_written(
+        with self._c.pulse.growing(), self._learner.standing:
+            self._c.journal.sessions.manifest_written(
                 session, generation=generation, revision=row.revision, manifest=info.version, state=state, serial=serial
             )
-        self._c.pulse.show(pulse)
         self._c.identity.affirm()
         return summary
 

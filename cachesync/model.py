@@ -215,8 +215,8 @@ class Session:
     """The journal's row for a session. ``directory`` is the identity of its directory. ``manifest`` is the last known
     version of the manifest, ``serial`` its number. ``lost`` counts the files that disappeared with the directory before
     they were stored. ``listed_at`` is when the store's listing was last compared, in seconds since the epoch.
-    ``doubted`` says that no whole scan has finished since a crash or a rollback. ``vanished`` counts the files that are missing here
-    without evidence of a deletion."""
+    ``doubted`` says that no whole scan has finished since a crash or a rollback. ``vanished`` counts the files that are
+    missing here without evidence of a deletion."""
 
     name: str
     state: str

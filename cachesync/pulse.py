@@ -3,13 +3,17 @@
 An administrator may restore a snapshot of the root without the journal, or a backup of the journal without the root.
 The journal then expects files that are missing, although no program deleted them (P7). A file in the root holds the
 journal's counter. Both grow at each start, scan of the root, manifest, open, eviction and shutdown.
+
+A crash between the two is no rollback: while the journal's counter grows, the file holds the number before and the one
+after.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cachesync.journal import Journal
@@ -28,33 +32,46 @@ class Pulse:
         self._journal = journal
         self._stands = stands
         self._folder = root / RESERVED
+        self._lock = threading.Lock()
 
     def is_foreign(self) -> bool:
         """Whether the root's counter differs from the journal's."""
-        return self._writable and self._journal.pulse() not in (0, self._read())
+        if not self._writable:
+            return False
+        number = self._journal.pulse()
+        return number != 0 and number not in self._read()
 
     def beat(self) -> None:
-        """Increment both counters, the journal's first. A crash in between leaves an older number in the root."""
-        self.show(self._journal.next_pulse())
+        """Increment both counters."""
+        with self.growing():
+            self._journal.next_pulse()
 
-    def show(self, number: int) -> None:
-        """Write the journal's number to the root."""
+    @contextlib.contextmanager
+    def growing(self) -> Iterator[None]:
+        """Increment the root's counter around the caller's transaction, which increments the journal's."""
+        with self._lock:
+            number = self._journal.pulse()
+            self._write(number, number + 1)
+            yield
+            self._write(number + 1, number + 1)
+
+    def _write(self, before: int, after: int) -> None:
         if not self._writable or not self._stands():
             return
         with contextlib.suppress(OSError):  # the next start then takes the root for rolled back
             self._folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self._folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.pwrite(descriptor, f"{number:020}\n".encode(), 0)
+                os.pwrite(descriptor, f"{before:020} {after:020}\n".encode(), 0)
             finally:
                 os.close(descriptor)
 
-    def _read(self) -> int | None:
+    def _read(self) -> list[int]:
         with contextlib.suppress(OSError, ValueError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._folder / NAME, flags)
             try:
-                return int(os.read(descriptor, 32))
+                return [int(number) for number in os.read(descriptor, 64).split()]
             finally:
                 os.close(descriptor)
-        return None
+        return []

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
     "run": "Watches, uploads, and serves the control socket until SIGTERM or Ctrl-C; then it stores what is left for at"
-    " most `drain_timeout`. 0 if everything is stored then and every manifest is written, 4 if not; the log says which of"
-    " the two is left, and of what. A second signal ends it at once. A command that works on the root is waited for, until"
-    " a signal (4). Wrong settings, and another daemon on the root, are 2. With `--dev-server` it also runs an S3 server,"
+    " most `drain_timeout`. It exits 0 if everything is stored then and every manifest is written, else 4; the log lists"
+    " the files and the manifests that are left. A second signal ends it at once. It waits for a command that works on the"
+    " root; a signal ends the wait (4). Wrong settings, and another daemon on the root, are 2. With `--dev-server` it also"
+    " runs an S3 server,"
     " SeaweedFS, on loopback. See [under systemd](../systemd.md).",
     "mount": "The daemon, and every session as ordinary files at DIR. A daemon that runs already is used. See [the"
     " mount](../howto/mount.md).",
@@ -20,16 +21,15 @@ COMMANDS: dict[str, str] = {
     " 3, 1, 4, 0. With `--json` it is one object, or a list if several sessions or `--all` were asked for. With"
     " `--all`, a directory in the root that is no session (`my session`) has a row too, with `stored` false, and the code"
     " is 1: rename it, or list it in the root's `.cachesyncignore`. `stored` is"
-    " the answer. `uploaded` and `deleted` count what was done during this flush, `expired` the logs that only the store"
-    " had and that are gone there. `vanished` counts files that are missing here, though nothing tells that a program"
-    " deleted them: the store keeps them. `manifest` is null if it was not"
-    " written. `on_this_machine` is true where no store is configured, so that it is a folder of this machine: stderr says"
-    " so too. `entries` only with `--receipt`. `version` is the ETag; it is not an MD5. Without a daemon, flush does the"
+    " the answer. `uploaded` and `deleted` count what was done during this flush. `expired` counts logs that only the store"
+    " had, and that expired there. `vanished` counts files that are missing here without evidence of a deletion: the store"
+    " keeps them. `manifest` is null if it was not written. `on_this_machine` is true if no store is configured: then the"
+    " store is a folder of this machine, and stderr says so. `entries` only with `--receipt`. `version` is the ETag; it is not an MD5. Without a daemon, flush does the"
     " work itself.",
     "status": 'For one session it scans first, and the code is the "safe to kill" answer: 0, or 4. `daemon` is null'
     " without one; `rate` (bytes a second) too, and in the first seconds of sending. `notes` are sentences for an"
     " operator. `store_silent_for` are the seconds that the store has left unanswered what it was asked, or null."
-    " `on_this_machine` is true where no store is configured: what is stored is safe on this machine only, and SAFE says"
+    " `on_this_machine` is true if no store is configured: what is stored is safe on this machine only, and SAFE shows"
     " `here`."
     " `--watch` is a live screen, if the extra `watch` is installed; else, without a terminal, or with `--json`, the"
     " status comes again every second. `q` or Ctrl-C ends it, with the code of the last status. It waits for a daemon"
@@ -43,16 +43,16 @@ COMMANDS: dict[str, str] = {
     " it goes on; `--timeout` ends it by then, with 4 and what is missing. `flaws` are what is wrong with the manifest in"
     " the store; what it does not tell is as the store lists it then.",
     "close": "`flush` and `eviction` are the reports of those; `eviction` is null with `--keep`.",
-    "evict": "What is dirty or open stays, and is named in `kept`. Where the kernel does not tell whether a program has a file"
-    " open for writing (overlayfs, FUSE, NFS, files of another user), it stays too, unless `--force` says that none has.",
-    "verify": "Compares with manifest, journal and disk; 1 and a line for each difference. `--repair` stores again what"
-    " the store lacks, or holds in another state than it was stored in, and is here; then it compares once more, and is 0"
-    " if nothing differs. `repaired` are the paths that differed before. What it cannot repair stays a difference. Works on"
-    " a host without a root.",
-    "rebind": "The store is the one that is configured now. What stands here is stored there by the next flush or daemon;"
-    " what it has already with the same checksum is not sent again. Files that are only in the store before, and not in"
-    " the new one with the same size, are `missing`: then it is 1 and nothing is changed, unless `--yes` gives them up."
-    " `kept` is a copy of the journal as it was. Not while a daemon runs.",
+    "evict": "What is dirty or open stays, and is named in `kept`. A file also stays if the kernel does not tell whether a"
+    " program has it open for writing (overlayfs, FUSE, NFS, files of another user); `--force` drops it.",
+    "verify": "Compares with manifest, journal and disk; 1 and a line for each difference. `--repair` stores a"
+    " local file again if the store lacks it, or holds it in another state than it was stored in. Then it compares once"
+    " more, and exits 0 if nothing differs. `repaired` are the paths that differed before. What it cannot repair stays a"
+    " difference. Works on a host without a root.",
+    "rebind": "The new store is the one that is configured now. The next flush or daemon stores the local files there; it does"
+    " not send files that the new store has already with the same checksum. `missing` are evicted files that the new store"
+    " does not have with the same size. Then rebind exits 1 and changes nothing, unless `--yes` gives these files up."
+    " `kept` is a copy of the journal as it was. Stop the daemon first.",
     "ls": '`kind` is file, link or dir. `state` is "stored" where only the store was asked. A dir has a `key` if files are'
     " in it (not with `-R`). `files` is of a session that this host knows, and its `size` and `modified` are all of"
     " theirs; `-l` shows them. `unverified` says that the store could not be asked, and this was known before. Works on a host without a"
@@ -126,7 +126,8 @@ ROUTES: dict[str, str] = {
     "POST /v1/sessions/{session}/evict": "The report of evict.",
     "DELETE /v1/artifacts/{address}": "Deletes it.",
     "GET /v1/sessions/{session}": "The session's row of status.",
-    "GET /v1/sessions": "The names of the sessions, and as `strays`, each with `path` and `reason`, the directories in the root that are none.",
+    "GET /v1/sessions": "`sessions` are the names. `strays` are the directories in the root that are no sessions, each with"
+    " `path` and `reason`.",
     "GET /healthz": "200 if the daemon's threads live, else 503. It never asks the store.",
     "GET /readyz": "200 if it takes work, else 503.",
     "GET /v1/status": "The status.",
@@ -178,7 +179,8 @@ is asked again."""
 
 JOURNAL = """\
 A journal belongs to one store: see [P17](../promises.md#p17-stored-means-it-is-in-this-store-now). `run`, and `flush`
-without a daemon, exit 2 with another store on the same root; `cachesync rebind` moves it. With a daemon, `flush` asks the daemon, and its store is the one that counts: `cachesync status` names it."""
+without a daemon, exit 2 with another store on the same root; `cachesync rebind` moves it. With a daemon, `flush` asks
+the daemon, and its store is the one that counts: `cachesync status` names it."""
 
 HTTP = """\
 The daemon answers HTTP on the socket `control.sock` in the state folder. Only its owner may use it, or the group that

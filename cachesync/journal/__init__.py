@@ -72,11 +72,10 @@ class Journal:
         ((number,),) = self._ledger.db.all("SELECT pulse FROM meta")
         return int(number)
 
-    def next_pulse(self) -> int:
-        """Increment the counter and return it."""
+    def next_pulse(self) -> None:
+        """Increment the counter."""
         with self._ledger.db.write() as db:
-            ((number,),) = db.execute("UPDATE meta SET pulse = pulse + 1 RETURNING pulse").fetchall()
-        return int(number)
+            db.execute("UPDATE meta SET pulse = pulse + 1")
 
     def close(self) -> None:
         """Let the file go."""

@@ -296,9 +296,10 @@ class Sessions:
 
     def manifest_written(
         self, name: str, *, generation: int, revision: int, manifest: Version, state: str = "open", serial: int = 0
-    ) -> int:
+    ) -> None:
         """Record that a manifest with everything up to ``generation`` is stored: links and directories are clean.
-        Returns the next pulse (see pulse.py)."""
+
+        Increments the counter of pulse.py in the same commit."""
         number = self._ledger.id(name)
         listed = "session = ? AND kind <> 'file' AND etag IS NULL AND generation <= ?"
         with self._ledger.db.write() as db:
@@ -314,8 +315,7 @@ class Sessions:
                 (state, revision, manifest.etag, manifest.version_id, serial, number),
             )
             db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (number,))
-            ((pulse,),) = db.execute("UPDATE meta SET pulse = pulse + 1 RETURNING pulse").fetchall()
-        return int(pulse)
+            db.execute("UPDATE meta SET pulse = pulse + 1")
 
     def counts(self, name: str) -> Counts:
         """A session in numbers."""

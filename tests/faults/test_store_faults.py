@@ -562,9 +562,10 @@ def test_p08_what_is_only_in_the_store_is_renamed_where_the_store_does_not_copy(
     remote.write("s", "d/large", large)
     check_flushed(remote)
     remote.client.lifecycle.evict("s")
-    proxy.add(how, "CopyObject")
+    rule = proxy.add(how, "CopyObject")
     remote.client.ondemand.move("s", "d/", "s", "e/")
     until(lambda: stored(remote) == {"e/f", "e/large"}, "both are renamed")
+    assert rule.hits
     remote.client.lifecycle.open("s")
     assert remote.local("s") == {"e/f": digest(b"the bytes"), "e/large": digest(large)}
     check_flushed(remote)

@@ -38,11 +38,8 @@ class Volume:
         subprocess.run([f"mkfs.{kind}", *MAKE[kind], *make, str(image)], check=True, capture_output=True)
 
     def mount(self) -> None:
-        done = subprocess.run(
-            ["mount", "-o", self._options, str(self.image), str(self.path)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"loop mounts are not permitted here: {done.stderr.strip()}")
+        words = ["mount", "-o", self._options, str(self.image), str(self.path)]
+        subprocess.run(words, check=True, capture_output=True)
 
     def remount(self, how: str) -> None:
         """Change the mount's options: "ro" or "rw"."""

@@ -37,28 +37,21 @@ def measured(folder: Path) -> Capabilities:
 
 
 @contextlib.contextmanager
-def overlay(folder: Path) -> Iterator[Path]:
-    """An overlayfs with an empty lower layer."""
-    for name in ("lower", "upper", "work", "overlay"):
-        (folder / name).mkdir()
-    layers = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
-    done = subprocess.run(
-        ["mount", "-t", "overlay", "overlay", "-o", layers, str(folder / "overlay")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"overlayfs cannot be mounted here: {done.stderr.strip()}")
+def mounted(kind: str, place: Path, *options: str) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", kind, *options, kind, str(place)], check=True, capture_output=True)
     try:
-        yield folder / "overlay"
+        yield place
     finally:
-        subprocess.run(["umount", "-l", str(folder / "overlay")], check=False, capture_output=True)
+        subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
 
 
 @pytest.fixture
 def layered(tmp_path: Path) -> Iterator[Path]:
-    with overlay(tmp_path) as place:
+    """An overlayfs with an empty lower layer."""
+    for name in ("lower", "upper", "work", "overlay"):
+        (tmp_path / name).mkdir()
+    layers = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    with mounted("overlay", tmp_path / "overlay", "-o", layers) as place:
         yield place
 
 
@@ -166,11 +159,10 @@ def test_what_we_would_not_write_is_measured_again(root: Path, change: str):
     second.close()
 
 
+@as_root
 def test_with_the_state_elsewhere_the_roots_own_file_system_is_measured(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    if Path("/dev/shm").stat().st_dev == root.stat().st_dev:
-        pytest.skip("there is no second file system here")
     asked = []
 
     def noted(folder: int, device: Any) -> Capabilities:
@@ -178,13 +170,11 @@ def test_with_the_state_elsewhere_the_roots_own_file_system_is_measured(
         return measure(folder, device)
 
     monkeypatch.setattr(cachesync.engine, "measure", noted)
-    state = Path("/dev/shm") / f"cachesync-{os.getpid()}"
-    try:
-        driven = begin(root, state=str(state))
+    (tmp_path / "state").mkdir()
+    with mounted("tmpfs", tmp_path / "state") as state:
+        driven = begin(root, state=str(state / "own"))
         assert driven.engine.tree.capabilities.device.number == root.stat().st_dev
         driven.close()
-    finally:
-        subprocess.run(["rm", "-r", str(state)], check=True)
     assert asked == [str(root / ".cachesync")]
     assert stat.S_IMODE((root / ".cachesync").stat().st_mode) == 0o700
     assert {path.name for path in (root / ".cachesync").iterdir()} == {"lock", "pulse"}
@@ -209,17 +199,12 @@ def test_the_worst_is_assumed_where_it_cannot_be_measured(root: Path, monkeypatc
 
 @as_root
 def test_a_file_on_another_file_system_than_the_root_is_judged_by_none_of_it(root: Path):
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(root / S)], check=True)
-    try:
-        tree = Tree(root)
+    with mounted("tmpfs", root / S), contextlib.closing(Tree(root)) as tree:
         tree.capabilities = measured(root)
         (root / S / "a").write_text("x")
         with tree.open(S, "a") as file:  # type: ignore[union-attr]
             assert file.writer() is Writer.UNKNOWN
             assert file.capabilities.tick == LONGEST_TICK
-        tree.close()
-    finally:
-        subprocess.run(["umount", str(root / S)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +227,6 @@ def test_a_lease_is_believed_as_far_as_it_told_the_truth(root: Path, leases: Lea
 
 
 @as_root
-def test_a_removal_on_tmpfs_may_leave_its_directory_the_time_stamp_that_it_had(tmp_path):
-    done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("mounts nothing here")
-    try:
+def test_a_removal_on_tmpfs_may_leave_its_directory_the_time_stamp_that_it_had(tmp_path: Path):
+    with mounted("tmpfs", tmp_path):
         assert measured(tmp_path).tick > 0
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -356,49 +356,44 @@ def test_killed_while_a_file_is_on_its_way_out(a, monkeypatch, number):
     assert without_folder_times(look(a.session)) == without_folder_times(a.before)
 
 
-def test_killed_on_the_way_out_and_written_to_since(a, monkeypatch):
-    def killed(name, **how):
-        raise Crash
-
-    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
-    with pytest.raises(Crash):
-        a.life.evict(S)
-    monkeypatch.undo()
-    (leaving,) = out(a)
-    data = leaving.read_bytes() + b" and more"
-    leaving.write_bytes(data)
-    path = leaving.relative_to(next(above for above in leaving.parents if above.name == S))
-    a.crash()
-    a.life.recover()
-    assert (a.session / path).read_bytes() == data
-    settled(a)
-    assert a.store.objects[f"{PREFIX}{path}"].data == data
-
-
-def test_a_start_does_not_fail_for_a_session_that_gives_no_answer(a, monkeypatch):
-    """What a life before had on its way out of it waits for the next start."""
+@pytest.fixture
+def leaving(a, monkeypatch):
+    """A file that a killed process was evicting, and a program has written to since; and its place in the session."""
 
     def killed(name, **how):
         raise Crash
 
-    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
-    with pytest.raises(Crash):
-        a.life.evict(S)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("cachesync.files.place.os.unlink", killed)
+        with pytest.raises(Crash):
+            a.life.evict(S)
     (leaving,) = out(a)
     leaving.write_bytes(b"changed")
-    path = leaving.relative_to(next(above for above in leaving.parents if above.name == S))
     a.crash()
+    return leaving, leaving.relative_to(next(above for above in leaving.parents if above.name == S))
+
+
+def test_killed_on_the_way_out_and_written_to_since(a, leaving):
+    _, path = leaving
+    a.life.recover()
+    assert (a.session / path).read_bytes() == b"changed"
+    settled(a)
+    assert a.store.objects[f"{PREFIX}{path}"].data == b"changed"
+
+
+def test_a_start_does_not_fail_for_a_session_that_gives_no_answer(a, leaving, monkeypatch):
+    """What a life before had on its way out of it waits for the next start."""
+    file, path = leaving
+
+    def dead(directory, place, flags):
+        if place.split("/")[0] == S:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return open_beneath(directory, place, flags)
+
     with monkeypatch.context() as patch:
-
-        def dead(directory, place, flags):
-            if place.split("/")[0] == S:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return open_beneath(directory, place, flags)
-
         patch.setattr("cachesync.files.tree.open_beneath", dead)
         a.life.recover()
-    assert out(a) == [leaving]
+    assert out(a) == [file]
     a.crash()
     a.life.recover()
     assert (a.session / path).read_bytes() == b"changed"

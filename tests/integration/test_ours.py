@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +18,7 @@ from cachesync.address import parse
 from cachesync.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed
 from cachesync.files import Tree
 from cachesync.model import Attributes, Labels, ObjectInfo, Stored, Version
+from cachesync.reports import ReceiptLine
 from cachesync.rivals import Rivals
 from cachesync.store.base import ObjectStore
 from cachesync.store.s3 import S3Store
@@ -86,6 +87,24 @@ def objects(store: ObjectStore) -> dict[str, bytes]:
     return {path: bytes_of(store, path) for path in paths if not path.startswith(".cachesync/")}
 
 
+def stored(host: Host, **files: str) -> Host:
+    """The host, once it has flushed ``files``."""
+    for path, text in files.items():
+        host.write(path, text)
+    host.flush()
+    return host
+
+
+def lose_the_answer(host: Host, text: str) -> None:
+    """Write ``f``; it is stored, and the process dies before it has the answer."""
+    host.write("f", text)
+    host.driven.scan(S)
+    host.driven.clock.push(2)
+    host.store.faults["put"] = Fault.CRASH_AFTER  # type: ignore[attr-defined]
+    with pytest.raises(Crash):
+        host.driven.pump()
+
+
 def kept(host: Host) -> dict[str, bytes]:
     """Flush, and what it kept beside: path to bytes."""
     report = host.driven.flush(S)
@@ -93,14 +112,17 @@ def kept(host: Host) -> dict[str, bytes]:
     return {conflict.path: bytes_of(host.store, conflict.kept_as) for conflict in report.conflicts}
 
 
+def receipt(host: Host) -> Sequence[ReceiptLine]:
+    report = host.driven.flush(S, receipt=True)
+    assert report.entries is not None
+    return report.entries
+
+
 # -- copies inside the bucket ------------------------------------------------------------------------------------------
 
 
 def test_p09_an_object_that_was_copied_onto_ours_is_kept(store, hosts):
-    a = hosts("a", store)
-    a.write("f", "one")
-    a.write("other", "two")
-    a.flush()
+    a = stored(hosts("a", store), f="one", other="two")
     aws_cp(store, "other", "f")
     a.write("f", "three")
     assert kept(a) == {"f": b"two"}
@@ -108,10 +130,7 @@ def test_p09_an_object_that_was_copied_onto_ours_is_kept(store, hosts):
 
 
 def test_p09_an_evicted_object_that_was_moved_onto_ours_is_not_lost(store, hosts):
-    a = hosts("a", store)
-    a.write("f", "one")
-    a.write("g", "only in the store soon")
-    a.flush()
+    a = stored(hosts("a", store), f="one", g="only in the store soon")
     a.life.evict(S)
     a.driven.engine.service.ondemand.bring(S, "f")
     aws_mv(store, "g", "f")
@@ -121,10 +140,7 @@ def test_p09_an_evicted_object_that_was_moved_onto_ours_is_not_lost(store, hosts
 
 
 def test_p09_another_version_in_place_of_what_was_deleted_here_stays(store, hosts):
-    a = hosts("a", store)
-    a.write("f", "one")
-    a.write("g", "two")
-    a.flush()
+    a = stored(hosts("a", store), f="one", g="two")
     aws_cp(store, "g", "f")
     (a.session / "f").unlink()
     report = a.driven.flush(S)
@@ -159,15 +175,8 @@ def test_a_restored_version_names_no_writer_and_keeps_all_else(store, hosts):
 
 def test_p09_a_try_whose_answer_was_lost_is_another_writers_act_once_it_was_restored(hosts):
     store = FlatStore()
-    a, b = hosts("a", store), hosts("b", store)
-    a.write("f", "first")
-    a.flush()
-    a.write("f", "tried")
-    a.driven.scan(S)
-    a.driven.clock.push(2)
-    store.faults["put"] = Fault.CRASH_AFTER
-    with pytest.raises(Crash):
-        a.driven.pump()
+    a, b = stored(hosts("a", store), f="first"), hosts("b", store)
+    lose_the_answer(a, "tried")
     store.foreign_put(PREFIX + "f", b"another's")
     b.driven.engine.service.artifacts.restore(parse(f"{S}/f"))
     assert store.objects[PREFIX + "f"].data == b"tried"
@@ -225,15 +234,8 @@ def test_p09_a_log_that_is_stored_in_pieces_over_an_evicted_one_keeps_that_one_a
 
 def test_p09_a_file_over_one_that_went_with_its_directory_keeps_also_what_was_stored_of_that_without_an_answer(hosts):
     store = FlatStore()
-    a = hosts("a", store)
-    a.write("f", "first")
-    a.flush()
-    a.write("f", "tried")
-    a.driven.scan(S)
-    a.driven.clock.push(2)
-    store.faults["put"] = Fault.CRASH_AFTER
-    with pytest.raises(Crash):
-        a.driven.pump()
+    a = stored(hosts("a", store), f="first")
+    lose_the_answer(a, "tried")
     shutil.rmtree(a.session)
     a.crash()
     a.driven.scan(S)
@@ -260,9 +262,7 @@ def clone(host: Host, root: Path) -> None:
 
 
 def test_p09_clones_of_one_disk_keep_what_the_other_wrote(store, hosts, tmp_path):
-    a = hosts("a", store)
-    a.write("f", "before")
-    a.flush()
+    a = stored(hosts("a", store), f="before")
     a.stop()
     clone(a, tmp_path / "b")
     a.start()
@@ -279,9 +279,7 @@ def test_p09_clones_of_one_disk_keep_what_the_other_wrote(store, hosts, tmp_path
 
 def test_p09_a_clone_of_a_disk_that_is_in_use_keeps_what_was_written_since(store, hosts, tmp_path):
     """Both know the life under which the first one goes on."""
-    a = hosts("a", store)
-    a.write("f", "before")
-    a.flush()
+    a = stored(hosts("a", store), f="before")
     clone(a, tmp_path / "b")
     b = hosts("b", store)
     assert a.journal.id == b.journal.id
@@ -295,15 +293,8 @@ def test_p09_a_clone_of_a_disk_that_is_in_use_keeps_what_was_written_since(store
 
 def test_p09_a_lost_answer_of_a_life_before_this_one_is_no_conflict(hosts):
     store = FlatStore()
-    a = hosts("a", store)
-    a.write("f", "first")
-    a.flush()
-    a.write("f", "second")
-    a.driven.scan(S)
-    a.driven.clock.push(2)
-    store.faults["put"] = Fault.CRASH_AFTER
-    with pytest.raises(Crash):
-        a.driven.pump()
+    a = stored(hosts("a", store), f="first")
+    lose_the_answer(a, "second")
     assert store.objects[PREFIX + "f"].data == b"second"
     for _ in range(3):
         a.crash()
@@ -317,13 +308,12 @@ def test_p09_a_lost_answer_of_a_life_before_this_one_is_no_conflict(hosts):
 
 def test_p03_a_file_that_is_written_as_it_was_is_not_stored_where_another_version_stands(store, hosts):
     """B4: the receipt lists what the store has."""
-    a = hosts("a", store)
-    a.write("f", "as it was")
-    a.flush()
+    a = stored(hosts("a", store), f="as it was")
     aws_put(store, "f", b"another's")
     a.write("f", "as it was")
     report = a.driven.flush(S, receipt=True)
     assert report.stored
+    assert report.entries is not None
     (conflict,) = report.conflicts
     assert (bytes_of(store, "f"), bytes_of(store, conflict.kept_as)) == (b"as it was", b"another's")
     for line in report.entries:
@@ -331,28 +321,22 @@ def test_p03_a_file_that_is_written_as_it_was_is_not_stored_where_another_versio
 
 
 def test_p03_the_same_bytes_by_another_writer_are_taken_as_they_are(store, hosts):
-    a = hosts("a", store)
-    a.write("f", "as it was")
-    a.flush()
+    a = stored(hosts("a", store), f="as it was")
     for data in (b"another's", b"as it was"):
         aws_put(store, "f", data)
     a.write("f", "as it was")
     assert kept(a) == {}
-    report = a.driven.flush(S, receipt=True)
-    assert [line.version for line in report.entries] == [store.head(PREFIX + "f").version.etag]
+    assert [line.version for line in receipt(a)] == [store.head(PREFIX + "f").version.etag]
 
 
 def test_p09_a_file_of_which_only_the_links_changed_does_not_replace_a_newer_version(store, hosts):
     """Nobody wrote to it: it is older than what another host stored. The receipt lists that."""
-    a = hosts("a", store)
-    a.write("f", "older")
-    a.flush()
+    a = stored(hosts("a", store), f="older")
     aws_put(store, "f", b"newer")
     os.link(a.session / "f", a.root / "link")  # outside of the session: its inode is changed
     assert kept(a) == {}
     assert bytes_of(store, "f") == b"newer"
-    report = a.driven.flush(S, receipt=True)
-    assert [(line.version, line.sha256) for line in report.entries] == [
+    assert [(line.version, line.sha256) for line in receipt(a)] == [
         (store.head(PREFIX + "f").version.etag, Bytes(b"newer").sha256)
     ]
     assert (a.session / "f").read_text() == "older"
@@ -392,9 +376,7 @@ class Refusing(FlatStore):
 
 def test_new_labels_are_stored_where_another_writer_put_the_same_bytes(hosts):
     store = FlatStore()
-    a = hosts("a", store)
-    a.write("f", "bytes")
-    a.flush()
+    a = stored(hosts("a", store), f="bytes")
     a.journal.entries.label(S, "f", Labels("text/x-one", {"reviewed-by": "Ann"}), a.driven.clock())
     store.foreign_put(PREFIX + "f", b"bytes")
     assert kept(a) == {}
@@ -455,18 +437,22 @@ class Late(FlatStore):
                     land()
 
 
+def die_sending(host: Host, store: Late, path: str) -> Path:
+    """Write a file, have the process killed as it sends it, and start another."""
+    place = host.write(path, "never confirmed")
+    store.dies_at = PREFIX + path
+    with pytest.raises(Crash):
+        host.driven.flush(S)
+    host.crash()
+    return place
+
+
 @pytest.mark.parametrize("gone", ["deleted", "renamed"])
 def test_p06_a_put_that_lands_after_its_process_was_killed_leaves_no_object_of_a_name_that_is_gone(hosts, gone):
     """D9: the file is gone by then, and the store said that it has nothing of it a moment before."""
     store = Late(looks=1)
-    a = hosts("a", store)
-    a.write("stays", "here")
-    a.flush()
-    place = a.write("f", "never confirmed")
-    store.dies_at = PREFIX + "f"
-    with pytest.raises(Crash):
-        a.driven.flush(S)
-    a.crash()
+    a = stored(hosts("a", store), stays="here")
+    place = die_sending(a, store, "f")
     place.unlink() if gone == "deleted" else place.rename(a.session / "g")
     a.flush()
     assert store._on_its_way is None, "it landed"
@@ -478,11 +464,7 @@ def test_p06_a_put_that_lands_after_its_process_was_killed_leaves_no_object_of_a
 def test_p06_what_a_killed_process_may_have_sent_is_waited_for_only_so_long(hosts):
     store = Late(looks=None)
     a = hosts("a", store)
-    place = a.write("f", "never confirmed")
-    store.dies_at = PREFIX + "f"
-    with pytest.raises(Crash):
-        a.driven.flush(S)
-    a.crash()
+    place = die_sending(a, store, "f")
     place.unlink()
     a.write("stays", "here")
     before, requests = a.driven.clock(), store.requests
@@ -502,9 +484,7 @@ def test_p06_what_a_killed_process_may_have_sent_is_waited_for_only_so_long(host
 def test_p06_a_file_whose_confirmation_the_journal_did_not_take_is_looked_for_when_it_is_deleted(hosts):
     """D9: the journal's disk was full."""
     store = FlatStore()
-    a = hosts("a", store)
-    a.write("stays", "here")
-    a.flush()
+    a = stored(hosts("a", store), stays="here")
     place = a.write("f", "stored")
     a.driven.scan(S)
     a.driven.clock.push(2)

@@ -19,6 +19,7 @@ from cachesync.files import (
     rename,
 )
 from cachesync.model import Kind
+from cachesync.policy import Writer
 
 
 @pytest.fixture(params=["renameat2", "without"])
@@ -116,6 +117,18 @@ def test_what_is_expected_is_exchanged(tree, staging, ground, request):
     else:
         assert stat == tree.lstat("s", "f")
         assert (tree.root / "s/f").read_text() == "new"
+    assert names(staging) == []
+
+
+def test_what_cannot_be_asked_for_writers_is_not_exchanged(tree, staging, ground, monkeypatch):
+    """A program may write to it, however old it is (core B3)."""
+    (tree.root / "s/f").write_text("old")
+    os.utime(tree.root / "s/f", (1, 1))
+    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    file = sealed(staging)
+    assert ground.swap(file, "f", tree.lstat("s", "f")) is None
+    file.discard()
+    assert (tree.root / "s/f").read_text() == "old"
     assert names(staging) == []
 
 

@@ -313,12 +313,14 @@ def test_p06_what_the_journal_lost_too_does_not_replace_what_was_confirmed(cut: 
     cut.write("new", b"new and flushed")
     cut.flush()
     with cut.journal._ledger.db.write() as db:
-        db.execute("DELETE FROM entry WHERE name = 'new' OR name = x'6e6577'")
-        db.execute(
+        assert db.execute("DELETE FROM entry WHERE name = ?", (b"new",)).rowcount == 1
+        older = (before.stored.version.etag, before.stored.version.version_id, before.stored.sha256, b"f")
+        changed = db.execute(
             "UPDATE entry SET etag = ?, version_id = ?, sha256 = ?, stored_size = 3, mtime_ns = 1, stored_at = 1,"
-            " dirty_since = 1 WHERE name = x'66'",
-            (before.stored.version.etag, before.stored.version.version_id, before.stored.sha256),
+            " dirty_since = 1 WHERE name = ?",
+            older,
         )
+        assert changed.rowcount == 1
     (cut.session / "f").write_bytes(b"")
     (cut.session / "new").write_bytes(b"")
     power_goes(cut, boot)
