@@ -71,7 +71,7 @@ def write(
             assert summary.failures is not None  # noqa: S101 -- set three lines above
             summary.failures.append(Failure(entry.path, "the name or its target is not UTF-8"))
             continue
-        if entry.kind is Kind.FILE:
+        if "size" in row:
             summary.files += 1
             summary.bytes += row["size"]
         out.write(separator + line)
@@ -95,8 +95,8 @@ def _row(entry: Entry) -> dict[str, Any] | None:
             s = replace(s, mtime_ns=now.mtime_ns, mode=now.mode)
         return _file_row(entry.path, s)
     told = entry.stat if entry.superseded is None or entry.dirty else entry.superseded.other
-    if told is None:
-        return None
+    if told is None:  # another host removed it, and may have stored a file at its path since
+        return None if entry.stored is None else _file_row(entry.path, entry.stored)
     row = {"path": entry.path.rstrip("/"), "type": str(entry.kind), "mtime": format_mtime(told.mtime_ns)}
     if entry.kind is Kind.LINK:
         return row | {"target": told.target}

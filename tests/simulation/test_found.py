@@ -18,6 +18,13 @@ from tests.simulation.findings import FINDINGS
 from tests.simulation.schedule import Schedule, Step
 
 FOUND = {
+    "a link and a file of two hosts at one path: the manifest did not list the file that was stored last": [
+        Step("write", 0, ("l.jsonl", "1\n")),
+        Step("flush", 0, (True,)),
+        Step("trap", 1, ("request", 2, True), Step("symlink", 1, ("l.jsonl", "../../etc"))),
+        *[Step("flush", host, (False,)) for host in (1, 0, 1, 0)],
+        Step("append", 0, ("l.jsonl", "2\n")),
+    ],
     "stored by the next process and removed, while the put of the one that was killed was on its way": [
         Step("write", 0, ("a", "1")),
         Step("scan", 0),
