@@ -60,7 +60,7 @@ class Removal:
 
     def delete(self, entry: Entry) -> bool:
         """Bring the store to "no object here"; whether one was deleted. Raises DeleteHeld, RootHalted, StoreError."""
-        if entry.tombstone and not self._believed(entry):
+        if not (self._believed(entry) if entry.tombstone else self._is_replaced(entry)):
             return False
         seen = entry.stored if entry.stored is not None and _was_seen(entry, entry.stored) else None
         version = None if seen is None else seen.version
@@ -90,6 +90,14 @@ class Removal:
         seconds = self._c.clock() - entry.dirty_since
         self._c.events.tell(What.DELETED, entry.session, entry.path, seconds=seconds, sent=version is not None)
         return version is not None
+
+    def _is_replaced(self, entry: Entry) -> bool:
+        """Whether no file is at the path of a link that replaced one. Raises RootHalted."""
+        found = self._c.tree.lstat(entry.session, entry.path)
+        if isinstance(found, FileStat) and found.kind is Kind.FILE:
+            self._scanner.look_again(entry)
+            return False
+        return True
 
     def _believed(self, entry: Entry) -> bool:
         """Whether a tombstone is carried out now (P7, P8). Raises DeleteHeld, RootHalted."""

@@ -18,6 +18,14 @@ from tests.simulation.findings import FINDINGS
 from tests.simulation.schedule import Schedule, Step
 
 FOUND = {
+    "a link that replaced a stored file, and was replaced by a new file before the object was deleted": [
+        Step("write", 0, ("d/b", "1")),
+        Step("flush", 0, (False,)),
+        Step("symlink", 0, ("d/b", "../../etc")),
+        Step("scan", 0),
+        Step("write", 0, ("d/b", "2")),
+        Step("pump", 0, (2,)),
+    ],
     "a link and a file of two hosts at one path: the manifest did not list the file that was stored last": [
         Step("write", 0, ("l.jsonl", "1\n")),
         Step("flush", 0, (True,)),
