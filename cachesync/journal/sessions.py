@@ -182,9 +182,9 @@ class Sessions:
     ) -> None:
         """Merge what the store has: ``objects`` are its files, ``others`` the links and directories of its manifest.
 
-        An unknown path becomes an evicted entry, and an evicted entry gets the listed version. A resident entry that was
+        An unknown path becomes an evicted entry. An evicted entry gets the listed version. A resident entry that was
         never stored gets the version that it would replace, without a digest; the uploader reads that from the store. A
-        resident file that was stored is not changed, and no entry is removed. Objects at the paths ``overtaken`` (see
+        resident file that was stored is not changed. No entry is removed. Objects at the paths ``overtaken`` (see
         ``listing``) are ignored.
         """
         number = self._ledger.id(name)
