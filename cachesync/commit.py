@@ -1,4 +1,4 @@
-"""Writing a session's manifest to the store, last of all (P3), under the same condition as every other write."""
+"""Writes a session's manifest to the store, after all files (P3), and only if it replaces the known version."""
 
 from __future__ import annotations
 
@@ -38,18 +38,21 @@ class Committer:
     def commit(
         self, session: str, *, state: str | None = None, patience: float = 0.0, lost: int | None = None
     ) -> Summary | None:
-        """Store the manifest, unless the one in the store shows the same. A summary with failures was not stored.
-        ``state`` is open or closed; without it, a session that is closed stays so until something of it changes.
+        """Store the manifest, unless the one in the store is equal. If the summary has failures, nothing was stored.
 
-        None if the store was found to have lost files since their number was ``lost`` (by default: since now): they are
-        dirty again, and a manifest without them would be wrong. Raises StoreError; after PreconditionFailed another
-        writer's manifest has been merged: the next call may work. Waits ``patience`` seconds for another commit of the
-        session.
+        ``state`` is open or closed. Without it, a closed session stays closed until it changes. Waits ``patience``
+        seconds for another commit of the session.
+
+        Returns None if the store lost files since their count was ``lost`` (default: since this call began). These
+        files are dirty again, and a manifest without them would be wrong.
+
+        Raises StoreError. PreconditionFailed means that another writer's manifest was merged; the next call may
+        succeed.
         """
         lost = self._learner.lost[session] if lost is None else lost
         lock = self._locks.setdefault(session, threading.Lock())
         if not lock.acquire(timeout=patience):
-            raise StoreTransient("write the manifest of", session, "the store has not answered the try before this one")
+            raise StoreTransient("write the manifest of", session, "an earlier attempt to write it has not finished")
         try:
             return self._commit(session, state, lost)
         finally:
@@ -62,12 +65,12 @@ class Committer:
         if row is not None and self._learner.refresh(row):
             row = self._c.journal.sessions.get(session)
         if row is not None and row.manifest is None and self._c.identity.admit_manifest(session, older=False):
-            self._learner.again(session)  # else the manifest's own request tells whether the store is another one
+            self._learner.again(session)  # with a known manifest, the request for it detects another store
             row = self._c.journal.sessions.get(session)
         if self._learner.lost[session] != lost:
             return None
         key = manifest_key(self._c.prefix, session)
-        assert row is not None, "whoever commits has scanned it"  # noqa: S101 -- an invariant, not a check of input
+        assert row is not None, "the caller has scanned the session"  # noqa: S101 -- an invariant, not a check of input
         generation = self._c.journal.generation()
         unchanged = row.manifest_revision == row.revision
         state = state or (row.state if unchanged else "open")
@@ -108,14 +111,16 @@ class Committer:
         return summary
 
     def _merge(self, session: str, lost: int) -> None:
-        """The manifest in the store is not the one that is known: learn what happened there. Raises PreconditionFailed
-        if nothing was lost: the next try may work."""
+        """Learn the session again, because the manifest in the store is not the one in the journal.
+
+        Raises PreconditionFailed if the store lost no files. The next attempt may succeed.
+        """
         self._learner.again(session)
         if self._learner.lost[session] == lost:
-            raise PreconditionFailed("write the manifest of", session, "another manifest was in its place")
+            raise PreconditionFailed("write the manifest of", session, "another writer changed the manifest")
 
     def _stands(self, key: str, version: Version) -> bool:
-        """Whether the manifest in the store is still the one that was written last."""
+        """Whether the manifest in the store still has this version."""
         try:
             return self._c.store.head(key).version.etag == version.etag
         except ObjectNotFound:

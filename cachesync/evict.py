@@ -1,9 +1,11 @@
-"""Dropping local bytes that the store has, and nothing else (P10).
+"""Evicts local files whose bytes the store has, and no others (P10).
 
-The journal is written first: a process that dies after it leaves files that stand and are not expected, which a scan
-takes back; never one that is expected and missing, which would be a deletion (P8). Then each file leaves the tree,
-is looked at where no path leads to it, and is dropped or put back. All of that in the session's turn (journal.turns):
-a program at the mount finds it before or after.
+The journal records an eviction before the file is removed. If the process dies in between, the file still exists, and
+the next scan records it as resident again. The other order could leave an expected file missing, which would count as a
+deletion (P8). Each file is moved out of the tree, checked where no path leads to it, and then removed or put back.
+
+All of that happens under the session lock (journal.turns), so a program at the mount sees only the state before or
+after it.
 """
 
 from __future__ import annotations
@@ -28,16 +30,16 @@ from cachesync.watcher import Hint
 logger = logging.getLogger(__name__)
 
 IN_USE = "a program has it open for writing"
-"""Said of a file that a program at the mount has closed a moment ago, too: the kernel tells of that a little later."""
+"""Also the reason for a file that a program at the mount has just closed: the kernel reports the close with a delay."""
 
 _BATCH = 100
-"""What goes in one turn. A program that changes names of the session meanwhile waits for some milliseconds."""
+"""Entries that are evicted under one lock. Other changes of the session's names wait some milliseconds for it."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """One eviction of one session: its directory, what was dropped, and what stays (path to reason). ``above`` are the
-    directories that something stays in, ``emptied`` those that something was taken from."""
+    """One eviction of one session. ``kept`` maps each path that stays to the reason. ``above`` are the directories that
+    contain such a path, ``emptied`` those from which an entry was removed."""
 
     ground: Ground
     force: bool
@@ -48,11 +50,11 @@ class _Run:
     emptied: set[str] = field(default_factory=set)
 
     def take(self, path: str) -> None:
-        """Note that a path was taken out of its directory."""
+        """Record that a path was removed from its directory."""
         self.emptied.add(path.rstrip("/").rpartition("/")[0] + "/")
 
     def keep(self, path: str, reason: str) -> None:
-        """Note that a path stays."""
+        """Record that a path stays, and why."""
         self.kept[path] = reason
         parent = path.rstrip("/").rpartition("/")[0]
         while parent and parent + "/" not in self.above:
@@ -61,7 +63,7 @@ class _Run:
 
 
 class Evictor:
-    """Evicts sessions. One at a time for one session; the caller sees to that."""
+    """Evicts sessions. The caller runs at most one eviction of a session at a time."""
 
     def __init__(self, context: Context, scanner: Scanner) -> None:
         self._c = context
@@ -83,7 +85,7 @@ class Evictor:
             self._directories(run, directories)
             with self._c.journal.turns.alone(session):
                 if not run.kept and not ground.remove():
-                    run.keep(".", "something was put into it a moment ago")
+                    run.keep(".", "a program created something in it a moment ago")
         kept = [Pending(path, reason) for path, reason in sorted(run.kept.items())]
         logger.info("evicted", extra={"session": session, "files": run.evicted, "bytes": run.bytes, "kept": len(kept)})
         self._c.events.tell(What.EVICTED, session, files=run.evicted, bytes=run.bytes)
@@ -92,7 +94,7 @@ class Evictor:
     # -- files and links -----------------------------------------------------------------------------------------------
 
     def _files(self, run: _Run, astray: Astray) -> list[Entry]:
-        """Drop files and links; returns the directories."""
+        """Evict files and links. Returns the directories."""
         session, directories = run.ground.session, list[Entry]()
         candidates = self._candidates(run, astray, directories)
         while batch := list(itertools.islice(candidates, _BATCH)):
@@ -103,8 +105,11 @@ class Evictor:
         return directories
 
     def _drop(self, run: _Run, batch: list[Entry], turn: Turn) -> list[Entry]:
-        """Drop what nobody uses; returns what stands again, as if it had never been on its way: it was changed in the
-        root meanwhile, by who saw it."""
+        """Evict the entries that are not in use.
+
+        Returns entries that stay because they changed after the journal recorded their eviction. They are resident
+        again.
+        """
         session, back = run.ground.session, list[Entry]()
         idle = [entry for entry in batch if not self._is_kept(run, entry, turn)]
         accepted = self._c.journal.residence.evicted(session, idle)
@@ -126,9 +131,9 @@ class Evictor:
         return back
 
     def _is_kept(self, run: _Run, entry: Entry, turn: Turn) -> bool:
-        """Whether what stands there has to stay, by a look at it; why is noted."""
+        """Check the disk: whether the file or link stays. Records the reason."""
         if entry.stat is None:
-            reason: str | None = "it was never looked at"
+            reason: str | None = "it was not scanned yet"
         elif entry.kind is Kind.FILE and turn.is_written(entry.stat.inode):
             reason = IN_USE
         else:
@@ -138,10 +143,10 @@ class Evictor:
         return reason is not None
 
     def _candidates(self, run: _Run, astray: Astray, directories: list[Entry]) -> Iterator[Entry]:
-        """What may go, by the journal. What has to stay is noted, and directories are collected."""
+        """Check the journal: yield the files and links that may go. Records what stays, and collects directories."""
         for entry in self._c.journal.entries.walk(run.ground.session):
             if entry.tombstone and entry.dirty:
-                run.keep(entry.path, "its deletion is not in the store yet")
+                run.keep(entry.path, "its deletion is not stored yet")
             elif not entry.resident or entry.tombstone:
                 continue
             elif entry.kind is Kind.DIRECTORY:
@@ -152,7 +157,7 @@ class Evictor:
                 yield entry
 
     def _take_out(self, run: _Run, entry: Entry) -> str | None:
-        """Drop one; if somebody saw it stand while it was on its way out, and wrote that down, it stays."""
+        """Remove one file or link, unless it is resident again in the journal. Returns why it stays, or None."""
 
         def still() -> bool:
             now = self._c.journal.entries.entry(entry.session, entry.path)
@@ -166,7 +171,7 @@ class Evictor:
     # -- directories ---------------------------------------------------------------------------------------------------
 
     def _directories(self, run: _Run, directories: list[Entry]) -> None:
-        """Remove what is empty now, the deepest first; what stays gets its time again."""
+        """Remove empty directories, the deepest first. Directories that stay get back their mtime."""
         deepest_first = iter(sorted(directories, key=lambda entry: -entry.path.count("/")))
         while batch := list(itertools.islice(deepest_first, _BATCH)):
             with self._c.journal.turns.alone(run.ground.session):
@@ -175,7 +180,7 @@ class Evictor:
                 self._scanner.notice(run.ground.session, back)
 
     def _remove(self, run: _Run, batch: list[Entry]) -> dict[str, Hint]:
-        """Remove those of the directories that are empty; returns which of them are to be looked at again."""
+        """Remove the empty directories of the batch. Returns hints for those that must be scanned again."""
         session, ground = run.ground.session, run.ground
         going, staying = dict[str, Entry](), list[Entry]()
         for entry in batch:
@@ -203,7 +208,10 @@ class Evictor:
         return back
 
     def _directory_must_stay(self, entry: Entry, going: dict[str, Entry], run: _Run) -> str | None:
-        """Why a directory stays: "" if what is in it says so itself; None if it may go."""
+        """Return why a directory stays, or None if it may go.
+
+        The reason is "" if the directory is missing, or if a path in it has a reason.
+        """
         try:
             listing = self._c.tree.listing(run.ground.session, entry.path)
         except FileUnreadable as error:
@@ -211,8 +219,8 @@ class Evictor:
         if listing is None:
             return ""
         if listing.special or any(f"{entry.path}{name}/" not in going for name in listing.found):
-            return "" if entry.path in run.above else "something is in it"
-        return "its mode or time is not in the store's manifest yet" if entry.dirty else None
+            return "" if entry.path in run.above else "it is not empty"
+        return "its mode or time is not in the manifest yet" if entry.dirty else None
 
     def _reset_time(self, ground: Ground, path: str, told: FileStat) -> None:
         found = self._c.tree.lstat(ground.session, path)
@@ -222,17 +230,17 @@ class Evictor:
     # -- after a crash -------------------------------------------------------------------------------------------------
 
     def recover(self, staging: Staging) -> None:
-        """Finish the evictions of a crashed process: drop a file if it is the evicted one, else put it back. If a
-        session's directory cannot be opened, the next start does it."""
+        """Finish the evictions of a crashed process: remove a file if it is the evicted one, else put it back. If a
+        session's directory cannot be opened, the next start tries again."""
         for left in staging.leftovers():
             try:
                 if not self._finish(left):
                     make_session(self._c.tree, left.session)
                     with Ground(self._c.tree, left.session, staging) as ground:
                         ground.put_back(left)
-                    logger.warning("put back", extra={"session": left.session, "path": left.path})
+                    logger.warning("file put back", extra={"session": left.session, "path": left.path})
             except (FileUnreadable, FileUnwritable) as error:
-                logger.error("not put back yet: %s", error, extra={"session": left.session, "path": left.path})
+                logger.error("file not put back yet: %s", error, extra={"session": left.session, "path": left.path})
 
     def _finish(self, left: Leftover) -> bool:
         entry = self._c.journal.entries.entry(left.session, left.path)
@@ -244,7 +252,7 @@ class Evictor:
 
 
 def _must_stay(entry: Entry, astray: Astray) -> str | None:
-    """Why the store's side does not allow a file or link to be dropped here."""
+    """Return why the journal or the store does not allow the eviction of a file or link; None if they do."""
     if entry.dirty:
         return entry.error or "it is not stored yet"
     if entry.unsettled:

@@ -1,9 +1,9 @@
-"""Whether the store is the one that the journal belongs to (P17).
+"""Checks that the store is the one that the journal belongs to (P17).
 
-A store keeps a small object with a random id; the journal knows URL, endpoint and id. It is bound with the first fact
-that it learns of a store, not before: a mistyped name binds nothing. Before the first write of a process the store is
-asked for its id, in one request. A store that has lost it, or has another one, was emptied, restored or replaced: every
-session is compared with it then, and what it does not have is stored again.
+A store has a small object with a random id. The journal records the store's URL, endpoint and id. The first fact that
+the journal learns from a store binds the journal to it, so a mistyped name binds nothing. Each process reads the
+store's id before its first write, with one request. A store without the id, or with another id, was emptied, restored
+or replaced. Every session is then compared with the store, and files that the store lacks are stored again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FORMAT = 1
 _ID = re.compile("[0-9a-f]{32}")
 _LARGEST = 65536
 _PAUSE = 60.0
-"""Seconds after which an identity that could not be written is tried again."""
+"""Seconds between attempts to write the identity."""
 
 
 class StoreIdentity:
-    """Safe to call from many threads. ``reached`` is the store as it is configured now, without an id.
+    """The identity of one store. Safe to call from many threads. ``reached`` is the configured store, without an id.
 
-    ``doubted`` are the sessions that are to be compared with the store before anything is believed of them; who waits
-    for ``changed`` is told when some are added, or when ``admit`` is to be called again.
+    ``doubted`` are the sessions that must be compared with the store. ``changed`` is set when sessions are added to it.
+    ``checked`` is set when the store's id was checked, or needs no check.
     """
 
     def __init__(self, journal: Journal, store: ObjectStore, prefix: str, reached: Bound) -> None:
@@ -56,19 +56,21 @@ class StoreIdentity:
         self.checked = threading.Event()
 
     def open(self, *, bind: bool, unchosen: tuple[str, ...] = ()) -> None:
-        """Compare the URL with the journal's. ``unchosen`` are the folders that a root is stored in while no store is
-        configured: from there it moves on by itself, if nothing is only there.
+        """Compare the configured URL with the journal's. Without ``bind`` nothing is written.
 
-        Raises ConfigError if the journal belongs to another store. Without ``bind`` nothing is written.
+        ``unchosen`` are the folders that serve as the store while none is configured. A root that is stored in one of
+        them moves to the configured store, unless it has evicted files.
+
+        Raises ConfigError if the journal belongs to another store.
         """
         known = self._journal.binding.get()
         if known is None:
-            if bind:  # what was learned from a store that nothing was confirmed by is true of no other
+            if bind:  # earlier listings may be of another store
                 self._journal.sessions.unlearn_all()
         elif known.store != self._reached.store:
             if not bind or known.store not in unchosen or self._journal.binding.lacks_bytes():
                 raise elsewhere(known, self._reached)
-            logger.warning("this root was stored in %s; from now on in %s", known.shown, self._reached.shown)
+            logger.warning("this root was stored in %s; it is now stored in %s", known.shown, self._reached.shown)
             self.rebind()
         if not bind:
             self._admitted = self._bound = self._written = True
@@ -77,19 +79,22 @@ class StoreIdentity:
 
     @property
     def moved(self) -> bool:
-        """Whether the store is reached at another endpoint than before: only its id tells whether it is the same."""
+        """Whether the configured endpoint is not the recorded one. Only the id shows whether the store is the same."""
         known = self._journal.binding.get()
         return known is not None and known.endpoint not in (None, self._reached.endpoint)
 
     def rebind(self) -> None:
-        """Bind the journal to the store that is configured now: what stands here is to be stored there."""
+        """Bind the journal to the configured store. All local files become dirty."""
         self._journal.binding.start_over(time.time())
         self._journal.binding.bind(self._reached)
         self._bound, self._id, self._written = True, None, False
 
     def admit(self) -> None:
-        """Before a write: find out, once, whether the store is the journal's. Raises ConfigError if it is another one,
-        StoreError if it cannot be asked now."""
+        """Check once, before the first write, that the store is the journal's.
+
+        Raises ConfigError if the store at a new endpoint lacks the journal's id. Raises StoreError if the id cannot be
+        read now.
+        """
         if self._admitted:
             return
         with self._lock:
@@ -99,16 +104,19 @@ class StoreIdentity:
         self.checked.set()
 
     def admit_manifest(self, session: str, *, older: bool) -> bool:
-        """Before a manifest is believed that this journal did not write: whether it is of another store, or of another
-        life of this one. Another host may have found first that the store was emptied. ``older`` is one that is gone
-        or comes before the one that is known. Raises as ``admit`` does."""
+        """Return whether the session is in doubt: its manifest may belong to another or a restored store.
+
+        Called before a manifest is used that this journal did not write. ``older`` says that the manifest is missing,
+        or older than the one in the journal. Raises as ``admit`` does.
+        """
         with self._lock:
             if self.doubted or not (older or self._written):
                 return session in self.doubted
             return self._check(session)
 
     def _check(self, session: str | None = None) -> bool:
-        """Ask for the id; whether every session is doubted now. ``session`` is being compared already."""
+        """Read the id and compare it. Returns whether every session is in doubt now. The caller already compares
+        ``session``."""
         known = self._journal.binding.get()
         if known is None:
             return False
@@ -119,7 +127,7 @@ class StoreIdentity:
         try:
             found = self._ask()
         except StorePermanent as error:
-            logger.info("the store's identity cannot be read: %s", error.reason)
+            logger.info("cannot read the store's identity: %s", error.reason)
             return False
         if found is not None and found == known.store_id:
             self._written = True
@@ -131,18 +139,18 @@ class StoreIdentity:
             raise elsewhere(known, self._reached)
         what = "has lost its identity" if found is None else "has another identity"
         logger.warning(
-            "the store %s %s: it was emptied, restored or replaced; every session is compared with it",
+            "the store %s %s; it was emptied, restored or replaced; comparing every session with it",
             known.shown, what,
         )  # fmt: skip
         self._adopted, self._written = found, False
-        self._id = None  # other hosts must see that the store began anew
+        self._id = None  # a new id shows other hosts that the store has changed
         self.doubted |= set(self._journal.sessions.names())
         self._journal.sessions.unlearn_all(but=session)
         self.changed.set()
         return True
 
     def confirmed(self) -> None:
-        """Before the journal notes what the store has: bind it, unless it is."""
+        """Bind the journal to the store, if it is unbound. Called before the journal records what the store has."""
         if self._bound:
             return
         with self._lock:
@@ -151,8 +159,8 @@ class StoreIdentity:
                 self._bound = True
 
     def affirm(self) -> None:
-        """The store has just shown that it is the journal's: see to it that it has an id, and that the journal knows
-        it. What goes wrong is tried again later."""
+        """Make sure that the store has an id and the journal records it. The caller has verified the store. A failure
+        is logged, and a later call tries again."""
         if self._written or self.doubted or time.monotonic() < self._not_before:
             return
         if not self._lock.acquire(blocking=False):
@@ -166,25 +174,25 @@ class StoreIdentity:
             self._written, self._adopted = True, None
         except StoreError as error:
             self._not_before = time.monotonic() + _PAUSE
-            logger.info("the store gets no identity yet: %s", error.reason)
+            logger.info("cannot write the store's identity yet: %s", error.reason)
         finally:
             self._lock.release()
 
     def compared(self, session: str) -> None:
-        """A session was compared with the store; after the last one the id is the store's."""
+        """Record that a session was compared with the store. After the last one, the store gets its id."""
         if session in self.doubted:
             self.doubted.discard(session)
             self.affirm()
 
     def notes(self) -> list[str]:
-        """What an operator should see."""
+        """Return messages for the operator."""
         if not self.doubted:
             return []
         sessions = "1 session is" if len(self.doubted) == 1 else f"{len(self.doubted)} sessions are"
         return [f"the store was emptied, restored or replaced: {sessions} being compared with it"]
 
     def _ask(self) -> str | None:
-        """The store's id; None if it has none. Raises StoreError."""
+        """Return the store's id, or None. Raises StoreError."""
         try:
             chunks = self._store.get(self._key).chunks
         except ObjectNotFound:
@@ -199,12 +207,14 @@ class StoreIdentity:
         except (ValueError, KeyError, TypeError, RecursionError):
             found = None
         if not isinstance(found, str) or not _ID.fullmatch(found):
-            raise StorePermanent("read", self._key, "it is no identity of a store", "remove it if nothing needs it")
+            raise StorePermanent("read", self._key, "it is not a store identity", "remove it if nothing needs it")
         return found
 
     def _make(self) -> str:
-        """Give the store an id, the one that the journal knows if it is still that store; another host may be first.
-        Raises StoreError."""
+        """Write an id to the store and return the id that the store has. Another host may write first.
+
+        The id is the journal's, or a new one after the store changed. Raises StoreError.
+        """
         made = self._id or secrets.token_hex(16)
         document = json.dumps({"format": FORMAT, "id": made}) + "\n"
         try:

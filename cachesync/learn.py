@@ -1,7 +1,7 @@
-"""Learning what the store has of a session before anything of it is written: one listing and one manifest.
+"""Merges the store's listing and manifest of a session into the journal, before the session's first write.
 
-It is what makes a new journal safe (nothing is overwritten unknown, nothing is forgotten) and what merges another
-host's work into ours.
+So a new journal overwrites only versions that it knows, and its manifest omits no file. The same code merges the
+changes of other hosts.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ logger = logging.getLogger(__name__)
 _BATCH = 1000
 _PAUSE = 0.5
 _ASKING = 8
-"""Objects that are asked for at once."""
+"""Concurrent HEAD requests."""
 
 _UNLISTED = 1000
-"""Files of a manifest that are asked for at most where the listing does not show them: an old listing lacks the latest
-few. Of a session whose objects somebody removed, the manifest may list a million."""
+"""Limit of HEAD requests for files that are in the manifest and not in the listing. A delayed listing lacks the latest
+few files. If all objects of a session were removed, the manifest may list a million."""
 
 _DAY = 86400.0
-"""Seconds that a listing is believed: no lifecycle rule expires an object that is younger than a day."""
+"""Seconds until a session is listed again. No lifecycle rule expires an object that is younger than a day."""
 
 
 @dataclass(slots=True)
 class Astray:
-    """What happened in the store meanwhile: clean files that stand here and were ``replaced`` there by other hosts, or
-    ``deleted``; and the links and directories that the manifest has (a directory's path ends in "/"), and its
-    ``flaws``. ``lost`` counts the files that are gone there although no host's manifest tells of their deletion."""
+    """Differences of the store from the journal.
+
+    ``replaced`` and ``deleted`` are clean local files that other hosts replaced or deleted in the store. ``others`` are
+    the links and directories of the manifest (a directory's path ends in "/"), ``flaws`` its errors. ``lost`` counts
+    files that the store lost although no manifest records a deletion.
+    """
 
     replaced: dict[str, Stored] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
@@ -54,10 +57,10 @@ class Astray:
 
 
 class Learner:
-    """Merges the store's side of a session into the journal, once; again when another writer was there.
+    """Merges the store's state of a session into the journal: once, and again after another writer's change.
 
-    ``scan`` compares a session's directory with the journal: a file that the journal does not have yet would be taken
-    for one that is only in the store, and then for another's.
+    ``scan`` compares a session's directory with the journal. It runs first, because a local file without an entry would
+    be recorded as evicted and treated as another host's.
     """
 
     def __init__(
@@ -79,24 +82,24 @@ class Learner:
         self._clock = clock
         self._wake = wake
         self.lost: Counter[str] = Counter()
-        """How many files of each session the store was found to have lost, in this life: a number that only grows."""
+        """Files that the store lost, by session, since this process began."""
         self.expired: Counter[str] = Counter()
-        """How many logs of each session were only in the store and expired there, in this life."""
+        """Evicted logs that expired in the store, by session, since this process began."""
         self._locks: dict[str, threading.Lock] = {}
         self._not_before: dict[str, float] = {}
         self.standing = threading.Lock()
-        """Held while what was learned is written, while a file is put where the journal says that it belongs (the
-        version that it is made from is the one that the journal knows at that instant), and while a manifest that was
-        stored is noted."""
+        """Held while the journal merges a listing, while a downloaded file is moved to its path (it must be the version
+        in the journal), and while the journal records a stored manifest."""
 
     def busy(self) -> list[str]:
-        """Sessions that are being learned, or could not be a moment ago: nothing of them can be stored now."""
+        """Return the sessions that are being learned, or that failed to be a moment ago. They cannot be stored now."""
         now = time.monotonic()
         waiting = [name for name, until in list(self._not_before.items()) if until > now]
         return [*waiting, *(name for name, lock in list(self._locks.items()) if lock.locked())]
 
     def ensure(self, session: str, *, wait: bool = False) -> bool:
-        """Learn the session unless that was done. False, at once, if another thread is at it and not ``wait``.
+        """Learn the session, if it is not learned yet. Returns False if another thread is learning it; with ``wait``,
+        waits for that thread instead.
 
         Raises StoreError.
         """
@@ -120,12 +123,12 @@ class Learner:
         return True
 
     def again(self, session: str) -> Astray:
-        """Learn what changed in the store since. Raises StoreError."""
+        """Learn the session again. Raises StoreError."""
         with self._lock(session):
             return self._learn(session)
 
     def if_changed(self, session: str) -> None:
-        """Learn the session again if its manifest is another one than the journal knows. Raises StoreError."""
+        """Learn the session again if its manifest is not the one in the journal. Raises StoreError."""
         row = self._journal.sessions.get(session)
         found = None
         with contextlib.suppress(ObjectNotFound):
@@ -134,9 +137,11 @@ class Learner:
             self.again(session)
 
     def refresh(self, row: Session) -> bool:
-        """Compare a session with the store's listing if the last one is older than a day, and learn it again if it
-        differs: lifecycle rules delete objects and tell nobody. Returns whether it was due. One request for each 1,000
-        objects. Raises StoreError."""
+        """List the session if the last listing is older than a day, and learn it again if the listing differs.
+
+        Lifecycle rules delete objects without a notice. Sends one request for each 1,000 objects. Returns whether a
+        listing was due. Raises StoreError.
+        """
         session, now = row.name, self._clock()
         if row.listed_at is not None and 0 <= now - row.listed_at < _DAY:
             return False
@@ -154,7 +159,7 @@ class Learner:
         return True
 
     def compare(self, session: str) -> Astray:
-        """Whether the store still has what stands here clean; nothing is learned by it. Raises StoreError."""
+        """Compare clean local files with a listing. The journal is not changed. Raises StoreError."""
         astray = Astray(deleted=self._journal.residence.here(session))
         for rows in self._listed(session, None):
             astray.deleted.difference_update(path for path, _ in rows)
@@ -162,14 +167,16 @@ class Learner:
         return astray
 
     def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat], Sequence[str]]:
-        """All files, links and directories that the store has of a session, past the journal; and what is wrong with
-        its manifest. Raises StoreError."""
+        """Return the session's files, its links and directories, and the errors of its manifest, as the store has them.
+
+        The journal is not used. Raises StoreError.
+        """
         found = self._manifest(session)
         files = {path: stored for rows in self._listed(session, found) for path, stored in rows}
         return (files, {}, ()) if found is None else (files, dict(found.others), found.flaws)
 
     def is_stored(self, session: str) -> bool:
-        """Whether the store has anything of a session. Raises StoreError."""
+        """Whether the store has any object of the session. Raises StoreError."""
         return next(iter(self._store.list(session_prefix(self._prefix, session))), None) is not None
 
     def _lock(self, session: str) -> threading.Lock:
@@ -182,7 +189,7 @@ class Learner:
         self._identity.compared(session)
         if astray.lost:
             self.lost[session] += astray.lost
-            logger.warning("the store does not have %d files that it had", astray.lost, extra={"session": session})
+            logger.warning("the store lost %d files", astray.lost, extra={"session": session})
             self._wake()
         return astray
 
@@ -194,7 +201,7 @@ class Learner:
         if past.is_news and self._identity.admit_manifest(session, older=past.is_other):
             past = _Past(before, found, doubted=True)
         unseen = residence.only_there(session)
-        standing = residence.standing(session)  # before the store is asked: a version that is newer than that is ours
+        standing = residence.standing(session)  # before the listing: a version that is newer than this is ours
         astray = Astray(deleted=residence.here(session))
         unlisted = set[str]() if found is None else found.files.keys() - unseen.keys() - standing.keys()
         if found is not None:
@@ -204,7 +211,7 @@ class Learner:
         for listed in self._listed(session, found):
             if listed:
                 self._identity.confirmed()
-            deleted = self._gone(session, [path for path, _ in listed if path in lately])  # a listing may be behind
+            deleted = self._gone(session, [path for path, _ in listed if path in lately])  # a listing may be delayed
             rows = [row for row in listed if row[0] not in deleted]
             for path, _ in rows:
                 unseen.pop(path, None)
@@ -217,7 +224,7 @@ class Learner:
                 sessions.learn(session, rows, [], overtaken=overtaken)
                 self._merge_known(session, known, past, astray)
         gone = self._gone(session, [*unseen, *standing])
-        hidden = self._asked(session, sorted(unlisted)[:_UNLISTED])  # or the next manifest would forget them
+        hidden = self._asked(session, sorted(unlisted)[:_UNLISTED])  # else the next manifest would omit them
         unshown = [(path, _stored(info, found, path)) for path, info in hidden.items()]
         with self.standing:
             if unshown:
@@ -228,7 +235,7 @@ class Learner:
         return astray
 
     def _merge_known(self, session: str, known: Sequence[_Listed], past: _Past, astray: Astray) -> None:
-        """Files that are expected here and that the store has, perhaps as other versions."""
+        """Merge resident files that the store has, perhaps in other versions."""
         other = [(path, etag, stored) for path, etag, _, _, stored in known if etag != stored.version.etag]
         if past.is_other:
             astray.lost += self._journal.residence.unknown(session, other, self._clock())
@@ -241,7 +248,7 @@ class Learner:
     def _merge_gone(
         self, session: str, standing: Mapping[str, _Standing], past: _Past, astray: Astray, gone: AbstractSet[str]
     ) -> None:
-        """Files that are expected here and that the store has no more."""
+        """Merge resident files that the store no longer has."""
         here = {path: row for path, row in standing.items() if path in gone}
         deleted = {path for path, row in here.items() if row[2] or past.deleted(path)}
         self._journal.residence.supersede(session, [(path, here[path][0], None) for path in deleted])
@@ -257,7 +264,8 @@ class Learner:
         astray: Astray,
         overtaken: AbstractSet[str],
     ) -> None:
-        """Files that only the store had. One that only a listing told of was another host's, and may go unmentioned."""
+        """Merge evicted files that the store no longer has. A file known only from a listing is another host's: it may
+        disappear without a report."""
         lost = []
         for path, (etag, ours) in gone.items():
             expired = not past.is_other and path not in overtaken and self._may_have_expired(session, path)
@@ -270,7 +278,7 @@ class Learner:
             astray.lost += self._journal.residence.lost(session, lost, self._clock())
 
     def _may_have_expired(self, session: str, path: str) -> bool:
-        """Whether a lifecycle rule for logs may have deleted the object: it has their tag, and is older than a day."""
+        """Whether a lifecycle rule for logs may have deleted the object: it is a log and older than a day."""
         entry = self._journal.entries.entry(session, path)
         return (
             attributes.is_log(path)
@@ -282,11 +290,11 @@ class Learner:
     def _merge_manifest(
         self, session: str, found: manifest.FoundManifest | None, past: _Past, overtaken: AbstractSet[str]
     ) -> None:
-        """The manifest's links and directories; it is not ``found`` if this host has written one since."""
+        """Merge the manifest's links and directories. ``found`` is None if there is none, or if ours is newer."""
         sessions = self._journal.sessions
         row = sessions.get(session)
         merged = None if row is None else row.manifest
-        if found is not None and found.version != merged:  # else it would learn links again that are gone since
+        if found is not None and found.version != merged:  # else links that were deleted here since would return
             self._journal.residence.supersede_others(session, dict(found.others), whole=not found.flaws)
             sessions.learn(session, [], found.others)
             if not found.flaws:
@@ -302,7 +310,7 @@ class Learner:
             return None
 
     def _listed(self, session: str, found: manifest.FoundManifest | None) -> Iterator[list[tuple[str, Stored]]]:
-        """The session's files, as the listing shows them, many at a time."""
+        """List the session's files in batches."""
         strange = 0
         objects = self._store.list(session_prefix(self._prefix, session))
         while batch := list(itertools.islice(objects, _BATCH)):
@@ -315,14 +323,14 @@ class Learner:
                 rows.append((path, _stored(info, found, path)))
             yield rows
         if strange:
-            logger.warning("%d objects have keys that are no path of the session", strange, extra={"session": session})
+            logger.warning("%d object keys are not paths of the session", strange, extra={"session": session})
 
     def _gone(self, session: str, unseen: Sequence[str]) -> set[str]:
-        """Of the files that a listing did not show, those that the store says it has no more."""
+        """Return the paths that have no object."""
         return set(unseen) - self._asked(session, unseen).keys()
 
     def _asked(self, session: str, paths: Sequence[str]) -> dict[str, ObjectInfo]:
-        """Those of the paths that the store says it has, and what it has there."""
+        """Return the objects at the paths, by path. Sends a HEAD request for each path."""
         there: dict[str, ObjectInfo] = {}
 
         def ask(path: str, _: threading.Event) -> None:
@@ -335,36 +343,36 @@ class Learner:
 
 _Standing = tuple[str, bool, bool]
 _Listed = tuple[str, str, bool, bool, Stored]
-"""What residence.standing tells of a file, with its path, and what the store has."""
+"""A row of residence.standing, with its path in front and the listed object at its end."""
 
 
 class _Past:
-    """What the manifest that was found tells of what happened to a session since the journal knew one."""
+    """Compares the manifest in the store with the one in the journal."""
 
     def __init__(self, known: Session | None, found: manifest.FoundManifest | None, *, doubted: bool) -> None:
         self._found = found
         ours = None if known is None else known.manifest
         same = found is not None and ours is not None and found.version.etag == ours.etag
         self.is_news = ours is not None and not same
-        """It is not the one that the journal knows."""
+        """The manifest is not the one in the journal."""
         serial = None if found is None else found.serial
         older = known is not None and serial is not None and serial <= known.serial
         self.is_other = not same and (doubted or (ours is not None and (found is None or older)))
-        """The store went back to a time before that manifest, or is another one: it tells of no deletion."""
+        """The store was restored to an older state, or is another store. A file that it lacks was not deleted."""
         self._tells = found is not None and not same and not self.is_other and not found.flaws
         self.serial = serial or 0
 
     def lists(self, path: str) -> bool:
-        """Whether the manifest has this file."""
+        """Whether the manifest lists this file."""
         return self._found is not None and path in self._found.files
 
     def deleted(self, path: str) -> bool:
-        """Whether another host has deleted a file: it wrote a manifest since, and that one leaves it out."""
+        """Whether another host deleted a file: it wrote a newer manifest that does not list the file."""
         return self._tells and not self.lists(path)
 
 
 def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -> Stored:
-    """A listed object, with what the manifest knows of that very version."""
+    """Return a listed object as a Stored, with the manifest's facts if they are of the same version."""
     version = Version(info.version.etag)
     row = found.files.get(path) if found is not None else None
     if row is None or (row.etag, row.size) != (version.etag, info.size):

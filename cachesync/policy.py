@@ -1,4 +1,7 @@
-"""Decisions, as pure functions: what is due, what an error means, whether a delete is believed. No I/O, no clock."""
+"""Decisions as pure functions: when work is due, what follows from an error, whether a deletion is executed.
+
+The functions do no I/O and read no clock.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from cachesync.record import record
 
 MIB = 1024 * 1024
 PART_SIZE = 16 * MIB
-"""Above this a file goes up in parts of this size, so memory is bounded by the parts in flight."""
+"""A larger file is uploaded in parts of this size, so the parts in flight bound the memory."""
 
 SMALLEST_COPY = 5 * MIB
 LONGEST_TAIL = 8 * PART_SIZE
@@ -29,25 +32,25 @@ MAX_PARTS = 10_000
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 
 SPACING = 1.0
-"""Seconds between two uploads of one path that is rewritten in a burst; and how long a writer of whom nothing is known
-must have been quiet."""
+"""Seconds between two uploads of a path that is rewritten in a burst. Also the quiet time after which a file counts as
+closed if the kernel cannot report its writers."""
 
 FARTHEST = 900.0
-"""Seconds beyond the longest that anything is put off."""
+"""Seconds. Longer than every delay: a due time further in the future shows that the clock was set back."""
 
 LINGERING = 60.0
-"""Seconds after which the kernel has written a memory-mapped page back (dirty_expire is 30 s), so that the next store
-to it shows in the file's times."""
+"""Seconds until the kernel has written back a memory-mapped page (dirty_expire is 30 s). The next write to the page
+then changes the file's times."""
 
 FINE_TICK = 0.020
-"""Seconds: the tick of a file system on a kernel whose clock ticks each 1 to 10 ms. Whoever reads a file waits for it;
-for a coarser one nobody waits, and the file is read once more."""
+"""Seconds. An upload waits for a time stamp tick of at most this length, as on kernels that tick every 1 to 10 ms. If
+the file system has a coarser tick, the upload does not wait, and the file is read again later."""
 
 SCAN_SHARE = 0.01
-"""Of one processor: what scans may take that nothing calls for."""
+"""The share of one processor that periodic scans may use."""
 
 LONGEST_PAUSE = 900.0
-"""Seconds from one scan to the next, whatever it costs."""
+"""The longest interval of periodic scans in seconds, whatever a scan costs."""
 
 _NAME_TRIES = 8
 _TEMPORARY = re.compile(
@@ -60,7 +63,7 @@ _PARKED_BACK_OFF = {"multiplier": 5, "max": 600, "min": 5}
 
 @record(frozen=True, slots=True)
 class Pace:
-    """The time knobs of SPEC section 5, in seconds."""
+    """The settings of SPEC section 5: seconds, and for ``delete_guard`` a number of deletions."""
 
     settle: float = 0.010
     max_dirty_age: float = 5.0
@@ -69,11 +72,10 @@ class Pace:
 
 
 def until_next_scan(interval: float, cost: float, *, chosen: bool, watched: bool) -> float:
-    """Seconds from the beginning of a scan to that of the next one that nothing calls for. ``cost`` is the processor
-    time of the last.
+    """Return the seconds between the starts of two periodic scans. ``cost`` is the last scan's processor time.
 
-    A root so large that a scan each ``interval`` would take more than SCAN_SHARE is scanned less often, if all of it is
-    ``watched``: then only what no event tells of waits for the scan. An interval that was ``chosen`` is kept.
+    If scans at ``interval`` would use more than SCAN_SHARE, the interval grows, but only if all of the root is
+    ``watched``: only changes without an event then wait longer. An interval that the user has ``chosen`` stays.
     """
     if chosen or not watched:
         return interval
@@ -89,17 +91,17 @@ class Writer(Enum):
 
 
 def looks_temporary(path: str) -> bool:
-    """Whether a name looks like one that is about to be renamed or deleted."""
+    """Whether the name looks like a temporary file, which will soon be renamed or deleted."""
     return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def due_after_change(
     now: float, changed_at: float, dirty_since: float, stored_at: float | None, *, temporary: bool, pace: Pace
 ) -> float:
-    """When a changed file is to be stored: once it has been quiet for ``settle``, but at most once in SPACING.
+    """Return when to store a changed file: after ``settle`` without a change, and SPACING after the last upload.
 
-    A path that never stops changing is due SPACING after its first change all the same, so it cannot starve; and no
-    clock that was set back can push the time out of reach.
+    A ``temporary`` file is due SPACING from now. A file that never stops changing is due SPACING after its first
+    change. If the clock was set back, the file is due at most SPACING from now.
     """
     due = now + SPACING if temporary else max(now, min(changed_at, now) + pace.settle)
     if stored_at is not None:
@@ -108,10 +110,10 @@ def due_after_change(
 
 
 def defer_for_writer(now: float, dirty_since: float, changed_at: float, writer: Writer, *, pace: Pace) -> float | None:
-    """When to look again at a file that a writer may still have open, or None to store it now.
+    """Return when to check again a file that a writer may have open, or None to store it now.
 
-    An open file is stored each ``max_dirty_age``; where the kernel cannot tell, a file is taken for closed once it has
-    been quiet for SPACING.
+    An open file is stored every ``max_dirty_age`` seconds. If the writer is unknown, a file without a change for
+    SPACING counts as closed.
     """
     if writer is Writer.CLOSED:
         return None
@@ -122,9 +124,11 @@ def defer_for_writer(now: float, dirty_since: float, changed_at: float, writer: 
 
 
 def is_unsettled(read_at: float, stat: FileStat, writer: Writer, *, tick: float) -> bool:
-    """Whether a file's bytes may have changed after they were read without a trace in its stat: by a writer that has a
-    page mapped, since the kernel notes only the first store to it; or, where time stamps are coarse, in the ``tick`` of
-    the change before."""
+    """Whether a file's bytes may change after they were read without a change of its stat.
+
+    A writer can do that through a mapped page, because only the first write to the page changes the times. With coarse
+    time stamps, every writer can do it within the ``tick`` of the previous change.
+    """
     age = read_at - stat.ctime_ns / 1e9
     if writer is Writer.UNKNOWN and age < LINGERING:
         return True
@@ -132,13 +136,15 @@ def is_unsettled(read_at: float, stat: FileStat, writer: Writer, *, tick: float)
 
 
 def was_reverted(stat: FileStat, stored: Stored | None, until: float) -> bool:
-    """Whether a file whose bytes are not those that the store confirmed may have lost them, with the machine's power or
-    by a rollback: nobody has written to it after ``until``, or since it was stored."""
+    """Whether a power failure or a rollback may explain that a file's bytes differ from its object.
+
+    It may if no program wrote to the file after ``until``, or since it was stored.
+    """
     return stat.mtime_ns / 1e9 <= until or (stored is not None and stat.mtime_ns <= stored.mtime_ns)
 
 
 class Reading(Enum):
-    """What comparing the stat before and after a read says of the bytes."""
+    """The result of comparing a file's stat before and after a read."""
 
     STABLE = auto()
     GREW = auto()
@@ -146,7 +152,7 @@ class Reading(Enum):
 
 
 def judge_reading(before: FileStat, after: FileStat) -> Reading:
-    """Compare the stat before and after reading (P4). GREW still needs the prefix read again and compared."""
+    """Compare the stat before and after a read (P4). After GREW, the caller must read the prefix again and compare."""
     if (before.inode, before.size, before.mtime_ns, before.ctime_ns) == (
         after.inode,
         after.size,
@@ -159,7 +165,7 @@ def judge_reading(before: FileStat, after: FileStat) -> Reading:
 
 
 def part_size(size: int) -> int | None:
-    """Bytes a part for a file of ``size`` bytes, or None if it goes up in one piece."""
+    """Return the part size for a file of ``size`` bytes, in bytes; None if it is uploaded in one request."""
     if size <= PART_SIZE:
         return None
     smallest = -(-size // MAX_PARTS)
@@ -167,19 +173,21 @@ def part_size(size: int) -> int | None:
 
 
 def may_be_tail(stored: int, size: int) -> bool:
-    """Whether a file of ``size`` bytes that begins with the ``stored`` ones is worth an append: S3 copies no less than
-    5 MiB as a part that another follows, and an append that breaks off begins anew, so it is not to be long."""
+    """Whether to upload only the new end of a file of ``size`` bytes whose first ``stored`` bytes are stored.
+
+    S3 copies a part only from 5 MiB, unless it is the last. An interrupted append starts again, so it must be short.
+    """
     return SMALLEST_COPY <= stored < size <= stored + LONGEST_TAIL
 
 
 def cuts_at_line_end(path: str) -> bool:
-    """Whether a file that is still being written is stored only up to its last line end."""
+    """Whether an upload of the file ends at its last line end while a writer has it open."""
     return path.endswith(".jsonl")
 
 
 @record(frozen=True, slots=True)
 class Verdict:
-    """What follows from a failed transfer: when to try again, and whether it is listed as failed until then."""
+    """When to retry a failed transfer, and whether it is reported as failed until then."""
 
     due_at: float
     failed: bool
@@ -188,9 +196,10 @@ class Verdict:
 def after_failure(error: Exception, attempts: int, now: float) -> Verdict:
     """Judge the ``attempts``-th failure in a row (from 1).
 
-    Transient errors back off with full jitter from 0.2 s to 30 s; all others are failed, and tried again slowly, from
-    5 s to ten minutes. Refused credentials get one more try first, since the chain has been asked again by then; a name
-    that is taken gets as many as a deletion of what is in its way may take.
+    A changing file or another writer's version is retried within a second. Transient errors and a halted root are
+    retried with full jitter, after 0.2 s to 30 s. All other errors count as failed and are retried after 5 s to ten
+    minutes. Two of them are first retried soon: refused credentials once, because the credential chain is read again,
+    and a name that is taken ``_NAME_TRIES`` times, because the object in its way may be deleted meanwhile.
     """
     if isinstance(error, FileChanging | PreconditionFailed):
         return Verdict(now + min(1.0, 0.05 * 2 ** min(attempts, 10)), failed=False)
@@ -204,7 +213,7 @@ def after_failure(error: Exception, attempts: int, now: float) -> Verdict:
 
 
 def _wait(strategy: Mapping[str, float], attempts: int) -> float:
-    from tenacity import RetryCallState, Retrying, wait_random_exponential  # when something fails: most runs end before
+    from tenacity import RetryCallState, Retrying, wait_random_exponential  # most runs do not need it
 
     state = RetryCallState(Retrying(), None, (), {})
     state.attempt_number = attempts
@@ -212,14 +221,14 @@ def _wait(strategy: Mapping[str, float], attempts: int) -> float:
 
 
 _PUT_OFF = 5
-"""Times ``delete_settle`` that deletions which are not carried out may put off those that are."""
+"""The longest delay by deletions of temporary files, as a multiple of ``delete_settle``."""
 
 _LONGEST_REMOVAL = 300.0
-"""Seconds that deletions are put off while a session only shrinks: an ``rm -rf`` of a large tree takes minutes."""
+"""Seconds that deletions wait while a session only shrinks: an ``rm -rf`` of a large tree takes minutes."""
 
 
 class Belief(Enum):
-    """Whether a deletion that was seen is carried out in the store."""
+    """Whether a local deletion is executed in the store now, later, or only after a confirmation (held)."""
 
     BELIEVED = auto()
     TOO_SOON = auto()
@@ -227,10 +236,14 @@ class Belief(Enum):
 
 
 def last_deletion(seen: float, gone: float, made: float, *, pace: Pace) -> float:
-    """Return when a session's last deletion happened, for ``believe_delete``. ``seen`` is the latest tombstone's time,
-    ``gone`` when anything in the session was last deleted, ignored files included, ``made`` when anything was last
-    created or written. While a session only shrinks, an ``rm -rf`` is running, and its deletions wait. Temporary files
-    that are created and deleted all the time delay real deletions by ``_PUT_OFF`` settle times only."""
+    """Return when a session's last deletion happened, for ``believe_delete``.
+
+    ``seen`` is the latest tombstone's time. ``gone`` is when anything in the session was last deleted, ignored files
+    included. ``made`` is when anything was last created or written.
+
+    While a session only shrinks, an ``rm -rf`` may be running, and its deletions wait. Temporary files that are created
+    and deleted all the time delay other deletions by ``_PUT_OFF`` settle times only.
+    """
     put_off = _PUT_OFF * pace.delete_settle
     longest = put_off if made > seen and gone - made < put_off else _LONGEST_REMOVAL
     return max(seen, min(gone, seen + longest))
@@ -239,9 +252,12 @@ def last_deletion(seen: float, gone: float, made: float, *, pace: Pace) -> float
 def believe_delete(
     now: float, last_seen: float, *, tombstones: int, stored: int, flushing: bool, watched: bool, pace: Pace
 ) -> Belief:
-    """Judge a session's tombstones (P8). ``last_seen`` is when its latest one was seen, ``tombstones`` how many
-    wait that nobody confirmed, of ``stored`` entries that the store has. A file that is missing may have been moved
-    while nobody looked: where nothing is ``watched``, only a flush, which scans for that, believes it is gone."""
+    """Judge a session's tombstones (P8).
+
+    ``last_seen`` is when the last deletion happened. ``tombstones`` is the number of unconfirmed ones, ``stored`` the
+    number of entries that the store has. Without a watcher (not ``watched``), a missing file may have been moved. Only
+    a flush executes deletions then, because it scans for the new name.
+    """
     if not flushing and (not watched or abs(now - last_seen) < pace.delete_settle):
         return Belief.TOO_SOON
     if tombstones > pace.delete_guard and tombstones * 2 > stored:
@@ -250,8 +266,11 @@ def believe_delete(
 
 
 def may_be_stored(entry: Entry, opened_at: int) -> bool:
-    """Whether the store may have an object for an entry that was never confirmed: a try was made, or the path was known
-    to a process before this one (whose last generation was ``opened_at``), which may have died before the answer."""
+    """Whether the store may have an object for an entry that was never confirmed.
+
+    It may if an attempt failed, or if an earlier process knew the path (its last generation was ``opened_at``): that
+    process may have died before the response.
+    """
     return entry.tried_at is not None or entry.born <= opened_at
 
 
@@ -265,17 +284,18 @@ def is_same_file(old: FileStat, new: FileStat) -> bool:
 
 
 def may_be_renamed(stat: FileStat) -> bool:
-    """Whether the file may have had another name before: a rename changes ctime and leaves the bytes' time alone, so
-    one whose bytes were the last thing to change was not renamed since. Where a file system keeps ctime at a rename
-    too, its bytes are sent."""
+    """Whether the file may have been renamed since it was last written: a rename changes ctime and keeps mtime.
+
+    On a file system where a rename keeps ctime, the result is False, and the caller sends the bytes.
+    """
     return stat.ctime_ns != stat.mtime_ns
 
 
 class Parallelism:
-    """How many transfers may run at once: halved on SlowDown, one more after each full round of successes.
+    """The limit of concurrent transfers: halved on SlowDown, one more after each full round of successes.
 
-    Additive increase, multiplicative decrease, as TCP does (RFC 5681 section 3.1). A store that does not answer at all
-    is asked by one transfer at a time, with a growing pause between. Not locked: the uploader owns it.
+    This is additive increase, multiplicative decrease, as in TCP (RFC 5681 section 3.1). While the store does not
+    respond, one transfer runs at a time, with growing pauses. Not thread-safe: the uploader owns it.
     """
 
     def __init__(self, most: int, *, jitter: Callable[[], float] = random.random) -> None:
@@ -288,13 +308,13 @@ class Parallelism:
         self._jitter = jitter
 
     def answered(self) -> None:
-        """The store said something, if only no: an outage is over."""
+        """Record a response of the store, with any status: an outage is over."""
         if self._outages:
             self.resume()
         self.down_since = None
 
     def succeeded(self) -> None:
-        """A transfer ended well."""
+        """Record a successful transfer."""
         self.answered()
         self._streak += 1
         if self._streak >= self.limit and self.limit < self.most:
@@ -302,13 +322,13 @@ class Parallelism:
             self._streak = 0
 
     def slow_down(self) -> None:
-        """The store asked for fewer requests."""
+        """Record that the store asked for fewer requests."""
         self.answered()
         self.limit = max(1, self.limit // 2)
         self._streak = 0
 
     def unreachable(self, now: float) -> None:
-        """Nobody answered at the store's address."""
+        """Record that the store did not respond."""
         self._outages += 1
         if self.down_since is None:
             self.down_since = now
@@ -316,7 +336,7 @@ class Parallelism:
         self.paused_until = now + min(5.0, 0.2 * 2 ** min(self._outages, 8)) * (0.5 + self._jitter() / 2)
 
     def resume(self) -> None:
-        """Try again at full speed, as if there had been no outage; ``down_since`` waits for an answer."""
+        """Allow all transfers again at once. ``down_since`` stays until the store responds."""
         if self._outages:
             self.limit = self.most
         self._outages = 0

@@ -4,8 +4,8 @@ An administrator may restore a snapshot of the root without the journal, or a ba
 The journal then expects files that are missing, although no program deleted them (P7). A file in the root holds the
 journal's counter. Both grow at each start, scan of the root, manifest, open, eviction and shutdown.
 
-A crash between the two is no rollback: while the journal's counter grows, the file holds the number before and the one
-after.
+A crash between the two writes must not look like a rollback. So the file contains both the old and the new number while
+the journal's counter grows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Pulse:
     def _write(self, before: int, after: int) -> None:
         if not self._writable or not self._stands():
             return
-        with contextlib.suppress(OSError):  # the next start then takes the root for rolled back
+        with contextlib.suppress(OSError):  # the next start then detects a rollback
             self._folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self._folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:

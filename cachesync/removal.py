@@ -1,4 +1,4 @@
-"""Deleting the object of a path where no file is any more (P7, P8)."""
+"""Deletes the objects of files that were deleted here (P7, P8)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from cachesync.scanner import Scanner
 logger = logging.getLogger(__name__)
 
 _LANDING = 5.0
-"""Seconds after which a request is in the store, or never will be, once who sent it has died or given it up."""
+"""Seconds within which the store may still execute a request whose sender died or stopped waiting."""
 
 _MOVING, _MOVING_SLOWLY = 0.05, 2.0
-"""Seconds until an old name is looked at again whose new name is not stored; the latter where a try has failed."""
+"""Seconds between checks whether the new name of a moved file is stored; the second applies after a failed attempt."""
 
 _RECOUNT = 0.1
 
@@ -36,7 +36,7 @@ _MOST_UNANSWERED = 10_000
 
 
 class Removal:
-    """Carries deletions out, or finds out why not. ``deleted`` counts them by session."""
+    """Executes deletions in the store, or records why not yet. ``deleted`` counts them by session."""
 
     def __init__(self, context: Context, scanner: Scanner, rivals: Rivals) -> None:
         self._c = context
@@ -47,11 +47,11 @@ class Removal:
         self._counted: dict[str, tuple[float, Tombstones]] = {}
         self._begun = context.clock()
         self._unanswered: dict[tuple[str, str], float] = {}
-        """Paths of which an upload failed without an answer in this life, and when."""
+        """When this process last lost the response to an upload, by session and path."""
 
     @contextlib.contextmanager
     def asked(self, session: str, path: str) -> Iterator[None]:
-        """Somebody asked for this one deletion by its name: it is neither waited for nor held."""
+        """Execute the deletion of this path at once: a caller named it, so it is neither delayed nor held."""
         self._asked.append((session, path))
         try:
             yield
@@ -59,7 +59,10 @@ class Removal:
             self._asked.remove((session, path))
 
     def delete(self, entry: Entry) -> bool:
-        """Bring the store to "no object here"; whether one was deleted. Raises DeleteHeld, RootHalted, StoreError."""
+        """Delete the object at the entry's path, if that is due. Returns whether an object was deleted.
+
+        Raises DeleteHeld, RootHalted, StoreError.
+        """
         if not (self._believed(entry) if entry.tombstone else self._is_replaced(entry)):
             return False
         seen = entry.stored if entry.stored is not None and _was_seen(entry, entry.stored) else None
@@ -71,8 +74,8 @@ class Removal:
         elif self._awaits_landing(entry, lately=seen.stored_at >= self._begun):
             return False
         if version is not None:
-            # A file whose removal was not on disk when the power went stands again: taken for clean, it would be
-            # nowhere but there.
+            # After a power failure, the deleted file may exist again. The journal must know then that it is dirty,
+            # because the store no longer has it.
             self._c.journal.work.harden(entry)
             try:
                 self._c.store.delete(self._c.key(entry.session, entry.path), expect=version)
@@ -100,10 +103,10 @@ class Removal:
         return True
 
     def _believed(self, entry: Entry) -> bool:
-        """Whether a tombstone is carried out now (P7, P8). Raises DeleteHeld, RootHalted."""
+        """Whether the tombstone's deletion is executed now (P7, P8). Raises DeleteHeld, RootHalted."""
         tree, work, now = self._c.tree, self._c.journal.work, self._c.clock()
         found = tree.lstat(entry.session, entry.path)
-        stands = isinstance(found, FileStat) and found.kind is not Kind.DIRECTORY  # a directory is another entry
+        stands = isinstance(found, FileStat) and found.kind is not Kind.DIRECTORY
         if stands or not self._scanner.presence.is_known(entry.session):
             self._scanner.look_again(entry)
             return False
@@ -111,18 +114,18 @@ class Removal:
             return True
         names = self._new_names(entry)
         waiting = [other for other in names if other.dirty]
-        if waiting:  # first the new name, so that the store has the bytes all the time
+        if waiting:  # store the new name first, so that the store always has the bytes
             pause = _MOVING if not any(other.attempts for other in waiting) else _MOVING_SLOWLY
             work.postpone(entry, now + pause)
             return False
         if self._lost_on_the_way(entry, entry.stored, names) and self._is_stored(entry, entry.stored):
             work.lose_delete(entry, entry.stored)
-            sentence = "moved, and the power may have taken its bytes: those that the store has stay, evicted"
+            sentence = "moved, but a power failure may have reverted its bytes; the object is kept as an evicted file"
             logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
             return False
         t = self._tombstones(entry.session)
         gone, made = self._scanner.presence.last_gone(entry.session)
-        if self._begun <= now:  # what went before this life began may be part of an rm that goes on
+        if self._begun <= now:  # an rm that began before this process may still be running
             gone = max(gone, self._begun)
         last = last_deletion(t.last_seen, gone, made, pace=self._c.pace)
         belief = believe_delete(
@@ -135,35 +138,39 @@ class Removal:
             pace=self._c.pace,
         )
         if belief is Belief.TOO_SOON:
-            since = last if self._c.watched and last <= now else now  # a clock that was set back makes it later
+            since = last if self._c.watched and last <= now else now  # the clock may have been set back
             work.postpone(entry, since + self._c.pace.delete_settle)
         if belief is Belief.HELD:
-            cause = f"{t.unconfirmed} of {t.stored} files went at once"
+            cause = f"{t.unconfirmed} of {t.stored} files were deleted at once"
             mend = f"cachesync flush --confirm-deletes {entry.session} carries them out"
             raise DeleteHeld("delete", entry.path, cause, mend)
         return belief is Belief.BELIEVED
 
     def _new_names(self, entry: Entry) -> list[Entry]:
-        """The names that a file has now whose name is gone: of a file that was moved, changed since or not."""
+        """Return the entries that the missing file may have become by a rename, even if it was written since."""
         return [other for other in self._c.journal.work.moved_to(entry) if self._is_it(entry, other)]
 
     def _is_stored(self, entry: Entry, stored: Stored) -> bool:
-        """Whether the object is there still: this host may have deleted it just before the power went."""
+        """Whether the object still has this version: this host may have deleted it just before a power failure."""
         with contextlib.suppress(ObjectNotFound):
             return self._c.store.head(self._c.key(entry.session, entry.path)).version.etag == stored.version.etag
         return False
 
     def _lost_on_the_way(self, entry: Entry, stored: Stored, names: list[Entry]) -> bool:
-        """Whether a moved file may have lost, with the machine's power, the bytes that only its old name's object has:
-        there are others under its new ``names``, and nobody has written those since."""
+        """Whether a power failure may have reverted a moved file, so that only its old name's object has the bytes.
+
+        That is so if no object of its new ``names`` has those bytes, and the file was not written since the failure.
+        """
         if not entry.doubted or stored.sha256 in (None, *(other.stored.sha256 for other in names if other.stored)):
             return False
         until = self._c.journal.reverted_until
         return any(other.stat is not None and was_reverted(other.stat, stored, until) for other in names)
 
     def _is_it(self, entry: Entry, other: Entry) -> bool:
-        """Whether ``other`` is the file that stood at ``entry``'s path, not a new file that reuses its inode number: it
-        looks the same, or it was created before the missing file last changed. Without birth times, the inode decides.
+        """Whether ``other`` is the file that was at ``entry``'s path, and not a new file with a reused inode number.
+
+        It is the same file if its stat is the same, or if it was created before the missing file last changed. Without
+        birth times, the inode decides.
         """
         if entry.stat is None or other.stat is None:
             return False
@@ -173,11 +180,11 @@ class Removal:
         return birth is None or birth / 1e9 <= entry.stat.ctime_ns / 1e9 + self._c.tree.capabilities.tick
 
     def recount(self, session: str) -> None:
-        """Forget the session's numbers: somebody has confirmed its deletions."""
+        """Discard the session's cached counts, because its deletions were confirmed."""
         self._counted.pop(session, None)
 
     def _tombstones(self, session: str) -> Tombstones:
-        """The session's numbers, counted at most ten times a second: a thousand deletions ask for the same ones."""
+        """Return the session's counts, cached for ``_RECOUNT`` seconds because each of its deletions needs them."""
         known = self._counted.get(session)
         if known is None or not 0 <= self._c.clock() - known[0] < _RECOUNT:
             counted, changed = self._c.journal.work.tombstones(session)
@@ -187,7 +194,10 @@ class Removal:
         return known[1]
 
     def _found(self, entry: Entry) -> tuple[bool, Version | None]:
-        """Whether it is known what there is to delete of an entry whose version was not seen here, and what that is."""
+        """Find the version to delete of an entry whose object was not seen here.
+
+        Returns (False, None) if nothing may be deleted now, and (True, None) if there is no object.
+        """
         try:
             key = self._c.key(entry.session, entry.path)
         except Unstorable:
@@ -202,11 +212,7 @@ class Removal:
         return False, None
 
     def _look_up(self, entry: Entry, key: str) -> ObjectInfo | None:
-        """The object of an entry whose version is not known to be ours, if there is one.
-
-        An answer may have been lost, and a listing names versions that are not ours: the object's metadata say whether
-        it is. One that is not lives on, as an evicted entry.
-        """
+        """Return the object of an entry, or None. The caller decides from the object's metadata whether it is ours."""
         if not self._may_be_stored(entry):
             return None
         try:
@@ -219,32 +225,37 @@ class Removal:
         return entry.stored is not None or tried or may_be_stored(entry, self._c.journal.opened_at)
 
     def broke_off(self, entry: Entry) -> None:
-        """Note that an upload of an entry, or its confirmation, failed without an answer: the store may have the
-        object, or get it within ``_LANDING`` seconds. A retry that succeeds does not change that: once the object is
-        deleted, the late request finds none and creates it again."""
+        """Record that the result of an upload is unknown, because the store's response or its confirmation was lost.
+
+        The store may have the object, or create it within ``_LANDING`` seconds. A successful retry does not change
+        that: if the object is deleted after it, the late request creates the object again.
+        """
         now = self._c.clock()
         if len(self._unanswered) > _MOST_UNANSWERED:
             self._unanswered = {place: at for place, at in self._unanswered.items() if 0 <= now - at < _LANDING}
         self._unanswered[entry.session, entry.path] = now
 
     def _awaits_landing(self, entry: Entry, *, lately: bool) -> bool:
-        """Whether an unanswered upload may still reach the store; then the deletion is due after it. ``lately`` says
-        that the store may not have had the object before this process began: its predecessor may have sent it."""
+        """Whether an earlier upload may still reach the store. If so, the deletion is postponed until after it.
+
+        ``lately`` says that the store may have got the object only after this process began. The previous process may
+        have sent it.
+        """
         sent, now = self._unanswered.get((entry.session, entry.path), 0.0), self._c.clock()
         if lately and entry.born <= self._c.journal.opened_at:
             sent = max(sent, self._begun)
         landed = sent + _LANDING
         if not 0 < landed - now <= _LANDING:
             return False
-        error = "a request that a killed process sent, or that was given up, may store it yet"
+        error = "an earlier upload whose response was lost may still store it"
         self._c.journal.work.fail(entry, tried_at=now, due_at=landed, error=error, failed=False)
         return True
 
     def _settle(self, entry: Entry) -> bool:
-        """The object was not what we last knew; whether it is gone now.
+        """Handle an object that is not the version in the journal. Returns whether the object is deleted now.
 
-        Gone it may be by our own first request, whose answer was lost, and ours by a put whose answer was. Another
-        writer's version wins.
+        An earlier delete of ours may have deleted it, or an earlier put of ours may have replaced it, if the response
+        was lost. Another writer's version is kept and reported as a conflict.
         """
         try:
             info = self._c.store.head(self._c.key(entry.session, entry.path))
@@ -260,17 +271,20 @@ class Removal:
         return False
 
     def _leave(self, entry: Entry, info: ObjectInfo) -> None:
-        """The object was not seen here and stays: as an evicted entry, or, where a link stands, unmentioned."""
+        """Keep an object that was not seen here: as an evicted entry, or without an entry if a link is at its path."""
         if entry.tombstone:
             self._c.journal.work.lose_delete(entry, attributes.to_stored(info))
         else:
             self._c.journal.work.confirm_delete(entry)
-        sentence = "deleted or replaced here, but the object is one that was not seen here: it stays"
+        sentence = "deleted or replaced here, but the object was not seen here; it is kept"
         logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
 
 
 def _was_seen(entry: Entry, stored: Stored) -> bool:
-    """Whether who removed or replaced a file here had seen what the store has of it. Of what a listing told of nobody
-    has, unless it never stood here: then it was removed where it is shown from there, in a mount. Who made a file or a
-    link of an evicted file's name, and removed it again, has seen nothing of that."""
+    """Whether the program that deleted or replaced a file here had seen the stored bytes.
+
+    A version known only from a listing counts as unseen, except for the deletion of a file that was never on this disk:
+    a program deleted it through a mount, which showed it. If a program created and deleted a file or link with the name
+    of an evicted file, the evicted bytes are unseen.
+    """
     return not entry.hidden and (stored.sha256 is not None or (entry.tombstone and entry.stat is None))

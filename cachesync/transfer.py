@@ -1,7 +1,8 @@
-"""One transfer: bringing the store to the state that the disk has at one path.
+"""Transfers one path: stores its file, or deletes its object.
 
-The order keeps the promises: the generation is taken before the file is opened, the stat before it is read and compared
-after, and nothing is confirmed before the store said yes. Every write names the version that it replaces (P9).
+The order keeps the promises. The generation is read before the file is opened. The stat is read before and after the
+bytes and compared. The journal confirms an entry only after the store's response. Every write names the version that it
+replaces (P9).
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ logger = logging.getLogger(__name__)
 
 @record(frozen=True, slots=True)
 class JournalResume:
-    """A multipart upload's memory (store.base.Resume) in the journal."""
+    """Records multipart uploads in the journal (store.base.Resume)."""
 
     journal: Journal
     session: str
     path: str
 
     def load(self) -> Multipart | None:
-        """The upload under way for this path."""
+        """Return the unfinished upload of this path, or None."""
         return self.journal.uploads.load(self.session, self.path)
 
     def started(self, upload: Multipart) -> None:
-        """Remember a new upload."""
+        """Record a new upload."""
         self.journal.uploads.save(self.session, self.path, upload)
 
     def part(self, number: int, etag: str) -> None:
-        """Remember a part that the store confirmed."""
+        """Record a part that the store confirmed."""
         self.journal.uploads.add_part(self.session, self.path, number, etag)
 
     def finished(self) -> None:
@@ -79,12 +80,15 @@ class Transfer:
         self.bytes_sent = 0
 
     def run(self, session: str, path: str) -> bool:
-        """Do what the entry needs now, if it still needs anything; whether something was stored or deleted."""
+        """Store or delete what is dirty and due at the path. Returns whether bytes were sent or an object deleted.
+
+        Raises CacheSyncError.
+        """
         self._c.identity.admit()
         entry, learned = self._c.journal.entries.with_learned(session, path)
         if not learned:
             if not self._learner.ensure(session):
-                return False  # somebody is at it; the uploader comes back when that is done
+                return False  # another thread learns it; the uploader retries later
             entry = self._c.journal.entries.entry(session, path)
         now = self._c.clock()
         if entry is None or not entry.dirty or now + self._c.pace.settle < entry.due_at <= now + FARTHEST:
@@ -101,16 +105,16 @@ class Transfer:
             self._scanner.look_again(entry)
             return False
         with file:
-            key = self._c.key(entry.session, entry.path)  # not before: nobody hears of a bad name that is gone
+            key = self._c.key(entry.session, entry.path)  # after open: a missing file with a bad name is no error
             file.await_tick(self._c.clock())
             now = self._c.clock()
-            writer = file.writer()  # a close that was seen proves nothing: there may be another writer
+            writer = file.writer()  # asked even after a close: another program may have the file open
             flushing = self._c.urgent(entry.session)
             if not flushing:
                 changed_at = file.stat.mtime_ns / 1e9
                 untold = writer is Writer.UNKNOWN and _closed(entry, file)
                 awaited = Writer.CLOSED if untold else writer
-                # Dirty since a time to come: since before the clock was set back, and nobody knows for how long.
+                # A time in the future shows that the clock was set back: the true age is unknown.
                 since = entry.dirty_since if entry.dirty_since <= now else 0.0
                 later = defer_for_writer(now, since, changed_at, awaited, pace=self._c.pace)
                 if later is not None:
@@ -175,7 +179,7 @@ class Transfer:
             self._c.journal.uploads.drop(entry.session, entry.path)
 
     def _send(self, entry: Entry, key: str, snapshot: Snapshot) -> tuple[Stored, bool]:
-        """Bring the object to the snapshot's bytes; returns what is stored, and whether bytes or a copy were sent."""
+        """Store the snapshot's bytes. Returns what the store has, and whether bytes or a copy request were sent."""
         body, stat = snapshot.body, snapshot.stat
         known = base = self._base(entry, key)
         attempt = self._c.journal.lives.attempt(entry, key)
@@ -269,7 +273,7 @@ def _is_unseen(entry: Entry) -> bool:
 
 
 def _closed(entry: Entry, file: OpenFile) -> bool:
-    """Whether the last hint was a writer's close, of the very file that is open now."""
+    """Whether the last hint was a writer's close of this file, unchanged since."""
     return entry.closed and entry.stat is not None and file.stat == entry.stat
 
 

@@ -1,4 +1,4 @@
-"""What the parts of the journal share: the database, the sessions' numbers, generations and revisions."""
+"""Shared by the parts of the journal: the database, the sessions' numbers, generations and revisions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from cachesync.journal.rows import DOUBTED, LEAVE, NEVER_SEEN, UNLEARN, UNSENT
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _ENDED = "-"
-"""Before the boot in which a life ended in order."""
+"""The prefix of the recorded boot id after an orderly shutdown of the journal."""
 
 _MOST_LIVES = 1000
-"""What an older life tried, and never heard of, counts as another writer's: it is kept as a conflict copy."""
+"""Lives that are remembered. Unconfirmed puts of older lives count as another writer's: they are kept as conflict
+copies."""
 
 _STALE = 60.0
-"""Seconds for which a listing may still show an object that was deleted: some S3 stores list with a delay."""
+"""Seconds for which a listing may still show a deleted object, because some S3 stores list with a delay."""
 
 _LATE = 600.0
-"""Seconds before the last thing that is known of a life that the power ended: what was stored in them may not have been
-on the disk yet. Kernels write back after 30 s."""
+"""Seconds before a life's last recorded change. After a power failure, files that were stored in this period may not
+have been written back to disk. Kernels write back after 30 s."""
 
 _AT = "max(dirty_since, ifnull(stored_at, 0))"
 _DOUBT = f"""
@@ -40,10 +41,11 @@ WITH latest(at, generation) AS (
 WHERE entry.kind = 'file' AND entry.resident = 1
 AND (synced < entry.generation OR {_AT} >= latest.at - {_LATE} OR entry.generation >= latest.generation)
 """
-"""By the order of generations too: the clock may have been set back."""
+"""Marks files as doubted that changed shortly before a power failure. It also compares generations, because the clock
+may have been set back."""
 
 MANIFEST = ""
-"""Among the paths that overtook a listing: the session's manifest."""
+"""Stands for the session's manifest among the paths that overtook a listing."""
 
 
 class Ledger:
@@ -53,12 +55,13 @@ class Ledger:
         self.db = Database(path)
         self.life = secrets.token_hex(8)
         self.ended_in_order = False
-        """The machine was restarted after the life before had ended in order: of the disk something may be lost."""
+        """The previous life closed the journal, and the machine restarted since. Files may still have lost their last
+        bytes."""
         self._settle_in(stores=stores)
         ((self.journal_id, self.opened_at),) = self.db.all("SELECT id, generation FROM meta")
         lives = self.db.all("SELECT token, lead(began) OVER (ORDER BY number) FROM life")
         self.lives: dict[str, int | None] = dict(lives)
-        """The token of each life, and the last generation that there was in it (None: it is not over)."""
+        """The last generation of each life, by token (None: the latest life)."""
         self._numbers: dict[str, int] = dict(self.db.all("SELECT name, id FROM session"))
         self._names = {number: name for name, number in self._numbers.items()}
         self._lock = threading.Lock()
@@ -67,11 +70,14 @@ class Ledger:
         self._hardened = 0
 
     def _settle_in(self, *, stores: bool) -> None:
-        """A life begins. A journal that was copied with its root is another writer than the one it was copied from: it
-        gets an id of its own, and no life of the other is one of its own. It and one that lost its last commits with
-        the machine's power learn anew what the store has. They doubt the disk, too: names and bytes of the last
-        seconds may be lost there; also if the life before ended in order, as each command without a daemon does: that
-        syncs the journal, and none of the files."""
+        """Begin a life, and detect a copied journal or a restart of the machine.
+
+        A copied journal is another writer than its original: it gets a new id and no earlier lives. A copied journal,
+        and one that may have lost commits in a power failure, learns again what the store has.
+
+        Both a copy and a restart put the disk in doubt: its last names and bytes may be lost. That is so even after an
+        orderly end, which syncs the journal and not the files.
+        """
         ((place, boot),) = self.db.all("SELECT place, boot FROM meta")
         now, ended = _boot(), boot is not None and boot.startswith(_ENDED)
         copied = place not in (None, self.db.place)
@@ -96,30 +102,30 @@ class Ledger:
                 db.execute("DELETE FROM life WHERE number <= (SELECT max(number) FROM life) - ?", (_MOST_LIVES,))
 
     def close(self) -> None:
-        """Let the file go, in order: nothing of it is lost any more."""
+        """Close the database and record the orderly end, durably."""
         with contextlib.suppress(JournalUnavailable, JournalDamaged), self.db.write(durable=True) as db:
             db.execute(f"UPDATE meta SET boot = '{_ENDED}' || ifnull(boot, '')")
         self.db.close()
 
     def names(self) -> list[str]:
-        """All known sessions, sorted."""
+        """Return the names of all known sessions, sorted."""
         with self._lock:
             return sorted(self._numbers)
 
     def number(self, name: str) -> int | None:
-        """A session's number, or None if it is not known."""
+        """Return a session's number, or None if it is unknown."""
         return self._numbers.get(name)
 
     def id(self, name: str) -> int:
-        """The number of a session that is known."""
+        """Return the number of a known session. Raises KeyError."""
         return self._numbers[name]
 
     def name(self, number: int) -> str:
-        """The name of a session by its number."""
+        """Return the name of a session."""
         return self._names[number]
 
     def add(self, name: str, now: float) -> None:
-        """Make a session known; nothing happens if it is."""
+        """Add a session, if it is unknown."""
         with self._lock:
             if name in self._numbers:
                 return
@@ -130,19 +136,20 @@ class Ledger:
             self._numbers[name] = number
 
     def generation(self) -> int:
-        """The last generation given out."""
+        """Return the latest generation."""
         ((generation,),) = self.db.all("SELECT generation FROM meta")
         return int(generation)
 
     def next_generation(self, db: sqlite3.Connection) -> int:
-        """Give out a generation, in a transaction. Many paths may share one: it only has to grow for each of them."""
+        """Return a new generation, in a transaction. Many paths may share it: it only has to grow for each path."""
         ((generation,),) = db.execute("UPDATE meta SET generation = generation + 1 RETURNING generation").fetchall()
         return int(generation)
 
     @contextlib.contextmanager
     def listing(self, name: str) -> Iterator[AbstractSet[str]]:
-        """While it is open, a listing of the session in the store may be older than the journal: the paths of which it
-        is, as they become known. Read in a transaction it is exact."""
+        """Collect the paths whose objects this host changes while the context is open. The yielded set grows. A listing
+        that was read meanwhile may be outdated for these paths. Inside a transaction, the set is exact.
+        """
         listing = self.id(name), set[str]()
         with self._lock:
             self._listings = [*self._listings, listing]
@@ -153,13 +160,13 @@ class Ledger:
                 self._listings = [other for other in self._listings if other is not listing]
 
     def overtake(self, number: int, path: str) -> None:
-        """Note, in a transaction, that what the store has at a path was changed by this host."""
+        """Record, in a transaction, that this host changed the object at a path."""
         for session, paths in self._listings:
             if session == number:
                 paths.add(path)
 
     def deleted(self, number: int, path: str) -> None:
-        """Note, in a transaction, that this host deleted the object at a path."""
+        """Record, in a transaction, that this host deleted the object at a path."""
         self.overtake(number, path)
         now = time.monotonic()
         with self._lock:
@@ -174,17 +181,18 @@ class Ledger:
             return {path for at, session, path in self._deleted if session == number and at >= since}
 
     def harden(self, generation: int) -> None:
-        """Let what was marked up to ``generation`` outlive a loss of power; one sync serves all that is marked by
-        now."""
+        """Make all marks up to ``generation`` durable. One sync covers all marks made so far."""
         if generation > self._hardened:
             with self.db.write(durable=True) as db:
                 latest = self.next_generation(db)
             self._hardened = max(self._hardened, latest)
 
     def leave(self, db: sqlite3.Connection, number: int, where: str, values: Row, *, vanished: bool) -> tuple[int, int]:
-        """In a transaction, let go of entries of a session that are not on the disk any more: what the store has is
-        evicted, what it never had is forgotten. Nothing becomes a tombstone (P7). Returns how many entries were
-        evicted, and how many files or changes to files went before they were stored."""
+        """Evict entries of a session that are not on disk any more, in a transaction.
+
+        Entries that the store never had are removed. No entry becomes a tombstone (P7). Returns the number of evicted
+        entries, and the number of files or changes that were not stored.
+        """
         forgotten = db.execute(
             f"DELETE FROM entry WHERE {where} AND resident = 1 AND kind = 'file' AND etag IS NULL", values
         ).rowcount
@@ -202,17 +210,17 @@ class Ledger:
         return evicted, lost
 
     def revise(self, db: sqlite3.Connection, number: int) -> None:
-        """Note, in a transaction, that a manifest of this session would look different now."""
+        """Record, in a transaction, that the session's manifest is outdated."""
         db.execute("UPDATE session SET revision = revision + 1 WHERE id = ?", (number,))
 
 
 def booted_at() -> float:
-    """When this boot of the kernel began, in seconds since the epoch by today's clock."""
+    """Return when this boot of the kernel began, in seconds since the epoch by the current clock."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC)
 
 
 def _boot() -> str | None:
-    """Which boot of the kernel this is; None where it does not say."""
+    """Return the kernel's boot id, or None if the system has none."""
     try:
         return BOOT.read_text("ascii").strip()
     except OSError:

@@ -1,9 +1,9 @@
 """Recognizes objects that this journal stored. Each object names its put attempt in its metadata (``attemptid``).
 
 The name is ``LIFE.GENERATION.NUMBER.KEY``: the token of the life (a process that stores from this journal), the entry's
-generation, the number of the put at its path, and a digest of the object's key. It is chosen before the request and not
-recorded in the journal. So an object that was copied from another key or stored from a clone of this journal is not
-ours, and a restored object is an older put.
+generation, the number of the put at its path, and a digest of the object's key. It is built before the request and not
+recorded in the journal. An object that was copied from another key, or stored from a clone of this journal, is not
+ours. A restored object is recognized as an older put.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The journal's sessions: what is known of each as a whole, and its conflicts."""
+"""The journal's sessions: the state of each session as a whole, and its conflicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cachesync.journal.vanishing import vanish
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
-"""Of a file that is not here: the version that it was when it went with its directory is known."""
+"""Whether an evicted file's local version is known, from when its session's directory was removed."""
 
 _LEARN = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
@@ -51,26 +51,25 @@ _ONE = "session = ? AND dir = ? AND name = ?"
 
 
 class _Otherwise(Exception):
-    """What was to be written is not so."""
+    """Aborts a transaction because an entry is not as expected."""
 
 
 class Sessions:
-    """Facts of whole sessions. Each verb is one transaction."""
+    """The state of whole sessions. Each method is one transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def names(self) -> list[str]:
-        """All known sessions, sorted."""
+        """Return the names of all known sessions, sorted."""
         return self._ledger.names()
 
     def add(self, name: str, now: float) -> None:
-        """Make a session known; nothing happens if it is."""
+        """Add a session, if it is unknown."""
         self._ledger.add(name, now)
 
     def get(self, name: str) -> Session | None:
-        """A session's row, or None if it was never seen. One that is being added has none before its number is known:
-        all other verbs ask by that."""
+        """Return a session's row, or None if the session is unknown or is still being added."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
             f" confirmed, lost, manifest_serial, listed_at, doubted, ({_VANISHED}) FROM session WHERE id = ?",
@@ -97,12 +96,12 @@ class Sessions:
         )
 
     def set_directory(self, name: str, directory: str) -> None:
-        """Note which directory the session is."""
+        """Record the identity of the session's directory."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET directory = ?, lost = 0 WHERE id = ?", (directory, self._ledger.id(name)))
 
     def trust(self, name: str) -> None:
-        """Record that a whole scan has finished. A file that goes missing from now on existed in this life."""
+        """Record that a whole scan has finished. A file that is missing from now on existed after the crash."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET doubted = 0 WHERE id = ?", (self._ledger.id(name),))
 
@@ -114,10 +113,10 @@ class Sessions:
             db.execute(f"UPDATE entry SET unsettled = {DOUBTED} WHERE kind = 'file' AND resident = 1")
 
     def removed(self, name: str) -> tuple[int, int]:
-        """The session's directory is gone: what the store has is evicted, what it never had is forgotten.
+        """Evict all entries of a session whose directory was removed.
 
-        Nothing becomes a tombstone (P7). Returns how many entries were evicted, and how many files or changes to files
-        went before they were stored.
+        Entries that the store never had are removed. No entry becomes a tombstone (P7). Returns the number of evicted
+        entries, and the number of files or changes that were not stored. Durable when it returns.
         """
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
@@ -142,8 +141,10 @@ class Sessions:
         too and was not stored, the old name is evicted, because only its object has the bytes.
 
         A path that ends in "/" is a directory with all below it. ``stands`` is as in ``Entries.mark``. ``volumes`` are
-        the current file systems of the paths; with it, only files that were on another one are evicted. Returns how
-        many entries were evicted, and how many files or changes were not stored. Durable when it returns.
+        the current file systems of the paths. With it, only files that were on another file system are evicted.
+
+        Returns the number of evicted entries, and the number of files or changes that were not stored. Durable when it
+        returns.
         """
         return vanish(self._ledger, name, paths, due_at, now, stands=stands, volumes=volumes)
 
@@ -153,19 +154,22 @@ class Sessions:
         return self._ledger.db.one(sql, (self._ledger.id(name),)) is not None
 
     def confirm_deletes(self, name: str) -> None:
-        """Believe every tombstone of the session that there is now, however many they are."""
+        """Confirm all current tombstones of the session. Durable when it returns."""
         with self._ledger.db.write(durable=True) as db:
             db.execute(
                 "UPDATE session SET confirmed = (SELECT generation FROM meta) WHERE id = ?", (self._ledger.id(name),)
             )
 
     def listing(self, name: str) -> AbstractContextManager[AbstractSet[str]]:
-        """To be open while the store is asked what it has, until ``learn`` has been told: the paths of which this host
-        has changed the store meanwhile, as it does. Of those an answer may be older than the journal."""
+        """Collect the paths whose objects this host changes while the context is open.
+
+        The caller keeps it open from before its listing until ``learn`` returns. For these paths, the listing may be
+        older than the journal.
+        """
         return self._ledger.listing(name)
 
     def deleted_lately(self, name: str) -> set[str]:
-        """The paths whose objects this process deleted so lately that a listing may still show them."""
+        """Return the paths whose objects this process deleted recently. A listing may still show them."""
         return self._ledger.deleted_lately(name)
 
     def learn(
@@ -178,9 +182,10 @@ class Sessions:
     ) -> None:
         """Merge what the store has: ``objects`` are its files, ``others`` the links and directories of its manifest.
 
-        A path that is not known here becomes an evicted entry; one that is only local learns which version it would
-        replace, and no digest: whoever stores it asks the store for that. Nothing that this journal confirmed itself
-        is overwritten, and nothing is deleted. Of the paths ``overtaken`` (see ``listing``) nothing is learned.
+        An unknown path becomes an evicted entry. An evicted entry gets the listed version. A resident entry that was
+        never stored gets the version that it would replace, without a digest; the uploader reads that from the store. A
+        resident file that was stored is not changed. No entry is removed. Objects at the paths ``overtaken`` (see
+        ``listing``) are ignored.
         """
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
@@ -194,10 +199,13 @@ class Sessions:
             self._ledger.revise(db, number)
 
     def renamed(self, entry: Entry, name: str, path: str, stored: Stored | None, now: float) -> bool:
-        """An evicted entry has another path, in the session ``name``, and its old path is a tombstone: a file is
-        ``stored`` there too by now, a link or directory is dirty until a manifest has its new name. False, and nothing
-        is written, if it is not as it was, or if the new path is another's; one that was deleted there gives way. Of a
-        directory that stands there nothing is changed."""
+        """Move an evicted entry to ``path`` in the session ``name``. The old path becomes a tombstone.
+
+        A file is ``stored`` at the new path already. A link or directory is dirty until a manifest has its new name. A
+        tombstone at the new path is replaced; a resident directory there stays unchanged.
+
+        Returns False, and changes nothing, if the entry is not as before or another entry has the new path.
+        """
         old, new = (self._ledger.id(entry.session), *split(entry.path)), (self._ledger.id(name), *split(path))
         try:
             with self._ledger.db.write() as db:
@@ -224,8 +232,8 @@ class Sessions:
         return True
 
     def forget_others(self, name: str, listed: Sequence[str]) -> None:
-        """Links and directories that are not here, and that the manifest in the store does not list: another host
-        removed them."""
+        """Remove the entries of evicted links and directories that are not ``listed`` in the store's manifest, because
+        another host deleted them."""
         number = self._ledger.id(name)
         rows = self._ledger.db.all(
             "SELECT dir, name FROM entry WHERE session = ? AND resident = 0 AND kind <> 'file' AND etag IS NULL"
@@ -240,8 +248,8 @@ class Sessions:
             )
 
     def set_learned(self, name: str, manifest: Version | None, serial: int = 0, *, now: float | None = None) -> None:
-        """Record that all that the store has at ``now`` is merged. ``manifest`` is the version of its manifest,
-        ``serial`` its number."""
+        """Record that the store's state at ``now`` is merged. ``manifest`` is the version of its manifest, ``serial``
+        its number."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE session SET learned = 1, manifest_etag = ?, manifest_version_id = ?, manifest_revision = -1,"
@@ -255,13 +263,16 @@ class Sessions:
             self._ledger.revise(db, self._ledger.id(name))
 
     def set_listed(self, name: str, now: float) -> None:
-        """Record that the store's listing equaled the entries at ``now``."""
+        """Record that the store's listing agreed with the entries at ``now``."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET listed_at = ? WHERE id = ?", (now, self._ledger.id(name)))
 
     def unlearn(self, name: str) -> None:
-        """The store is about to be changed past this journal: should that be all that comes of it, the next use asks
-        the store what it has. Durable when it returns."""
+        """Make the next use of the session list the store again. Durable when it returns.
+
+        The caller is about to change the store. If the process dies before the journal records that change, the listing
+        finds it.
+        """
         if (row := self.get(name)) is not None and row.learned:
             with self._ledger.db.write(durable=True) as db:
                 db.execute(UNLEARN, (self._ledger.id(name),))
@@ -272,7 +283,7 @@ class Sessions:
             db.execute("UPDATE session SET learned = 0 WHERE learned = 1 AND name IS NOT ?", (but,))
 
     def forget_evicted(self, name: str, path: str, *, overtaken: AbstractSet[str] = frozenset()) -> None:
-        """The store was asked and has no object for this evicted entry any more. ``overtaken`` as in ``learn``."""
+        """Remove an evicted entry whose object no longer exists. ``overtaken`` is as in ``learn``."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             if path in overtaken:
@@ -281,8 +292,10 @@ class Sessions:
             self._ledger.revise(db, number)
 
     def changed(self, name: str, path: str, stored: Stored | None) -> bool:
-        """Record that this host changed an object directly (None: deleted it). An evicted entry takes over
-        that state. Returns whether the entry was one that the store had lost."""
+        """Record that this host changed an object without a local file (None: deleted it).
+
+        An evicted entry gets that state. Returns whether the object of a deleted entry had been lost.
+        """
         number, lost = self._ledger.id(name), False
         with self._ledger.db.write() as db:
             self._ledger.overtake(number, path)
@@ -299,7 +312,8 @@ class Sessions:
     ) -> None:
         """Record that a manifest with everything up to ``generation`` is stored: links and directories are clean.
 
-        Increments the counter of pulse.py in the same commit."""
+        Increments the counter of pulse.py in the same transaction.
+        """
         number = self._ledger.id(name)
         listed = "session = ? AND kind <> 'file' AND etag IS NULL AND generation <= ?"
         with self._ledger.db.write() as db:
@@ -318,7 +332,7 @@ class Sessions:
             db.execute("UPDATE meta SET pulse = pulse + 1")
 
     def counts(self, name: str) -> Counts:
-        """A session in numbers."""
+        """Return the counts of a session's entries."""
         number = self._ledger.id(name)
         files = self._ledger.db.long(
             "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(vanished),"
@@ -345,7 +359,10 @@ class Sessions:
         )
 
     def add_conflict(self, name: str, conflict: Conflict, kept: Stored | None, now: float) -> None:
-        """Remember another writer's bytes, and the evicted entry that names them (None: they kept their own name)."""
+        """Record a conflict. ``kept`` is the object at the conflict name (None: the other bytes keep their own name).
+
+        Durable when it returns.
+        """
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
             self._ledger.overtake(number, conflict.kept_as)
@@ -359,17 +376,17 @@ class Sessions:
             self._ledger.revise(db, number)
 
     def set_reported(self, name: str) -> None:
-        """A flush has reported the session's conflicts."""
+        """Record that a flush reported the session's conflicts."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (self._ledger.id(name),))
 
     def conflict_count(self, name: str) -> int:
-        """How often another writer was in the way, ever."""
+        """Count all conflicts of the session so far."""
         ((count,),) = self._ledger.db.all("SELECT count(*) FROM conflict WHERE session = ?", (self._ledger.id(name),))
         return int(count)
 
     def conflicts(self, name: str) -> list[Conflict]:
-        """The conflicts that no successful flush has reported yet."""
+        """Return the conflicts that no successful flush has reported yet."""
         rows = self._ledger.db.all(
             "SELECT path, kept_as FROM conflict WHERE session = ? AND reported = 0", (self._ledger.id(name),)
         )

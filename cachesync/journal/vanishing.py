@@ -1,4 +1,4 @@
-"""What is missing here without evidence that a program deleted it (P7)."""
+"""Evicts paths that are missing without evidence that a program deleted them (P7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UPDATE entry AS t SET generation = ?1, absent = ?1, due_at = ?2, gone_at = ?3, a
     dirty_since = CASE WHEN synced < generation THEN dirty_since ELSE ?3 END, labels = NULL
 """
 _STANDS, _MISSING = "e.absent < e.generation", "e.absent = e.generation"
-"""Of a name that a missing file may have now."""
+"""Whether the entry e, a possible new name of a missing file, exists on disk or is missing too."""
 
 _IS_OLD_NAME = f"""
 resident = 1 AND gone_at IS NULL AND kind = 'file' AND etag IS NOT NULL AND EXISTS ({MOVED} AND {_STANDS})
@@ -23,7 +23,7 @@ SELECT t.session, t.dir, t.name FROM entry AS t INDEXED BY dirty
 WHERE t.session = ? AND t.synced < t.generation AND t.gone_at IS NOT NULL AND t.etag IS NOT NULL
 AND EXISTS ({_NEW_NAME} AND {_MISSING} AND e.synced < e.generation) AND NOT EXISTS ({_NEW_NAME} AND {_STANDS})
 """
-"""Old names whose new one, which was not stored yet, is missing as well."""
+"""Selects old names of moved files whose new name is missing too and was not stored."""
 
 _ONE = "session = ? AND dir = ? AND name = ?"
 
@@ -38,7 +38,7 @@ def vanish(
     stands: Callable[[str], bool],
     volumes: Mapping[str, str | None] | None,
 ) -> tuple[int, int]:
-    """Evict them; see ``Sessions.vanished``."""
+    """Evict the paths of a session. See ``Sessions.vanished``."""
     number, evicted, lost = ledger.id(name), 0, 0
     missing = list[tuple[str, tuple[object, ...]]]()
     with ledger.db.write(durable=True) as db:
@@ -53,7 +53,7 @@ def vanish(
             if volumes is not None:
                 where, values = f"{where} AND kind <> 'dir' AND mount IS NOT ?", (*values, volumes[path])
             missing.append((where, values))
-            # First all of them: a name that is missing itself is nobody's new one.
+            # Record all missing paths first: a missing path cannot be the new name of another.
             db.execute(f"UPDATE entry SET absent = generation WHERE {where} AND resident = 1", values)
         waiting = db.execute(_WAIT_FOR_MISSING, (number,)).fetchall() if missing else []
         missing += [(f"{_ONE} AND gone_at IS NOT NULL", row) for row in waiting]

@@ -1,4 +1,4 @@
-"""The journal as the uploader sees it: what is due, and what came of it."""
+"""The uploader's queue in the journal: the entries that are due, and the results of transfers."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ UPDATE entry SET size = ?5, mtime_ns = ?6, ctime_ns = ?7, inode = ?8, mode = ?9,
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND generation = ?4
 AND (size, mtime_ns, ctime_ns, inode, mode, unsettled) IS NOT (?5, ?6, ?7, ?8, ?9, ?10)
 """
-"""Only where something differs, as it seldom does: else its place among the inodes would be written again."""
+"""Changes a row only if a value differs, because each change also rewrites the inode index."""
 
 _MOST_CHANGED = 10_000
 
 
 class Work:
-    """The queue. ``confirm`` is called only after the store said yes, and never clears a mark made since."""
+    """The queue. ``confirm`` is called only after the store's response, and never clears a later mark."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -58,11 +58,14 @@ class Work:
     def due(
         self, now: float, limit: int, *, largest: int, small_first: bool = False, without: Collection[str] = ()
     ) -> list[tuple[str, str, int]]:
-        """Work whose time has come, as ``(session, path, size)``, most overdue or smallest first; no file over
-        ``largest`` bytes, and nothing of the sessions ``without``. Where more is due than ``limit``, the latest comes
-        first in a third of it: a file that is closed now does not wait for thousands of deletes. What is due later than
-        anything is ever put off to was put off by a clock that has been set back: it is due as well."""
-        # One value, however many sessions there are: an expression has a longest length.
+        """Return due work as ``(session, path, size)`` rows, the most overdue or the smallest first.
+
+        Omits files over ``largest`` bytes and the sessions ``without``. If more than ``limit`` rows are due, the latest
+        ones come first and take a third, so a file that was just closed does not wait for thousands of deletions.
+
+        A due time more than FARTHEST in the future shows that the clock was set back. Such work is due, too.
+        """
+        # One bound value for any number of sessions, because SQLite limits the size of an expression.
         others = " AND session NOT IN (SELECT value FROM json_each(?4))" if without else ""
         left_out = (json.dumps([self._ledger.id(name) for name in without]),) if without else ()
 
@@ -82,18 +85,18 @@ class Work:
         return [(self._ledger.name(row[0]), join(row[1], row[2]), row[3]) for row in rows]
 
     def next_due(self, now: float) -> float | None:
-        """When the next work after ``now`` is due, or None if there is none."""
+        """Return when the next work after ``now`` is due, or None."""
         row = self._ledger.db.one(
             f"SELECT due_at FROM entry INDEXED BY work WHERE {WORK} AND due_at > ? ORDER BY due_at LIMIT 1", (now,)
         )
         return None if row is None else row[0]
 
     def remaining(self, name: str) -> bool:
-        """Whether the uploader has anything to do for a session."""
+        """Whether the session has work for the uploader."""
         return self.left(name, 1) > 0
 
     def left(self, name: str, most: int) -> int:
-        """How many entries of a session the uploader has work with; it stops counting at ``most``."""
+        """Count a session's entries with work for the uploader, up to ``most``."""
         ((count,),) = self._ledger.db.all(
             f"SELECT count(*) FROM (SELECT 1 FROM entry INDEXED BY dirty WHERE session = ? AND {WORK} LIMIT ?)",
             (self._ledger.id(name), most),
@@ -101,7 +104,7 @@ class Work:
         return int(count)
 
     def hurry(self, name: str) -> None:
-        """Make all work of a session due, before that of any other session."""
+        """Make all work of a session due, before that of other sessions."""
         with self._ledger.db.write() as db:
             db.execute(
                 f"UPDATE entry INDEXED BY dirty SET due_at = 0.0 WHERE session = ? AND {WORK}",
@@ -114,7 +117,7 @@ class Work:
             db.execute(f"UPDATE entry INDEXED BY work SET due_at = 0.0 WHERE {WORK} AND due_at > 0.0")
 
     def retry(self, name: str, now: float) -> int:
-        """Make the failed entries of a session due now; returns how many."""
+        """Make the failed entries of a session due now. Returns their number."""
         with self._ledger.db.write() as db:
             return db.execute(
                 "UPDATE entry INDEXED BY dirty SET due_at = ? WHERE session = ? AND synced < generation"
@@ -132,10 +135,10 @@ class Work:
         complete: bool = True,
         put: bool = True,
     ) -> None:
-        """The store said yes: the entry's generation is clean, unless only part of it was stored (not ``complete``).
+        """Record that the store has the entry's generation: the entry is clean, if all of it was stored (``complete``).
 
-        ``read`` is the stat of the bytes that were sent; None leaves the disk's facts alone. ``put`` counts a new
-        version. An entry that was forgotten meanwhile comes back as an evicted one.
+        ``read`` is the stat of the bytes that were sent; None keeps the recorded stat. ``put`` says that a new version
+        was stored. If the entry was removed meanwhile, it is added as an evicted one.
         """
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path), entry.generation)
@@ -149,8 +152,11 @@ class Work:
             self._ledger.revise(db, number)
 
     def settle(self, name: str, entries: Sequence[tuple[Entry, bool]]) -> None:
-        """Clean files were read, and are what the store has: each with whether its bytes may still change without a
-        trace. One that was marked meanwhile stays as it is."""
+        """Record that clean files were read and equal their objects.
+
+        ``entries`` has for each file whether its bytes may still change without a change of its stat. A file that was
+        marked meanwhile is not changed.
+        """
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             db.executemany(
@@ -160,11 +166,11 @@ class Work:
             )
 
     def harden(self, entry: Entry) -> None:
-        """Let the mark that an entry is outlive a loss of power."""
+        """Make the entry's mark durable."""
         self._ledger.harden(entry.generation)
 
     def confirm_delete(self, entry: Entry) -> None:
-        """The store has no object at this path any more. A path that was marked again since stays dirty."""
+        """Record that the store has no object at this path. A path that was marked again since stays dirty."""
         number = self._ledger.id(entry.session)
         where = (number, *split(entry.path))
         with self._ledger.db.write() as db:
@@ -183,7 +189,7 @@ class Work:
             self._ledger.revise(db, number)
 
     def lose_delete(self, entry: Entry, stored: Stored) -> None:
-        """Another writer changed what was deleted here: the entry lives on in the store as that version."""
+        """Turn a tombstone into an evicted entry, because the object is a version that must be kept."""
         number = self._ledger.id(entry.session)
         values = to_columns(stored)
         with self._ledger.db.write() as db:
@@ -198,7 +204,7 @@ class Work:
             self._ledger.revise(db, number)
 
     def postpone(self, entry: Entry, due_at: float) -> None:
-        """Look at a path again later; nothing went wrong. One that was marked again meanwhile keeps its own time."""
+        """Postpone an entry without an error. A path that was marked again meanwhile keeps its due time."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET due_at = ? WHERE session = ? AND dir = ? AND name = ? AND generation = ?",
@@ -206,7 +212,7 @@ class Work:
             )
 
     def await_close(self, entry: Entry, due_at: float) -> None:
-        """Look at a file again when its writer closes it, or at ``due_at``."""
+        """Postpone a file until its writer closes it, at most to ``due_at``."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET closed = 0, due_at = ? WHERE session = ? AND dir = ? AND name = ? AND generation = ?",
@@ -214,7 +220,7 @@ class Work:
             )
 
     def fail(self, entry: Entry, *, tried_at: float, due_at: float, error: str, failed: bool) -> None:
-        """A try failed. A path that was marked again meanwhile keeps its own due time."""
+        """Record a failed attempt. A path that was marked again meanwhile keeps its due time."""
         with self._ledger.db.write() as db:
             db.execute(
                 "UPDATE entry SET attempts = attempts + 1, tried_at = ?, error = ?, failed = ?,"
@@ -223,12 +229,14 @@ class Work:
             )
 
     def left_behind(self, inode: int) -> list[Entry]:
-        """Entries of this inode whose path no longer stands on disk: where a renamed file may have come from."""
+        """Return stored entries with this inode that are not on disk any more: possible old names of a renamed file."""
         return self._of_inode(inode, "(gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL")
 
     def moved_to(self, entry: Entry) -> list[Entry]:
-        """Entries of the session that stand on disk, have the inode of this file, which does not any more, and changed
-        after it was stored: where it may have gone."""
+        """Return the entries that may be new names of a missing file.
+
+        They are on disk, have its session, inode and file system, and changed after the missing file was stored.
+        """
         if entry.stat is None:
             return []
         standing = f"session = {self._ledger.id(entry.session)} AND gone_at IS NULL AND resident = 1 AND kind = 'file'"
@@ -244,8 +252,11 @@ class Work:
         return [to_entry(self._ledger.name(row[0]), row[1:]) for row in rows]
 
     def tombstones(self, name: str) -> tuple[Tombstones, list[tuple[Entry, Entry]]]:
-        """The session's deletions that wait for the store, in numbers. A file that moved was not deleted: those that
-        may have been moved and changed since are counted, and returned with what they may be now."""
+        """Return the counts of the session's pending deletions.
+
+        Files that were moved unchanged are not counted. Files that may have been moved and changed since are counted
+        and also returned, as pairs of old and new entry, so that the caller can check them.
+        """
         number = self._ledger.id(name)
         ((last, unconfirmed),) = self._ledger.db.all(
             "SELECT max(gone_at), sum(generation > (SELECT confirmed FROM session WHERE id = ?1)"

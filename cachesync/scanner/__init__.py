@@ -1,8 +1,8 @@
-"""Comparing the disk with the journal: the one place where a path becomes dirty.
+"""Compares the disk with the journal and marks paths dirty.
 
-``notice`` looks at the paths that somebody hinted at, ``scan`` at all of a session; both end in ``judging.judge``, so a
-change is one row however often it is seen. Order matters twice: the journal is read before the disk, or a file made in
-between would look deleted; and a missing path counts only while its session's directory stands (P7).
+``notice`` compares the hinted paths, ``scan`` a whole session. Both use ``judging.judge``, so a change gets one mark
+however often it is seen. The journal is read before the disk: otherwise, a file created in between would look deleted.
+A missing path counts as deleted only while its session's directory exists (P7).
 """
 
 from cachesync.scanner.batch import ScanResult

@@ -1,4 +1,4 @@
-"""What the disk's state of one path means against the journal's."""
+"""Compares the disk's state of one path with the journal's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from cachesync.scanner.batch import Batch
 def judge(
     path: str, stat: FileStat, known: Known | None, batch: Batch, *, now: float, pace: Pace, closed: bool = False
 ) -> None:
-    """Add to ``batch`` what the disk's state of one path means against the journal's: nothing, "here again", or a mark.
-    ``closed`` says that a writer's close was the hint."""
+    """Compare one path with the journal. Adds to ``batch`` a mark if it changed, or the path if it is resident again.
+
+    ``closed`` says that the hint was a writer's close.
+    """
     if known is not None and known.gone_at is None and _same(known, stat):
         if not known.resident:
             batch.returned.append(path)
             return
         suspect = known.unsettled and closed
-        awaited = known.dirty and closed and not known.closed  # it was put off because a writer had it open
+        awaited = known.dirty and closed and not known.closed  # the upload waits for this close
         if not awaited and (known.dirty or not suspect):
             if batch.recheck and known.unsettled and not known.dirty:
                 batch.unsettled.append(path)
@@ -41,12 +43,12 @@ def is_another_directory(stat: FileStat, known: Known | None) -> bool:
 
 
 def is_change(mark: Mark) -> bool:
-    """Whether it is one that hints tell of: that a directory has another time, with what is in it, only scans see."""
+    """Whether hints report such a change. They do not report that a directory's time changed with its content."""
     return mark.stat is None or mark.stat.kind is not Kind.DIRECTORY
 
 
 def _same(known: Known, stat: FileStat) -> bool:
-    """Whether the disk is as it was last seen. A directory's size and ctime say nothing that its entries do not."""
+    """Whether the disk is as last seen. A directory's size and ctime are ignored: its entries show the same changes."""
     if known.kind != stat.kind or known.mode != stat.mode or known.mtime_ns != stat.mtime_ns:
         return False
     if stat.kind is Kind.DIRECTORY:

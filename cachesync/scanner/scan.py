@@ -1,4 +1,4 @@
-"""The scanner: what changed since the journal was told, of some paths or of a whole session."""
+"""The scanner: finds changes at hinted paths or in a whole session, and marks them in the journal."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 _LATE = 2.0
-"""Seconds after a change until a hint that did not come is a missing one."""
+"""Seconds after a change until its hint counts as missing."""
 
 _UNDECIDED = 0.2
-"""Seconds after which a path that was missing is looked at again."""
+"""Seconds until a missing path is checked again."""
 
 
 class Scanner:
-    """Marks what differs. Safe to call from many threads; ``wake`` is called after something was marked. ``tick`` is
-    that of the file system's time stamps, in seconds."""
+    """Marks differences between disk and journal. Safe to call from many threads.
+
+    ``wake`` is called after a path was marked. ``tick`` is the resolution of the file system's time stamps, in seconds.
+    """
 
     def __init__(
         self,
@@ -58,14 +60,15 @@ class Scanner:
         self._rules: dict[str, IgnoreRules] = {}
         self.presence = Presence(tree, journal, pace, clock, events)
         self.unseen: dict[str, list[Failure]] = {}
-        """What the last whole scan of a session could not look at or may not store: nobody knows if that is stored."""
+        """The failures of each session's last whole scan. It is unknown whether these paths are stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
-        """Look at the hinted paths of a session ("" is its directory). Raises RootHalted, and FileUnreadable if the
-        session's directory gives no answer.
+        """Compare the hinted paths of a session with the journal ("" is its directory).
 
-        A missing path becomes a tombstone only if its hint, or its directory's, says that it went: a look alone is no
-        evidence of a deletion (P7).
+        A missing path becomes a tombstone only if its hint, or its directory's, reports the deletion. A missing path
+        alone is not evidence of a deletion (P7).
+
+        Raises RootHalted, and FileUnreadable if the session's directory cannot be read.
         """
         if not is_session_name(session):
             return
@@ -100,14 +103,17 @@ class Scanner:
         expired: Callable[[], bool] = lambda: False,
         whole: Callable[[], bool] | None = None,
     ) -> ScanResult:
-        """Compare everything under ``directory`` ("" or ending in "/"); stops, unfinished, when ``expired``.
+        """Compare everything under ``directory`` ("" or ending in "/"). Stops unfinished if ``expired`` returns True.
 
-        ``recheck`` reads clean files again whose bytes may have changed without a trace, and marks those that did;
-        ``unwritten`` says that no program writes to them where that cannot be asked. What is missing in a whole session
-        is a deletion if the scan was still (no directory changed under it, or ``whole`` says that it missed no file all
-        the same), the life before ended in order, and the directory is the one that it was in; else it is evicted, or
-        left to the next scan. Whether it was still is only asked for that, or where ``whole`` is given. A session whose
-        directory gives no answer is a failure in the result. Raises RootHalted.
+        ``recheck`` reads clean files again whose bytes may have changed without a change of their stat. ``unwritten``
+        makes an unknown writer count as none.
+
+        Only a scan of the whole session decides about missing paths. They were deleted if the scan was still, the
+        session is not in doubt (``Session.doubted``), no mount changed above them, and the file system records birth
+        times. Else they are evicted or left to the next scan. A scan is still if no directory changed while it ran, or
+        if ``whole`` says that it missed no file. This is checked only if a decision needs it or ``whole`` is given.
+
+        A session directory that cannot be read is a failure in the result. Raises RootHalted.
         """
         result = ScanResult(still=True)
         try:
@@ -122,10 +128,10 @@ class Scanner:
             self.forget_rules(session)
         batch = Batch([directory], recheck, expired)
         self._walk(session, batch, result)
-        if directory and batch.missing and result.finished:  # what became of it only a whole scan can tell
+        if directory and batch.missing and result.finished:  # only a whole scan decides about missing paths
             return self.scan(session, recheck=recheck, expired=expired)
         if result.finished and not directory:
-            # A directory that went before anybody had looked at it has no entry: only what was seen in it has.
+            # A directory may have no entry of its own, although paths in it have one.
             expected = self._journal.entries.directories(session, directory)
             batch.missing += [path for path in expected if path not in batch.met]
             if whole is not None or batch.missing or batch.others or row.doubted:
@@ -140,8 +146,8 @@ class Scanner:
         return result
 
     def _scan_tree(self, session: str, directory: str, *, gone: bool) -> None:
-        """Compare what is under a hinted directory; ``gone`` says that the hint was that it, or what it replaced,
-        went."""
+        """Compare everything under a hinted directory. ``gone`` says that the hint reported that a path was deleted or
+        replaced there."""
         batch = Batch([directory])
         self._walk(session, batch, ScanResult())
         if gone:
@@ -160,22 +166,23 @@ class Scanner:
         self._commit(session, batch)
 
     def stood_still(self, session: str, stamps: Mapping[str, int]) -> bool:
-        """Whether every directory is as it was when the scan that filled ``stamps`` listed it: then the scan saw the
-        whole tree as it was at one moment."""
+        """Whether no directory changed since the scan that filled ``stamps`` listed it.
+
+        If so, the scan saw the whole tree as it was at one moment.
+        """
         return all(self._tree.stamp(session, directory) == stamp for directory, stamp in stamps.items())
 
     def look_again(self, entry: Entry) -> None:
-        """The disk is not as the entry says: compare it, and let the uploader come back when that is done."""
+        """Compare a path whose state on disk is not the entry's, and postpone its upload."""
         path = entry.path.rstrip("/")
-        self.notice(entry.session, {path: Hint.ATTRIBUTES})  # no program made anything
+        self.notice(entry.session, {path: Hint.ATTRIBUTES})  # not a creation or write
         stands = self.presence.stands(entry.session, entry.path)
-        # What is missing is decided by a hint or by a scan; to look again before that is in vain.
+        # Only a hint or a scan decides about a missing path, so an earlier check is useless.
         pause = self._pace.settle if stands or entry.tombstone else _UNDECIDED
         self._journal.work.postpone(entry, self._clock() + pause)
 
     def changed_since_read(self, session: str, paths: Sequence[str]) -> bool:
-        """Whether any of these files, whose bytes may have changed without a trace since they were read, has: what has
-        is dirty when this returns."""
+        """Read the unsettled files among ``paths`` again. Returns whether any changed; these are dirty then."""
         entries = [entry for path in paths if (entry := self._journal.entries.entry(session, path)) is not None]
         doubtful = [entry for entry in entries if entry.unsettled]
         batch = Batch(unsettled=[entry.path for entry in doubtful if not entry.dirty])
@@ -183,14 +190,14 @@ class Scanner:
         return batch.marked > 0 or any(entry.dirty for entry in doubtful)
 
     def left_out(self, session: str, path: str) -> str | None:
-        """Why a path is not stored, on purpose; None if nothing speaks against it. Raises RootHalted."""
+        """Return why a path is skipped or ignored, or None. Raises RootHalted."""
         found = self._tree.lstat(session, path)
         if isinstance(found, Skipped):
             return found.reason
         return self._ignore(session).reason(path, found is not None and found.kind is Kind.DIRECTORY)
 
     def forget_rules(self, session: str | None) -> None:
-        """Read ``.cachesyncignore`` again, of one session or (None) of all."""
+        """Discard the cached ignore rules of one session, or of all (None)."""
         if session is None:
             self._rules.clear()
         else:
@@ -210,7 +217,7 @@ class Scanner:
             if directory:
                 batch.missing.append(directory)
             return
-        # A stamp so young that a later change may get the same is none.
+        # A later change within the same tick would get the same stamp.
         young = 0 <= listing.stamped_at - listing.stamp < self._tick_ns
         batch.stamps[directory] = -1 if young else listing.stamp
         if listing.volume is not None:
@@ -240,10 +247,10 @@ class Scanner:
     def _leave_out(
         self, session: str, directory: str, listing: Listing, known: dict[bytes, Known], result: ScanResult
     ) -> set[str]:
-        """The names in a listing that are ignored. What the store has of them stays there."""
+        """Return the ignored names of a listing. Their objects stay in the store."""
         left_out = set[str]()
         if not directory and listing.found.pop(RESERVED, None) is not None:
-            result.failures.append(Failure(RESERVED, f"{RESERVED} is cachesync's own name in every session"))
+            result.failures.append(Failure(RESERVED, f"the name {RESERVED} is reserved for cachesync"))
         rules = self._ignore(session)
         for names, is_dir in ((listing.files(), False), (listing.directories(), True)):
             for name, reason in rules.ignored(directory, names, is_dir=is_dir).items():
@@ -257,11 +264,14 @@ class Scanner:
     # -- what is missing -----------------------------------------------------------------------------------------------
 
     def _decide(self, row: Session, batch: Batch, *, still: bool) -> None:
-        """Of what a whole scan missed: deleted, evicted, or not to be said yet. ``row`` is from before the scan."""
+        """Decide about the missing paths of a whole scan: deleted, evicted, or left to the next scan.
+
+        ``row`` is from before the scan.
+        """
         session, missing = row.name, self._not_ignored(row.name, batch.missing)
         if not (missing or batch.others or row.doubted):
             return
-        self._hearing.catch_up()  # what programs deleted in this life is known by its hints
+        self._hearing.catch_up()  # process the hints of deletions first
         if not still:
             return
         if missing and (batch.volumes or self._journal.sessions.has_mounts(session)):
@@ -278,7 +288,7 @@ class Scanner:
             self.presence.vanished(session, unseen)
         batch.marks += batch.others.values()
         self._commit(session, batch)
-        # What was made anew meanwhile is left to the next scan: it may be a directory that lost what was in it.
+        # If a missing path exists again, the next scan decides: it may be a directory that lost its content.
         if row.doubted and not any(self.presence.stands(session, path) for path in missing):
             self._journal.sessions.trust(session)
 
@@ -290,7 +300,7 @@ class Scanner:
                 batch.marked += self.presence.tree_gone(session, path)
 
     def _not_ignored(self, session: str, missing: Sequence[str]) -> list[str]:
-        """What is missing and not ignored; of what is ignored the store keeps what it has."""
+        """Return the missing paths that are not ignored. The objects of ignored paths stay in the store."""
         rules, left = self._ignore(session), []
         for path in missing:
             if rules.reason(path, path.endswith("/")):
@@ -303,7 +313,7 @@ class Scanner:
         rules = self._ignore(session)
         left_out = rules.reason(path, is_dir=False)
         if left_out and rules.reason(path, is_dir=True):
-            return  # whatever stands there: nothing has to be looked at
+            return  # ignored as a file and as a directory
         known = self._journal.entries.known(session, path)
         stat = self._tree.lstat(session, path)
         if isinstance(stat, FileStat) and stat.kind is Kind.DIRECTORY:
@@ -312,7 +322,7 @@ class Scanner:
         elif left_out:
             return
         elif isinstance(stat, FileStat):
-            if hint & (Hint.GONE | Hint.TREE):  # a directory may have stood here before
+            if hint & (Hint.GONE | Hint.TREE):  # it may have replaced a directory
                 self.presence.tree_gone(session, path + "/")
             closed = bool(hint & Hint.CLOSED)
             judge(path, stat, known, batch, now=self._clock(), pace=self._pace, closed=closed)
@@ -334,17 +344,17 @@ class Scanner:
         *,
         is_known: bool,
     ) -> None:
-        if is_known:  # a file or a link stood here before
+        if is_known:  # it replaced a file or link
             batch.marks.append(Mark(path, None, self.presence.gone_due()))
         path += "/"
         known = self._journal.entries.known(session, path)
         if known is None or hint & (Hint.TREE | Hint.GONE):
             trees[path] = bool(hint & Hint.GONE)
-        if hint & Hint.GONE or not is_another_directory(stat, known):  # else a whole scan finds what became of it
+        if hint & Hint.GONE or not is_another_directory(stat, known):  # else a whole scan decides
             judge(path, stat, known, batch, now=self._clock(), pace=self._pace)
 
     def _reread(self, session: str, batch: Batch, *, unwritten: bool) -> bool:
-        """Read unsettled files, and mark what changed; whether there was the time for all of them."""
+        """Read unsettled files again and mark changed ones. Returns False if the time ran out."""
         found = reread(
             self._tree,
             self._journal,
@@ -369,7 +379,7 @@ class Scanner:
             batch.returned.clear()
         if batch.marks:
             self._journal.entries.mark(session, batch.marks, self._clock(), stands=stands)
-            for mark in batch.marks:  # before the uploader knows of it: "stored" comes after "dirty"
+            for mark in batch.marks:  # before wake: "dirty" must precede "stored"
                 if mark.stat is None or mark.stat.kind is Kind.FILE:
                     self._tell(What.DIRTY, session, mark.path, size=None if mark.stat is None else mark.stat.size)
             self._wake()
@@ -380,7 +390,7 @@ class Scanner:
             batch.marks.clear()
 
     def _is_late(self, session: str, mark: Mark) -> bool:
-        """Whether a hint should have told of a change by now."""
+        """Whether the hint for a change is overdue."""
         at = self.presence.last_gone(session)[0] if mark.stat is None else mark.stat.ctime_ns / 1e9
         return self._clock() - at > _LATE
 
