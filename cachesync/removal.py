@@ -110,7 +110,7 @@ class Removal:
         if stands or not self._scanner.presence.is_known(entry.session):
             self._scanner.look_again(entry)
             return False
-        if entry.stored is None or (entry.session, entry.path) in self._asked:
+        if (entry.session, entry.path) in self._asked or not self._may_be_stored(entry):
             return True
         names = self._new_names(entry)
         waiting = [other for other in names if other.dirty]
@@ -118,6 +118,8 @@ class Removal:
             pause = _MOVING if not any(other.attempts for other in waiting) else _MOVING_SLOWLY
             work.postpone(entry, now + pause)
             return False
+        if entry.stored is None:
+            return True
         if self._lost_on_the_way(entry, entry.stored, names) and self._is_stored(entry, entry.stored):
             work.lose_delete(entry, entry.stored)
             sentence = "moved, but a power failure may have reverted its bytes; the object is kept as an evicted file"

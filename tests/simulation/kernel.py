@@ -201,10 +201,13 @@ class Kernel:
         return Writer.CLOSED if leases == "lying" else _writer_of(descriptor)
 
     def stamp_of(self, directory: int) -> tuple[int, int, int]:
-        """A directory's stamp: two changes at one moment of the simulation take place in one tick of the real clock."""
+        """A directory's stamp, and the time of the clock that it is from. Two changes at one moment of the simulation
+        take place in one tick of the real clock."""
         disk = self._disk(_path(directory))
         changes = 0 if disk is None or disk.nature.tick else disk.changes[os.fstat(directory).st_ino]
         stamp, at, device = _stamp_of(directory)
+        if disk is not None and disk.stamped:
+            at = int(disk.clock() * 1e9)
         return stamp + changes, at, device
 
     def birth_ns(self, directory: int, name: str) -> int | None:

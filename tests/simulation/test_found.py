@@ -18,15 +18,24 @@ from tests.simulation.findings import FINDINGS
 from tests.simulation.schedule import Schedule, Step
 
 FOUND = {
-    "a link that replaced a stored file, and was replaced by a new file before the object was deleted": [
+    "stored, killed before the journal knew, and moved with its directory": [
+        Step("trap", 0, ("journal", 8, True)),
+        Step("write", 0, ("d/a", "1")),
+        Step("write", 0, ("d/b", "2")),
+        Step("flush", 0, (False,)),
+        Step("rename_folder", 0, ("d", "f")),
+        Step("flush", 0, (False,)),
+    ],
+    "a link that replaced a stored file, and was replaced by a file before the delete": [
         Step("write", 0, ("d/b", "1")),
         Step("flush", 0, (False,)),
         Step("symlink", 0, ("d/b", "../../etc")),
+        Step("slow_remove", 1, (20,)),
         Step("scan", 0),
         Step("write", 0, ("d/b", "2")),
         Step("pump", 0, (2,)),
     ],
-    "a link and a file of two hosts at one path: the manifest did not list the file that was stored last": [
+    "a link and a file of two hosts at one path: the manifest did not list the file": [
         Step("write", 0, ("l.jsonl", "1\n")),
         Step("flush", 0, (True,)),
         Step("trap", 1, ("request", 2, True), Step("symlink", 1, ("l.jsonl", "../../etc"))),
