@@ -95,9 +95,9 @@ class Removal:
         return version is not None
 
     def _is_replaced(self, entry: Entry) -> bool:
-        """Whether no file is at the path of a link that replaced one. Raises RootHalted."""
+        """Whether the link that replaced a file is still there. Raises RootHalted."""
         found = self._c.tree.lstat(entry.session, entry.path)
-        if isinstance(found, FileStat) and found.kind is Kind.FILE:
+        if found is None or (isinstance(found, FileStat) and found.kind is not Kind.LINK):
             self._scanner.look_again(entry)
             return False
         return True
@@ -210,7 +210,8 @@ class Removal:
             return True, info.version
         if entry.hidden and not entry.tombstone:
             return True, self._rivals.keep_hidden(entry, key)
-        self._leave(entry, info)
+        if not self._awaits_landing(entry, lately=True):
+            self._leave(entry, info)
         return False, None
 
     def _look_up(self, entry: Entry, key: str) -> ObjectInfo | None:

@@ -20,6 +20,8 @@ def judge(
     if known is not None and known.gone_at is None and _same(known, stat):
         if not known.resident:
             batch.returned.append(path)
+            if batch.recheck and known.unsettled:
+                batch.unsettled.append(path)
             return
         suspect = known.unsettled and closed
         awaited = known.dirty and closed and not known.closed  # the upload waits for this close

@@ -296,6 +296,9 @@ class Ledger:
         self.doubted.add(host.name)
         self.must_go[host.name].clear()
         here = host.snapshot()
+        for path, seen in here.items():
+            if seen.data != getattr(self.stood.get((host.name, path)), "data", seen.data):
+                self.changed_at.pop((host.name, path), None)  # it is as it was before its last change
         for path, data in lost.items():
             (self.reverted if path in here else self.vanished)[host.name, path] = data
             self.changed_at.pop((host.name, path), None)  # it may be as it was before that
@@ -404,7 +407,8 @@ class Ledger:
         """P8: what was removed by its name is not in the store, also if nobody had seen it stored; unless the journal
         was lost, the power was, or it is ignored: then nobody knows whose it is. Bytes that nobody gave up stay: who
         made a file of an evicted one's name, and removed it again, saw nothing of them."""
-        if host.name in self.forgetful or host.files().get(FILE_NAME):
+        rules = self.store.objects.get(PREFIX + FILE_NAME)
+        if host.name in self.forgetful or host.files().get(FILE_NAME) or (rules is not None and rules.data):
             return
         for path in self.deleted[host.name] - host.files().keys():
             held = self.store.objects.get(PREFIX + path)
