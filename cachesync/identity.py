@@ -49,6 +49,7 @@ class StoreIdentity:
         self._adopted: str | None = None
         self._written = False
         self._admitted = False
+        self._recognized = False
         self._not_before = 0.0
         self._lock = threading.Lock()
         self.doubted: set[str] = set()
@@ -73,7 +74,7 @@ class StoreIdentity:
             logger.warning("this root was stored in %s; it is now stored in %s", known.shown, self._reached.shown)
             self.rebind()
         if not bind:
-            self._admitted = self._bound = self._written = True
+            self._admitted = self._bound = self._recognized = self._written = True
         if self._id is None or not bind:
             self.checked.set()
 
@@ -157,6 +158,20 @@ class StoreIdentity:
             if not self._bound:
                 self._journal.binding.bind(self._reached)
                 self._bound = True
+
+    def recognize(self) -> None:
+        """Record the store's id once the journal has learned what the store has. A failure is logged, and not tried
+        again in this process: the first write records the id, too."""
+        if self._recognized or not self._bound or self._id is not None or self.doubted:
+            return
+        with self._lock:
+            self._recognized = True
+            try:
+                self._id = self._ask()
+            except StoreError as error:
+                logger.info("cannot read the store's identity: %s", error.reason)
+            if self._id is not None:
+                self._journal.binding.bind(Bound(self._reached.store, self._reached.endpoint, self._id))
 
     def affirm(self) -> None:
         """Make sure that the store has an id and the journal records it. The caller has verified the store. A failure

@@ -186,6 +186,7 @@ class Learner:
         self._identity.admit()
         with self._journal.sessions.listing(session) as overtaken:
             astray = self._learn_listed(session, overtaken)
+        self._identity.recognize()
         self._identity.compared(session)
         if astray.lost:
             self.lost[session] += astray.lost

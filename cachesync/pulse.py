@@ -33,13 +33,13 @@ class Pulse:
         self._stands = stands
         self._folder = root / RESERVED
         self._lock = threading.Lock()
+        self._number = journal.pulse()
 
     def is_foreign(self) -> bool:
         """Whether the root's counter differs from the journal's."""
         if not self._writable:
             return False
-        number = self._journal.pulse()
-        return number != 0 and number not in self._read()
+        return self._number != 0 and self._number not in self._read()
 
     def beat(self) -> None:
         """Increment both counters."""
@@ -50,10 +50,10 @@ class Pulse:
     def growing(self) -> Iterator[None]:
         """Increment the root's counter around the caller's transaction, which increments the journal's."""
         with self._lock:
-            number = self._journal.pulse()
-            self._write(number, number + 1)
+            self._write(self._number, self._number + 1)
             yield
-            self._write(number + 1, number + 1)
+            self._number += 1
+            self._write(self._number, self._number)
 
     def _write(self, before: int, after: int) -> None:
         if not self._writable or not self._stands():

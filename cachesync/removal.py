@@ -118,10 +118,9 @@ class Removal:
             pause = _MOVING if not any(other.attempts for other in waiting) else _MOVING_SLOWLY
             work.postpone(entry, now + pause)
             return False
-        if entry.stored is None:
-            return True
-        if self._lost_on_the_way(entry, entry.stored, names) and self._is_stored(entry, entry.stored):
-            work.lose_delete(entry, entry.stored)
+        stored = entry.stored
+        if stored is not None and self._lost_on_the_way(entry, stored, names) and self._is_stored(entry, stored):
+            work.lose_delete(entry, stored)
             sentence = "moved, but a power failure may have reverted its bytes; the object is kept as an evicted file"
             logger.warning(sentence, extra={"session": entry.session, "path": entry.path})
             return False

@@ -36,13 +36,13 @@ have been written back to disk. Kernels write back after 30 s."""
 _AT = "max(dirty_since, ifnull(stored_at, 0))"
 _DOUBT = f"""
 WITH latest(at, generation) AS (
-    SELECT {_AT}, generation FROM entry WHERE kind = 'file' AND resident = 1 ORDER BY 1 DESC LIMIT 1
+    SELECT {_AT}, generation FROM entry WHERE kind = 'file' ORDER BY 1 DESC LIMIT 1
 ) UPDATE entry SET unsettled = {DOUBTED} FROM latest
-WHERE entry.kind = 'file' AND entry.resident = 1
+WHERE entry.kind = 'file'
 AND (synced < entry.generation OR {_AT} >= latest.at - {_LATE} OR entry.generation >= latest.generation)
 """
-"""Marks files as doubted that changed shortly before a power failure. It also compares generations, because the clock
-may have been set back."""
+"""Marks files as doubted that changed shortly before a power failure, also evicted ones: an ignored file, or one in a
+directory that was moved away, may come back. It also compares generations, because the clock may have been set back."""
 
 MANIFEST = ""
 """Stands for the session's manifest among the paths that overtook a listing."""
@@ -205,7 +205,7 @@ class Ledger:
             f"UPDATE entry SET {LEAVE}, vanished = {int(vanished)} WHERE {where} AND resident = 1", values
         ).rowcount
         self.revise(db, number)
-        if forgotten:
+        if lost:
             db.execute(UNLEARN, (number,))
         return evicted, lost
 

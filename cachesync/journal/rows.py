@@ -55,8 +55,8 @@ UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
 """A change that the store does not have: should its file come back, it must not be taken for clean."""
 
 UNLEARN = "UPDATE session SET learned = 0 WHERE id = ?"
-"""Where a file that was never confirmed is forgotten: an answer may have been lost, so the next use asks the store what
-it has."""
+"""For a session in which an unconfirmed change is forgotten. Its upload may have reached the store, so the next use
+reads the store's listing."""
 
 AT_OR_BELOW = "((dir = ? AND name = ?) OR dir = ? OR (dir >= ? AND dir < ?))"
 """Matches a directory's entry and all entries below it. The values are ``split(path)`` and ``below(path)``."""

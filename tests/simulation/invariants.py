@@ -180,7 +180,7 @@ class Ledger:
             check(not early or renamed or replaced, "P8", f"{path} is deleted {now - at:.3f} s after it went")
             if old is not None and renamed and not replaced and key not in self.store.landed:
                 self._new_name_is_stored(host, path, old)
-            removing = host.name in self.removing - self.believing and key not in self.store.landed
+            removing = host.name in self.removing - self.believing and key not in self.store.landed and not renamed
             check(not removing or replaced, "P8", f"{path} is deleted while a program removes the whole session")
         if old is None or (new is not None and new.data == old.data):
             return
@@ -202,8 +202,9 @@ class Ledger:
         )
 
     def _has_another_name(self, host: SimulatedHost, path: str, old: Held | None) -> bool:
-        """Whether a root that was rolled back has the file under the name that it had before, and the store, too."""
-        if old is None or host.name not in self.rolled_back:
+        """Whether a root that was rolled back, or that lost its power, has the file under the name that it had before,
+        and the store, too."""
+        if old is None or host.name not in self.rolled_back | self.forgetful:
             return False
         names = [name for name, data in host.files().items() if data == old.data and name != path]
         held = (self.store.objects.get(PREFIX + name) for name in names)

@@ -96,6 +96,8 @@ class Disk:
     """By a file's inode: the one that it had before it came back."""
     times: dict[tuple[int, int], int] = field(default_factory=dict)
     """By inode and ctime: the ctime that it is said to have."""
+    births: dict[int, int] = field(default_factory=dict)
+    """By the inode of a file that came back: a time when it was there already."""
 
     changes: Counter[int] = field(default_factory=Counter)
     """By a directory's inode: how often names came or went there."""
@@ -153,6 +155,7 @@ class Disk:
         found = place.lstat()
         if found.st_ino != inode:
             self.inodes[found.st_ino] = self.inodes.get(inode, inode)
+            self.births[found.st_ino] = changed
         self.times[found.st_ino, found.st_ctime_ns] = self.times.get((inode, changed), changed)
 
 
@@ -212,7 +215,12 @@ class Kernel:
 
     def birth_ns(self, directory: int, name: str) -> int | None:
         disk = self._disk(_path(directory))
-        return None if disk is not None and not disk.nature.births else _birth_ns(directory, name)
+        if disk is not None and not disk.nature.births:
+            return None
+        birth = _birth_ns(directory, name)
+        if birth is None or disk is None or not disk.births:
+            return birth
+        return disk.births.get(os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino, birth)
 
     def device_of(self, directory: int) -> Device:
         """The file system of a host's disk."""

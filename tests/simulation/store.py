@@ -73,6 +73,10 @@ class SimulatedStore(FlatStore):
         """Take a backup."""
         self._kept = dict(self.objects)
 
+    def is_kept(self, key: str) -> bool:
+        """Whether the backup has an object as it is now."""
+        return key in self._kept and self._kept[key] == self.objects.get(key)
+
     def reset(self, what: str) -> None:
         """All objects go ("emptied"), or another store stands at its address ("another"), or an earlier state of it was
         restored ("older")."""
