@@ -201,26 +201,19 @@ class Removal:
         """
         try:
             key = self._c.key(entry.session, entry.path)
-        except Unstorable:
+            if not self._may_be_stored(entry):
+                return True, None
+            if (entry.session, entry.path) not in self._asked and self._awaits_landing(entry, lately=True):
+                return False, None
+            info = self._c.store.head(key)
+        except (Unstorable, ObjectNotFound):
             return True, None
-        if (info := self._look_up(entry, key)) is None:
-            return not self._awaits_landing(entry, lately=True), None
         if self._rivals.is_ours(entry, info):
             return True, info.version
         if entry.hidden and not entry.tombstone:
             return True, self._rivals.keep_hidden(entry, key)
-        if not self._awaits_landing(entry, lately=True):
-            self._leave(entry, info)
+        self._leave(entry, info)
         return False, None
-
-    def _look_up(self, entry: Entry, key: str) -> ObjectInfo | None:
-        """Return the object of an entry, or None. The caller decides from the object's metadata whether it is ours."""
-        if not self._may_be_stored(entry):
-            return None
-        try:
-            return self._c.store.head(key)
-        except ObjectNotFound:
-            return None
 
     def _may_be_stored(self, entry: Entry) -> bool:
         tried = (entry.session, entry.path) in self._unanswered

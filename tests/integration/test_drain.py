@@ -44,4 +44,4 @@ def test_p12_at_the_deadline_nothing_more_is_begun_and_stored_files_are_not_call
     monkeypatch.setattr(driven.engine.scanner, "scan", lambda name, **_: scanned.append(name))
     assert Drain(driven.engine, time.monotonic()).run() is ExitCode.UNFINISHED
     assert scanned == []
-    assert caplog.messages == [f"{MANY} sessions were not compared with the disk in time; the next start does it"]
+    assert caplog.messages == [f"{MANY} sessions were not scanned in time; the next start scans them"]

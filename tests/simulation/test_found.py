@@ -27,6 +27,17 @@ FOUND = {
         Step("unlink", 1, ("b",)),
         Step("flush", 1, (False,)),
     ],
+    "removed after two killed uploads, of which the second arrived later": [
+        Step("flush", 0, (False,)),
+        Step("write", 0, ("a", "1")),
+        Step("straggle", 0),
+        Step("flush", 0, (False,)),
+        Step("time", 0, (7.0,)),
+        Step("straggle", 0),
+        Step("flush", 0, (False,)),
+        Step("unlink", 0, ("a",)),
+        Step("flush", 0, (False,)),
+    ],
     "a file that lost its bytes with the power, and was evicted and came back before it was read again": [
         Step("write", 0, ("d/e/a", "1")),
         Step("flush", 0, (False,)),
