@@ -18,15 +18,16 @@ class Waiting:
         self._ledger = ledger
 
     def barrier(self, name: str) -> Barrier:
-        """What is dirty at this instant, but for directories."""
+        """Return what is dirty at this instant, except directories. A link that replaced a stored file is a deletion,
+        too."""
         standing: dict[str, int] = {}
         gone: dict[str, int] = {}
-        for parent, base, generation, gone_at in self._ledger.db.all(
-            "SELECT dir, name, generation, gone_at FROM entry INDEXED BY dirty"
-            " WHERE session = ? AND synced < generation AND kind <> 'dir'",
+        for parent, base, generation, missing, deletion in self._ledger.db.all(
+            "SELECT dir, name, generation, gone_at IS NOT NULL, kind = 'link' AND etag IS NOT NULL"
+            " FROM entry INDEXED BY dirty WHERE session = ? AND synced < generation AND kind <> 'dir'",
             (self._ledger.id(name),),
         ):
-            (standing if gone_at is None else gone)[join(parent, base)] = generation
+            (gone if missing or deletion else standing)[join(parent, base)] = generation
         return Barrier(standing, gone)
 
     def unmet(self, name: str, barrier: Barrier, *, due_after: float = -1.0) -> Iterator[Entry]:

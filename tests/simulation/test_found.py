@@ -27,6 +27,14 @@ FOUND = {
         Step("unlink", 1, ("b",)),
         Step("flush", 1, (False,)),
     ],
+    "a link that replaced a stored file, and moved with its directory while the flush began": [
+        Step("write", 0, ("d/e/a", "1")),
+        Step("close", 0, (True,)),
+        Step("symlink", 0, ("a", "../../etc")),
+        Step("rename", 0, ("a", "d/e/a")),
+        Step("storm", 0, ("journal", 1, True, 0), Step("rename_folder", 0, ("d", "f"))),
+        Step("drain", 0),
+    ],
     "removed after two killed uploads, of which the second arrived later": [
         Step("flush", 0, (False,)),
         Step("write", 0, ("a", "1")),
