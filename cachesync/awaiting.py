@@ -38,7 +38,7 @@ class Awaiter:
 
         Raises as ``stored``.
         """
-        deadline = time.monotonic() + patience
+        deadline, hurried = time.monotonic() + patience, -1
         with self.uploader.urgent(session, deletes=False):
             self.uploader.resume()
             while not done(entry := self.context.journal.entries.entry(session, path)):
@@ -50,7 +50,8 @@ class Awaiter:
                     hint = f"done here, and in the store as soon as that can be; cachesync flush {session} waits for it"
                     reason = entry.error or "the store has not answered"
                     raise StoreTransient("store", f"{session}/{path}", reason, hint)
-                if not tried and entry.due_at > self.context.clock():
+                if not tried and hurried != entry.generation and entry.due_at > self.context.clock():
+                    hurried = entry.generation  # once: what postpones it again has a reason
                     self.context.journal.work.postpone(entry, self.context.clock())
                     self.uploader.wake()
                 self.uploader.wait_for_progress(_LOOK)

@@ -269,7 +269,7 @@ def test_an_open_whose_time_is_up_lists_what_is_missing_and_goes_on(a, b):
 
 
 def test_an_open_that_hangs_in_the_store_ends_all_the_same(a, b, store, monkeypatch):
-    get, left, thawed = store.get, [3], threading.Event()  # the manifest and two files
+    get, left, thawed = store.get, [4], threading.Event()  # the manifest, the store's id and two files
 
     def freezing(key, **how):
         left[0] -= 1

@@ -55,7 +55,7 @@ def test_an_answer_of_two_kinds_ends_its_connection():
 
 @pytest.mark.parametrize(
     ("page", "why"),
-    [(b"<html><body>Please log in</body></html>", "no document of S3's"), (b"<ListBucketResult/>", "no IsTruncated")],
+    [(b"<html><body>Please log in</body></html>", "not an S3 document"), (b"<ListBucketResult/>", "no IsTruncated")],
 )
 def test_a_page_that_is_no_listing_is_no_empty_one(page, why):
     answer = OK + b"Content-Length: %d\r\n\r\n" % len(page) + page

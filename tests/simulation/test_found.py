@@ -35,6 +35,11 @@ FOUND = {
         Step("storm", 0, ("journal", 1, True, 0), Step("rename_folder", 0, ("d", "f"))),
         Step("drain", 0),
     ],
+    "moved away while a put stored it: the put turned around without a pause": [
+        Step("trap", 0, ("request", 0, False), Step("rename", 0, ("d/b", "l.jsonl"))),
+        Step("put", 0, ("d/b", "1")),
+        Step("time", 0, (0.02,)),
+    ],
     "removed after two killed uploads, of which the second arrived later": [
         Step("flush", 0, (False,)),
         Step("write", 0, ("a", "1")),
