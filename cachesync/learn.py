@@ -354,7 +354,7 @@ class _Past:
         self._found = found
         ours = None if known is None else known.manifest
         same = found is not None and ours is not None and found.version.etag == ours.etag
-        self.is_news = ours is not None and not same
+        self.is_news = not same and (found is not None or ours is not None)
         """The manifest is not the one in the journal."""
         serial = None if found is None else found.serial
         older = known is not None and serial is not None and serial <= known.serial

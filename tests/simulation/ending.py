@@ -108,8 +108,8 @@ def _drain(world: World, host: SimulatedHost) -> None:
 def _give_up_lost(world: World, host: SimulatedHost) -> int:
     """Somebody removes by name what the store lost and this host does not have: nothing else ends that. Returns how
     many files that were. Only another tool than cachesync loses objects."""
-    # What it deleted itself may be expected by an older journal; in a store that went back, no manifest tells.
-    forgot = host.name in world.ledger.forgetful or world.ledger.newest > 0
+    # What it deleted itself may be expected by an older journal; in a store that was reset, no manifest tells.
+    forgot = host.name in world.ledger.forgetful or world.ledger.was_reset
     lost = [path for path in _lost(world, host) if forgot or world.store.deleted_by[PREFIX + path] == "another"]
     for path in lost:
         world._run_rm(host, path)

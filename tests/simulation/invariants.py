@@ -74,6 +74,7 @@ class Ledger:
         """... and whose engine has not looked at everything since: what is missing may have been lost."""
         self.newest = 0
         """The highest serial that a manifest had when the store was reset."""
+        self.was_reset = False
         self.rolled_back: set[str] = set()
         """Hosts whose root was."""
         self.believing: set[str] = set()
@@ -152,6 +153,7 @@ class Ledger:
 
     def store_was_reset(self, gone: Iterable[bytes], before: bytes | None) -> None:
         """The store lost these; what a disk has is not lost. ``before`` is the manifest that it had."""
+        self.was_reset = True
         self.newest = max(self.newest, _serial(before))
         kept = {data for host in self.hosts for data in host.everything()}
         self.give_up(set(gone) - kept)
@@ -401,6 +403,7 @@ class Ledger:
             held, key = self.store.objects.get(PREFIX + path), PREFIX + path
             if held is None or held.data != data:
                 another = self.store.last_writer(key) != host.name and key not in self.store.gone_at
+                another = another or self._is_overtaken()
                 check(another, "P2", f"{path} on {host.name} is {data!r}, the store has {held and held.data!r}")
                 check(data in self.store.versions(key), "P2", f"{path}: {data!r} of {host.name} was never stored")
 

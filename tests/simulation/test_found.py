@@ -35,6 +35,16 @@ FOUND = {
         Step("storm", 0, ("journal", 1, True, 0), Step("rename_folder", 0, ("d", "f"))),
         Step("drain", 0),
     ],
+    "a bucket that was emptied twice, and another host that wrote the first manifest then": [
+        Step("write", 0, ("l.jsonl", "same\n")),
+        Step("foreign_put", 1, ("l.jsonl", "1\n", False)),
+        Step("flush", 0, (False,)),
+        Step("reset_store", 0, ("emptied",)),
+        Step("flush", 0, (False,)),
+        Step("reset_store", 0, ("emptied",)),
+        Step("close", 1, (True,)),
+        Step("flush", 0, (False,)),
+    ],
     "moved away while a put stored it: the put turned around without a pause": [
         Step("trap", 0, ("request", 0, False), Step("rename", 0, ("d/b", "l.jsonl"))),
         Step("put", 0, ("d/b", "1")),

@@ -336,10 +336,13 @@ class World(Engines):
         host.keep_state()
 
     def _do_roll_back_state(self, _: int, host: SimulatedHost, boot: bool) -> None:  # noqa: FBT001
-        """The state's volume is as it was when the backup was made; the root lies on another one."""
+        """The state's volume is as it was when the backup was made; the root lies on another one. To the
+        engine, what was evicted since may look as if a program had replaced or removed it."""
         if host.roll_back_state():
             host.boot() if boot else None
-            self.ledger.cut_off(host, set(), {})
+            here = host.files()
+            stored = {key.removeprefix(PREFIX): held.data for key, held in self.store.objects.items()}
+            self.ledger.cut_off(host, set(), {path: stored[path] for path in stored.keys() - here.keys()})
 
     def _do_mount(self, _: int, host: SimulatedHost, folder: str) -> None:
         if host.session.is_dir() and self._volumes[host.name].mount(folder):
