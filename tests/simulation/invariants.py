@@ -264,7 +264,8 @@ class Ledger:
             self.contents[host.name, seen.file].add(seen.data)
         for path, seen in after.items():
             self.written[seen.data].add(path)
-            if before.get(path) != seen and self.stood.get((host.name, path)) != seen:  # else it only was away
+            if _is_new(seen, before.get(path)) and _is_new(seen, self.stood.get((host.name, path))):
+                # else it only was away, or was touched
                 self.changed_at[host.name, path] = self.store.tick()
         for name, path in list(self.reverted):
             if name == host.name and before.get(path) != after.get(path):
@@ -455,6 +456,11 @@ class Ledger:
             if path in folders or path in links or any(path.startswith(f"{link}/") for link in links):
                 continue
             check(here.get(path) == data, "P15", f"{path} came back as {here.get(path)!r}, the store has {data!r}")
+
+
+def _is_new(seen: Seen, before: Seen | None) -> bool:
+    """Whether a file is another one than before, or has other bytes."""
+    return before is None or (before.file, before.data) != (seen.file, seen.data)
 
 
 def _has_work(entry: Any) -> bool:
