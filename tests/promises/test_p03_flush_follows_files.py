@@ -16,10 +16,10 @@ from tests.promises.line import Line
 
 
 @pytest.fixture(params=["with a daemon", "without a daemon"])
-def host_(request: pytest.FixtureRequest, host: Host) -> Host:
+def host_(request: pytest.FixtureRequest, wired: Host) -> Host:
     if request.param == "with a daemon":
-        host.start()
-    return host
+        wired.start()
+    return wired
 
 
 def flushing(host: Host, meanwhile: Callable[[], object], *, timeout: float = 40.0) -> int:
@@ -36,6 +36,20 @@ def flushing(host: Host, meanwhile: Callable[[], object], *, timeout: float = 40
                 host.kill()
 
 
+def during_the_flush(host: Host, line: Line, change: Callable[[], object], *, keys: int) -> Callable[[], object]:
+    """Return a call that waits for ``keys`` objects in the store and runs ``change``. The flush cannot end before."""
+    host.write("held", "1")
+    line.stall = b"/held"
+
+    def meanwhile() -> None:
+        eventually(lambda: len(host.keys()) >= keys, what="some files are stored")
+        change()
+        line.stall = None
+        line.mend()
+
+    return meanwhile
+
+
 def check_all_is_stored(host: Host) -> None:
     """Every file that stands is in the store under its name, and the manifest lists exactly what stands."""
     local = host.local()
@@ -45,16 +59,12 @@ def check_all_is_stored(host: Host) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_p03_a_directory_that_is_renamed_during_a_flush(host_: Host):
+def test_p03_a_directory_that_is_renamed_during_a_flush(host_: Host, line: Line):
     for number in range(400):
         host_.write(f"d/f{number}", f"{number}")
-
-    def rename() -> None:
-        eventually(lambda: len(host_.keys()) >= 50, what="some files are stored")
-        os.rename(host_.path("d"), host_.path("e"))
-
+    rename = during_the_flush(host_, line, lambda: os.rename(host_.path("d"), host_.path("e")), keys=50)
     assert flushing(host_, rename) == 0
-    assert len(host_.local()) == 400
+    assert len(host_.local()) == 401
     check_all_is_stored(host_)
 
 
@@ -80,34 +90,29 @@ def test_p03_a_name_that_cannot_be_stored_yet_is_followed_to_its_next_one(wired:
 
 
 @pytest.mark.timeout(120)
-def test_p03_stored_files_that_are_renamed_during_a_flush(host_: Host):
+def test_p03_stored_files_that_are_renamed_during_a_flush(host_: Host, line: Line):
     for number in range(100):
         host_.write(f"d/f{number}", f"{number}")
     host_.stored()
     for number in range(200):
         host_.write(f"new/f{number}", f"new {number}")
-
-    def rename() -> None:
-        eventually(lambda: len(host_.keys()) >= 120, what="some files are stored")
-        os.rename(host_.path("d"), host_.path("e"))
-
+    rename = during_the_flush(host_, line, lambda: os.rename(host_.path("d"), host_.path("e")), keys=120)
     assert flushing(host_, rename) == 0
     check_all_is_stored(host_)
 
 
 @pytest.mark.timeout(120)
-def test_p03_files_that_change_places_during_a_flush(host_: Host):
+def test_p03_files_that_change_places_during_a_flush(host_: Host, line: Line):
     """The names stand all the time; no event tells that one of them was lost."""
     for number in range(150):
         host_.write(f"a/f{number}", f"a {number}")
         host_.write(f"b/f{number}", f"b {number}")
 
     def swap() -> None:
-        eventually(lambda: len(host_.keys()) >= 40, what="some files are stored")
         for old, new in (("a", "tmp"), ("b", "a"), ("tmp", "b")):
             os.rename(host_.path(old), host_.path(new))
 
-    assert flushing(host_, swap) == 0
+    assert flushing(host_, during_the_flush(host_, line, swap, keys=40)) == 0
     check_all_is_stored(host_)
 
 

@@ -133,7 +133,7 @@ def test_p12_what_cannot_be_stored_is_left_with_its_cause(humble: Host):
     begun = time.monotonic()
     assert humble.stop() == 4
     assert time.monotonic() - begun < 8
-    assert any("locked.txt" in row and "ermission" in row for row in humble.said().splitlines() if '"left' in row)
+    assert any("locked.txt" in row and "ermission" in row for row in humble.said().splitlines() if '"not stored: ' in row)
     assert humble.keys() == {"fine.txt"}
 
 
