@@ -240,7 +240,7 @@ def test_a_short_answer_is_tried_again(a, b, store, monkeypatch):
 
 
 def test_a_store_that_goes_away_leaves_the_rest_pending_and_open_resumes(a, b, store, monkeypatch):
-    get, left = store.get, [3]  # the manifest and two files
+    get, left = store.get, [4]  # the manifest, the store's id and two files
 
     def dying(key, **how):
         left[0] -= 1
