@@ -214,6 +214,10 @@ class Learner:
                 self._identity.confirmed()
             deleted = self._gone(session, [path for path, _ in listed if path in lately])  # a listing may be delayed
             rows = [row for row in listed if row[0] not in deleted]
+            other = [path for path, stored in rows if path in standing and standing[path][0] != stored.version.etag]
+            if behind := residence.stored_lately(session, other, self._clock()):
+                now = {path: _stored(info, found, path) for path, info in self._asked(session, behind).items()}
+                rows = [(path, now.get(path, stored)) for path, stored in rows]
             for path, _ in rows:
                 unseen.pop(path, None)
                 unlisted.discard(path)

@@ -26,7 +26,7 @@ _MOST_LIVES = 1000
 """Lives that are remembered. Unconfirmed puts of older lives count as another writer's: they are kept as conflict
 copies."""
 
-_STALE = 60.0
+STALE = 60.0
 """Seconds for which a listing may still show a deleted object, because some S3 stores list with a delay."""
 
 _LATE = 600.0
@@ -170,13 +170,13 @@ class Ledger:
         self.overtake(number, path)
         now = time.monotonic()
         with self._lock:
-            while self._deleted and self._deleted[0][0] < now - _STALE:
+            while self._deleted and self._deleted[0][0] < now - STALE:
                 self._deleted.popleft()
             self._deleted.append((now, number, path))
 
     def deleted_lately(self, name: str) -> set[str]:
         """Return the paths of a session whose objects this process deleted in the last minute."""
-        number, since = self.id(name), time.monotonic() - _STALE
+        number, since = self.id(name), time.monotonic() - STALE
         with self._lock:
             return {path for at, session, path in self._deleted if session == number and at >= since}
 

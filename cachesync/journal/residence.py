@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from cachesync.journal.ledger import Ledger
+from cachesync.journal.ledger import STALE, Ledger
 from cachesync.journal.rows import join, split, superseded_text, to_columns
 from cachesync.model import Entry, FileStat, Kind, Stored, Superseded
 
@@ -216,6 +216,12 @@ class Residence:
             (self._ledger.id(name),),
         )
         return {join(row[0], row[1]): (row[2], bool(row[3]), bool(row[4])) for row in rows}
+
+    def stored_lately(self, name: str, paths: Iterable[str], now: float) -> list[str]:
+        """Return those of the paths that were stored in the last minute. A listing may still show an older version."""
+        number = self._ledger.id(name)
+        sql = f"SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND abs(? - stored_at) < {STALE}"
+        return [path for path in paths if self._ledger.db.one(sql, (number, *split(path), now))]
 
     def only_there(self, name: str) -> dict[str, tuple[str, bool]]:
         """Return, for each evicted file: its version, and whether this host stored it or knows its digest.
