@@ -82,7 +82,7 @@ class Committer:
             counts = self._c.journal.sessions.counts(session)
             self._c.journal.sessions.set_reported(session)
             self._c.identity.affirm()
-            return Summary(counts.files, counts.bytes)
+            return Summary(counts.files, counts.bytes, counts.deleted_elsewhere)
         serial = row.serial + 1
         with translated("write the manifest of", session), tempfile.TemporaryFile(dir=self._c.scratch) as out:
             entries = self._c.journal.entries.walk(session)

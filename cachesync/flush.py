@@ -29,7 +29,8 @@ from cachesync.errors import (
 from cachesync.events import What
 from cachesync.following import Following
 from cachesync.keys import RESERVED, check_session, manifest_key
-from cachesync.model import Barrier, Entry, Kind, Session
+from cachesync.manifest import Summary
+from cachesync.model import Barrier, Entry, Kind, Session, Skipped
 from cachesync.patience import StillRunning, within
 from cachesync.reports import Failure, FlushReport, Pending, ReceiptLine, gone_with_directory
 from cachesync.scanner import Scanner
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = f"{RESERVED}/manifest.json"
 MOVING = "files moved during every scan"
 MOVED = "the file moved here during the flush"
+DELETED = "another host deleted it in the store; the file here stays"
 MISSING = "the file is missing; no scan has found yet whether it was moved or deleted"
 _FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
@@ -284,12 +286,17 @@ class Flusher:
             except CacheSyncError as error:
                 return replace(report, failed=[Failure(MANIFEST, error.advice)])
             else:
-                if summary is None:
-                    return report
-                if summary.failures:
-                    return replace(report, failed=summary.failures)
-                key = manifest_key(self._c.prefix, session)
-                return replace(report, stored=True, files=summary.files, bytes=summary.bytes, manifest=key)
+                return report if summary is None else self._written(report, summary)
+
+    def _written(self, report: FlushReport, summary: Summary) -> FlushReport:
+        """Return the report with what the manifest lists."""
+        if summary.failures:
+            return replace(report, failed=summary.failures)
+        if summary.deleted_elsewhere:
+            paths = self._c.journal.residence.deleted_elsewhere(report.session)
+            report = replace(report, skipped=[*report.skipped, *(Skipped(path, DELETED) for path in paths)])
+        key = manifest_key(self._c.prefix, report.session)
+        return replace(report, stored=True, files=summary.files, bytes=summary.bytes, manifest=key)
 
     def _receipt(self, session: str) -> list[ReceiptLine]:
         """The proof for each file that the store has."""

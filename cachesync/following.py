@@ -46,6 +46,8 @@ class Following:
         self._stamps: Mapping[str, int] = {}
         self._generation = 0
         self.whole = False
+        self._stirred = False
+        self._old_names: set[str] = set()
 
     def look(self) -> ScanResult:
         """Scan until a scan missed nothing, or until the deadline. Raises RootHalted."""
@@ -65,16 +67,25 @@ class Following:
     def moved(self, *, look: bool = False) -> list[Entry] | None:
         """Return dirty files and links that are older than the flush and moved since the last call or scan.
 
+        If there are none, return the tombstones of old names, each once: another host must not find both names.
         Returns None if they are not known before the deadline. ``look`` forces a new scan, which also resolves missing
         paths. Raises RootHalted.
         """
+        entries = self._moved(look=look)
+        if entries != [] or not self._stirred or self._expired():
+            return entries
+        old = [one for one in self._c.journal.waiting.old_names(self._session) if one.path not in self._old_names]
+        self._old_names |= {entry.path for entry in old}
+        return old
+
+    def _moved(self, *, look: bool) -> list[Entry] | None:
         if not look and self._ears is not None:
             names = self._heard()
             if names is not None:
                 return self._old(self._entries(names))
         if not look and self._ears is None and self._scanner.stood_still(self._session, self._stamps):
             return []
-        since = self._generation
+        since, self._stirred = self._generation, True
         self.look()
         if not self.whole:
             return None
@@ -104,6 +115,7 @@ class Following:
                     self._ears.take(name)
                     hints[name] = hint
             if hints:
+                self._stirred = True
                 self._scanner.notice(self._session, hints)
                 seen += [name + "/" * (hint is Hint.TREE) for name, hint in hints.items()]
             if len(hints) == len(names):

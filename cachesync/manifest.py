@@ -41,10 +41,12 @@ _FEW = 8
 
 @dataclass(slots=True)
 class Summary:
-    """What was written: how many files of how many bytes, and what no manifest can show."""
+    """What was written: how many files of how many bytes, and what no manifest can show. ``deleted_elsewhere`` counts
+    the files that are not listed because another host deleted them in the store."""
 
     files: int = 0
     bytes: int = 0
+    deleted_elsewhere: int = 0
     failures: list[Failure] | None = None
 
 
@@ -64,6 +66,7 @@ def write(
     for entry in entries:
         row = _row(entry)
         if row is None:
+            summary.deleted_elsewhere += entry.superseded is not None and entry.resident and not entry.tombstone
             continue
         try:
             line = _encode(row).encode()

@@ -181,8 +181,11 @@ class Barrier:
     gone: Mapping[str, int]
 
     def with_moved(self, entries: Iterable[Entry]) -> Barrier:
-        """Return a barrier that also holds these moved files."""
-        return Barrier({**self.standing, **{entry.path: entry.generation for entry in entries}}, self.gone)
+        """Return a barrier that also holds these moved files, and tombstones of their old names."""
+        standing, gone = dict(self.standing), dict(self.gone)
+        for entry in entries:
+            (gone if entry.tombstone else standing)[entry.path] = entry.generation
+        return Barrier(standing, gone)
 
     def is_met(self, entry: Entry) -> bool:
         """Whether the store has what the barrier holds of this entry, or what came after it on disk.
@@ -246,7 +249,8 @@ class Tombstones:
 @record(frozen=True, slots=True)
 class Counts:
     """Counts of a session's entries. ``bytes`` is the size of all resident and evicted files. ``newest`` is the latest
-    mtime of a file. ``vanished`` counts the evicted files that are missing here without evidence of a deletion."""
+    mtime of a file. ``vanished`` counts the evicted files that are missing here without evidence of a deletion. Files
+    that another host deleted in the store, and that are still here, are counted in ``deleted_elsewhere`` only."""
 
     files: int
     bytes: int
@@ -257,6 +261,7 @@ class Counts:
     oldest_dirty: float | None
     newest: float | None
     vanished: int = 0
+    deleted_elsewhere: int = 0
 
 
 @record(frozen=True, slots=True)

@@ -20,6 +20,9 @@ from cachesync.journal import Journal
 from cachesync.keys import RESERVED
 
 NAME = "pulse"
+_SIZES = 997
+"""Consecutive numbers have different sizes: rsync takes files of one size and one second for equal, and would keep the
+newer number in a root that it rolls back."""
 
 
 class Pulse:
@@ -62,7 +65,8 @@ class Pulse:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self._folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.pwrite(descriptor, f"{before:020} {after:020}\n".encode(), 0)
+                length = os.pwrite(descriptor, f"{before:020} {after:020}\n".encode() + b"\n" * (after % _SIZES), 0)
+                os.ftruncate(descriptor, length)
             finally:
                 os.close(descriptor)
 
@@ -71,7 +75,7 @@ class Pulse:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._folder / NAME, flags)
             try:
-                return [int(number) for number in os.read(descriptor, 64).split()]
+                return [int(number) for number in os.read(descriptor, 2 * _SIZES).split()]
             finally:
                 os.close(descriptor)
         return []

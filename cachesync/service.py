@@ -248,7 +248,7 @@ class Service:
         return f"{name}: {count} conflicts; the bytes that the store had are kept there as *.conflict-*"
 
     def _story(self, entry: Entry) -> Story:
-        stored = entry.stored
+        stored = entry.current
         try:
             key = to_key(self._place.prefix, entry.session, entry.path) if entry.kind is Kind.FILE else None
         except Unstorable:
@@ -274,6 +274,9 @@ class Service:
         )
 
 
+_ELSEWHERE = "here only, because another host deleted it in the store"
+
+
 def _state(entry: Entry) -> str:
     if entry.failed:
         return "failed"
@@ -281,6 +284,8 @@ def _state(entry: Entry) -> str:
         return "deleted here, not yet in the store"
     if entry.dirty:
         return "dirty"
+    if entry.kind is Kind.FILE and entry.resident and entry.superseded is not None:
+        return _ELSEWHERE if entry.current is None else "older than what another host stored"
     return "clean" if entry.resident else "evicted"
 
 

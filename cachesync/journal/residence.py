@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from cachesync.journal.ledger import STALE, Ledger
-from cachesync.journal.rows import join, split, superseded_text, to_columns
+from cachesync.journal.rows import DELETED_ELSEWHERE, join, split, superseded_text, to_columns
 from cachesync.model import Entry, FileStat, Kind, Stored, Superseded
 
 _STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
@@ -216,6 +216,11 @@ class Residence:
             (self._ledger.id(name),),
         )
         return {join(row[0], row[1]): (row[2], bool(row[3]), bool(row[4])) for row in rows}
+
+    def deleted_elsewhere(self, name: str) -> list[str]:
+        """Return the files that are here and that another host deleted in the store."""
+        sql = f"SELECT dir, name FROM entry WHERE session = ? AND kind = 'file' AND {DELETED_ELSEWHERE}"
+        return [join(*row) for row in self._ledger.db.long(sql, (self._ledger.id(name),))]
 
     def stored_lately(self, name: str, paths: Iterable[str], now: float) -> list[str]:
         """Return those of the paths that were stored in the last minute. A listing may still show an older version."""

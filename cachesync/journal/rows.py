@@ -51,6 +51,9 @@ LEAVE = f"""
 """
 """Assignments for what goes with its directory, or is ignored from now on: it is what the store or the manifest has."""
 
+DELETED_ELSEWHERE = "(newer IS 'null' AND resident = 1 AND synced = generation)"
+"""A file that another host deleted in the store. It is still here, and its bytes are not in the store."""
+
 UNSENT = "resident = 1 AND kind = 'file' AND synced < generation"
 """A change that the store does not have: should its file come back, it must not be taken for clean."""
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import DOUBTED, STORED_TEXT, UNLEARN, join, split, to_columns
+from cachesync.journal.rows import DELETED_ELSEWHERE, DOUBTED, STORED_TEXT, UNLEARN, join, split, to_columns
 from cachesync.journal.vanishing import vanish
 from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
 
@@ -335,9 +335,9 @@ class Sessions:
         """Return the counts of a session's entries."""
         number = self._ledger.id(name)
         files = self._ledger.db.long(
-            "SELECT count(*), sum(CASE WHEN resident THEN size ELSE stored_size END), sum(resident = 0), sum(vanished),"
-            " max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END)"
-            " FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
+            f"SELECT count(*), sum(CASE WHEN {DELETED_ELSEWHERE} THEN 0 WHEN resident THEN size ELSE stored_size END),"
+            " sum(resident = 0), sum(vanished), max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END),"
+            f" sum({DELETED_ELSEWHERE}) FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
             (number,),
         )[0]
         dirty = self._ledger.db.all(
@@ -347,7 +347,7 @@ class Sessions:
         )[0]
         newest = None if files[4] is None else files[4] / 1e9
         return Counts(
-            files=files[0],
+            files=files[0] - (files[5] or 0),
             bytes=files[1] or 0,
             dirty=dirty[0],
             dirty_bytes=dirty[1] or 0,
@@ -356,6 +356,7 @@ class Sessions:
             oldest_dirty=dirty[2],
             newest=newest,
             vanished=files[3] or 0,
+            deleted_elsewhere=files[5] or 0,
         )
 
     def add_conflict(self, name: str, conflict: Conflict, kept: Stored | None, now: float) -> None:

@@ -30,6 +30,17 @@ class Waiting:
             (gone if missing or deletion else standing)[join(parent, base)] = generation
         return Barrier(standing, gone)
 
+    def old_names(self, name: str) -> list[Entry]:
+        """Return the tombstones of moved files' old names. The store still has their objects."""
+        rows = self._ledger.db.all(
+            f"SELECT {ENTRY_COLUMNS} FROM entry AS t INDEXED BY dirty WHERE session = ?1 AND synced < generation"
+            " AND gone_at IS NOT NULL AND etag IS NOT NULL AND EXISTS (SELECT 1 FROM entry AS e INDEXED BY inode"
+            " WHERE e.inode = t.inode AND e.inode IS NOT NULL AND e.session = ?1 AND e.gone_at IS NULL"
+            " AND e.resident = 1 AND e.kind = 'file')",
+            (self._ledger.id(name),),
+        )
+        return [to_entry(name, row) for row in rows]
+
     def unmet(self, name: str, barrier: Barrier, *, due_after: float = -1.0) -> Iterator[Entry]:
         """The entries that the barrier still waits for, or those of them that are due after a time; asked for as they
         are taken. A link waits for the manifest, not for the uploader."""

@@ -196,6 +196,8 @@ def test_p07_a_root_that_was_rolled_back_deletes_nothing(tmp_path, monkeypatch):
         host.write("after")
         host.flush()
         host.stop()
+        pulses = [root / ".cachesync/pulse" for root in (snapshot, disk / "root")]
+        assert len({pulse.stat().st_size for pulse in pulses}) == 2, "rsync compares sizes, and times in seconds"
         (host.session / "after").unlink()
         shutil.copyfile(snapshot / ".cachesync/pulse", disk / "root/.cachesync/pulse")
         host.start()

@@ -500,3 +500,20 @@ def test_p09_what_was_evicted_before_the_directory_left_did_not_leave_with_it(pa
     come_back(b, tmp_path / "away")
     (conflict,) = b.driven.flush(S).conflicts
     assert (conflict.path, stored(b)[conflict.kept_as]) == ("f", b"f by a")
+
+
+def test_p03_a_file_that_another_host_deleted_is_not_called_stored(pair):
+    a, b = pair
+    (b.session / "g").unlink()
+    b.flush()
+    a.flush()
+    for change in (False, True, False):
+        if change:
+            a.write("new")
+        report = a.driven.flush(S)
+        assert (report.stored, report.files) == (True, len(stored(a)))
+        assert [one.path for one in report.skipped] == ["g"]
+        assert report.files == sum(row["type"] == "file" for row in listed(a).values())
+        assert a.driven.engine.service.status(S).sessions[0].files == report.files
+    story = a.driven.engine.service.explain(S, "g")
+    assert (story.state, story.version) == ("here only, because another host deleted it in the store", None)

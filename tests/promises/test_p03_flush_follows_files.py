@@ -56,6 +56,7 @@ def check_all_is_stored(host: Host) -> None:
     objects = host.objects()
     assert {path: objects.get(path) for path in local} == local
     assert {path for path, row in host.listed().items() if row["type"] == "file"} == set(local)
+    assert host.keys() == set(local), "no object of an old name is left to a host that opens the session now"
 
 
 @pytest.mark.timeout(120)
