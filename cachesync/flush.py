@@ -44,6 +44,7 @@ MANIFEST = f"{RESERVED}/manifest.json"
 MOVING = "files moved during every scan"
 MOVED = "the file moved here during the flush"
 DELETED = "another host deleted it in the store; the file here stays"
+DELETING = "its deletion is under way"
 MISSING = "the file is missing; no scan has found yet whether it was moved or deleted"
 _FIRST_LOOK = 0.1
 _FULL_LOOK = 0.25
@@ -194,6 +195,7 @@ class Flusher:
             if moved == [] and not missing:
                 if failures or report.failed or report.pending:
                     return replace(report, failed=[*failures, *report.failed])
+                moves = following.moves
                 report = self._commit(session, report, deadline, gone)
                 if (lost := self._committer.lost(session)) != gone:
                     gone, barrier = lost, self._c.journal.waiting.barrier(session)
@@ -201,7 +203,7 @@ class Flusher:
                 if not report.stored:
                     return report
                 moved = following.moved()
-                if moved == []:
+                if moved == [] and following.moves == moves:  # else the manifest may lack a new name that is stored
                     return report
             if moved is None or time.monotonic() >= deadline:
                 left = [Pending(entry.path, MOVED) for entry in moved or ()] or [Pending(".", MOVING)]
@@ -235,7 +237,9 @@ class Flusher:
                 look_at = now + max(_FULL_LOOK, pause)
             if done:
                 failed, pending = self._left(session, barrier, started)
-                if expired or not pending or all(one.reason == MISSING for one in pending):
+                reasons = {one.reason for one in pending}
+                # An old name waits for a new name that is missing: only a scan resolves that.
+                if expired or not pending or (MISSING in reasons and reasons <= {MISSING, DELETING}):
                     break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
             time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))
@@ -249,9 +253,10 @@ class Flusher:
             if not (_is_tried(entry, started) or _is_missing(entry)):
                 self._c.journal.work.postpone(entry, now)
                 self._uploader.wake()
-        return not all(
-            (entry.failed and _is_tried(entry, started)) or _is_missing(entry) for entry in unmet(session, barrier)
-        )
+        left = [one for one in unmet(session, barrier) if not (one.failed and _is_tried(one, started))]
+        if any(_is_missing(entry) for entry in left):
+            return any(not (_is_missing(entry) or entry.tombstone) for entry in left)
+        return bool(left)
 
     def _left(self, session: str, barrier: Barrier, started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""
@@ -330,5 +335,5 @@ def _reason(entry: Entry) -> str:
     if entry.error:
         return entry.error
     if entry.tombstone:
-        return "its deletion is under way"
+        return DELETING
     return "its upload is under way"

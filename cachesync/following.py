@@ -47,6 +47,8 @@ class Following:
         self._generation = 0
         self.whole = False
         self._stirred = False
+        self.moves = 0
+        """The number of files that moved during the flush. The uploader may have stored them already."""
         self._old_names: set[str] = set()
 
     def look(self) -> ScanResult:
@@ -86,6 +88,7 @@ class Following:
         if not look and self._ears is None and self._scanner.stood_still(self._session, self._stamps):
             return []
         since, self._stirred = self._generation, True
+        self.moves += 1
         self.look()
         if not self.whole:
             return None
@@ -108,17 +111,24 @@ class Following:
         """Check every name that appeared since the last call; None if the watcher may have missed some."""
         assert self._ears is not None  # noqa: S101 -- the callers checked it
         seen: list[str] = []
+        missing: set[tuple[str, int]] = set()
         while (names := self._ears.names()) is not None:
             hints: dict[str, Hint] = {}
-            for name in names:
-                if (hint := self._hint(name)) is not None:
-                    self._ears.take(name)
+            unsure = 0
+            for name, number in names.items():
+                hint = self._hint(name)
+                if hint is None and (name, number) not in missing:
+                    missing.add((name, number))  # if it moved again, the next names have its new one
+                    unsure += 1
+                    continue
+                self._ears.take(name, number)
+                if hint is not None:
                     hints[name] = hint
             if hints:
                 self._stirred = True
                 self._scanner.notice(self._session, hints)
                 seen += [name + "/" * (hint is Hint.TREE) for name, hint in hints.items()]
-            if len(hints) == len(names):
+            if not unsure:
                 return seen
             if self._expired():
                 return None
@@ -126,7 +136,7 @@ class Following:
         return None
 
     def _hint(self, name: str) -> Hint | None:
-        """Return the hint for a name; None if nothing is there. If it moved again, the next call sees its new name."""
+        """Return the hint for a name; None if nothing is there."""
         try:
             found = self._c.tree.lstat(self._session, name)
         except FileUnreadable:
@@ -143,12 +153,14 @@ class Following:
                 yield entry
 
     def _old(self, entries: Iterator[Entry]) -> list[Entry]:
-        return [
+        moved = [
             entry
             for entry in entries
-            if entry.dirty and not entry.tombstone and entry.resident and entry.kind is not Kind.DIRECTORY
+            if not entry.tombstone and entry.resident and entry.kind is not Kind.DIRECTORY
             if self._is_old(entry.path)
         ]
+        self.moves += len(moved)
+        return [entry for entry in moved if entry.dirty]
 
     def _is_old(self, path: str) -> bool:
         """Whether a file was created before the flush began; true if its birth time is unknown."""

@@ -1,5 +1,6 @@
 """A root, a folder beside it, a watcher, and a listener that follows its hints as the daemon would."""
 
+import ctypes
 import os
 import threading
 import time
@@ -9,6 +10,13 @@ from cachesync.watcher.watch import Watcher
 
 WRITTEN = Hint.CHANGED | Hint.CLOSED
 DEADLINE = 20.0
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two names change places (renameat2 with RENAME_EXCHANGE)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), one)
 
 
 def write(path: str) -> None:

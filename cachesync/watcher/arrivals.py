@@ -9,42 +9,43 @@ _MOST = 100_000
 
 
 class Arrivals:
-    """Names that were created in or moved to the tree below ``below`` ("" or ending in "/") and still exist.
+    """Names that were created in or moved to the tree below ``below`` ("" or ending in "/") and were not deleted.
 
     Names are relative to ``below``. ``lost`` becomes True when an arrival may have been missed: the kernel dropped
     events, a directory is not watched, or there are too many names.
+
+    A name stays when something moves away from it: after RENAME_EXCHANGE, the kernel reports that for a name that
+    something else has moved to just before.
     """
 
     def __init__(self, below: str) -> None:
         self.below = below
         self.lost = False
-        self._names: dict[str, None] = {}
+        self._names: dict[str, int] = {}
+        self._count = 0
         self._lock = threading.Lock()
 
     def came(self, path: str) -> None:
         """Add a name that was created or moved here. The watcher calls this."""
         if path.startswith(self.below) and path != self.below:
             with self._lock:
-                self._names[path[len(self.below) :]] = None
+                self._count += 1
+                self._names[path[len(self.below) :]] = self._count
                 self.lost = self.lost or len(self._names) > _MOST
 
-    def went(self, path: str, *, directory: bool) -> None:
-        """Remove a name that was deleted or moved elsewhere. The watcher calls this."""
-        if not path.startswith(self.below):
-            return
-        name = path[len(self.below) :]
-        with self._lock:
-            self._names.pop(name, None)
-            if directory:
-                for other in [other for other in self._names if other.startswith(f"{name}/")]:
-                    del self._names[other]
+    def deleted(self, path: str) -> None:
+        """Remove a name that was deleted. The watcher calls this."""
+        if path.startswith(self.below):
+            with self._lock:
+                self._names.pop(path[len(self.below) :], None)
 
-    def names(self) -> list[str]:
-        """Return the names that appeared and were not taken yet."""
+    def names(self) -> dict[str, int]:
+        """Return the names that appeared and were not taken yet, each with the number of its latest arrival."""
         with self._lock:
-            return list(self._names)
+            return dict(self._names)
 
-    def take(self, name: str) -> None:
-        """Remove a name that the caller has checked."""
+    def take(self, name: str, number: int) -> None:
+        """Remove a name that the caller has checked, unless something arrived there since."""
         with self._lock:
-            self._names.pop(name, None)
+            if self._names.get(name) == number:
+                del self._names[name]

@@ -36,15 +36,16 @@ class Ears:
         self._watcher = watcher
         self._arrivals = arrivals
 
-    def names(self) -> list[str] | None:
-        """Return all names that appeared before this call and were not taken yet; None if some may be missing."""
+    def names(self) -> dict[str, int] | None:
+        """Return all names that appeared before this call and were not taken yet, each with the number of its latest
+        arrival; None if some may be missing."""
         if not self._watcher.hear(_TIMEOUT) or self._arrivals.lost:
             return None
         return self._arrivals.names()
 
-    def take(self, name: str) -> None:
-        """Remove a name that the caller has checked."""
-        self._arrivals.take(name)
+    def take(self, name: str, number: int) -> None:
+        """Remove a name that the caller has checked, unless something arrived there since."""
+        self._arrivals.take(name, number)
 
 
 class Hearing:

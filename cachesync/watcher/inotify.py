@@ -145,8 +145,8 @@ class Tree:
             for listener in self._pending.listeners:
                 if event.mask & (In.IN_CREATE | In.IN_MOVED_TO):
                     listener.came(path)
-                elif event.mask & (In.IN_DELETE | In.IN_MOVED_FROM):
-                    listener.went(path, directory=bool(event.mask & In.IN_ISDIR))
+                elif event.mask & In.IN_DELETE:
+                    listener.deleted(path)
             if event.mask & In.IN_ISDIR:
                 self._on_directory(path, event.mask)
             elif (kind := _KINDS.get(event.mask & _EVENTS)) is not None:

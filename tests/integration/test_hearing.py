@@ -14,7 +14,7 @@ from cachesync.watcher import Arrivals, Ears, Hearing, Hint
 from cachesync.watcher.hints import OVERFLOW
 from tests.driving import Driven
 from tests.flat_store import FlatStore
-from tests.watching import Bench, write
+from tests.watching import Bench, exchange, write
 
 
 @pytest.fixture
@@ -40,14 +40,23 @@ def test_every_name_that_came_before_the_question_is_heard(bench, ears):
         assert f"f{number}" in (ears.names() or ())
 
 
-def test_names_that_left_again_are_not_told(bench, ears):
+def test_names_that_were_deleted_again_are_not_told(bench, ears):
     write(f"{bench.root}/s/deleted")
     os.unlink(f"{bench.root}/s/deleted")
     write(f"{bench.root}/s/old name")
     os.rename(f"{bench.root}/s/old name", f"{bench.root}/s/new name")
-    write(f"{bench.root}/s/d/e/f")
-    os.rename(f"{bench.root}/s/d", f"{bench.root}/s/g")
-    assert set(ears.names()) == {"new name", "g"}
+    assert set(ears.names()) == {"old name", "new name"}
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_names_that_changed_places_are_both_told(bench, ears, kind):
+    """RENAME_EXCHANGE: the kernel reports of each name that something came, and that something left."""
+    for name in ("a", "b"):
+        write(f"{bench.root}/s/{name}" + "/f" * (kind == "directory"))
+    for name, number in ears.names().items():
+        ears.take(name, number)
+    exchange(f"{bench.root}/s/a", f"{bench.root}/s/b")
+    assert {"a", "b"} <= set(ears.names())
 
 
 def test_a_link_and_a_directory_come_too_and_other_sessions_do_not(bench, ears):
@@ -60,12 +69,18 @@ def test_a_link_and_a_directory_come_too_and_other_sessions_do_not(bench, ears):
 
 def test_a_name_that_was_looked_at_is_not_told_again_before_it_comes_again(bench, ears):
     write(f"{bench.root}/s/f")
-    assert ears.names() == ["f"]
-    ears.take("f")
-    assert ears.names() == []
+    ((name, number),) = ears.names().items()
+    assert name == "f"
+    ears.take("f", number)
+    assert ears.names() == {}
     os.rename(f"{bench.root}/s/f", f"{bench.root}/s/g")
     os.rename(f"{bench.root}/s/g", f"{bench.root}/s/f")
-    assert ears.names() == ["f"]
+    again = ears.names()
+    assert set(again) == {"f", "g"}
+    ears.take("f", number)
+    assert "f" in ears.names(), "it came again since it was looked at"
+    ears.take("f", again["f"])
+    assert "f" not in ears.names()
 
 
 def test_after_an_overflow_no_names_are_told(bench, ears):

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.conftest import MakeHost
+from tests.faults.proxy import Proxy, delay
 from tests.promises.host import Host, eventually
 from tests.promises.line import Line
+from tests.servers import SeaweedServer
+from tests.watching import exchange
 
 
 @pytest.fixture(params=["with a daemon", "without a daemon"])
@@ -115,6 +119,74 @@ def test_p03_files_that_change_places_during_a_flush(host_: Host, line: Line):
 
     assert flushing(host_, during_the_flush(host_, line, swap, keys=40)) == 0
     check_all_is_stored(host_)
+
+
+@pytest.fixture
+def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
+    with Proxy(seaweed.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def delayed(make_host: MakeHost, proxy: Proxy) -> Host:
+    """A host that reaches the store through ``proxy``."""
+    return make_host(env={"S3_ENDPOINT": proxy.endpoint})
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["files", "directories"])
+def test_p03_names_that_are_exchanged_during_a_flush(delayed: Host, proxy: Proxy, kind: str):
+    """RENAME_EXCHANGE: no name is missing at any time."""
+    delayed.start()
+    for name in ("a", "b"):
+        delayed.write(f"{name}/f", f"{name}, stored")
+    delayed.stored()
+    held = proxy.add(delay(1.0), "PutObject", ".*/held")
+    proxy.add(delay(5.0), "(Put|Copy|Head)Object", ".*/b/.*")
+    delayed.write("a/f", "written before the flush")
+    delayed.write("held", "1")
+    names = ("a/f", "b/f") if kind == "files" else ("a", "b")
+
+    def swap() -> None:
+        eventually(lambda: held.hits, what="the flush waits")
+        exchange(*(str(delayed.path(name)) for name in names))
+
+    assert flushing(delayed, swap) == 0
+    check_all_is_stored(delayed)
+
+
+@pytest.mark.timeout(120)
+def test_p03_a_file_that_is_renamed_while_the_manifest_is_written(delayed: Host, proxy: Proxy):
+    """The daemon stores the new name, and deletes the old one, before the manifest is there."""
+    delayed.start()
+    delayed.write("f0", "0")
+    delayed.stored()
+    delayed.write("f1", "1")
+    manifest = proxy.add(delay(3.0), "PutObject", ".*manifest.json")
+
+    def rename() -> None:
+        eventually(lambda: manifest.hits, what="the manifest is on its way")
+        os.rename(delayed.path("f0"), delayed.path("new"))
+
+    assert flushing(delayed, rename) == 0
+    check_all_is_stored(delayed)
+
+
+@pytest.mark.timeout(120)
+def test_p03_a_file_that_moves_twice_does_not_hold_up_the_flush(delayed: Host, proxy: Proxy):
+    """The old name waits for the new one, which is missing: only another look finds the newest."""
+    for path in ("a/f", "b/other", "c/other"):
+        delayed.write(path, path)
+    delayed.stored()
+    os.rename(delayed.path("a/f"), delayed.path("b/f"))
+    anything = proxy.add(delay(1.0))
+
+    def rename() -> None:
+        eventually(lambda: anything.hits, what="the flush asks the store")
+        os.rename(delayed.path("b/f"), delayed.path("c/f"))
+
+    assert flushing(delayed, rename, timeout=30.0) == 0
+    check_all_is_stored(delayed)
 
 
 @contextmanager

@@ -46,10 +46,11 @@ class SimulatedWatcher:
 
     def changed(self, before: Names, after: Names) -> None:
         """A program changed names. Of what lies in a directory that came or went as a whole there is no event."""
-        for path, (inode, is_dir) in before.items():
-            if after.get(path) != (inode, is_dir) and _stays(path, before, after):
+        files = {inode for inode, _ in after.values()}
+        for path, (inode, _) in before.items():
+            if path not in after and inode not in files and _stays(path, before, after):
                 for arrivals in self._listening:
-                    arrivals.went(arrivals.below + path, directory=is_dir)
+                    arrivals.deleted(arrivals.below + path)
         for path, what in after.items():
             if before.get(path) != what and _stays(path, before, after):
                 for arrivals in self._listening:
