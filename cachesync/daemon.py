@@ -47,7 +47,11 @@ _EXTENSION = 10.0
 """Seconds by which each message extends systemd's start timeout."""
 
 _LAST_METRICS = 3.0
-"""Seconds for the last metrics at the end: of the five that systemd is asked for besides the drain's."""
+"""Seconds for the last metrics after the drain."""
+
+_GRACE, _SYSTEMD_GRACE = 8.0, 10.0
+"""Seconds after the drain until the process ends itself, and until systemd may end it. A thread that waits for a file
+system that does not answer cannot be joined."""
 
 _NICE = 10
 """A tenth of the weight of a program on a busy processor, and all of an idle one."""
@@ -107,6 +111,12 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _end(cause: bytes) -> None:
+    """End the process at once, whatever its threads wait for."""
+    os.write(2, b"cachesync: " + cause + b"; what is left is stored by the next start\n")
+    os._exit(ExitCode.UNFINISHED)
 
 
 def _step_back() -> None:
@@ -204,8 +214,10 @@ class Daemon:
         self._signals += 1
         self._signalled.set()
         if self._signals > 1:
-            os.write(2, b"cachesync: stopped at once; what is left is stored by the next start\n")
-            os._exit(ExitCode.UNFINISHED)
+            _end(b"stopped at once")
+        timer = threading.Timer(self._config.drain_timeout + _GRACE, _end, (b"a file system does not answer",))
+        timer.daemon = True
+        timer.start()
 
     def _serve(self, *, first: bool) -> int | None:
         """One engine's life; None to begin again."""
@@ -356,7 +368,7 @@ class Daemon:
         timeout = self._config.drain_timeout
         logger.info("stopping: storing what is left, for at most %g s; a second signal stops at once", timeout)
         self._notifier.send("STOPPING=1", "STATUS=draining")
-        self._notifier.extend(timeout + 5)
+        self._notifier.extend(timeout + _SYSTEMD_GRACE)
         deadline = time.monotonic() + timeout
         attendant.stop()
         return Drain(engine, deadline).run()
