@@ -114,7 +114,6 @@ class Sessions:
 
     def removed(self, name: str) -> tuple[int, int]:
         """Evict all entries of a session whose directory was removed.
-
         Entries that the store never had are removed. No entry becomes a tombstone (P7). Returns the number of evicted
         entries, and the number of files or changes that were not stored. Durable when it returns.
         """
@@ -136,13 +135,10 @@ class Sessions:
         volumes: Mapping[str, str | None] | None = None,
     ) -> tuple[int, int]:
         """Evict paths that are missing without evidence of a deletion, and count them as vanished.
-
         A file that exists under another name was moved: its old name becomes a tombstone. If the new name is missing
         too and was not stored, the old name is evicted, because only its object has the bytes.
-
         A path that ends in "/" is a directory with all below it. ``stands`` is as in ``Entries.mark``. ``volumes`` are
         the current file systems of the paths. With it, only files that were on another file system are evicted.
-
         Returns the number of evicted entries, and the number of files or changes that were not stored. Durable when it
         returns.
         """
@@ -162,7 +158,6 @@ class Sessions:
 
     def listing(self, name: str) -> AbstractContextManager[AbstractSet[str]]:
         """Collect the paths whose objects this host changes while the context is open.
-
         The caller keeps it open from before its listing until ``learn`` returns. For these paths, the listing may be
         older than the journal.
         """
@@ -181,7 +176,6 @@ class Sessions:
         overtaken: AbstractSet[str] = frozenset(),
     ) -> None:
         """Merge what the store has: ``objects`` are its files, ``others`` the links and directories of its manifest.
-
         An unknown path becomes an evicted entry. An evicted entry gets the listed version. A resident entry that was
         never stored gets the version that it would replace, without a digest; the uploader reads that from the store. A
         resident file that was stored is not changed. No entry is removed. Objects at the paths ``overtaken`` (see
@@ -200,7 +194,6 @@ class Sessions:
 
     def renamed(self, entry: Entry, name: str, path: str, stored: Stored | None, now: float) -> bool:
         """Move an evicted entry to ``path`` in the session ``name``. The old path becomes a tombstone.
-
         A file is ``stored`` at the new path already. A link or directory is dirty until a manifest has its new name. A
         tombstone at the new path is replaced; a resident directory there stays unchanged.
 

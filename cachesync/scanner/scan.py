@@ -64,10 +64,8 @@ class Scanner:
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
         """Compare the hinted paths of a session with the journal ("" is its directory).
-
         A missing path becomes a tombstone only if its hint, or its directory's, reports the deletion. A missing path
         alone is not evidence of a deletion (P7).
-
         Raises RootHalted, and FileUnreadable if the session's directory cannot be read.
         """
         if not is_session_name(session):
@@ -104,15 +102,12 @@ class Scanner:
         whole: Callable[[], bool] | None = None,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"). Stops unfinished if ``expired`` returns True.
-
         ``recheck`` reads clean files again whose bytes may have changed without a change of their stat. ``unwritten``
         makes an unknown writer count as none.
-
         Only a scan of the whole session decides about missing paths. They were deleted if the scan was still, the
         session is not in doubt (``Session.doubted``), no mount changed above them, and the file system records birth
         times. Else they are evicted or left to the next scan. A scan is still if no directory changed while it ran, or
         if ``whole`` says that it missed no file. This is checked only if a decision needs it or ``whole`` is given.
-
         A session directory that cannot be read is a failure in the result. Raises RootHalted.
         """
         result = ScanResult(still=True)
