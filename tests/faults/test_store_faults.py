@@ -483,7 +483,10 @@ def test_p09_a_store_that_denies_the_question_is_compared_and_told_of(remote: Be
     (conflict,) = remote.flush("s").conflicts
     assert remote.bucket.digests(remote.bucket.session("s"))[conflict.kept_as] == digest(b"another writer's")
     assert denied.hits == 1
-    until(lambda: any("cannot determine" in note and "allow s3:" in note for note in remote.client.status().notes), "status")
+    until(
+        lambda: any("cannot determine" in note and "allow s3:" in note for note in remote.client.status().notes),
+        "status",
+    )
 
 
 # -- many clients ----------------------------------------------------------------------------------------------------
