@@ -79,7 +79,7 @@ class Committer:
             if not self._stands(key, row.manifest):
                 self._merge(session, lost)
                 return None
-            counts = self._c.journal.sessions.counts(session)
+            counts = self._c.journal.waiting.counts(session)
             self._c.journal.sessions.set_reported(session)
             self._c.identity.affirm()
             return Summary(counts.files, counts.bytes, counts.deleted_elsewhere)

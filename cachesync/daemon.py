@@ -49,9 +49,9 @@ _EXTENSION = 10.0
 _LAST_METRICS = 3.0
 """Seconds for the last metrics after the drain."""
 
-_GRACE, _SYSTEMD_GRACE = 8.0, 10.0
-"""Seconds after the drain until the process ends itself, and until systemd may end it. A thread that waits for a file
-system that does not answer cannot be joined."""
+_GRACE = 5.0
+"""Seconds after the drain until the process ends itself. A thread that waits for a file system that does not answer
+cannot be joined."""
 
 _NICE = 10
 """A tenth of the weight of a program on a busy processor, and all of an idle one."""
@@ -115,7 +115,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
 
 def _end(cause: bytes) -> None:
     """End the process at once, whatever its threads wait for."""
-    os.write(2, b"cachesync: " + cause + b"; what is left is stored by the next start\n")
+    os.write(2, b"cachesync: " + cause + b"; the next start stores the rest\n")
     os._exit(ExitCode.UNFINISHED)
 
 
@@ -199,7 +199,7 @@ class Daemon:
             except RootLocked:
                 if not self._signalled.is_set():
                     raise  # another daemon has the root
-                code = ExitCode.UNFINISHED  # a command holds the lock; what is left is unknown
+                code = ExitCode.UNFINISHED  # a command holds the lock, so it is unknown what is not stored
             except CacheSyncError as error:
                 if first:
                     raise
@@ -215,7 +215,8 @@ class Daemon:
         self._signalled.set()
         if self._signals > 1:
             _end(b"stopped at once")
-        timer = threading.Timer(self._config.drain_timeout + _GRACE, _end, (b"a file system does not answer",))
+        cause = b"not stopped in time, perhaps a file system does not answer"
+        timer = threading.Timer(self._config.drain_timeout + _GRACE, _end, (cause,))
         timer.daemon = True
         timer.start()
 
@@ -362,13 +363,13 @@ class Daemon:
         ]
 
     def _drain(self, engine: Engine, attendant: Attendant) -> int:
-        """Store what is left, for up to ``drain_timeout`` seconds. Returns the exit code."""
+        """Store the remaining files, for up to ``drain_timeout`` seconds. Returns the exit code."""
         from cachesync.drain import Drain
 
         timeout = self._config.drain_timeout
         logger.info("stopping: storing what is left, for at most %g s; a second signal stops at once", timeout)
         self._notifier.send("STOPPING=1", "STATUS=draining")
-        self._notifier.extend(timeout + _SYSTEMD_GRACE)
+        self._notifier.extend(timeout + _GRACE + 1)
         deadline = time.monotonic() + timeout
         attendant.stop()
         return Drain(engine, deadline).run()

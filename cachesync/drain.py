@@ -1,4 +1,4 @@
-"""The daemon's shutdown: stores what is left, writes manifests and reports the rest, in bounded time (P12).
+"""The daemon's shutdown: stores the remaining files, writes manifests and reports the rest, in bounded time (P12).
 
 Files come first. The drain flushes sessions that have something to store. It only compares the others with the disk,
 which is cheap, and then writes the manifests that are out of date. It begins nothing after the deadline.
@@ -49,7 +49,7 @@ class Drain:
         self._deadline = deadline
 
     def run(self) -> ExitCode:
-        """Store what is left and log what is not done. Returns DONE if all files and manifests are stored, else
+        """Store the remaining files and log what is not done. Returns DONE if all files and manifests are stored, else
         UNFINISHED."""
         try:
             names = self._engine.tree.sessions()[0]
@@ -118,7 +118,7 @@ class Drain:
             if (report := self._report(name, flush)) is not None:
                 left = [*(one.path for one in report.failed), *(one.path for one in report.pending)]
                 return Left(unstored=len(left) - left.count(MANIFEST), unlisted=left.count(MANIFEST))
-        return Left(unstored=max(1, self._engine.journal.sessions.counts(name).dirty))
+        return Left(unstored=max(1, self._engine.journal.waiting.counts(name).dirty))
 
     def _list(self, name: str) -> Left:
         """Write the manifest of a session whose files are stored."""

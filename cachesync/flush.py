@@ -82,7 +82,7 @@ class Flusher:
         receipt: bool = False,
         patient: bool = False,
     ) -> FlushReport:
-        """Run the barrier for one session until ``timeout``, and report what is left. A ``patient`` flush does not
+        """Run the barrier for one session until ``timeout``, and report the rest. A ``patient`` flush does not
         hasten deletions.
 
         Raises NoSuchSession, NoSuchBucket, UsageError, RootHalted.
@@ -253,10 +253,15 @@ class Flusher:
             if not (_is_tried(entry, started) or _is_missing(entry)):
                 self._c.journal.work.postpone(entry, now)
                 self._uploader.wake()
-        left = [one for one in unmet(session, barrier) if not (one.failed and _is_tried(one, started))]
-        if any(_is_missing(entry) for entry in left):
-            return any(not (_is_missing(entry) or entry.tombstone) for entry in left)
-        return bool(left)
+        missing = deleting = False
+        for entry in unmet(session, barrier):
+            if _is_missing(entry):
+                missing = True
+            elif not (entry.failed and _is_tried(entry, started)):
+                if not entry.tombstone:
+                    return True
+                deleting = True
+        return deleting and not missing
 
     def _left(self, session: str, barrier: Barrier, started: float) -> tuple[list[Failure], list[Pending]]:
         """What the barrier still waits for: tried since it was taken and found impossible, or still under way."""

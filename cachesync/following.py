@@ -46,9 +46,8 @@ class Following:
         self._stamps: Mapping[str, int] = {}
         self._generation = 0
         self.whole = False
-        self._stirred = False
         self.moves = 0
-        """The number of files that moved during the flush. The uploader may have stored them already."""
+        """The number of moves during the flush, also of files that are stored under their new names already."""
         self._old_names: set[str] = set()
 
     def look(self) -> ScanResult:
@@ -74,7 +73,7 @@ class Following:
         paths. Raises RootHalted.
         """
         entries = self._moved(look=look)
-        if entries != [] or not self._stirred or self._expired():
+        if entries != [] or not self.moves or self._expired():
             return entries
         old = [one for one in self._c.journal.waiting.old_names(self._session) if one.path not in self._old_names]
         self._old_names |= {entry.path for entry in old}
@@ -82,13 +81,13 @@ class Following:
 
     def _moved(self, *, look: bool) -> list[Entry] | None:
         if not look and self._ears is not None:
-            names = self._heard()
-            if names is not None:
-                return self._old(self._entries(names))
+            heard = self._heard()
+            if heard is not None:
+                return [entry for entry in heard if entry.dirty]
         if not look and self._ears is None and self._scanner.stood_still(self._session, self._stamps):
             return []
-        since, self._stirred = self._generation, True
-        self.moves += 1
+        since = self._generation
+        self.moves += 1  # perhaps: the tree changed
         self.look()
         if not self.whole:
             return None
@@ -107,10 +106,11 @@ class Following:
         """Whether the flush checked every name that appeared since it began to listen."""
         return self._ears is not None and self._heard() is not None
 
-    def _heard(self) -> list[str] | None:
-        """Check every name that appeared since the last call; None if the watcher may have missed some."""
+    def _heard(self) -> list[Entry] | None:
+        """Check every name that appeared since the last call, and return the files that moved. Returns None if the
+        watcher may have missed some."""
         assert self._ears is not None  # noqa: S101 -- the callers checked it
-        seen: list[str] = []
+        moved: list[Entry] = []
         missing: set[tuple[str, int]] = set()
         while (names := self._ears.names()) is not None:
             hints: dict[str, Hint] = {}
@@ -125,11 +125,12 @@ class Following:
                 if hint is not None:
                     hints[name] = hint
             if hints:
-                self._stirred = True
                 self._scanner.notice(self._session, hints)
-                seen += [name + "/" * (hint is Hint.TREE) for name, hint in hints.items()]
+                old = self._old(self._entries(hints))
+                self.moves += len(old)
+                moved += old
             if not unsure:
-                return seen
+                return moved
             if self._expired():
                 return None
         self._ears = None
@@ -145,22 +146,21 @@ class Following:
             return None
         return Hint.TREE if isinstance(found, FileStat) and found.kind is Kind.DIRECTORY else Hint.CHANGED
 
-    def _entries(self, names: list[str]) -> Iterator[Entry]:
-        for name in names:
-            if name.endswith("/"):
-                yield from self._c.journal.entries.under(self._session, name)
+    def _entries(self, hints: Mapping[str, Hint]) -> Iterator[Entry]:
+        for name, hint in hints.items():
+            if hint is Hint.TREE:
+                yield from self._c.journal.entries.under(self._session, f"{name}/")
             elif (entry := self._c.journal.entries.entry(self._session, name)) is not None:
                 yield entry
 
     def _old(self, entries: Iterator[Entry]) -> list[Entry]:
-        moved = [
+        """Return the existing files and links that are older than the flush."""
+        return [
             entry
             for entry in entries
             if not entry.tombstone and entry.resident and entry.kind is not Kind.DIRECTORY
             if self._is_old(entry.path)
         ]
-        self.moves += len(moved)
-        return [entry for entry in moved if entry.dirty]
 
     def _is_old(self, path: str) -> bool:
         """Whether a file was created before the flush began; true if its birth time is unknown."""

@@ -66,7 +66,8 @@ def write(
     for entry in entries:
         row = _row(entry)
         if row is None:
-            summary.deleted_elsewhere += entry.superseded is not None and entry.resident and not entry.tombstone
+            here = entry.kind is Kind.FILE and entry.resident and not entry.tombstone
+            summary.deleted_elsewhere += here and entry.superseded is not None
             continue
         try:
             line = _encode(row).encode()

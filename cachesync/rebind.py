@@ -83,7 +83,7 @@ def rebind(config: Config, store: ObjectStore, *, confirmed: bool) -> RebindRepo
 
 
 def _standing(engine: Engine, session: str) -> int:
-    counts = engine.journal.sessions.counts(session)
+    counts = engine.journal.waiting.counts(session)
     return counts.files - counts.evicted
 
 

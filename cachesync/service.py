@@ -198,7 +198,7 @@ class Service:
             raise NoSuchSession("find", session, "there is no such session")
 
     def _session_status(self, name: str) -> SessionStatus:
-        counts = self._journal.sessions.counts(name)
+        counts = self._journal.waiting.counts(name)
         row = self._journal.sessions.get(name)
         oldest = counts.oldest_dirty
         unseen = [one for one in self._scanner.unseen.get(name, []) if not self._is_dirty(name, one.path)]

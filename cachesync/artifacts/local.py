@@ -89,7 +89,7 @@ class Local:
     def counts(self, session: str) -> Counts | None:
         """A session in numbers, as far as the journal knows it; None for one of which it has learned nothing."""
         row = self._c.journal.sessions.get(session)
-        return None if row is None or not row.learned else self._c.journal.sessions.counts(session)
+        return None if row is None or not row.learned else self._c.journal.waiting.counts(session)
 
     def look(self, address: Address) -> bool:
         """Let the journal know what there is under an address now: from the disk, and once from the store; of a session

@@ -24,7 +24,7 @@ class Queue:
         self._path = ledger.db.path
 
     def counts(self, limit: float) -> QueueCounts | None:
-        """What is dirty, as ``Sessions.counts`` has it, but of all sessions at once; None if that cannot be counted in
+        """What is dirty, as ``Waiting.counts`` has it, but of all sessions at once; None if that cannot be counted in
         ``limit`` seconds, or the journal cannot be read now."""
         deadline = time.monotonic() + limit
         address = f"{self._path.absolute().as_uri()}?mode=ro"

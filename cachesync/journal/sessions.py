@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import DELETED_ELSEWHERE, DOUBTED, STORED_TEXT, UNLEARN, join, split, to_columns
+from cachesync.journal.rows import DOUBTED, STORED_TEXT, UNLEARN, join, split, to_columns
 from cachesync.journal.vanishing import vanish
-from cachesync.model import Conflict, Counts, Entry, FileStat, Kind, Session, Stored, Version
+from cachesync.model import Conflict, Entry, FileStat, Kind, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
 """Whether an evicted file's local version is known, from when its session's directory was removed."""
@@ -114,6 +114,7 @@ class Sessions:
 
     def removed(self, name: str) -> tuple[int, int]:
         """Evict all entries of a session whose directory was removed.
+
         Entries that the store never had are removed. No entry becomes a tombstone (P7). Returns the number of evicted
         entries, and the number of files or changes that were not stored. Durable when it returns.
         """
@@ -135,10 +136,13 @@ class Sessions:
         volumes: Mapping[str, str | None] | None = None,
     ) -> tuple[int, int]:
         """Evict paths that are missing without evidence of a deletion, and count them as vanished.
+
         A file that exists under another name was moved: its old name becomes a tombstone. If the new name is missing
         too and was not stored, the old name is evicted, because only its object has the bytes.
+
         A path that ends in "/" is a directory with all below it. ``stands`` is as in ``Entries.mark``. ``volumes`` are
         the current file systems of the paths. With it, only files that were on another file system are evicted.
+
         Returns the number of evicted entries, and the number of files or changes that were not stored. Durable when it
         returns.
         """
@@ -158,6 +162,7 @@ class Sessions:
 
     def listing(self, name: str) -> AbstractContextManager[AbstractSet[str]]:
         """Collect the paths whose objects this host changes while the context is open.
+
         The caller keeps it open from before its listing until ``learn`` returns. For these paths, the listing may be
         older than the journal.
         """
@@ -176,6 +181,7 @@ class Sessions:
         overtaken: AbstractSet[str] = frozenset(),
     ) -> None:
         """Merge what the store has: ``objects`` are its files, ``others`` the links and directories of its manifest.
+
         An unknown path becomes an evicted entry. An evicted entry gets the listed version. A resident entry that was
         never stored gets the version that it would replace, without a digest; the uploader reads that from the store. A
         resident file that was stored is not changed. No entry is removed. Objects at the paths ``overtaken`` (see
@@ -194,6 +200,7 @@ class Sessions:
 
     def renamed(self, entry: Entry, name: str, path: str, stored: Stored | None, now: float) -> bool:
         """Move an evicted entry to ``path`` in the session ``name``. The old path becomes a tombstone.
+
         A file is ``stored`` at the new path already. A link or directory is dirty until a manifest has its new name. A
         tombstone at the new path is replaced; a resident directory there stays unchanged.
 
@@ -323,34 +330,6 @@ class Sessions:
             )
             db.execute("UPDATE conflict SET reported = 1 WHERE session = ?", (number,))
             db.execute("UPDATE meta SET pulse = pulse + 1")
-
-    def counts(self, name: str) -> Counts:
-        """Return the counts of a session's entries."""
-        number = self._ledger.id(name)
-        files = self._ledger.db.long(
-            f"SELECT count(*), sum(CASE WHEN {DELETED_ELSEWHERE} THEN 0 WHEN resident THEN size ELSE stored_size END),"
-            " sum(resident = 0), sum(vanished), max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END),"
-            f" sum({DELETED_ELSEWHERE}) FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
-            (number,),
-        )[0]
-        dirty = self._ledger.db.all(
-            "SELECT count(*), sum(CASE WHEN gone_at IS NULL AND resident THEN size END), min(dirty_since), sum(failed)"
-            " FROM entry WHERE session = ? AND synced < generation AND kind <> 'dir'",
-            (number,),
-        )[0]
-        newest = None if files[4] is None else files[4] / 1e9
-        return Counts(
-            files=files[0] - (files[5] or 0),
-            bytes=files[1] or 0,
-            dirty=dirty[0],
-            dirty_bytes=dirty[1] or 0,
-            failed=dirty[3] or 0,
-            evicted=files[2] or 0,
-            oldest_dirty=dirty[2],
-            newest=newest,
-            vanished=files[3] or 0,
-            deleted_elsewhere=files[5] or 0,
-        )
 
     def add_conflict(self, name: str, conflict: Conflict, kept: Stored | None, now: float) -> None:
         """Record a conflict. ``kept`` is the object at the conflict name (None: the other bytes keep their own name).

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cachesync.journal.ledger import Ledger
-from cachesync.journal.rows import ENTRY_COLUMNS, WORK, join, split, to_entry
-from cachesync.model import Barrier, Entry
+from cachesync.journal.rows import DELETED_ELSEWHERE, ENTRY_COLUMNS, WORK, join, split, to_entry
+from cachesync.model import Barrier, Counts, Entry
 
 _PAGE = 256
 
@@ -31,10 +31,11 @@ class Waiting:
         return Barrier(standing, gone)
 
     def old_names(self, name: str) -> list[Entry]:
-        """Return the tombstones of moved files' old names. The store still has their objects."""
+        """Return the tombstones of moved files' old names. The store has their objects, or may get them from a running
+        upload."""
         rows = self._ledger.db.all(
             f"SELECT {ENTRY_COLUMNS} FROM entry AS t INDEXED BY dirty WHERE session = ?1 AND synced < generation"
-            " AND gone_at IS NOT NULL AND etag IS NOT NULL AND EXISTS (SELECT 1 FROM entry AS e INDEXED BY inode"
+            " AND gone_at IS NOT NULL AND EXISTS (SELECT 1 FROM entry AS e INDEXED BY inode"
             " WHERE e.inode = t.inode AND e.inode IS NOT NULL AND e.session = ?1 AND e.gone_at IS NULL"
             " AND e.resident = 1 AND e.kind = 'file')",
             (self._ledger.id(name),),
@@ -75,6 +76,34 @@ class Waiting:
             f" revision <> manifest_revision OR EXISTS ({dirty} synced < generation) FROM session AS s"
         )
         return {name: (bool(work), bool(lacks)) for name, work, lacks in rows}
+
+    def counts(self, name: str) -> Counts:
+        """Return the counts of a session's entries."""
+        number = self._ledger.id(name)
+        files = self._ledger.db.long(
+            f"SELECT count(*), sum(CASE WHEN {DELETED_ELSEWHERE} THEN 0 WHEN resident THEN size ELSE stored_size END),"
+            " sum(resident = 0), sum(vanished), max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END),"
+            f" sum({DELETED_ELSEWHERE}) FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",
+            (number,),
+        )[0]
+        dirty = self._ledger.db.all(
+            "SELECT count(*), sum(CASE WHEN gone_at IS NULL AND resident THEN size END), min(dirty_since), sum(failed)"
+            " FROM entry WHERE session = ? AND synced < generation AND kind <> 'dir'",
+            (number,),
+        )[0]
+        newest = None if files[4] is None else files[4] / 1e9
+        return Counts(
+            files=files[0] - (files[5] or 0),
+            bytes=files[1] or 0,
+            dirty=dirty[0],
+            dirty_bytes=dirty[1] or 0,
+            failed=dirty[3] or 0,
+            evicted=files[2] or 0,
+            oldest_dirty=dirty[2],
+            newest=newest,
+            vanished=files[3] or 0,
+            deleted_elsewhere=files[5] or 0,
+        )
 
     def any_dirty_link(self, name: str) -> bool:
         """Whether a link waits for the manifest."""

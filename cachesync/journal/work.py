@@ -233,14 +233,14 @@ class Work:
         return self._of_inode(inode, "(gone_at IS NOT NULL OR resident = 0) AND etag IS NOT NULL")
 
     def moved_to(self, entry: Entry) -> list[Entry]:
-        """Return the entries that may be new names of a missing file.
+        """Return the entries that may be new names of a missing file, also in other sessions.
 
-        They are on disk, have its session, inode and file system, and changed after the missing file was stored.
+        They are on disk, have its inode and file system, and changed after the missing file was stored.
         """
         if entry.stat is None:
             return []
-        standing = f"session = {self._ledger.id(entry.session)} AND gone_at IS NULL AND resident = 1 AND kind = 'file'"
-        found = self._of_inode(entry.stat.inode, f"{standing} AND generation > {entry.synced}")
+        standing = f"gone_at IS NULL AND resident = 1 AND kind = 'file' AND generation > {entry.synced}"
+        found = self._of_inode(entry.stat.inode, standing)
         return [other for other in found if other.stat is not None and other.stat.mount == entry.stat.mount]
 
     def _of_inode(self, inode: int, condition: str) -> list[Entry]:

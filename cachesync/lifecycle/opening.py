@@ -85,7 +85,7 @@ class Opener:
             self._scanner.scan(session)  # it learns which directory it is
             brought = self._bring(session, staging, astray, watch)
             self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
-        counts = self._c.journal.sessions.counts(session)
+        counts = self._c.journal.waiting.counts(session)
         if lazy:
             brought = Brought(present=counts.files - counts.evicted)
         directory = str(self._c.tree.root / session)

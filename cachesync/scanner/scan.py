@@ -9,14 +9,15 @@ from functools import partial
 
 from cachesync.errors import FileUnreadable
 from cachesync.events import Events, What
-from cachesync.files import Listing, Tree, tells_births
-from cachesync.ignore import FILE_NAME, IgnoreRules
-from cachesync.journal import Journal, Known
-from cachesync.keys import RESERVED, is_reserved, is_session_name
+from cachesync.files import Tree, tells_births
+from cachesync.ignore import FILE_NAME
+from cachesync.journal import Journal
+from cachesync.keys import is_reserved, is_session_name
 from cachesync.model import Entry, FileStat, Kind, Mark, Session, Skipped
 from cachesync.policy import Pace
 from cachesync.reports import Failure
 from cachesync.scanner.batch import Batch, ScanResult
+from cachesync.scanner.ignoring import Ignoring
 from cachesync.scanner.judging import is_another_directory, is_change, judge
 from cachesync.scanner.presence import Presence
 from cachesync.scanner.rereading import reread
@@ -57,15 +58,17 @@ class Scanner:
         self._clock = clock
         self._wake = wake
         self._tell = events.tell
-        self._rules: dict[str, IgnoreRules] = {}
+        self._ignoring = Ignoring(tree, journal)
         self.presence = Presence(tree, journal, pace, clock, events)
         self.unseen: dict[str, list[Failure]] = {}
         """The failures of each session's last whole scan. It is unknown whether these paths are stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
         """Compare the hinted paths of a session with the journal ("" is its directory).
+
         A missing path becomes a tombstone only if its hint, or its directory's, reports the deletion. A missing path
         alone is not evidence of a deletion (P7).
+
         Raises RootHalted, and FileUnreadable if the session's directory cannot be read.
         """
         if not is_session_name(session):
@@ -75,7 +78,7 @@ class Scanner:
         if not self.presence.meet(session):
             return
         if FILE_NAME in hints:
-            self.forget_rules(session)
+            self._ignoring.forget(session)
         self.presence.hear(session, hints.values())
         batch = Batch([])
         trees: dict[str, bool] = {}
@@ -102,12 +105,15 @@ class Scanner:
         whole: Callable[[], bool] | None = None,
     ) -> ScanResult:
         """Compare everything under ``directory`` ("" or ending in "/"). Stops unfinished if ``expired`` returns True.
+
         ``recheck`` reads clean files again whose bytes may have changed without a change of their stat. ``unwritten``
         makes an unknown writer count as none.
+
         Only a scan of the whole session decides about missing paths. They were deleted if the scan was still, the
         session is not in doubt (``Session.doubted``), no mount changed above them, and the file system records birth
         times. Else they are evicted or left to the next scan. A scan is still if no directory changed while it ran, or
         if ``whole`` says that it missed no file. This is checked only if a decision needs it or ``whole`` is given.
+
         A session directory that cannot be read is a failure in the result. Raises RootHalted.
         """
         result = ScanResult(still=True)
@@ -120,7 +126,7 @@ class Scanner:
         if row is None:
             return result
         if not directory:
-            self.forget_rules(session)
+            self._ignoring.forget(session)
         batch = Batch([directory], recheck, expired)
         self._walk(session, batch, result)
         if directory and batch.missing and result.finished:  # only a whole scan decides about missing paths
@@ -146,7 +152,7 @@ class Scanner:
         batch = Batch([directory])
         self._walk(session, batch, ScanResult())
         if gone:
-            self._delete(session, self._not_ignored(session, batch.missing), batch)
+            self._delete(session, self._ignoring.rest(session, batch.missing), batch)
             batch.marks += batch.others.values()
             self._commit(session, batch)
 
@@ -189,14 +195,11 @@ class Scanner:
         found = self._tree.lstat(session, path)
         if isinstance(found, Skipped):
             return found.reason
-        return self._ignore(session).reason(path, found is not None and found.kind is Kind.DIRECTORY)
+        return self._ignoring.rules(session).reason(path, found is not None and found.kind is Kind.DIRECTORY)
 
     def forget_rules(self, session: str | None) -> None:
         """Discard the cached ignore rules of one session, or of all (None)."""
-        if session is None:
-            self._rules.clear()
-        else:
-            self._rules.pop(session, None)
+        self._ignoring.forget(session)
 
     # -- one directory, one path ---------------------------------------------------------------------------------------
 
@@ -219,7 +222,7 @@ class Scanner:
             batch.volumes[directory] = listing.volume
         result.skipped.extend(listing.special)
         known = self._journal.entries.children(session, directory) if listing.found else {}
-        ignored = self._leave_out(session, directory, listing, known, result)
+        ignored = self._ignoring.leave_out(session, directory, listing, known, result)
         batch.trees.extend(f"{directory}{name}/" for name in listing.directories() if name not in ignored)
         for count, (name, stat) in enumerate(listing.found.items(), 1):
             if not count % _BATCH:
@@ -239,23 +242,6 @@ class Scanner:
         missing = [name for raw in seen if (name := os.fsdecode(raw)).rstrip("/") not in ignored]
         batch.missing += [directory + name for name in missing]
 
-    def _leave_out(
-        self, session: str, directory: str, listing: Listing, known: dict[bytes, Known], result: ScanResult
-    ) -> set[str]:
-        """Return the ignored names of a listing. Their objects stay in the store."""
-        left_out = set[str]()
-        if not directory and listing.found.pop(RESERVED, None) is not None:
-            result.failures.append(Failure(RESERVED, f"the name {RESERVED} is reserved for cachesync"))
-        rules = self._ignore(session)
-        for names, is_dir in ((listing.files(), False), (listing.directories(), True)):
-            for name, reason in rules.ignored(directory, names, is_dir=is_dir).items():
-                left_out.add(name)
-                result.skipped.append(Skipped(directory + name, reason))
-                row = known.get(os.fsencode(name))
-                if is_dir or name not in listing.found or (row is not None and row.resident):
-                    self._journal.entries.let_go(session, directory + name, is_dir=is_dir)
-        return left_out
-
     # -- what is missing -----------------------------------------------------------------------------------------------
 
     def _decide(self, row: Session, batch: Batch, *, still: bool) -> None:
@@ -263,7 +249,7 @@ class Scanner:
 
         ``row`` is from before the scan.
         """
-        session, missing = row.name, self._not_ignored(row.name, batch.missing)
+        session, missing = row.name, self._ignoring.rest(row.name, batch.missing)
         if not (missing or batch.others or row.doubted):
             return
         self._hearing.catch_up()  # process the hints of deletions first
@@ -294,18 +280,8 @@ class Scanner:
             elif not self.presence.stands(session, path):
                 batch.marked += self.presence.tree_gone(session, path)
 
-    def _not_ignored(self, session: str, missing: Sequence[str]) -> list[str]:
-        """Return the missing paths that are not ignored. The objects of ignored paths stay in the store."""
-        rules, left = self._ignore(session), []
-        for path in missing:
-            if rules.reason(path, path.endswith("/")):
-                self._journal.entries.let_go(session, path.rstrip("/"), is_dir=path.endswith("/"))
-            else:
-                left.append(path)
-        return left
-
     def _look(self, session: str, path: str, hint: Hint, batch: Batch, trees: dict[str, bool]) -> None:
-        rules = self._ignore(session)
+        rules = self._ignoring.rules(session)
         left_out = rules.reason(path, is_dir=False)
         if left_out and rules.reason(path, is_dir=True):
             return  # ignored as a file and as a directory
@@ -388,12 +364,3 @@ class Scanner:
         """Whether the hint for a change is overdue."""
         at = self.presence.last_gone(session)[0] if mark.stat is None else mark.stat.ctime_ns / 1e9
         return self._clock() - at > _LATE
-
-    def _ignore(self, session: str) -> IgnoreRules:
-        rules = self._rules.get(session)
-        if rules is None:
-            rules = IgnoreRules(session, self._tree.ignore_text(None), self._tree.ignore_text(session))
-            for sentence in rules.broken:
-                logger.warning("%s", sentence, extra={"session": session})
-            self._rules[session] = rules
-        return rules

@@ -73,7 +73,7 @@ def test_all_that_is_stored_goes_and_the_directory_too(a):
     assert not a.session.exists()
     assert settled(a) == objects
     assert a.driven.engine.service.status().sessions[0].safe_to_kill
-    assert a.journal.sessions.counts(S).evicted == 2
+    assert a.journal.waiting.counts(S).evicted == 2
     a.life.open(S)
     assert look(a.session) == a.before
     assert a.driven.scan(S).marked == 0

@@ -38,3 +38,24 @@ def test_a_flush_does_not_wait_for_what_changes_after_its_barrier(tmp_path):
     driven.clock.push(5)
     assert driven.flush(S).uploaded == 4
     driven.close()
+
+
+def test_p08_a_file_that_moved_to_another_session_is_stored_there_before_its_old_object_is_deleted(tmp_path):
+    root, store = tmp_path / "root", FlatStore()
+    for session in (S, "t"):
+        (root / session).mkdir(parents=True)
+    (root / S / "f").write_text("its only copy")
+    driven = Driven(root, store)
+    assert driven.flush(S).stored
+    (root / S / "f").rename(root / "t" / "g")
+    deletions = []
+
+    def look(key, _before, after):
+        if after is None:
+            deletions.append((key, "sessions/t/g" in store.objects))
+
+    store.watch = look
+    driven.scan("t")
+    assert driven.flush(S).stored
+    assert deletions == [(f"sessions/{S}/f", True)]
+    driven.close()

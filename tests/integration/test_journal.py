@@ -631,7 +631,7 @@ def test_counts(desk):
     desk.work.fail(desk.see("c", size=5, now=NOW + 6), tried_at=NOW, due_at=NOW, error="x", failed=True)
     desk.see("d/", stat=DIRECTORY)
     desk.sessions.learn(S, [("e", stored(size=100))], [])
-    counts = desk.sessions.counts(S)
+    counts = desk.waiting.counts(S)
     assert (counts.files, counts.bytes, counts.evicted) == (4, 135, 1)
     assert (counts.dirty, counts.dirty_bytes, counts.failed, counts.oldest_dirty) == (2, 25, 1, NOW + 5)
 
@@ -677,7 +677,7 @@ def use(journal):
     """Ask for and change everything."""
     for name in journal.sessions.names():
         journal.sessions.get(name)
-        journal.sessions.counts(name)
+        journal.waiting.counts(name)
         journal.sessions.conflicts(name)
         list(journal.entries.walk(name))
         journal.entries.children(name, "d1/")
@@ -956,7 +956,7 @@ def test_every_hot_query_uses_its_index(desk):
         "mark_tree_gone": lambda: desk.entries.mark_tree_gone(S, "d9/", NOW, NOW),
         "postpone": lambda: desk.work.postpone(entry, NOW),
         "confirm_delete": lambda: desk.work.confirm_delete(desk.miss("d2/f2")),
-        "counts": lambda: desk.sessions.counts(S),
+        "counts": lambda: desk.waiting.counts(S),
     }
     by_index = {
         "due": "work", "due small first": "work", "next_due": "work", "unmet": "dirty", "barrier": "dirty",
