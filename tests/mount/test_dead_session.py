@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -69,22 +68,3 @@ def test_p13_a_dead_mount_is_told_of_without_a_daemon_too(half_dead: Host):
     mounting.unmount_all(str(host.root / DEAD), lazy=True)
     assert host.stored(DEAD)["files"] == 1
     assert host.run("status", DEAD).code == 0
-
-
-def test_p12_a_mount_that_never_answers_does_not_keep_the_daemon_up(host: Host):
-    host.start(drain_timeout="2s")
-    host.write("kept", "1")
-    host.stored()
-    host.path("mnt").mkdir()
-    device = mounting.mount(str(host.path("mnt")), source="silent", read_only=False, others=False)
-    try:
-        host.write("late", "1")
-        assert host.run("flush", "s1", "--timeout", "1").code == 4, (
-            "a thread of the daemon waits for the mount from now on"
-        )
-        begun = time.monotonic()
-        assert host.stop() == 4
-        assert time.monotonic() - begun < 2 + 5 + 5
-    finally:
-        device.close()
-        mounting.unmount_all(str(host.path("mnt")), lazy=True)

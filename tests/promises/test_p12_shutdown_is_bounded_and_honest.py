@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from functools import partial
 
 import pytest
 
+from tests.conftest import MakeHost
 from tests.promises.host import Host, eventually
 from tests.promises.line import Line
 
@@ -206,3 +208,22 @@ def test_p12_what_no_event_told_of_is_stored(host: Host):
     outside.write_text("after.")
     assert host.stop() == 0
     assert host.object("linked") == b"after."
+
+
+STUCK = """
+import runpy, sys, threading
+threading.Thread(target=threading.Event().wait).start()
+del sys.argv[:3]
+runpy.run_module("cachesync", run_name="__main__", alter_sys=True)
+"""
+"""Runs a command in a process with a thread that never ends, as one does that waits for a file system."""
+
+
+def test_p12_a_thread_that_never_ends_does_not_keep_the_daemon_up(make_host: MakeHost):
+    host = make_host(wrap=[sys.executable, "-c", STUCK], cold=True)
+    host.start(drain_timeout="2s")
+    assert host.daemon is not None
+    begun = time.monotonic()
+    host.daemon.send_signal(signal.SIGTERM)
+    assert host.daemon.wait(30) == 4
+    assert time.monotonic() - begun < 2 + 5 + 5
