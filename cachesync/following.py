@@ -16,7 +16,7 @@ from cachesync.context import Context
 from cachesync.errors import FileUnreadable
 from cachesync.model import Entry, FileStat, Kind
 from cachesync.scanner import Scanner, ScanResult
-from cachesync.watcher import Ears, Hearing, Hint
+from cachesync.watcher import Arrival, Ears, Hearing, Hint
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two scans of a tree that keeps changing."""
@@ -111,17 +111,21 @@ class Following:
         watcher may have missed some."""
         assert self._ears is not None  # noqa: S101 -- the callers checked it
         moved: list[Entry] = []
-        missing: set[tuple[str, int]] = set()
+        missing: set[tuple[str, Arrival]] = set()
         while (names := self._ears.names()) is not None:
             hints: dict[str, Hint] = {}
             unsure = 0
-            for name, number in names.items():
+            first = not missing
+            for name, arrival in names.items():
                 hint = self._hint(name)
-                if hint is None and (name, number) not in missing:
-                    missing.add((name, number))  # if it moved again, the next names have its new one
-                    unsure += 1
+                if hint is None and (name, arrival) not in missing:
+                    # If it moved on, its next name is among the next names, as moved. So names that programs create
+                    # and move all the time do not hold this up.
+                    if first or arrival.moved:
+                        missing.add((name, arrival))
+                        unsure += 1
                     continue
-                self._ears.take(name, number)
+                self._ears.take(name, arrival)
                 if hint is not None:
                     hints[name] = hint
             if hints:

@@ -9,8 +9,8 @@ portable.py   elsewhere: watchdog's own observer
 watch.py      Watcher: start, stop, health, healing; not imported here, so that users of hints need no watchdog
 """
 
-from cachesync.watcher.arrivals import Arrivals
+from cachesync.watcher.arrivals import Arrival, Arrivals
 from cachesync.watcher.hearing import Ears, Hearing
 from cachesync.watcher.hints import Hint, Hints
 
-__all__ = ["Arrivals", "Ears", "Hearing", "Hint", "Hints"]
+__all__ = ["Arrival", "Arrivals", "Ears", "Hearing", "Hint", "Hints"]

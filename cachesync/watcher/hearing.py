@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from cachesync.watcher.arrivals import Arrivals
+from cachesync.watcher.arrivals import Arrival, Arrivals
 
 _TIMEOUT = 2.0
 """Timeout in seconds for the watcher."""
@@ -36,16 +36,16 @@ class Ears:
         self._watcher = watcher
         self._arrivals = arrivals
 
-    def names(self) -> dict[str, int] | None:
-        """Return all names that appeared before this call and were not taken yet, each with the number of its latest
-        arrival; None if some may be missing."""
+    def names(self) -> dict[str, Arrival] | None:
+        """Return all names that appeared before this call and were not taken yet, each with its latest arrival; None
+        if some may be missing."""
         if not self._watcher.hear(_TIMEOUT) or self._arrivals.lost:
             return None
         return self._arrivals.names()
 
-    def take(self, name: str, number: int) -> None:
+    def take(self, name: str, arrival: Arrival) -> None:
         """Remove a name that the caller has checked, unless something arrived there since."""
-        self._arrivals.take(name, number)
+        self._arrivals.take(name, arrival)
 
 
 class Hearing:

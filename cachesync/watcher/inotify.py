@@ -144,7 +144,7 @@ class Tree:
                 return
             for listener in self._pending.listeners:
                 if event.mask & (In.IN_CREATE | In.IN_MOVED_TO):
-                    listener.came(path)
+                    listener.came(path, moved=bool(event.mask & In.IN_MOVED_TO))
                 elif event.mask & In.IN_DELETE:
                     listener.deleted(path)
             if event.mask & In.IN_ISDIR:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,8 +54,8 @@ def test_names_that_changed_places_are_both_told(bench, ears, kind):
     """RENAME_EXCHANGE: the kernel reports of each name that something came, and that something left."""
     for name in ("a", "b"):
         write(f"{bench.root}/s/{name}" + "/f" * (kind == "directory"))
-    for name, number in ears.names().items():
-        ears.take(name, number)
+    for name, arrival in ears.names().items():
+        ears.take(name, arrival)
     exchange(f"{bench.root}/s/a", f"{bench.root}/s/b")
     assert {"a", "b"} <= set(ears.names())
 
@@ -69,15 +70,15 @@ def test_a_link_and_a_directory_come_too_and_other_sessions_do_not(bench, ears):
 
 def test_a_name_that_was_looked_at_is_not_told_again_before_it_comes_again(bench, ears):
     write(f"{bench.root}/s/f")
-    ((name, number),) = ears.names().items()
+    ((name, arrival),) = ears.names().items()
     assert name == "f"
-    ears.take("f", number)
+    ears.take("f", arrival)
     assert ears.names() == {}
     os.rename(f"{bench.root}/s/f", f"{bench.root}/s/g")
     os.rename(f"{bench.root}/s/g", f"{bench.root}/s/f")
     again = ears.names()
     assert set(again) == {"f", "g"}
-    ears.take("f", number)
+    ears.take("f", arrival)
     assert "f" in ears.names(), "it came again since it was looked at"
     ears.take("f", again["f"])
     assert "f" not in ears.names()
@@ -112,10 +113,43 @@ def test_too_many_names_are_none(monkeypatch):
     monkeypatch.setattr("cachesync.watcher.arrivals._MOST", 3)
     arrivals = Arrivals("s/")
     for number in range(3):
-        arrivals.came(f"s/{number}")
+        arrivals.came(f"s/{number}", moved=False)
     assert not arrivals.lost
-    arrivals.came("s/another")
+    arrivals.came("s/another", moved=False)
     assert arrivals.lost
+
+
+class Replacing:
+    """A watcher of a session in which a program replaces a file by a new one whenever one asks."""
+
+    def __init__(self, session: Path) -> None:
+        self._session = session
+        self._arrivals = Arrivals("s/")
+
+    def listen(self, below: str) -> Arrivals:
+        assert below == "s/"
+        return self._arrivals
+
+    def end_listening(self, arrivals: Arrivals) -> None:
+        assert arrivals is self._arrivals
+
+    def hear(self, timeout: float) -> bool:
+        del timeout
+        write(f"{self._session}/new")
+        self._arrivals.came("s/new", moved=False)
+        (self._session / "new").rename(self._session / "kept")
+        self._arrivals.came("s/kept", moved=True)
+        return True
+
+
+def test_a_program_that_replaces_files_all_the_time_does_not_hold_a_flush_up(tmp_path):
+    session = tmp_path / "root/s"
+    write(f"{session}/kept")
+    driven = Driven(tmp_path / "root", FlatStore())
+    driven.engine.hearing.attach(Replacing(session), lambda _: True)
+    report = driven.flush("s", timeout=5)
+    assert report.stored, report
+    driven.close()
 
 
 def test_caught_up_means_that_everything_before_was_looked_at(tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ class SimulatedWatcher:
     def changed(self, before: Names, after: Names) -> None:
         """A program changed names. Of what lies in a directory that came or went as a whole there is no event."""
         files = {inode for inode, _ in after.values()}
+        left = {inode for path, (inode, _) in before.items() if after.get(path, (0, False))[0] != inode}
         for path, (inode, _) in before.items():
             if path not in after and inode not in files and _stays(path, before, after):
                 for arrivals in self._listening:
@@ -54,7 +55,7 @@ class SimulatedWatcher:
         for path, what in after.items():
             if before.get(path) != what and _stays(path, before, after):
                 for arrivals in self._listening:
-                    arrivals.came(arrivals.below + path)
+                    arrivals.came(arrivals.below + path, moved=what[0] in left)
 
     # -- what the product asks (watcher.hearing.Listener) --------------------------------------------------------------
 
