@@ -62,6 +62,12 @@ class Known:
     etag: str | None
     version_id: str | None
 
+    def is_clean(self, found: os.stat_result) -> bool:
+        """Whether what stands at the path is what the journal last saw there, and the store has it."""
+        if self.stat is None or not self.resident or self.dirty or self.gone:
+            return False
+        return (self.stat.inode, self.stat.ctime_ns) == (found.st_ino, found.st_ctime_ns)
+
 
 class AbsentNames:
     """Reads the journal at ``path``, whichever file that is now. Not for more than one thread at once.

@@ -126,9 +126,27 @@ class Changing:
             node.unlinked = node.unlinked or last
             self.lost(node)
         view.hint(parent, name, Hint.GONE.value)
-        if view.evicted(path) is not None:  # the daemon was about to drop it
-            raise Later(partial(remove, view, path, directory=False), bytes)
-        return b""
+        return self.forget(parent, name)
+
+    def forget(self, parent: Node, name: bytes) -> bytes:
+        """Let the journal forget an evicted file at a name that a program just took away from the disk.
+
+        The daemon was about to drop that file, or had not noticed yet that a program replaced it. If the daemon brings
+        it back before the journal forgets it, it is removed here. Raises Later.
+        """
+        view, path = self._view, parent.child(name)
+        if view.evicted(path) is None:
+            return b""
+
+        def done() -> bytes:
+            known = view.known(path)
+            with contextlib.suppress(FileNotFoundError):
+                if known is not None and known.is_clean(os.lstat(parent.below(name))):
+                    os.unlink(parent.below(name))
+                    view.hint(parent, name, Hint.GONE.value)
+            return self.forget(parent, name)
+
+        raise Later(partial(remove, view, path, directory=False), done)
 
     def rmdir(self, r: Request) -> bytes:
         """RMDIR."""

@@ -156,14 +156,16 @@ class Renaming:
             put = partial(
                 _put, names.old_parent.below(names.old_name), flags=names.flags, begun=begun > 0 and kind == st.S_IFDIR
             )
-            self._changing.place_in(names.new_parent, names.new_name, put)
+            try:
+                self._changing.place_in(names.new_parent, names.new_name, put)
+            except Later as later:  # the directory was dropped meanwhile; what moved in the store must not move again
+                raise Later(later.work, partial(self._finish, names, kind, begun=begun)) from None
         self._renamed(names)
         view.hint(names.old_parent, names.old_name, _LEFT_OR_CHANGED if names.flags else Hint.GONE.value)
         view.hint(names.new_parent, names.new_name, _COME)
-        if kind == st.S_IFDIR or view.evicted(names.old) is None or names.exchanged:
+        if kind == st.S_IFDIR or names.exchanged:
             return b""
-        # It was put where the store has a file, and nobody had noticed it yet: that file is not there any more.
-        raise Later(partial(remove, view, names.old, directory=False), bytes)
+        return self._changing.forget(names.old_parent, names.old_name)
 
     def _is_left(self, path: bytes, *, stands: bool, directory: bool) -> bool:
         """Whether something of what is renamed is in the store only."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import ObjectNotFound, StoreError
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreError
 from cachesync.learn import Learner
 from cachesync.model import Entry, FileStat, Kind, Stored
 from cachesync.ondemand.bringing import Bringer
@@ -84,7 +84,7 @@ class Renamer:
             with ExitStack() as apart:
                 for place in sorted({(entry.session, entry.path), (to_session, to_path)}):  # none that cross wait
                     apart.enter_context(self._uploader.apart(*place))
-                moved = self._move_file(entry, entry.stored, to_session, to_path)
+                moved = self._move_file(entry, to_session, to_path)
         if moved:
             return
         if self._is_away_still(entry):
@@ -93,16 +93,24 @@ class Renamer:
             # Put into its place a moment ago, or the journal would go on to have it, in the store only, at this name.
             self._scanner.notice(entry.session, {entry.path: Hint.CHANGED})
 
-    def _move_file(self, entry: Entry, stored: Stored, to_session: str, to_path: str) -> bool:
+    def _move_file(self, found: Entry, to_session: str, to_path: str) -> bool:
+        """Return False, and change nothing, if the file is not what was ``found`` any more, or another version than the
+        journal knows has one of the two names in the store."""
+        entry = self._c.journal.entries.entry(found.session, found.path)
         there = self._c.journal.entries.entry(to_session, to_path)
+        if entry is None or entry.resident or entry.stored is None:
+            return False
         if there is not None and there.resident and not there.tombstone:
             return False
-        copied = self._copy(entry, stored, there, to_session, to_path)
+        try:
+            copied = self._copy(entry, entry.stored, there, to_session, to_path)
+        except PreconditionFailed:
+            return False
         if not self._renamed(entry, to_session, to_path, copied):
             self._c.store.delete(self._c.key(to_session, to_path), expect=copied.version)
             return False
         try:
-            self._c.store.delete(self._c.key(entry.session, entry.path), expect=stored.version)
+            self._c.store.delete(self._c.key(entry.session, entry.path), expect=entry.stored.version)
         except StoreError:
             self._uploader.wake()  # it goes when the store says yes
         else:

@@ -37,6 +37,7 @@ class Presence:
         self._last_gone: dict[str, float] = {}
         self._last_made: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._meeting: dict[str, threading.Lock] = {}
 
     def is_known(self, session: str) -> bool:
         """Whether the session's directory exists and is the one in the journal.
@@ -56,24 +57,33 @@ class Presence:
         Raises RootHalted. Raises FileUnreadable if the directory cannot be read; the session is added all the same, so
         that its status reports the error.
         """
+        row, directory = self._row_and_directory(session)
+        if row is None and directory is None:
+            return None
+        if row is not None and row.directory == directory and not row.lost:
+            return row
+        with self._meeting.setdefault(session, threading.Lock()):
+            # Another thread may have met the new directory just now, and entries in it.
+            row, directory = self._row_and_directory(session)
+            if directory is None:
+                if row is not None:
+                    self._removed(session)
+                return None
+            if row is None:
+                self._journal.sessions.add(session, self._clock())
+            elif row.directory not in (None, directory):
+                self._removed(session)
+            if row is None or row.directory != directory or row.lost:
+                self._journal.sessions.set_directory(session, directory)
+            return self._journal.sessions.get(session)
+
+    def _row_and_directory(self, session: str) -> tuple[Session | None, str | None]:
         row = self._journal.sessions.get(session)
         try:
-            directory = self._tree.session_directory(session)
+            return row, self._tree.session_directory(session)
         except FileUnreadable:
             self._journal.sessions.add(session, self._clock())
             raise
-        if directory is None:
-            if row is not None:
-                self._removed(session)
-            return None
-        if row is None:
-            self._journal.sessions.add(session, self._clock())
-        elif row.directory not in (None, directory):
-            self._removed(session)
-        if row is None or row.directory != directory or row.lost:
-            self._journal.sessions.set_directory(session, directory)
-            row = self._journal.sessions.get(session)
-        return row
 
     def _removed(self, session: str) -> None:
         if not self._journal.entries.any_resident(session):

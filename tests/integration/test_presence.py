@@ -4,6 +4,7 @@ went, and where a program idles on an open file."""
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -202,6 +203,29 @@ def test_a_session_is_closed_while_a_program_idles_on_an_open_file(a: Host):
         report = a.close_session()
     assert report.closed
     assert kept(report.evicted) == {"f": "a program may still write to it"}
+
+
+def test_a_directory_that_was_made_anew_is_met_once(a: Host, monkeypatch: pytest.MonkeyPatch):
+    """Also when two threads look at the same time: what one has found in it is not taken for lost by the other."""
+    a.write("old", b"old")
+    a.flush()
+    shutil.rmtree(a.session)
+    a.session.mkdir()
+    a.write("new", b"new")
+    tree, scanner = a.driven.engine.scanner.presence._tree, a.driven.engine.scanner
+    real = tree.session_directory
+
+    def the_other_first(session: str) -> str | None:
+        monkeypatch.setattr(tree, "session_directory", real)
+        scanner.scan(S)
+        return real(session)
+
+    monkeypatch.setattr(tree, "session_directory", the_other_first)
+    scanner.presence.meet(S)
+    entry = a.journal.entries.entry(S, "new")
+    assert entry is not None
+    assert entry.resident
+    assert scanner.presence.lost[S] == 0
 
 
 def test_a_file_that_was_let_go_is_settled_by_a_look(a: Host):
