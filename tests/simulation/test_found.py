@@ -390,6 +390,20 @@ FOUND = {
         Step("power_cut", 0, ("zeros", 0, True)),
         Step("flush", 0, (False,)),
     ],
+    "killed between an rm's deletion and the manifest: the removed file counted as lost": [
+        Step("flush", 0, (False,)),
+        Step("evict"),
+        Step("put", 0, ("a", "1")),
+        Step("trap", 0, ("request", 2, False)),
+        Step("rm", 0, ("a",)),
+        Step("open"),
+    ],
+    "killed before the store had an id, and emptied: what was stored was taken for stored": [
+        Step("trap", 0, ("request", 3, True)),
+        Step("write", 0, ("l.jsonl", "1")),
+        Step("flush", 0, (False,)),
+        Step("reset_store", 0, ("emptied",)),
+    ],
     "renamed, and the root rolled back: the object of the newer name was deleted": [
         Step("write", 0, ("d/a", "1")),
         Step("keep_root"),
