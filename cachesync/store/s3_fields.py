@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import binascii
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,9 +10,15 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
-from cachesync.errors import StoreTransient
+from cachesync.errors import StorePermanent, StoreTransient
 from cachesync.model import Attributes, ObjectInfo, Version
 
+MAX_BARREN = 100
+"""Pages of a listing in a row that show nothing and say that more follow, at most."""
+
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEADERS = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
 
 
@@ -81,10 +87,57 @@ def found(operation: str, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
     """What a HEAD or GET says about an object, be it asked for a range only. Raises StoreTransient if that is not how
     large it is: then the answer is not the store's."""
     content_range = answer.get("ContentRange")
-    size = str(content_range).rpartition("/")[2] if content_range else str(answer.get("ContentLength"))
-    if not size.isdecimal():
-        raise StoreTransient(operation, key, "the answer does not say how large it is")
-    return info(key, answer, int(size))
+    told = str(content_range).rpartition("/")[2] if content_range else answer.get("ContentLength")
+    try:
+        return info(key, answer, size(told))
+    except ValueError:
+        raise StoreTransient(operation, key, "the answer does not say how large it is") from None
+
+
+def size(told: object) -> int:
+    """A number of bytes, as text or number. Raises ValueError for what no object can have."""
+    if not _NUMBER.fullmatch(str(told)):
+        raise ValueError(f"{told!r:.40} is no size")
+    return int(str(told))
+
+
+def check_range(operation: str, key: str, answer: Mapping[str, Any], info: ObjectInfo, asked: range | None) -> None:
+    """Raise StoreTransient if the answer to a GET is another part of the object than was ``asked`` for (None: all of
+    it), StorePermanent if the store ignores ranges."""
+    told = answer.get("ContentRange")
+    wanted = range(info.size) if asked is None else range(asked.start, min(asked.stop, info.size))
+    if not told:
+        if wanted != range(info.size):
+            raise StorePermanent(operation, key, "the store ignored the range that was asked for")
+        return
+    found = _CONTENT_RANGE.fullmatch(str(told))
+    if asked is None or found is None or range(int(found[1]), int(found[2]) + 1) != wanted:
+        raise StoreTransient(operation, key, "the answer is not the part that was asked for")
+
+
+class Order:
+    """Checks that the keys of a listing ascend, so that it cannot go round: by their bytes, or folder by folder as
+    SeaweedFS has them. In one with several ``versions`` a key may come again at once."""
+
+    def __init__(self, operation: str, prefix: str, *, versions: bool = False) -> None:
+        self._operation = operation
+        self._prefix = prefix
+        self._versions = versions
+        self._last: str | None = None
+        self._by_folder = False
+
+    def check(self, key: str) -> None:
+        """Take the next key. Raises StoreTransient if it is not one, or does not have the prefix."""
+        last, self._last = self._last, key
+        if not key.startswith(self._prefix):
+            raise StoreTransient(self._operation, self._prefix, "the store lists a key of another prefix")
+        if last is None or (self._versions and key == last):
+            return
+        if not self._by_folder and key > last:
+            return
+        self._by_folder = True
+        if key.split("/") <= last.split("/"):
+            raise StoreTransient(self._operation, self._prefix, "the keys that the store lists do not ascend")
 
 
 def _digest(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
@@ -94,7 +147,8 @@ def _digest(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | Non
     in parts, whose own checksum is one of digests, and which no such tool sends with SHA-256.
     """
     whole = _whole_digest(answer)
-    return whole or (metadata.get("sha256") if answer.get("ChecksumSHA256") else None)
+    told = metadata.get("sha256", "") if answer.get("ChecksumSHA256") else ""
+    return whole or (told if _SHA256.fullmatch(told) else None)
 
 
 def _whole_digest(answer: Mapping[str, Any]) -> str | None:
@@ -105,7 +159,7 @@ def _whole_digest(answer: Mapping[str, Any]) -> str | None:
         return None
     try:
         digest = b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     return digest.hex() if len(digest) == sha256().digest_size else None
 
