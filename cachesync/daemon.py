@@ -321,12 +321,12 @@ class Daemon:
     def _door(self) -> Door | None:
         """The listening socket, and the token that opens it: the configured one, or the state folder's."""
         from cachesync.control.tcp import Door
-        from cachesync.control.token import kept_token
+        from cachesync.control.token import configured_token, kept_token
 
         config, listener = self._config, self._listener
         if config.http is None or listener is None:
             return None
-        token = config.http_token or kept_token(config.state)
+        token = configured_token(config.http_token) if config.http_token else kept_token(config.state)
         door = Door(listener, config.http.host, config.http_names or (), token)
         if door.beyond:
             logger.warning("http is served beyond this machine, in the clear: put TLS in front of it (docs/page.md)")
