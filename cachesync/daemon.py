@@ -92,7 +92,9 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
         listener = None
         if config.http is not None:
             from cachesync.control.tcp import listen
+            from cachesync.control.token import check_token
 
+            check_token(config.http_token)
             check_free(config.state, config.root)
             listener = stack.enter_context(listen(config.http))
         server = None
@@ -321,12 +323,12 @@ class Daemon:
     def _door(self) -> Door | None:
         """The listening socket, and the token that opens it: the configured one, or the state folder's."""
         from cachesync.control.tcp import Door
-        from cachesync.control.token import configured_token, kept_token
+        from cachesync.control.token import kept_token
 
         config, listener = self._config, self._listener
         if config.http is None or listener is None:
             return None
-        token = configured_token(config.http_token) if config.http_token else kept_token(config.state)
+        token = config.http_token or kept_token(config.state)
         door = Door(listener, config.http.host, config.http_names or (), token)
         if door.beyond:
             logger.warning("http is served beyond this machine, in the clear: put TLS in front of it (docs/page.md)")

@@ -53,10 +53,11 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 
 def _token(config: Config) -> tuple[str, str]:
     """The token that clients have to send, and where it is found. Raises ConfigError."""
-    from cachesync.control.token import MCP_NAME, configured_token, kept_token
+    from cachesync.control.token import MCP_NAME, check_token, kept_token
 
+    check_token(config.http_token)
     if config.http_token is not None:
-        return configured_token(config.http_token), "of the setting http_token"
+        return config.http_token, "of the setting http_token"
     if not config.root.is_dir():
         cause = "HTTP wants a token, and there is no root here whose state could keep one"
         raise UsageError("serve MCP", cause=cause, hint="set CACHESYNC_HTTP_TOKEN; openssl rand -hex 32 makes one")

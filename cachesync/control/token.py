@@ -23,14 +23,13 @@ _BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-def configured_token(token: str) -> str:
-    """Return the token of the setting http_token. Raises ConfigError if it is too short, on loopback too: every user
-    and every container of the host's network can guess there."""
-    if len(token) < SHORTEST:
+def check_token(token: str | None) -> None:
+    """Raise ConfigError if the setting http_token is too short, on loopback too: every user and every container of the
+    host's network can guess there."""
+    if token is not None and len(token) < SHORTEST:
         cause = f"has {len(token)} characters; {SHORTEST} are the fewest"
         hint = "set a random one (openssl rand -hex 32), or none: cachesync makes one then"
         raise ConfigError("setting", "http_token", cause, hint)
-    return token
 
 
 def kept_token(state: Path, name: str = NAME) -> str:

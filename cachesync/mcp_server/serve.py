@@ -113,6 +113,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _quiet() -> None:
-    """Each request would be a line of the SDK's and one of uvicorn's."""
-    for noisy in ("mcp", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    """Each request would be a line of the SDK's and one of uvicorn's, also what a stranger sends that is none."""
+    logging.getLogger("mcp").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)

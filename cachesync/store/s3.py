@@ -208,25 +208,20 @@ class S3Store:
         asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": 1000} | ({"Delimiter": "/"} if shallow else {})
         token: dict[str, Any] = {}
         where = prefix or self._url
-        keys, folders = fields.Order("list", prefix), fields.Order("list", prefix)
-        barren = 0
+        pages = fields.Pages("list", prefix, where)
         while True:
             page = self._client.call("list", where, "list_objects_v2", **asked, **token)
             found = [_listed(entry) for entry in page.get("Contents", ())]
-            for info in found:
-                keys.check(info.key)
+            below = [folder_info(entry["Prefix"]) for entry in page.get("CommonPrefixes", ())]
+            pages.check([(info.key, str(kind)) for kind, infos in enumerate((found, below)) for info in infos])
             if shallow:
                 found = [info for info in found if not info.key.endswith("/")]  # the folder's own marker
-                below = [folder_info(entry["Prefix"]) for entry in page.get("CommonPrefixes", ())]
-                for info in below:
-                    folders.check(info.key)
                 found = sorted(found + below, key=lambda info: info.key.encode())
             yield from found
             if not page["IsTruncated"]:
                 return
-            barren = 0 if found else barren + 1
-            if barren > fields.MAX_BARREN or not page.get("NextContinuationToken"):
-                raise StoreTransient("list", where, "the store's listing has no end")
+            if not page.get("NextContinuationToken"):
+                raise StoreTransient("list", where, "the store does not say where its listing goes on")
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def discard(self, upload: Multipart) -> None:

@@ -22,8 +22,6 @@ from cachesync.verbs import check_expires
 """Seconds that a link may work: seven days, S3's own limit. Temporary credentials end sooner, and the link with them.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
 
-_KINDS = ("Versions", "DeleteMarkers")
-
 NULL = "null"
 """S3's id for the version of an object that was stored while the bucket kept none."""
 
@@ -43,29 +41,24 @@ class S3Archive:
         """Every version and deletion, 1,000 a request. ``version_id`` is None for a newest version that has no id."""
         where = prefix or f"s3://{self._client.settings.bucket}"
         marker: dict[str, Any] = {}
-        orders = {kind: fields.Order("list the versions of", prefix, versions=True) for kind in _KINDS}
-        seen: set[str] = set()  # the versions at which a page of this key began
-        barren = 0
+        pages = fields.Pages("list the versions of", prefix, where)
         while True:
             page = self._client.call(
                 "list the versions of", where, "list_object_versions", Prefix=prefix, MaxKeys=1000, **marker
             )
-            past = {kind: [_past(entry) for entry in page.get(kind, ())] for kind in _KINDS}
-            for kind, order in orders.items():
-                for one in past[kind]:
-                    order.check(one.key)
-            yield from _newest_first([one for kind in _KINDS for one in past[kind]])
+            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            try:
+                past = [_past(entry) for entry in found]
+            except (KeyError, ValueError) as error:
+                raise StoreTransient("list the versions of", where, f"the listing is none: {error!r}") from error
+            pages.check([(one.key, str(entry.get("VersionId"))) for one, entry in zip(past, found, strict=True)])
+            yield from _newest_first(past)
             if not page.get("IsTruncated"):
                 return
             names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
             following = {name: page[next_name] for name, next_name in names.items() if page.get(next_name)}
-            if following.get("KeyMarker") != marker.get("KeyMarker"):
-                seen = set()
-            barren = 0 if any(past.values()) else barren + 1
-            mark = following.get("VersionIdMarker", "")
-            if not following or mark in seen or barren > fields.MAX_BARREN:
-                raise StoreTransient("list the versions of", where, "the store's listing has no end")
-            seen.add(mark)
+            if not following:
+                raise StoreTransient("list the versions of", where, "the store does not say where its listing goes on")
             marker = following
 
     def read(self, key: str, version_id: str) -> Download:
@@ -145,20 +138,13 @@ def _past(entry: Mapping[str, Any]) -> PastObject:
     modified = entry.get("LastModified")
     return PastObject(
         key=entry["Key"],
-        size=_size(entry),
+        size=fields.size(entry.get("Size", 0)),
         # As fields.version has it; but a past one can only be asked for by this word.
         version=Version(etag, None if latest and version_id in ("", NULL) else version_id),
         modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
         latest=latest,
         deleted="ETag" not in entry,
     )
-
-
-def _size(entry: Mapping[str, Any]) -> int:
-    try:
-        return fields.size(entry.get("Size", 0))
-    except ValueError as error:
-        raise StoreTransient("list the versions of", entry["Key"], f"the listing is none: {error}") from error
 
 
 def _newest_first(page: list[PastObject]) -> Iterator[PastObject]:

@@ -154,9 +154,9 @@ class Direct:
 
     def _found(self, operation: str, path: str) -> _Route:
         """The way, as it is now."""
-        settings = self._client.settings
         wire: Wire | None
         with self._finding:
+            settings = self._client.settings  # inside: forget() comes after they are changed
             if self._route is None and not self._refused and (found := from_environment(settings, os.environ)):
                 address, key = found
                 with contextlib.suppress(OSError):  # botocore says better what is wrong with a bundle
@@ -184,7 +184,7 @@ class Direct:
         """Send a request and return its answer; once more if only our clock was wrong. Raises Refused."""
         reply = self._send_once(route, method, args, deadline, patience)
         if reply.status == HTTPStatus.FORBIDDEN and self._takes_time(reply.headers):
-            reply.close()
+            reply.text(deadline)  # the connection serves again
             reply = self._send_once(route, method, args, deadline, patience)
         if reply.status in _OK:
             return reply
@@ -218,6 +218,10 @@ class Direct:
             return False
         if abs(ahead - self._ahead) <= SKEW:
             return False
+        if abs(ahead) <= SKEW:
+            self._ahead = 0.0
+            _log.info("this machine's clock is right again; requests are signed with its time")
+            return True
         self._ahead = ahead
         off = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'}"
         _log.warning("this machine's clock is %s the store's; requests are signed with the store's time", off)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -115,29 +115,31 @@ def check_range(operation: str, key: str, answer: Mapping[str, Any], info: Objec
         raise StoreTransient(operation, key, "the answer is not the part that was asked for")
 
 
-class Order:
-    """Checks that the keys of a listing ascend, so that it cannot go round: by their bytes, or folder by folder as
-    SeaweedFS has them. In one with several ``versions`` a key may come again at once."""
+class Pages:
+    """Notices a listing that goes round, by new tokens or old ones: no page may come twice, and no name twice in one.
 
-    def __init__(self, operation: str, prefix: str, *, versions: bool = False) -> None:
+    That keys ascend is no test: SeaweedFS lists folder by folder, and a bucket with versions in an order of its own.
+    Pages 1, 2, 4, 8 and so on are remembered, one at a time (Brent's algorithm), so it costs the memory of a page.
+    """
+
+    def __init__(self, operation: str, prefix: str, where: str) -> None:
         self._operation = operation
         self._prefix = prefix
-        self._versions = versions
-        self._last: str | None = None
-        self._by_folder = False
+        self._where = where
+        self._count = 0
+        self._barren = 0
+        self._held: Sequence[tuple[str, str]] = ()
 
-    def check(self, key: str) -> None:
-        """Take the next key. Raises StoreTransient if it is not one, or does not have the prefix."""
-        last, self._last = self._last, key
-        if not key.startswith(self._prefix):
-            raise StoreTransient(self._operation, self._prefix, "the store lists a key of another prefix")
-        if last is None or (self._versions and key == last):
-            return
-        if not self._by_folder and key > last:
-            return
-        self._by_folder = True
-        if key.split("/") <= last.split("/"):
-            raise StoreTransient(self._operation, self._prefix, "the keys that the store lists do not ascend")
+    def check(self, names: Sequence[tuple[str, str]]) -> None:
+        """Take the next page: each key with its version, if that is listed. Raises StoreTransient."""
+        if not all(key.startswith(self._prefix) for key, _ in names):
+            raise StoreTransient(self._operation, self._where, "the store lists a key of another prefix")
+        self._barren = 0 if names else self._barren + 1
+        if self._barren > MAX_BARREN or (names and names == self._held) or len(set(names)) != len(names):
+            raise StoreTransient(self._operation, self._where, "the store lists the same names again and again")
+        self._count += 1
+        if self._count & (self._count - 1) == 0:
+            self._held = names
 
 
 def _digest(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:

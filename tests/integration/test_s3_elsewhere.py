@@ -239,7 +239,11 @@ def test_a_wrong_clock_is_corrected_from_the_store_s(seaweed: SeaweedServer, buc
             store.put("k", Bytes(b"y" * (3_000_000 if first == "large" else 1)), PLAIN, expect=stored.version)
         assert caplog.text.count("clock is") == 1
         store.head("k")
-    assert caplog.text.count("clock is") == 1
+        assert caplog.text.count("clock is") == 1
+        monkeypatch.setattr(s3_direct, "time", time)
+        assert store.head("k").size in (1, 3_000_000)
+        assert store.client.direct._ahead == 0.0
+    assert caplog.text.count("signed with the store's time") == 1
 
 
 def test_p16_no_time_is_taken_from_where_others_can_change_it(seaweed: SeaweedServer, bucket, monkeypatch):
