@@ -92,7 +92,9 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
         listener = None
         if config.http is not None:
             from cachesync.control.tcp import listen
+            from cachesync.control.token import check_token
 
+            check_token(config.http_token)
             check_free(config.state, config.root)
             listener = stack.enter_context(listen(config.http))
         server = None

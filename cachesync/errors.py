@@ -10,7 +10,8 @@
     ├── RootHalted                4   the root is missing or is not the one we opened
     ├── FileUnreadable            1   the file is there and cannot be read
     ├── FileUnwritable            1   a file or directory that cannot be made or taken away here
-    │   └── DiskFull              4   ... since the local disk has no room
+    │   ├── DiskFull              4   ... since the local disk has no room
+    │   └── PathTaken                 ... since something else stands there
     ├── JournalDamaged            1   the journal cannot be trusted
     ├── JournalUnavailable        4   the journal cannot be opened or written now
     ├── IntegrityError            1   bytes that are not the bytes that were stored
@@ -174,6 +175,12 @@ class FileUnwritable(CacheSyncError):
     """A file or directory that cannot be made, changed or taken away here."""
 
     hint = "let the daemon's user write there"
+
+
+class PathTaken(FileUnwritable):
+    """A file, a directory or a link stands where something else is to be made."""
+
+    hint = "use another path, or remove what stands there"
 
 
 class DiskFull(FileUnwritable):

@@ -68,8 +68,8 @@ COMMANDS: dict[str, str] = {
     "history": "Newest first; `deleted` is a deletion. Needs a store with versions. Works on a host without a root.",
     "restore": "Without `--version-id` the version before the newest one; also after a deletion. Needs a store with"
     " versions.",
-    "mcp": "On stdio, or with `--http HOST:PORT` and the setting `http_token` over HTTP. `--session` binds it to one"
-    " session, `--allow-projects` adds projects and templates. See [agents and MCP](../howto/agents.md).",
+    "mcp": "On stdio, or with `--http HOST:PORT` over HTTP. Over HTTP each request needs a token: that of the setting"
+    " `http_token`, or the one in the file `mcp.token` of the state folder. `--session` binds it to one session, `--allow-projects` adds projects and templates. See [agents and MCP](../howto/agents.md).",
     "migrate": "Never touches the directory. What is skipped is named, a directory with all that is in it. `files` is `sent` + `present` + failed + pending. What the store has with the"
     " same checksum is `present`, and not sent. See [from a volume to a bucket](../howto/migrate.md).",
     "bucket": "`init` prints what the bucket should be and is not, and sets it with `--apply`; `check` exits 1 with each"

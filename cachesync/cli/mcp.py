@@ -23,7 +23,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     """Serve until the client leaves or a signal comes."""
     config = load_config(options)
     try:
-        from cachesync.mcp_server import Scope, serve_http, serve_stdio
+        from cachesync.mcp_server import Entry, Scope, serve_http, serve_stdio
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cachesync"):
             raise
@@ -41,8 +41,28 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
     if getattr(options, f"{SETTING}http", None) is None or config.http is None:
         serve_stdio(reach, scope)
     else:
-        serve_http(reach, scope, config.http.host, config.http.port, config.http_token, _announce)
+        token, where = _token(config)
+
+        def announce(url: str) -> None:
+            print(f"serving MCP at {url}", file=sys.stderr)
+            print(f"it wants 'Authorization: Bearer TOKEN', with the token {where}", file=sys.stderr, flush=True)
+
+        serve_http(reach, scope, config.http, Entry(token, config.http_names or ()), announce)
     return ExitCode.DONE
+
+
+def _token(config: Config) -> tuple[str, str]:
+    """The token that clients have to send, and where it is found. Raises ConfigError."""
+    from cachesync.control.token import MCP_NAME, check_token, kept_token
+
+    check_token(config.http_token)
+    if config.http_token is not None:
+        return config.http_token, "of the setting http_token"
+    if not config.root.is_dir():
+        cause = "HTTP wants a token, and there is no root here whose state could keep one"
+        raise UsageError("serve MCP", cause=cause, hint="set CACHESYNC_HTTP_TOKEN; openssl rand -hex 32 makes one")
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return kept_token(config.state, MCP_NAME), f"in {config.state / MCP_NAME}"
 
 
 @contextlib.contextmanager
@@ -57,7 +77,3 @@ def _reach(config: Config, connect: Connect) -> Iterator[AgentVerbs]:
 
     with ArtifactStore(config=config) as store:
         yield StoreOnly(config, store)
-
-
-def _announce(url: str) -> None:
-    print(f"serving MCP at {url}", file=sys.stderr, flush=True)

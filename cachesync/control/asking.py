@@ -177,7 +177,7 @@ class Asker:
             if "error" in told and isinstance(told["error"], dict):
                 raise wire.to_error(told["error"])
             return build(told)
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             cause = f"its answer is not understood: {error!r}"
             raise DaemonUnavailable("ask the daemon at", str(self._path), cause, "are both of one version?") from error
 

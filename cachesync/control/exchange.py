@@ -5,13 +5,14 @@ Names and paths are percent-encoded bytes; options go in the query, and one that
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from cachesync import errors
 from cachesync.control import wire
@@ -28,6 +29,7 @@ _HTTP_STATUS: list[tuple[type[CacheSyncError], int]] = [
     (errors.Unstorable, 409),
     (errors.FileChanging, 409),
     (errors.FileUnreadable, 409),
+    (errors.PathTaken, 409),
     (errors.ArtifactExists, 412),
     (errors.PreconditionFailed, 409),
     (errors.RootHalted, 503),
@@ -42,8 +44,8 @@ _HTTP_STATUS: list[tuple[type[CacheSyncError], int]] = [
 REPORT_STATUS = {ExitCode.DONE: 200, ExitCode.FAILED: 409, ExitCode.UNFINISHED: 504}
 """The HTTP status of a report, by the exit code that the command has."""
 
-BODY_WITHIN = 10.0
-"""Seconds in which a body that nobody asked for has to end, to be refused by its size."""
+_EXPECT = "cachesync.expect"
+_CONTINUE = "100-continue"
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +54,10 @@ _log = logging.getLogger(__name__)
 async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into a JSON error."""
     try:
-        if request.method != "PUT":
-            await _refuse_body(request)
+        _check_expectation(request)
+        if request.method != "PUT" and request.can_read_body:
+            # Somebody's options in the wrong place. To wait for its end would hold a place for whoever sends none.
+            raise UsageError(f"{request.method} {request.path}", cause="takes no body", hint="options go in the query")
         return await handler(request)
     except web.HTTPException as error:
         told = UsageError(
@@ -81,17 +85,50 @@ def answer(told: object, status: int = 200) -> web.Response:
     return web.Response(body=body + b"\n", status=status, content_type="application/json")
 
 
-async def _refuse_body(request: web.Request) -> None:
-    """A body is somebody's options in the wrong place; to ignore them would be to do something else than asked."""
-    if not request.can_read_body:
-        return
+def take_expectations(runner: web.AppRunner) -> None:
+    """Keep ``Expect`` from aiohttp, which tells a client to go on before the request has met any check, and answers in
+    plain text. ``go_on`` does so where the body is wanted. Call it once the runner is set up."""
+    server = runner.server
+    assert server is not None  # noqa: S101  # it is set up
+    make = server.request_factory
+
+    def made(message: Any, *rest: Any) -> web.BaseRequest:
+        if "Expect" not in message.headers:
+            return make(message, *rest)
+        headers = message.headers.copy()
+        expected = headers.popall("Expect")
+        request = make(message._replace(headers=headers), *rest)
+        request[_EXPECT] = ", ".join(expected).strip().lower()
+        return request
+
+    server.request_factory = made
+
+
+def _check_expectation(request: web.Request) -> None:
+    if request.get(_EXPECT, _CONTINUE) != _CONTINUE:
+        raise web.HTTPExpectationFailed(reason="only 100-continue can be expected")
+
+
+async def go_on(request: web.Request) -> None:
+    """Tell a client that waits for it to send the body. Raises OSError."""
+    if request.pop(_EXPECT, None) and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
+async def json_body(request: web.Request) -> Any:
+    """The body as JSON. Raises ValueError for what is none, or nests deeper than anything that is sent here, and
+    UsageError for a body that does not end as it said."""
     try:
-        async with asyncio.timeout(BODY_WITHIN):
-            body = await request.read()
-    except TimeoutError:
-        body = b"?"
-    if body:
-        raise UsageError(f"{request.method} {request.path}", cause="takes no body", hint="options go in the query")
+        await go_on(request)
+        body = await request.read()
+    except (OSError, web.RequestPayloadError) as error:
+        cause = "its body is not what its headers say"
+        raise UsageError(f"{request.method} {request.path}", cause=cause, hint="send it again") from error
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
 
 
 def segments(request: web.Request) -> list[str]:

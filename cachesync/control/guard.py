@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Collection, MutableMapping
+import time
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from cachesync.control import wire
 from cachesync.control.exchange import Handler, answer
+from cachesync.control.guesses import Guesses
 from cachesync.errors import UsageError
 
 OPEN = {"/healthz", "/readyz"}
@@ -35,10 +38,21 @@ PAGE_POLICY = (
 ANSWER_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 """What an answer may do if a browser shows it by itself: nothing. Artifacts hold whatever an agent wrote."""
 
+CHALLENGE = 'Bearer realm="cachesync"'
+
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _ORIGIN = re.compile(r"https?://(.+)", re.IGNORECASE)
 _DEFAULT_PORTS = (None, "80", "443")
 _HINT = "send 'Authorization: Bearer TOKEN'; docs/page.md says where the token is"
+
+
+class Asked(NamedTuple):
+    """What the guard looks at: ``headers`` returns all values of one, ``peer`` is the address of the client."""
+
+    method: str
+    path: str
+    headers: Callable[[str], Sequence[str]]
+    peer: str
 
 
 class Guard:
@@ -52,26 +66,37 @@ class Guard:
         self._token = token.encode()
         self._names = {"localhost", *(name.lower() for name in names)}
         self._anywhere = anywhere
-        self._shown = {*OPEN, *shown}
+        self._shown = frozenset(shown)
+        self._guesses = Guesses()
 
-    def refusal(self, request: web.Request) -> tuple[UsageError, int] | None:
+    def refusal(self, asked: Asked) -> tuple[UsageError, int] | None:
         """Why a request is not answered, with the HTTP status; None if it is."""
-        what = f"{request.method} {request.path}"
-        hosts = request.headers.getall("Host", [])
+        what = f"{asked.method} {asked.path}"
+        hosts = asked.headers("Host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             hint = "ask it by 127.0.0.1, or name it with the setting http_names"
             return UsageError(what, cause="it does not go by that Host", hint=hint), 403
-        origins = request.headers.getall("Origin", [])
-        if any(_plain(_of_origin(origin)) != _plain(hosts[0]) for origin in origins):
+        if any(_plain(_of_origin(origin)) != _plain(hosts[0]) for origin in asked.headers("Origin")):
             return UsageError(what, cause="it is not for pages from elsewhere", hint="see the Origin header"), 403
-        if request.method not in METHODS:
+        if asked.method not in METHODS:
             hint = f"allowed: {', '.join(sorted(METHODS))}"
             return UsageError(what, cause="this method is not known here", hint=hint), 405
-        if request.path in self._shown and request.method in ("GET", "HEAD"):
+        if asked.path in self._shown and asked.method in ("GET", "HEAD"):
             return None
-        if not self._has_token(request.headers.getall("Authorization", [])):
-            return UsageError(what, cause="the bearer token is missing or wrong", hint=_HINT), 401
-        return None
+        return self._judge(asked.headers("Authorization"), asked.peer, what)
+
+    def _judge(self, given: Sequence[str], peer: str, what: str) -> tuple[UsageError, int] | None:
+        """Look at the token. One that is missing is no guess."""
+        now = time.monotonic()
+        if given and not self._guesses.may(peer, now):
+            hint = "try again in a few seconds; docs/page.md says how many are allowed"
+            return UsageError(what, cause="too many wrong tokens came from this address", hint=hint), 429
+        if self._has_token(given):
+            self._guesses.right(peer, now)
+            return None
+        if given:
+            self._guesses.wrong(peer, now)
+        return UsageError(what, cause="the bearer token is missing or wrong", hint=_HINT), 401
 
     def _is_ours(self, host: str) -> bool:
         found = _AUTHORITY.fullmatch(host)
@@ -110,17 +135,26 @@ def guarded(guard: Guard) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refused = guard.refusal(request)
+        refused = guard.refusal(_asked(request))
         if refused is None:
             return await handler(request)
         error, status = refused
         response = answer(wire.error_json(error), status)
         if status == web.HTTPUnauthorized.status_code:
-            response.headers["WWW-Authenticate"] = 'Bearer realm="cachesync"'
+            response.headers["WWW-Authenticate"] = CHALLENGE
+        elif status == web.HTTPTooManyRequests.status_code:
+            response.headers["Retry-After"] = "5"
         response.force_close()  # of whatever body it sent, nothing is read
         return response
 
     return check
+
+
+def _asked(request: web.Request) -> Asked:
+    peer = request.transport and request.transport.get_extra_info("peername")
+    return Asked(
+        request.method, request.path, lambda name: request.headers.getall(name, []), str(peer[0]) if peer else ""
+    )
 
 
 async def protect(_request: web.Request, response: web.StreamResponse) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import web
 
 from cachesync.control import wire
-from cachesync.control.exchange import answer, query, seconds, segments
+from cachesync.control.exchange import answer, json_body, query, seconds, segments
 from cachesync.control.lanes import Lane
 from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import DaemonUnavailable, UsageError
@@ -81,9 +80,9 @@ class OnDemandRoutes:
         try:
             told = {
                 check_session(session): {str(path): int(hint) for path, hint in paths.items()}
-                for session, paths in json.loads(await request.read()).items()
+                for session, paths in (await json_body(request)).items()
             }
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, OverflowError):
             raise UsageError("notices", cause="is not {SESSION: {PATH: HINTS}}") from None
         await self._brings.run(lambda: self._verbs.ondemand.notice(told))
         return answer({"done": True})

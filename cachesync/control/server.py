@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from cachesync.control.address import connect, short_address
-from cachesync.control.exchange import as_json
+from cachesync.control.exchange import as_json, take_expectations
 from cachesync.control.routes import MAX_BODY, Routes
 from cachesync.control.tcp import Door, TcpSite
 from cachesync.errors import CacheSyncError, ConfigError, DaemonUnavailable, is_passing
@@ -37,7 +37,7 @@ _http_log = logging.getLogger(f"{__name__}.http")
 
 def _is_about_us(record: logging.LogRecord) -> bool:
     """Not what a client said that is no HTTP: it is told so, and its bytes may be a secret."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError)
 
 
 _http_log.addFilter(_is_about_us)
@@ -132,9 +132,11 @@ class ControlServer:
             "logger": _http_log,
             "max_line_size": MAX_REQUEST_LINE,
             "lingering_time": 1.0,
+            "auto_decompress": False,  # nobody reads what is compressed, and to unpack it may take any memory
         }
         runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
         await runner.setup()
+        take_expectations(runner)
         site = web.SockSite(runner, listener, backlog=BACKLOG)
         await site.start()
         tcp = None if self._door is None else TcpSite(self._door, routes.table(), MAX_BODY, settings)

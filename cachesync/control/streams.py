@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from cachesync.control import wire
-from cachesync.control.exchange import told_as
+from cachesync.control.exchange import go_on, told_as
 from cachesync.control.lanes import Lane
 from cachesync.errors import DaemonUnavailable, FileUnreadable, StoreTransient
 from cachesync.reports import Json
@@ -192,6 +192,7 @@ class BodySource(io.RawIOBase):
     async def _read(self, size: int) -> bytes:
         try:
             async with asyncio.timeout(IDLE):
+                await go_on(self._request)
                 return await self._request.content.read(size)
         except TimeoutError:
             cause: object = f"nothing was sent for {IDLE:.0f} s"

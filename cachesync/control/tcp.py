@@ -20,8 +20,8 @@ from aiohttp import web
 
 from cachesync.config.kinds import Address, is_loopback
 from cachesync.control import wire
-from cachesync.control.exchange import Handler, answer, as_json
-from cachesync.control.guard import Guard, guarded, protect, seal
+from cachesync.control.exchange import Handler, answer, as_json, take_expectations
+from cachesync.control.guard import OPEN, Guard, guarded, protect, seal
 from cachesync.control.page_routes import PageRoutes
 from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
 from cachesync.record import record
@@ -84,7 +84,7 @@ class TcpSite:
         self._door = door
         self._settings = settings
         page = PageRoutes()
-        guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown=page.paths)
+        guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown={*OPEN, *page.paths})
         app = web.Application(middlewares=[_noting, guarded(guard), as_json], client_max_size=max_body)
         app.on_response_prepare.append(protect)
         app.add_routes([*page.table(), *table])
@@ -96,6 +96,7 @@ class TcpSite:
     async def start(self) -> None:
         """Take connections."""
         await self._runner.setup()
+        take_expectations(self._runner)
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(self._connection, sock=self._door.listener.dup(), backlog=BACKLOG)
         self._looking = asyncio.create_task(self._look())

@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from cachesync.errors import CacheSyncError, DiskFull, FileUnwritable, UsageError
+from cachesync.errors import CacheSyncError, DiskFull, FileUnwritable, PathTaken, UsageError
 from cachesync.files.beneath import HOLD, open_beneath
 from cachesync.files.open_file import OpenFile
 from cachesync.files.tree import Tree
@@ -28,17 +28,23 @@ _FOLDER = "staging"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_IN_THE_WAY = {errno.ELOOP: "a link stands in the way", errno.ENOTDIR: "a file or a link stands in the way"}
+_IN_THE_WAY = {
+    errno.EISDIR: "a directory stands there",
+    errno.ELOOP: "a link stands in the way",
+    errno.ENOTDIR: "a file or a link stands in the way",
+}
 
 
 @contextlib.contextmanager
 def translated(operation: str, path: str) -> Iterator[None]:
-    """Raise what the file system says as FileUnwritable or DiskFull."""
+    """Raise what the file system says as FileUnwritable, PathTaken or DiskFull."""
     try:
         yield
     except OSError as error:
+        if (in_the_way := _IN_THE_WAY.get(error.errno or 0)) is not None:
+            raise PathTaken(operation, path, in_the_way) from error
         kind = DiskFull if error.errno in _NO_ROOM else FileUnwritable
-        raise kind(operation, path, _IN_THE_WAY.get(error.errno or 0, error.strerror)) from error
+        raise kind(operation, path, error.strerror) from error
 
 
 @record(frozen=True, slots=True)

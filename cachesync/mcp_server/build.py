@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from mcp.server import MCPServer
-from mcp.server.auth.provider import TokenVerifier
-from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
@@ -35,17 +33,9 @@ _HINTS: tuple[tuple[type[CacheSyncError], str], ...] = (
 """What to do, for those who have the tools and no command line; in place of a class's own hint."""
 
 
-def build_server(
-    connect: Connect,
-    scope: Scope,
-    *,
-    auth: AuthSettings | None = None,
-    token_verifier: TokenVerifier | None = None,
-) -> MCPServer[Any]:
+def build_server(connect: Connect, scope: Scope) -> MCPServer[Any]:
     """The server over the verbs that ``connect`` finds at each call."""
-    server = _Server(
-        "cachesync", version=__version__, instructions=INSTRUCTIONS, auth=auth, token_verifier=token_verifier
-    )
+    server = _Server("cachesync", version=__version__, instructions=INSTRUCTIONS)
     tools = Tools(Shared(connect), scope)
     looks = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     writes = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)

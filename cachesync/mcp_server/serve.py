@@ -1,29 +1,42 @@
-"""How a client reaches the server: stdio, or streamable HTTP on loopback (elsewhere only with a token)."""
+"""How a client reaches the server: stdio, or streamable HTTP with a token."""
 
 from __future__ import annotations
 
-import hmac
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import field
+from http import HTTPStatus
+from typing import Any
 
 import uvicorn
-from mcp.server.auth.provider import AccessToken
-from mcp.server.auth.settings import AuthSettings
 from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import AnyHttpUrl
 
-from cachesync.config.kinds import is_loopback
-from cachesync.errors import CacheSyncError, UsageError
+from cachesync.config.kinds import Address, is_loopback
+from cachesync.control import wire
+from cachesync.control.guard import CHALLENGE, Asked, Guard
+from cachesync.errors import CacheSyncError
 from cachesync.mcp_server.build import build_server
 from cachesync.mcp_server.scope import Scope
 from cachesync.mcp_server.shared import Connect
+from cachesync.record import record
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""As ASGI has it: https://asgi.readthedocs.io/en/latest/specs/main.html"""
 
 PATH = "/mcp"
 
 GRACE = 10
 """Seconds that calls under way get when the server is stopped."""
+
+
+@record(frozen=True, slots=True)
+class Entry:
+    """Who may come in over HTTP: who has the token. ``names`` are host names that it is called by, besides its own."""
+
+    token: str = field(repr=False)
+    names: Collection[str] = ()
 
 
 def serve_stdio(connect: Connect, scope: Scope) -> None:
@@ -32,42 +45,63 @@ def serve_stdio(connect: Connect, scope: Scope) -> None:
     build_server(connect, scope).run()
 
 
-def serve_http(
-    connect: Connect, scope: Scope, host: str, port: int, token: str | None, announce: Callable[[str], None]
-) -> None:
+def serve_http(connect: Connect, scope: Scope, address: Address, entry: Entry, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; ``announce`` gets the URL once it listens, also for port 0.
 
-    With ``token`` every request must carry it as a bearer token. Raises UsageError if others than this machine could
-    get in without one, CacheSyncError if the address cannot be had.
+    Every request must carry the token of ``entry``, also on loopback, where each user and each container of the host's
+    network can connect; and one of a browser must come from a page of this very address. Raises CacheSyncError if the
+    address cannot be had.
     """
-    shown = f"[{host}]" if ":" in host else host
-    local = is_loopback(f"http://{shown}")
-    if not local and token is None:
-        hint = "set CACHESYNC_HTTP_TOKEN, which every client then has to send, or serve on 127.0.0.1"
-        raise UsageError("serve on", f"{shown}:{port}", "everybody in the network could read and write", hint)
-    auth, verifier = None, None
-    if token is not None:
-        # There is no authorization server: the token comes from whoever set it.
-        auth, verifier = (
-            AuthSettings(issuer_url=AnyHttpUrl("http://localhost"), resource_server_url=None),
-            _Token(token),
-        )
-    server = build_server(connect, scope, auth=auth, token_verifier=verifier)
-    names = ["127.0.0.1", "localhost", "[::1]", shown]
-    # A web page that the user visits must not reach it by a name that it lets point here.
-    security = TransportSecuritySettings(
-        enable_dns_rebinding_protection=local,
-        allowed_hosts=[f"{name}:*" for name in names],
-        allowed_origins=[f"http://{name}:*" for name in names],
-    )
-    app = server.streamable_http_app(streamable_http_path=PATH, host=host, transport_security=security)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    anywhere = not is_loopback(f"http://{host}")
+    guard = Guard(entry.token, {address.host, *entry.names}, anywhere=anywhere, shown=())
+    # The guard knows which names and pages are ours; the SDK would take any port of localhost for that.
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    server = build_server(connect, scope)
+    app = server.streamable_http_app(streamable_http_path=PATH, host=address.host, transport_security=security)
     _quiet()
-    with _listen(host, port) as listener:
-        announce(f"http://{shown}:{listener.getsockname()[1]}{PATH}")
-        # uvicorn stops by itself and raises the signal once more: an end that was asked for is no failure.
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE)
-        uvicorn.Server(settings).run(sockets=[listener])
+    with _listen(address.host, address.port) as listener:
+        settings = uvicorn.Config(
+            _Guarded(app, guard), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE
+        )
+        running = uvicorn.Server(settings)
+
+        def stop(*_: object) -> None:
+            running.should_exit = True
+
+        # uvicorn stops by itself and raises the signal once more: an end that was asked for is no failure. One that
+        # comes before it listens to signals ends it too.
+        signal.signal(signal.SIGTERM, stop)
+        announce(f"http://{host}:{listener.getsockname()[1]}{PATH}")
+        running.run(sockets=[listener])
+
+
+class _Guarded:
+    """An ASGI application behind a guard: of a request that it refuses no body is read."""
+
+    def __init__(self, app: Application, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        def headers(name: str) -> list[str]:
+            wanted = name.lower().encode()
+            return [value.decode("latin-1") for given, value in scope["headers"] if given.lower() == wanted]
+
+        peer = scope.get("client") or ("",)
+        refused = self._guard.refusal(Asked(scope["method"], scope["path"], headers, str(peer[0])))
+        if refused is None:
+            await self._app(scope, receive, send)
+            return
+        error, status = refused
+        more = [(b"www-authenticate", CHALLENGE.encode())] if status == HTTPStatus.UNAUTHORIZED else []
+        told = [(b"content-type", b"application/json"), (b"connection", b"close"), *more]
+        await send({"type": "http.response.start", "status": status, "headers": told})
+        await send({"type": "http.response.body", "body": wire.dumps(wire.error_json(error)) + b"\n"})
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -78,20 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CacheSyncError("serve on", f"{host}:{port}", cause, "is it in use? give another port") from error
 
 
-class _Token:
-    """The one token that is right (the SDK's TokenVerifier)."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
-
-    async def verify_token(self, token: str) -> AccessToken | None:
-        """Who sends it, if it is the token."""
-        if not hmac.compare_digest(token.encode(), self._token):
-            return None
-        return AccessToken(token=token, client_id="cachesync", scopes=[])
-
-
 def _quiet() -> None:
-    """Each request would be a line of the SDK's and one of uvicorn's."""
-    for noisy in ("mcp", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    """Each request would be a line of the SDK's and one of uvicorn's, also what a stranger sends that is none."""
+    logging.getLogger("mcp").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)

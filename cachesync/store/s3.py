@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.s3_archive import S3Archive
 from cachesync.store.s3_client import PATIENCE, S3Client, S3Settings
-from cachesync.store.s3_download import Pieces, download
+from cachesync.store.s3_download import MAX_SIZE, Pieces, download
 from cachesync.store.s3_errors import NotSupported, PartsRefused, UploadGone
 from cachesync.store.s3_multipart import SMALLEST_PART, Uploads
 from cachesync.store.s3_probe import Probe
@@ -106,18 +106,15 @@ class S3Store:
         """Read one version, or ``length`` bytes of it from ``start``; a range may go past the end. One request."""
         if length == 0:
             return self._nothing(key, version)
-        byte_range = None
+        part = None
         if start or length is not None:
-            byte_range = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
+            part = range(start, MAX_SIZE if length is None else start + length)
         try:
-            info, head, source, first = download(self._client, key, version, byte_range)
+            info, source, first = download(self._client, key, version, part)
         except StorePermanent as error:
             if "InvalidRange" in str(error.cause) or "416" in str(error.cause):
                 return self._nothing(key, version)
             raise
-        if byte_range and not head.get("ContentRange") and (start or (length or 0) < info.size):
-            source.close()
-            raise StorePermanent("read", key, "the store ignored the range that was asked for")
         wanted = info.size - start if length is None else min(length, info.size - start)
         return Download(info, Pieces(source, first, info, wanted))
 
@@ -210,18 +207,21 @@ class S3Store:
         """Every object under ``prefix``, or of one level, in key order, 1,000 a request."""
         asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": 1000} | ({"Delimiter": "/"} if shallow else {})
         token: dict[str, Any] = {}
+        where = prefix or self._url
+        pages = fields.Pages("list", prefix, where)
         while True:
-            page = self._client.call("list", prefix or self._url, "list_objects_v2", **asked, **token)
-            found = [fields.info(entry["Key"], entry, int(entry["Size"])) for entry in page.get("Contents", ())]
+            page = self._client.call("list", where, "list_objects_v2", **asked, **token)
+            found = [_listed(entry) for entry in page.get("Contents", ())]
+            below = [folder_info(entry["Prefix"]) for entry in page.get("CommonPrefixes", ())]
+            pages.check([(info.key, str(kind)) for kind, infos in enumerate((found, below)) for info in infos])
             if shallow:
                 found = [info for info in found if not info.key.endswith("/")]  # the folder's own marker
-                found += [folder_info(entry["Prefix"]) for entry in page.get("CommonPrefixes", ())]
-                found.sort(key=lambda info: info.key.encode())
+                found = sorted(found + below, key=lambda info: info.key.encode())
             yield from found
             if not page["IsTruncated"]:
                 return
-            if token.get("ContinuationToken") == page.get("NextContinuationToken"):
-                raise StoreTransient("list", prefix or self._url, "the store gave the same page twice")
+            if not page.get("NextContinuationToken"):
+                raise StoreTransient("list", where, "the store does not say where its listing goes on")
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def discard(self, upload: Multipart) -> None:
@@ -345,3 +345,11 @@ class S3Store:
         except StoreDenied:
             pass
         self._bucket_seen = time.monotonic()
+
+
+def _listed(entry: Mapping[str, Any]) -> ObjectInfo:
+    """An object of a listing. Raises StoreTransient for one that no store can have."""
+    try:
+        return fields.info(entry["Key"], entry, fields.size(entry["Size"]))
+    except (KeyError, ValueError) as error:
+        raise StoreTransient("list", str(entry.get("Key", "")), f"the listing is none: {error}") from error

@@ -32,6 +32,9 @@ _BUCKET = re.compile(r"[a-z0-9](-?[a-z0-9]){2,62}")
 _REGION = re.compile(r"(af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-[0-9]")
 """The regions at amazonaws.com; those of governments and of China have other names."""
 
+_PROVIDERS = (_REGION, re.compile(r"us-gov-[a-z]+-[0-9]"), re.compile(r"cn-[a-z]+-[0-9]"))
+"""The names of regions that one account can reach, and one key is for."""
+
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _DEFAULT_REGION = "us-east-1"
 
@@ -108,6 +111,15 @@ def from_endpoint(url: str, scheme: Mapping[str, str]) -> Address | None:
     return Address(
         parts.scheme, parts.hostname or "", port, parts.path.rstrip("/") + "/", f"{scheme['signingRegion']}/{SCOPE}"
     )
+
+
+def may_follow(settings: S3Settings, region: str) -> bool:
+    """Whether requests may go to ``region``, which the store has named: one of the same provider at AWS, whose host is
+    then made of it. At an endpoint of one's own they stay where they are, and are only signed for another region."""
+    if settings.endpoint is not None:
+        return bool(region)
+    now = settings.region or _DEFAULT_REGION
+    return any(names.fullmatch(now) and names.fullmatch(region) for names in _PROVIDERS)
 
 
 def is_private(endpoint: str | None) -> bool:

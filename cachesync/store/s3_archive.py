@@ -41,25 +41,30 @@ class S3Archive:
         """Every version and deletion, 1,000 a request. ``version_id`` is None for a newest version that has no id."""
         where = prefix or f"s3://{self._client.settings.bucket}"
         marker: dict[str, Any] = {}
+        pages = fields.Pages("list the versions of", prefix, where)
         while True:
             page = self._client.call(
                 "list the versions of", where, "list_object_versions", Prefix=prefix, MaxKeys=1000, **marker
             )
-            yield from _newest_first(
-                [*map(_past, page.get("Versions", ())), *map(_past, page.get("DeleteMarkers", ()))]
-            )
+            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            try:
+                past = [_past(entry) for entry in found]
+            except (KeyError, ValueError) as error:
+                raise StoreTransient("list the versions of", where, f"the listing is none: {error!r}") from error
+            pages.check([(one.key, str(entry.get("VersionId"))) for one, entry in zip(past, found, strict=True)])
+            yield from _newest_first(past)
             if not page.get("IsTruncated"):
                 return
             names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
             following = {name: page[next_name] for name, next_name in names.items() if page.get(next_name)}
-            if following in ({}, marker):
-                raise StoreTransient("list the versions of", where, "the store gave the same page twice")
+            if not following:
+                raise StoreTransient("list the versions of", where, "the store does not say where its listing goes on")
             marker = following
 
     def read(self, key: str, version_id: str) -> Download:
         """Read a past version, verified like the newest one. One request."""
         with _no_such_version("read", key, version_id):
-            info, _, source, first = download(self._client, key, None, None, version_id)
+            info, source, first = download(self._client, key, version_id=version_id)
         return Download(info, Pieces(source, first, info, info.size))
 
     def revive(self, key: str, version_id: str, *, expect: Version | None, without: Collection[str] = ()) -> ObjectInfo:
@@ -133,7 +138,7 @@ def _past(entry: Mapping[str, Any]) -> PastObject:
     modified = entry.get("LastModified")
     return PastObject(
         key=entry["Key"],
-        size=int(entry.get("Size", 0)),
+        size=fields.size(entry.get("Size", 0)),
         # As fields.version has it; but a past one can only be asked for by this word.
         version=Version(etag, None if latest and version_id in ("", NULL) else version_id),
         modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,

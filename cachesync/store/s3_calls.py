@@ -141,7 +141,7 @@ def headers(
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def _moment(text: str) -> datetime:
+def moment(text: str) -> datetime:
     """A header's date: as all write it by now (RFC 9110, section 5.6.7), or in an older form. Raises ValueError."""
     try:
         _, day, month, year, clock, zone = text.split(" ")
@@ -163,7 +163,7 @@ def told(lines: Mapping[str, str]) -> dict[str, Any]:
         said["ContentLength"] = int(length)
     if modified := lines.get("last-modified"):
         try:
-            said["LastModified"] = _moment(modified)
+            said["LastModified"] = moment(modified)
         except (ValueError, OverflowError):
             raise Garbled("the answer's date is none") from None
     said["Metadata"] = {name[len(_METADATA) :]: value for name, value in lines.items() if name.startswith(_METADATA)}

@@ -5,21 +5,27 @@ botocore and what comes with it take half a second to import: only who needs it 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachesync.errors import StoreDenied, StoreError, StorePermanent
 from cachesync.record import record
+from cachesync.store.s3_address import may_follow
 from cachesync.store.s3_direct import Direct
-from cachesync.store.s3_errors import ForeignAnswer, has_answer
+from cachesync.store.s3_errors import ForeignAnswer, WrongRegion, has_answer
 from cachesync.store.s3_question import Question
 from cachesync.store.silence import Silence
 
 if TYPE_CHECKING:
     from cachesync.store.s3_library import Library
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 SLOWEST = 64 * 1024
 """Bytes a second: a request may take this much longer than the timeout for each byte that it carries."""
@@ -103,13 +109,36 @@ class S3Client:
         ``operation`` and ``path`` are for the error; for ``size`` and ``patience`` see ``questioning``.
         """
         try:
-            return self._ask(operation, path, method, args, size=size, patience=patience)
+            return self.following(lambda: self._ask(operation, path, method, args, size=size, patience=patience))
         except StoreError as error:
             if method == "head_bucket" and _is_untold(error) and not isinstance(error, StoreDenied):
                 return self._ask(operation, path, "list_objects_v2", {"MaxKeys": 1})
             if method == "head_object" and _is_untold(error):
                 self._ask_why(args)
             raise
+
+    def following(self, ask: Callable[[], T]) -> T:
+        """What ``ask`` returns, which asks once more if the bucket turns out to be in another region."""
+        region = self.settings.region
+        try:
+            return ask()
+        except WrongRegion as error:
+            if self.settings.region == region and not self._move(error.region):
+                raise
+        return ask()
+
+    def _move(self, region: str) -> bool:
+        """Go on in ``region``. False if that is where we are, or another provider's."""
+        with self._lock:
+            if region == self.settings.region or not may_follow(self.settings, region):
+                return False
+            _log.warning("s3://%s is in the region %s; set region to it", self.settings.bucket, region)
+            self.settings = replace(self.settings, region=region)
+            library = self._library
+        self.direct.forget()
+        if library is not None:
+            library.forget()
+        return True
 
     def _ask(
         self, operation: str, path: str, method: str, args: Mapping[str, Any], *, size: int = 0, patience: float = 1
@@ -124,7 +153,7 @@ class S3Client:
         """Repeat a failed HEAD as a GET, whose error response has a body, and raise that error."""
         from cachesync.store.s3_download import download
 
-        *_, source, _ = download(self, args["Key"], None, None, args.get("VersionId"))
+        _, source, _ = download(self, args["Key"], version_id=args.get("VersionId"))
         source.close()
 
     def questioning(self, operation: str, path: str, *, size: int = 0, patience: float = 1) -> tuple[float, Question]:

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ _SLICE = 1.0
 
 _NO_BODY = frozenset({204, 304})
 _INFORMATIONAL = range(100, 200)
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1[0-9]{2}")
+_STATUS = re.compile(r"[0-9]{3}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
@@ -36,6 +39,10 @@ class ConnectFailed(OSError):
 
 class Garbled(OSError):
     """What came is no HTTP answer, or not all of one."""
+
+
+class NoDocument(Garbled):
+    """What came is a document, but of a kind that S3 never sends."""
 
 
 class Connection:
@@ -66,26 +73,51 @@ class Connection:
     def head(self, deadline: float) -> tuple[int, dict[str, str]]:
         """Status and headers of the next answer that is final, with their names in small letters."""
         while True:
-            while (end := self._got.find(b"\r\n\r\n")) < 0:
-                if len(self._got) > MAX_HEAD:
-                    raise Garbled("the answer's head has no end")
-                self.more(deadline)
-            first, *lines = self._got[:end].decode("utf-8", "surrogateescape").split("\r\n")
-            del self._got[: end + 4]
-            version, _, rest = first.partition(" ")
-            if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
-                raise Garbled("the answer is no HTTP")
-            headers: dict[str, str] = {}
-            for line in lines:
-                name, _, value = line.partition(":")
-                name, value = name.lower(), value.strip()
-                if name == "content-length" and headers.get(name, value) != value:
-                    raise Garbled("the answer has two lengths")
-                headers[name] = value
-            if version == "HTTP/1.0":
-                headers.setdefault("connection", "close")
-            if int(rest[:3]) not in _INFORMATIONAL:
-                return int(rest[:3]), headers
+            status, headers = self._next_head(deadline)
+            if status not in _INFORMATIONAL:
+                return status, headers
+
+    def wants_body(self, deadline: float, within: float) -> bool | None:
+        """The server's reaction to ``Expect: 100-continue``: True if it wants the body, False if its final answer has
+        come without that, None if it says nothing for ``within`` seconds."""
+        until = min(deadline, time.monotonic() + within)
+        while True:
+            try:
+                self._fill_head(until)
+            except TimeoutError:
+                if until == deadline:
+                    raise
+                return None
+            if not _INTERIM.match(self._got):
+                return False
+            if self._next_head(deadline)[0] == HTTPStatus.CONTINUE:
+                return True
+
+    def _fill_head(self, deadline: float) -> int:
+        """Receive until a whole head is there; returns where it ends."""
+        while (end := self._got.find(b"\r\n\r\n")) < 0:
+            if len(self._got) > MAX_HEAD:
+                raise Garbled("the answer's head has no end")
+            self.more(deadline)
+        return end
+
+    def _next_head(self, deadline: float) -> tuple[int, dict[str, str]]:
+        end = self._fill_head(deadline)
+        first, *lines = self._got[:end].decode("utf-8", "surrogateescape").split("\r\n")
+        del self._got[: end + 4]
+        version, _, rest = first.partition(" ")
+        if not version.startswith("HTTP/1.") or not _STATUS.match(rest):
+            raise Garbled("the answer is no HTTP")
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            name, value = name.lower(), value.strip()
+            if name == "content-length" and headers.get(name, value) != value:
+                raise Garbled("the answer has two lengths")
+            headers[name] = value
+        if version == "HTTP/1.0":
+            headers.setdefault("connection", "close")
+        return int(rest[:3]), headers
 
     @property
     def buffered(self) -> int:

@@ -2,27 +2,28 @@
 
 botocore and aiohttp take a millisecond of the one interpreter for a request, and two changes of thread; this takes a
 tenth of it. The address and the key are what the environment says, if it says all of it, or botocore's. Where botocore
-would do something else than signing with a key and connecting (no credentials, S3 Express, a proxy), and after a
-redirect, which it knows how to follow, this does nothing, and it is asked.
+would do something else than signing with a key and connecting (no credentials, S3 Express, a proxy), this does
+nothing, and it is asked. No redirect is followed: what the store says of the bucket's region is an error, of which
+``S3Client`` makes what it may.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachesync.errors import StoreCredentials
 from cachesync.record import record
 from cachesync.store import s3_calls, s3_sign
 from cachesync.store.s3_address import Address, from_environment, is_private
-from cachesync.store.s3_connection import Reply
+from cachesync.store.s3_connection import Garbled, Reply
 from cachesync.store.s3_errors import check_origin
-from cachesync.store.s3_origin import is_foreign
 from cachesync.store.s3_wire import Wire
 
 if TYPE_CHECKING:
@@ -32,16 +33,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 FRESH = 10.0
 """Seconds that credentials are used before the chain is asked for them again; it renews them minutes ahead."""
 
-MAX_DOCUMENT = 16 * 1024 * 1024
-"""Bytes of a document that an answer brings, at most: a page of a thousand names is a tenth of it."""
+MAX_DOCUMENT = 4 * 1024 * 1024
+"""Bytes of a document that an answer brings, at most. The largest page, of a thousand names of 1,024 bytes with each of
+them percent-encoded and all else that S3 says of an object, has 3.5 million."""
+
+SKEW = 300.0
+"""Seconds that our clock may be off the store's before a refusal is put down to that. S3 refuses from 900 on."""
 
 _OK = frozenset({200, 204, 206})
-_FIRST_ERROR = 400
-_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
-_UNTOLD = "400"
 
 
 @record(frozen=True, slots=True)
@@ -65,20 +69,21 @@ class Direct:
         self._route: _Route | None = None
         self._finding = threading.Lock()
         self._refused = False
+        self._ahead = 0.0  # seconds that the store's clock is ahead of ours
 
     def call(
         self, operation: str, path: str, method: str, args: Mapping[str, Any], *, size: int, patience: float
     ) -> dict[str, Any] | None:
         """The answer to a call, as botocore would have it; None if botocore has to be asked. Raises like S3Client."""
 
-        def asked(route: _Route) -> dict[str, Any] | None:
+        def asked(route: _Route) -> dict[str, Any]:
             limit, question = self._client.questioning(operation, path, size=size, patience=patience)
             with question:
                 deadline = time.monotonic() + limit
                 reply = self._send(route, method, args, deadline, patience)
-                if reply is None:
-                    return None
-                text = reply.text(deadline, MAX_DOCUMENT)
+                text = reply.text(deadline, MAX_DOCUMENT + 1)
+                if len(text) > MAX_DOCUMENT:
+                    raise Garbled(f"the answer has more than {MAX_DOCUMENT} bytes")
                 told = s3_calls.told(reply.headers)
                 if method in s3_calls.DOCUMENTS:
                     from cachesync.store.s3_xml import read
@@ -93,12 +98,10 @@ class Direct:
     def open(self, operation: str, path: str, args: Mapping[str, Any]) -> tuple[dict[str, Any], Reply] | None:
         """A GET: what its head says, and its body, to be read and closed. None if botocore has to be asked."""
 
-        def asked(route: _Route) -> tuple[dict[str, Any], Reply] | None:
+        def asked(route: _Route) -> tuple[dict[str, Any], Reply]:
             limit, question = self._client.questioning(operation, path)
             with question:
                 reply = self._send(route, "get_object", args, time.monotonic() + limit)
-                if reply is None:
-                    return None
                 try:
                     told = s3_calls.told(reply.headers)
                     metadata = {"HTTPStatusCode": reply.status, "HTTPHeaders": reply.headers}
@@ -110,12 +113,17 @@ class Direct:
 
         return self._on_route(operation, path, "get_object", args, asked)
 
+    def forget(self) -> None:
+        """Find the way to the bucket anew before the next request."""
+        with self._finding:
+            self._let_go()
+
     def close(self) -> None:
         """Let the connections go."""
         self._let_go()
 
     def _on_route(
-        self, operation: str, path: str, method: str, args: Mapping[str, Any], asked: Callable[[_Route], T | None]
+        self, operation: str, path: str, method: str, args: Mapping[str, Any], asked: Callable[[_Route], T]
     ) -> T | None:
         self._client.check_open()
         if not s3_calls.is_known(method, args):
@@ -146,9 +154,9 @@ class Direct:
 
     def _found(self, operation: str, path: str) -> _Route:
         """The way, as it is now."""
-        settings = self._client.settings
         wire: Wire | None
         with self._finding:
+            settings = self._client.settings  # inside: forget() comes after they are changed
             if self._route is None and not self._refused and (found := from_environment(settings, os.environ)):
                 address, key = found
                 with contextlib.suppress(OSError):  # botocore says better what is wrong with a bundle
@@ -172,12 +180,24 @@ class Direct:
         silence = self._client.settings.timeout
         return Wire(address.hostname, address.port, context, connect_timeout=min(5.0, silence), silence=silence)
 
-    def _send(
-        self, route: _Route, method: str, args: Mapping[str, Any], deadline: float, patience: float = 1
-    ) -> Reply | None:
+    def _send(self, route: _Route, method: str, args: Mapping[str, Any], deadline: float, patience: float = 1) -> Reply:
+        """Send a request and return its answer; once more if only our clock was wrong. Raises Refused."""
+        reply = self._send_once(route, method, args, deadline, patience)
+        if reply.status == HTTPStatus.FORBIDDEN and self._takes_time(reply.headers):
+            reply.text(deadline)  # the connection serves again
+            reply = self._send_once(route, method, args, deadline, patience)
+        if reply.status in _OK:
+            return reply
+        from cachesync.store.s3_xml import refusal
+
+        raise refusal(reply.status, reply.text(deadline), reply.headers)
+
+    def _send_once(
+        self, route: _Route, method: str, args: Mapping[str, Any], deadline: float, patience: float
+    ) -> Reply:
         assert route.wire is not None and route.address is not None  # noqa: S101, PT018 -- its caller looked
         verb, path, query, body = s3_calls.request(method, route.address.base, args)
-        date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + self._ahead))
         key = route.credentials
         lines = s3_calls.headers(method, args, body, date=date, token=key.token, signed=self._signed)
         lines["host"] = route.address.host
@@ -185,20 +205,27 @@ class Direct:
             verb, path, query, lines, route.address.scope, key.access_key, key.secret_key
         )
         lines["user-agent"] = "cachesync"
-        reply = route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline, patience)
-        if reply.status in _OK:
-            return reply
-        from cachesync.store.s3_xml import refusal
+        return route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline, patience)
 
-        error = refusal(reply.status, reply.text(deadline), reply.headers)
-        code = error.response["Error"]["Code"]
-        if verb == "HEAD" and code == _UNTOLD:
-            return None
-        if code not in _ELSEWHERE and (reply.status >= _FIRST_ERROR or is_foreign(error.response)):
-            raise error
-        route.wire.close()
-        self._route = replace(route, wire=None)
-        return None
+    def _takes_time(self, headers: Mapping[str, str]) -> bool:
+        """Sign with the time that a refusal names from now on, if ours is off. Not where others could have changed it:
+        what is signed for a later time, they could send then."""
+        if self._signed:
+            return False
+        try:
+            ahead = s3_calls.moment(headers["date"]).timestamp() - time.time()
+        except (KeyError, ValueError, OverflowError):
+            return False
+        if abs(ahead - self._ahead) <= SKEW:
+            return False
+        if abs(ahead) <= SKEW:
+            self._ahead = 0.0
+            _log.info("this machine's clock is right again; requests are signed with its time")
+            return True
+        self._ahead = ahead
+        off = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'}"
+        _log.warning("this machine's clock is %s the store's; requests are signed with the store's time", off)
+        return True
 
     def _let_go(self) -> None:
         route, self._route = self._route, None

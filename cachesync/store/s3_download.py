@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol, Self
 
-from cachesync.errors import IntegrityError, StoreTransient
+from cachesync.errors import IntegrityError, PreconditionFailed, StoreError, StoreTransient
 from cachesync.model import ObjectInfo, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.s3_client import SLOWEST, S3Client
@@ -21,7 +21,11 @@ PIECE = 1024 * 1024
 SLICE = int(SLOWEST * SILENT)
 """Bytes that are waited for at once: a line may be as slow as that before the store counts as silent."""
 
+MAX_SIZE = 10**18
+"""Bytes: more than any object has."""
+
 OPERATION = "read"
+_OTHER = "the answer is another version than was asked for"
 
 
 class Source(Protocol):
@@ -130,15 +134,24 @@ def _too(left: int) -> str:
 
 
 def download(
-    client: S3Client, key: str, version: Version | None, byte_range: str | None, version_id: str | None = None
-) -> tuple[ObjectInfo, dict[str, Any], Source, bytes | None]:
-    """Open a GET of ``key``, or of a past version of it; ``byte_range`` as HTTP writes it. Returns what its head says,
-    in our words and in botocore's, its body, and the first piece of it where that came along."""
+    client: S3Client, key: str, version: Version | None = None, part: range | None = None, version_id: str | None = None
+) -> tuple[ObjectInfo, Source, bytes | None]:
+    """Open a GET of ``key``, or of a past version of it, or of the bytes ``part`` of it; ``MAX_SIZE`` is as good as
+    its end. Returns what its head says, its body, and the first piece of that where it came along.
+
+    Raises StoreTransient and the like for an answer that is not what was asked for.
+    """
+    return client.following(lambda: _download(client, key, version, part, version_id))
+
+
+def _download(
+    client: S3Client, key: str, version: Version | None, part: range | None, version_id: str | None
+) -> tuple[ObjectInfo, Source, bytes | None]:
     args: dict[str, Any] = {} if version_id is None else {"VersionId": version_id}
     if version is not None:
         args["IfMatch"] = fields.quoted(version.etag)
-    if byte_range is not None:
-        args["Range"] = byte_range
+    if part is not None:
+        args["Range"] = f"bytes={part.start}-" + (str(part.stop - 1) if part.stop < MAX_SIZE else "")
     source: Source
     if (opened := client.direct.open(OPERATION, key, {"Key": key} | args)) is not None:
         head, reply = opened
@@ -150,7 +163,22 @@ def download(
         first = client.library.run(answer.open(**args))
         head = answer.head
     try:
-        return fields.found(OPERATION, key, head), head, source, first
-    except StoreTransient:
+        info = fields.found(OPERATION, key, head)
+        fields.check_range(OPERATION, key, head, info, part)
+        if version is not None and not fields.same(info.version, version):
+            raise _other_version(client, key, info.version, version)
+        if version_id is not None and info.version.version_id not in (None, version_id):
+            raise StoreTransient(OPERATION, key, _OTHER)
+        return info, source, first
+    except BaseException:
         source.close()
         raise
+
+
+def _other_version(client: S3Client, key: str, told: Version, wanted: Version) -> StoreError:
+    """Why a GET on a condition brought another version: the store ignores the condition, and the object was replaced;
+    or the answer is wrong. A HEAD tells which."""
+    now = fields.version(client.call(OPERATION, key, "head_object", Key=key))
+    if fields.same(now, wanted):
+        return StoreTransient(OPERATION, key, _OTHER)
+    return PreconditionFailed(OPERATION, key, f"it is version {told.etag} now, not {wanted.etag}")

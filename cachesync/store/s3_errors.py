@@ -7,8 +7,10 @@ s3fs turns botocore's ClientError into an OSError and keeps the ClientError as `
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +29,7 @@ from cachesync.errors import (
     StoreUnreachable,
 )
 from cachesync.store import s3_origin
-from cachesync.store.s3_connection import ConnectFailed
+from cachesync.store.s3_connection import ConnectFailed, NoDocument
 
 MAX_CAUSE = 400
 """Characters of a server's message that are shown: some servers answer with a page of HTML."""
@@ -63,6 +65,20 @@ class NotSupported(StorePermanent):
 
     hint = "the store does not implement this S3 operation"
 
+
+class WrongRegion(StorePermanent):
+    """The bucket is at another address. ``region`` is the one that the store names, or empty."""
+
+    hint = "set region and endpoint to the bucket's; redirects to another host are not followed"
+    region = ""
+
+
+_ELSEWHERE = frozenset({
+    "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect",
+})  # fmt: skip
+_REDIRECTS = range(300, 400)
+_REGION = re.compile(r"[a-z0-9](-?[a-z0-9]){0,31}")
+"""What a region can be called at any provider."""
 
 _BY_CODE: dict[str, type[CacheSyncError]] = {
     "AccessDenied": StoreDenied,
@@ -131,10 +147,6 @@ _BY_STATUS: dict[int, type[CacheSyncError]] = {
 _HINTS: dict[str, str] = {
     "RequestTimeTooSkewed": "set this machine's clock (NTP); S3 refuses requests that are 15 minutes off",
     "KeyTooLongError": "shorten the path; a key may have 1024 bytes",
-    "AuthorizationHeaderMalformed": "set the region setting to the bucket's region",
-    "IllegalLocationConstraintException": "set the region setting to the bucket's region",
-    "PermanentRedirect": "set the region and endpoint to the bucket's",
-    "301": "set the region and endpoint to the bucket's",
     "InvalidBucketName": "correct the store setting",
     "EntityTooLarge": "the store does not take an object of this size",
     "MetadataTooLarge": "metadata may have 2 KiB in all",
@@ -158,6 +170,8 @@ def classify(error: BaseException, operation: str, path: str) -> CacheSyncError:
         return error
     if (response := _response(error)) is not None:
         return from_response(response, operation, path)
+    if isinstance(error, NoDocument):
+        return foreign(operation, path, str(error))
     kind, hint = _by_type(error)
     return kind(operation, path, _describe(error), hint)
 
@@ -181,9 +195,24 @@ def from_response(response: Mapping[str, Any], operation: str, path: str) -> Cac
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or (code if code.isdecimal() else 0))
     if s3_origin.is_foreign(response):
         return foreign(operation, path, f"{status or 'it'} without a request id")
-    kind = _kind(code, status)
+    region = _region(response)
+    # A HEAD that was signed for another region is refused with no more than this status and the region.
+    is_untold = code == str(HTTPStatus.BAD_REQUEST.value) and region
+    elsewhere = code in _ELSEWHERE or status in _REDIRECTS or is_untold
+    kind = WrongRegion if elsewhere else _kind(code, status)
     cause = f"{message} ({code or status})" if message and message != code else f"the store answered {code or status}"
-    return kind(operation, path, _shorten(cause), _HINTS.get(code, ""))
+    error = kind(operation, path, _shorten(cause), _HINTS.get(code, ""))
+    if isinstance(error, WrongRegion) and region:
+        error.cause = f"{error.cause}; the bucket is in {region}"
+        error.region = region
+    return error
+
+
+def _region(response: Mapping[str, Any]) -> str:
+    """The bucket's region, as far as the answer names one."""
+    told = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    told = told or response.get("Error", {}).get("Region")
+    return told if isinstance(told, str) and _REGION.fullmatch(told) else ""
 
 
 def foreign(operation: str, path: str, flaw: str) -> ForeignAnswer:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import binascii
+import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
-from cachesync.errors import StoreTransient
+from cachesync.errors import StorePermanent, StoreTransient
 from cachesync.model import Attributes, ObjectInfo, Version
 
+MAX_BARREN = 100
+"""Pages of a listing in a row that show nothing and say that more follow, at most."""
+
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEADERS = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
 
 
@@ -81,10 +87,59 @@ def found(operation: str, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
     """What a HEAD or GET says about an object, be it asked for a range only. Raises StoreTransient if that is not how
     large it is: then the answer is not the store's."""
     content_range = answer.get("ContentRange")
-    size = str(content_range).rpartition("/")[2] if content_range else str(answer.get("ContentLength"))
-    if not size.isdecimal():
-        raise StoreTransient(operation, key, "the answer does not say how large it is")
-    return info(key, answer, int(size))
+    told = str(content_range).rpartition("/")[2] if content_range else answer.get("ContentLength")
+    try:
+        return info(key, answer, size(told))
+    except ValueError:
+        raise StoreTransient(operation, key, "the answer does not say how large it is") from None
+
+
+def size(told: object) -> int:
+    """A number of bytes, as text or number. Raises ValueError for what no object can have."""
+    if not _NUMBER.fullmatch(str(told)):
+        raise ValueError(f"{told!r:.40} is no size")
+    return int(str(told))
+
+
+def check_range(operation: str, key: str, answer: Mapping[str, Any], info: ObjectInfo, asked: range | None) -> None:
+    """Raise StoreTransient if the answer to a GET is another part of the object than was ``asked`` for (None: all of
+    it), StorePermanent if the store ignores ranges."""
+    told = answer.get("ContentRange")
+    wanted = range(info.size) if asked is None else range(asked.start, min(asked.stop, info.size))
+    if not told:
+        if wanted != range(info.size):
+            raise StorePermanent(operation, key, "the store ignored the range that was asked for")
+        return
+    found = _CONTENT_RANGE.fullmatch(str(told))
+    if asked is None or found is None or range(int(found[1]), int(found[2]) + 1) != wanted:
+        raise StoreTransient(operation, key, "the answer is not the part that was asked for")
+
+
+class Pages:
+    """Notices a listing that goes round, by new tokens or old ones: no page may come twice, and no name twice in one.
+
+    That keys ascend is no test: SeaweedFS lists folder by folder, and a bucket with versions in an order of its own.
+    Pages 1, 2, 4, 8 and so on are remembered, one at a time (Brent's algorithm), so it costs the memory of a page.
+    """
+
+    def __init__(self, operation: str, prefix: str, where: str) -> None:
+        self._operation = operation
+        self._prefix = prefix
+        self._where = where
+        self._count = 0
+        self._barren = 0
+        self._held: Sequence[tuple[str, str]] = ()
+
+    def check(self, names: Sequence[tuple[str, str]]) -> None:
+        """Take the next page: each key with its version, if that is listed. Raises StoreTransient."""
+        if not all(key.startswith(self._prefix) for key, _ in names):
+            raise StoreTransient(self._operation, self._where, "the store lists a key of another prefix")
+        self._barren = 0 if names else self._barren + 1
+        if self._barren > MAX_BARREN or (names and names == self._held) or len(set(names)) != len(names):
+            raise StoreTransient(self._operation, self._where, "the store lists the same names again and again")
+        self._count += 1
+        if self._count & (self._count - 1) == 0:
+            self._held = names
 
 
 def _digest(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | None:
@@ -94,7 +149,8 @@ def _digest(answer: Mapping[str, Any], metadata: Mapping[str, str]) -> str | Non
     in parts, whose own checksum is one of digests, and which no such tool sends with SHA-256.
     """
     whole = _whole_digest(answer)
-    return whole or (metadata.get("sha256") if answer.get("ChecksumSHA256") else None)
+    told = metadata.get("sha256", "") if answer.get("ChecksumSHA256") else ""
+    return whole or (told if _SHA256.fullmatch(told) else None)
 
 
 def _whole_digest(answer: Mapping[str, Any]) -> str | None:
@@ -105,7 +161,7 @@ def _whole_digest(answer: Mapping[str, Any]) -> str | None:
         return None
     try:
         digest = b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     return digest.hex() if len(digest) == sha256().digest_size else None
 

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec.asyn
 import s3fs
+from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from cachesync.errors import StoreCredentials
 from cachesync.record import record
 from cachesync.store.s3_address import Address, from_endpoint, is_private
 from cachesync.store.s3_errors import check_origin, classified
+from cachesync.store.s3_session import Session
 from cachesync.store.s3_xml import moment
 
 if TYPE_CHECKING:
@@ -56,7 +58,6 @@ class Library:
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
-        self._settings = client.settings
         self._loop: asyncio.AbstractEventLoop = fsspec.asyn.get_loop()
         self._live: _Live | None = None
         self._opening = asyncio.Lock()
@@ -67,7 +68,7 @@ class Library:
     ) -> Any:
         """One request: see ``S3Client.call``."""
         async with self.using(operation, path) as fs, self.question(operation, path, size=size, patience=patience):
-            said = await fs._call_s3(method, Bucket=self._settings.bucket, **args)  # noqa: SLF001
+            said = await fs._call_s3(method, Bucket=self._client.settings.bucket, **args)  # noqa: SLF001
             check_origin(operation, path, method, said, said["ResponseMetadata"])
             return said
 
@@ -98,20 +99,20 @@ class Library:
     @property
     def bucket(self) -> str:
         """The name of the bucket."""
-        return self._settings.bucket
+        return self._client.settings.bucket
 
     async def link(self, operation: str, key: str, asked: dict[str, str], expires: int) -> str:
         """A signed GET, for so many seconds; on the loop only."""
-        async with self.using(operation, key) as fs, asyncio.timeout(self._settings.timeout):
+        async with self.using(operation, key) as fs, asyncio.timeout(self._client.settings.timeout):
             return str(await fs._s3.generate_presigned_url("get_object", Params=asked, ExpiresIn=expires))  # noqa: SLF001
 
     async def way(self, operation: str, path: str) -> Way:
         """How requests go now; on the loop only."""
-        async with self.using(operation, path) as fs, asyncio.timeout(self._settings.answer):
-            s3 = await fs.get_s3(self._settings.bucket)
+        async with self.using(operation, path) as fs, asyncio.timeout(self._client.settings.answer):
+            s3 = await fs.get_s3(self._client.settings.bucket)
             way = self._way
             if way is None or way.fs is not fs:
-                way = self._way = await _way(fs, s3, self._settings.bucket)
+                way = self._way = await _way(fs, s3, self._client.settings.bucket)
             if way.address is None:
                 return way
             return replace(way, credentials=await s3._request_signer._credentials.get_frozen_credentials())  # noqa: SLF001
@@ -120,6 +121,11 @@ class Library:
         """Whether ``fs`` is the one that requests use now, and its credentials were not refused."""
         live = self._live
         return live is not None and live.fs is fs and not live.retired
+
+    def forget(self) -> None:
+        """Connect anew, as the settings are now, before the next request."""
+        if (live := self._live) is not None:
+            live.retired = True
 
     def retire(self, fs: s3fs.S3FileSystem) -> None:
         """The credentials of ``fs`` were refused: the chain is asked for others before the next request."""
@@ -167,8 +173,8 @@ class Library:
             old, self._live = self._live, None
             if old is not None and old.users == 0:
                 await _disconnect(old.fs)
-            async with asyncio.timeout(self._settings.timeout):
-                self._live = _Live(await _connect(self._settings))
+            async with asyncio.timeout(self._client.settings.timeout):
+                self._live = _Live(await _connect(self._client.settings))
             return self._live
 
     async def _release(self, live: _Live) -> None:
@@ -194,6 +200,7 @@ async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
     """A file system with a session of its own. ``asynchronous``: its life is ours, no finalizer closes it for us."""
     session = AioSession()
     session.register_component("data_loader", descriptions())
+    session.set_default_client_config(AioConfig(http_session_cls=Session))  # of those that fetch credentials
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
     fs = s3fs.S3FileSystem(
         session=session,
@@ -215,6 +222,7 @@ async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
             "response_checksum_validation": "when_required",
             "parameter_validation": False,
             "user_agent": "cachesync",
+            "http_session_cls": Session,
             "s3": {
                 "addressing_style": "path" if settings.path_style else "auto",
                 "payload_signing_enabled": not is_private(settings.endpoint),
@@ -225,6 +233,7 @@ async def _connect(settings: S3Settings) -> s3fs.S3FileSystem:
     client = await fs.set_session()
     # Asked for by hand: told so by a parameter, botocore would hash every byte that is read a second time.
     client.meta.events.register("before-sign.s3.GetObject", _ask_for_checksum)
+    client.meta.events.register_last("before-parameter-build.s3", _stay)
     return fs
 
 
@@ -250,6 +259,11 @@ async def _way(fs: s3fs.S3FileSystem, s3: Any, bucket: str) -> Way:
 def _ask_for_checksum(request: Any, signature_version: str, **_: object) -> None:
     if not str(signature_version).endswith("-query"):  # who follows a link sends no headers of ours
         request.headers["x-amz-checksum-mode"] = "ENABLED"
+
+
+def _stay(context: dict[str, Any], **_: object) -> None:
+    """Follow to no region by itself: ``S3Client`` judges what an answer names."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 async def _disconnect(fs: s3fs.S3FileSystem) -> None:

@@ -11,7 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from cachesync.store.s3_connection import ConnectFailed, Connection, Reply
@@ -23,8 +25,16 @@ KEPT = 15.0
 """Seconds that a connection is kept unused: less than what servers keep them for."""
 
 _WITH_BODY = frozenset({"PUT", "POST"})
+_EXPECT = b"expect: 100-continue\r\n\r\n"
 _LEFT = 1.0
 """Seconds for a server that refuses a body to say why."""
+
+LARGE = 1024 * 1024
+"""Bytes from which on a body waits until the server wants it (RFC 9110, 10.1.1): a refusal, or a redirect, then costs
+a round trip instead of the body."""
+
+CONTINUE_WITHIN = 1.0
+"""Seconds for the server to say so. The body follows then in any case."""
 
 
 class Wire:
@@ -45,6 +55,9 @@ class Wire:
         self._idle: deque[Connection] = deque()
         self._lock = threading.Lock()
         self._closed = False
+        self._continues: bool | None = None  # whether the server reacts to "Expect", once that is known
+        self._lookup: Future[list[str]] | None = None
+        self._numeric = _is_numeric(host)
 
     def ask(
         self,
@@ -65,13 +78,20 @@ class Wire:
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a line end in a header")
         head = f"{verb} {target} HTTP/1.1\r\n{lines}{length}\r\n".encode("utf-8", "surrogateescape")
+        asks = len(body) >= LARGE and self._continues is not False
+        expecting = head[:-2] + _EXPECT if asks else head
         if (connection := self._kept()) is not None:
             try:
-                return self._exchange(connection, verb, head, body, deadline, patience)
+                return self._exchange(connection, verb, expecting, body, deadline, patience)
             except ConnectionError:
                 if verb == "POST":
                     raise
-        return self._exchange(self._connect(deadline), verb, head, body, deadline, patience)
+        reply = self._exchange(self._connect(deadline), verb, expecting, body, deadline, patience)
+        if asks and reply.status == HTTPStatus.EXPECTATION_FAILED:
+            reply.close()
+            self._continues = False
+            reply = self._exchange(self._connect(deadline), verb, head, body, deadline, patience)
+        return reply
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back whose answer was read."""
@@ -103,7 +123,8 @@ class Wire:
             broken: ConnectionError | None = None
             patience *= self._silence
             try:
-                connection.send(head, body, deadline, self._silence)
+                if not self._send(connection, head, body, deadline):
+                    broken = ConnectionResetError("the server took the request without its body")
             except ConnectionError as error:
                 # Who refuses a body may say why before closing. That it was stored nobody can say.
                 broken = ConnectionResetError(f"the connection broke under the request: {error}")
@@ -121,6 +142,22 @@ class Wire:
         except BaseException:
             connection.close()
             raise
+
+    def _send(self, connection: Connection, head: bytes, body: bytes, deadline: float) -> bool:
+        """Send a request; False if the server has answered before it got the body, which is not sent then."""
+        if not head.endswith(_EXPECT):
+            connection.send(head, body, deadline, self._silence)
+            return True
+        connection.send(head, b"", deadline, self._silence)
+        wants = connection.wants_body(deadline, CONTINUE_WITHIN)
+        if wants is None and self._continues is None:
+            self._continues = False  # one that never did so is not waited for again
+        elif wants is not None:
+            self._continues = True
+        if wants is False:
+            return False
+        connection.send(b"", body, deadline, self._silence)
+        return True
 
     def _kept(self) -> Connection | None:
         while True:
@@ -150,14 +187,48 @@ class Wire:
 
     def _reach(self, deadline: float) -> socket.socket:
         """The first of the host's addresses that answers. Each has half of the time that is left, the last all."""
-        host = self._host.encode("ascii") if self._host.isascii() else self._host  # which IDNA leaves as it is
-        _, *others = found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
-        for number, (*_, address) in enumerate(found):
+        _, *others = found = [self._host] if self._numeric else self._addresses(deadline)
+        for number, address in enumerate(found):
             last = number == len(others)
             left = max(0.001, deadline - time.monotonic())
             try:
-                return socket.create_connection((str(address[0]), self._port), left if last else left / 2)
+                return socket.create_connection((address, self._port), left if last else left / 2)
             except OSError:
                 if last:
                     raise
         raise AssertionError("the last one returns or raises")
+
+    def _addresses(self, deadline: float) -> list[str]:
+        """The host's addresses. A lookup cannot be given a deadline, so a thread of its own waits for it: one, however
+        many want to know. Raises OSError."""
+        with self._lock:
+            if (lookup := self._lookup) is None:
+                lookup = self._lookup = Future()
+                try:
+                    threading.Thread(target=self._look_up, args=(lookup,), name="resolve", daemon=True).start()
+                except BaseException:
+                    self._lookup = None
+                    raise
+        try:
+            return lookup.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise TimeoutError("its name was not resolved in time") from None
+
+    def _look_up(self, lookup: Future[list[str]]) -> None:
+        host = self._host.encode("ascii") if self._host.isascii() else self._host  # which IDNA leaves as it is
+        try:
+            found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
+        except BaseException as error:  # noqa: BLE001 -- those who wait for it raise it
+            self._lookup = None
+            lookup.set_exception(error)
+        else:
+            self._lookup = None
+            lookup.set_result([str(address[0]) for *_, address in found])
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -189,24 +189,6 @@ def test_bodies_are_in_the_signature_where_others_may_change_them(seaweed, bucke
         assert b"".join(store.get("k").chunks) == b"x" * 1000
 
 
-def test_a_redirect_is_left_to_botocore(seaweed, bucket, monkeypatch):
-    with opened(seaweed, bucket) as store:
-        store.put("k", Bytes(b"x"), Attributes("text/plain", {}), expect=None)
-        asked = []
-
-        def moved(wire, verb, *rest):
-            asked.append(verb)
-            reply = real(wire, verb, *rest)
-            reply.status = 301
-            return reply
-
-        real = Wire.ask
-        monkeypatch.setattr(Wire, "ask", moved)
-        assert store.head("k").size == 1
-        assert store.head("k").size == 1
-        assert asked == ["HEAD"]  # and botocore from then on
-
-
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
 def test_a_proxy_is_left_to_botocore(seaweed, bucket, monkeypatch, name):
     where = urlsplit(seaweed.endpoint)

@@ -415,7 +415,7 @@ def test_what_is_not_allowed_is_refused(
 
 def test_a_body_is_refused(server: ControlServer, verbs: FakeVerbs, path: Path):
     assert get(path, "/v1/sessions/demo/flush", "POST", b'{"timeout": 5}')[0] == 400
-    assert get(path, "/v1/sessions/demo/flush", "POST", b"x" * (routes.MAX_BODY + 1))[0] == 413
+    assert get(path, "/v1/sessions/demo/flush", "POST", b"x" * (routes.MAX_BODY + 1))[0] == 400
     assert verbs.asked == []
 
 

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import signal
+import stat
 import subprocess
 import sys
 import urllib.error
@@ -22,7 +23,7 @@ from mcp.client.streamable_http import streamable_http_client
 from cachesync.address import parse
 from cachesync.cli.reach import connect
 from cachesync.errors import UsageError
-from cachesync.mcp_server import Scope, build_server, serve_http
+from cachesync.mcp_server import Scope, build_server
 from cachesync.mcp_server.answers import MOST_LISTED, MOST_READ, content
 from cachesync.mcp_server.shared import Shared
 from tests.promises.host import Host
@@ -474,6 +475,9 @@ def served(host, *words, **env):
     try:
         line = err.readline()
         assert line.startswith("serving MCP at http://127.0.0.1:"), line
+        told = err.readline()
+        assert "Authorization: Bearer TOKEN" in told
+        assert env.get("CACHESYNC_HTTP_TOKEN", "none") not in told
         yield line.split()[-1]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -485,11 +489,12 @@ def served(host, *words, **env):
         err.close()
 
 
-def post(url, **headers):
+def post(url, body=None, **headers):
     """The status of a bare request."""
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}} if body is None else body
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
     given = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers}
-    request = urllib.request.Request(url, json.dumps(body).encode(), given, method="POST")
+    request = urllib.request.Request(url, data, given, method="POST")
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.status
@@ -498,39 +503,83 @@ def post(url, **headers):
             return error.code
 
 
-def test_over_http_on_loopback(host, connected):
+@contextlib.asynccontextmanager
+async def with_token(url, token):
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx2.AsyncClient(headers=headers) as client, streamable_http_client(url, http_client=client) as pair:
+        yield pair
+
+
+TOKEN = "let-me-in-0123456789"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_over_http_without_a_configured_token_one_is_made(host, connected):
+    """For its owner alone, also on loopback, and another than the control API's: it serves one session."""
     with served(host) as url:
-        agent = connected(url)
+        path = host.state / "mcp.token"
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+        token = path.read_text().strip()
+        assert post(url) == 401
+        assert post(url, Authorization="Bearer " + "A" * 43) == 401
+        agent = connected(with_token(url, token))
         agent.ask("write_artifact", path="a", content="over HTTP")
         assert agent.ask("read_artifact", path="a") == {"content": "over HTTP"}
-        assert post(url, Host="evil.example") == 421
-        assert post(url, Origin="http://evil.example") == 403
     assert host.object("a") == b"over HTTP"
+    assert not (host.state / "http.token").exists()
+    with served(host):
+        assert path.read_text().strip() == token, "the same after a restart"
 
 
 def test_over_http_with_a_token(host, connected):
-    with served(host, CACHESYNC_HTTP_TOKEN="let-me-in") as url:
+    with served(host, CACHESYNC_HTTP_TOKEN=TOKEN) as url:
         assert post(url) == 401
         assert post(url, Authorization="Bearer wrong") == 401
-        assert post(url, Authorization="Basic let-me-in") == 401
-
-        @contextlib.asynccontextmanager
-        async def transport():
-            headers = {"Authorization": "Bearer let-me-in"}
-            async with (
-                httpx2.AsyncClient(headers=headers) as client,
-                streamable_http_client(url, http_client=client) as pair,
-            ):
-                yield pair
-
-        agent = connected(transport())
+        assert post(url, Authorization=f"Basic {TOKEN}") == 401
+        agent = connected(with_token(url, TOKEN))
         agent.ask("write_artifact", path="a", content="with a token")
     assert host.object("a") == b"with a token"
 
 
-def test_others_than_this_machine_need_a_token(reach):
-    with pytest.raises(UsageError, match="CACHESYNC_HTTP_TOKEN"):
-        serve_http(reach(), Scope(), "0.0.0.0", 0, None, print)
+def test_over_http_only_its_own_pages_and_names(host):
+    with served(host, CACHESYNC_HTTP_TOKEN=TOKEN, CACHESYNC_HTTP_NAMES="agents.example") as url:
+        here = url.removeprefix("http://").removesuffix("/mcp")
+        port = here.rpartition(":")[2]
+        for origin in (
+            "http://evil.example",
+            "http://localhost:3000",
+            "http://127.0.0.1:1",
+            "null",
+            f"http://localhost:{port}",
+        ):
+            assert post(url, Origin=origin, **BEARER) == 403, origin
+        for name in ("evil.example", f"evil.example:{port}", "localhost.", "10.0.0.1"):
+            assert post(url, Host=name, **BEARER) == 403, name
+        for own in ({}, {"Origin": f"http://{here}"}, {"Host": "agents.example", "Origin": "https://agents.example"}):
+            assert post(url, **own, **BEARER) in (200, 400), own  # 400 is the protocol's own: no session was begun
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"id": 1e999}', b"\xff", b"9" * 6000, b'"\\ud800"'], ids=lambda b: repr(b[:9])
+)
+def test_over_http_what_is_no_request_is_refused(host, body):
+    with served(host, CACHESYNC_HTTP_TOKEN=TOKEN) as url:
+        assert 400 <= post(url, body, **BEARER) < 500
+        assert 400 <= post(url, body) < 500
+
+
+@pytest.mark.parametrize("http", ["127.0.0.1:0", "0.0.0.0:0"])
+def test_over_http_a_short_token_is_refused(host, http):
+    done = host.run("mcp", "--http", http, env={"CACHESYNC_HTTP_TOKEN": "a" * 15})
+    assert done.code == 2
+    assert "http_token" in done.err
+    assert "openssl rand -hex 32" in done.err
+
+
+def test_over_http_without_a_root_the_token_has_to_be_given(host):
+    done = host.run("mcp", "--http", "127.0.0.1:0", env={"CACHESYNC_ROOT": str(host.folder / "none")})
+    assert done.code == 2
+    assert "CACHESYNC_HTTP_TOKEN" in done.err
 
 
 def test_an_address_that_is_taken_is_one_line(host):

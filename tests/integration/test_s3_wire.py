@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from cryptography import x509
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cachesync.store import s3_connection
+from cachesync.store import s3_connection, s3_wire
 from cachesync.store.s3_connection import ConnectFailed, Garbled
 from cachesync.store.s3_wire import Wire
 
@@ -520,3 +521,165 @@ def test_closed_while_in_use():
         wire.close()
         assert reply.read(3, soon()) == b"abc"
         assert not wire._idle
+
+
+# -- a body that the server may not want -------------------------------------------------------------------------------
+
+LARGE = b"x" * s3_wire.LARGE
+YES = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+NO = b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 2\r\n\r\nno"
+
+
+def head_of(connection: socket.socket) -> bytes:
+    """The head of a request, and nothing more."""
+    got = b""
+    while not got.endswith(b"\r\n\r\n"):
+        if not (data := connection.recv(1)):
+            return b""
+        got += data
+    return got
+
+
+def body_of(connection: socket.socket, size: int = len(LARGE)) -> int:
+    """How many bytes of a body come."""
+    left = size
+    while left and (data := connection.recv(min(left, 65536))):
+        left -= len(data)
+    return size - left
+
+
+@either_way
+@pytest.mark.parametrize("refused", [NO, NO.replace(b"Content-Length: 2", b"Connection: close")])
+def test_a_large_body_that_is_refused_is_not_sent(refused):
+    came: SimpleQueue[int] = SimpleQueue()
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        assert b"\r\nexpect: 100-continue\r\n\r\n" in head_of(connection)
+        connection.sendall(refused)
+        connection.shutdown(socket.SHUT_WR)
+        came.put(body_of(connection))
+
+    with talking(serve) as (wire, server):
+        assert [got(wire, "PUT", LARGE) for _ in range(2)] == [(412, b"no")] * 2
+        assert server.connections == 2, "what waits for a body is no connection for another request"
+        assert [came.get(timeout=10) for _ in range(2)] == [0, 0]
+
+
+@either_way
+@pytest.mark.parametrize(
+    "before", [b"", b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"]
+)
+def test_a_large_body_that_is_wanted_is_sent_once(before):
+    came = []
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        while head_of(connection):
+            connection.sendall(before + b"HTTP/1.1 100 Continue\r\n\r\n")
+            came.append(body_of(connection))
+            connection.sendall(YES)
+
+    with talking(serve) as (wire, server):
+        assert [got(wire, "PUT", LARGE) for _ in range(3)] == [(200, b"")] * 3
+        assert server.connections == 1
+    assert came == [len(LARGE)] * 3
+
+
+@either_way
+def test_a_server_that_never_asks_for_bodies_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr(s3_wire, "CONTINUE_WITHIN", 0.2)
+    heads = []
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        while head := head_of(connection):
+            heads.append(b"expect" in head)
+            body_of(connection, len(LARGE) if b"PUT" in head else 0)
+            connection.sendall(YES)
+
+    with talking(serve) as (wire, _):
+        assert [got(wire, "PUT", LARGE) for _ in range(3)] == [(200, b"")] * 3
+    assert heads == [True, False, False]
+
+
+@either_way
+def test_a_server_that_is_slow_once_is_asked_again(monkeypatch):
+    monkeypatch.setattr(s3_wire, "CONTINUE_WITHIN", 0.2)
+    heads = []
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        while head := head_of(connection):
+            heads.append(b"expect" in head)
+            time.sleep(0.5 if len(heads) == 2 else 0)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body_of(connection)
+            connection.sendall(YES)
+
+    with talking(serve) as (wire, _):
+        assert [got(wire, "PUT", LARGE) for _ in range(3)] == [(200, b"")] * 3
+    assert heads == [True, True, True]
+
+
+@either_way
+def test_a_server_that_knows_no_expectations_gets_none():
+    heads = []
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        while head := head_of(connection):
+            heads.append(b"expect" in head)
+            if heads[-1]:
+                connection.sendall(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+                return
+            body_of(connection)
+            connection.sendall(YES)
+
+    with talking(serve) as (wire, _):
+        assert [got(wire, "PUT", LARGE) for _ in range(2)] == [(200, b"")] * 2
+    assert heads == [True, False, False]
+
+
+@either_way
+def test_a_yes_before_the_body_is_none():
+    def serve(connection: socket.socket, _number: int) -> None:
+        head_of(connection)
+        connection.sendall(YES)
+        body_of(connection)
+
+    with talking(serve) as (wire, _), pytest.raises(ConnectionError, match="without its body"):
+        got(wire, "PUT", LARGE)
+
+
+def test_small_bodies_are_sent_at_once():
+    heads = []
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        heads.append(request_of(connection))
+        connection.sendall(YES)
+
+    with talking(serve) as (wire, _):
+        assert got(wire, "PUT", LARGE[1:]) == (200, b"")
+    assert b"expect" not in heads[0].partition(b"\r\n\r\n")[0]
+
+
+def test_under_tls_a_body_waits_too(tmp_path):
+    both = certificate(tmp_path)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(both)
+    heads = []
+
+    def serve(connection: socket.socket, number: int) -> None:
+        with contextlib.suppress(ssl.SSLError), ours.wrap_socket(connection, server_side=True) as wrapped:
+            heads.append(head_of(wrapped))
+            if number:
+                time.sleep(0.3)
+                wrapped.sendall(NO)
+                return
+            wrapped.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body_of(wrapped)
+            wrapped.sendall(YES.replace(b"OK", b"OK\r\nConnection: close"))
+
+    server = Server(serve)
+    wire = Wire("localhost", server.port, ssl.create_default_context(cafile=both), connect_timeout=2.0, silence=5.0)
+    assert got(wire, "PUT", LARGE) == (200, b"")
+    assert got(wire, "PUT", LARGE) == (412, b"no")
+    assert all(b"expect" in head for head in heads)
+    wire.close()
+    server.stop()

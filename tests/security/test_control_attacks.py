@@ -246,6 +246,68 @@ def test_p16_what_is_no_request_is_not_written_down(served: Host):
     assert served.log.stat().st_size - size < 1000
 
 
+BODIES = {
+    "no gzip": b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde",
+    "no deflate": b"Content-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
+    "no brotli": b"Content-Encoding: br\r\nContent-Length: 5\r\n\r\nabcde",
+    "a bad chunk": b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcdeXX\r\n0\r\n\r\n",
+    "half a chunk": b"Transfer-Encoding: chunked\r\n\r\nffff\r\nabcde",
+    "half a body": b"Content-Length: 50\r\n\r\nabcde",
+    "deep JSON": b"Content-Length: 60000\r\n\r\n" + b"[" * 60_000,
+    "a number that is none": b'Content-Length: 20\r\n\r\n{"s1": {"a": 1e999}}',
+    "a large number": b"Content-Length: 6000\r\n\r\n" + b"9" * 6000,
+    "no JSON": b"Content-Length: 3\r\n\r\n\xff\xfe\x00",
+    "a list": b"Content-Length: 2\r\n\r\n[]",
+    "an odd expectation": b"Expect: the-moon\r\nContent-Length: 2\r\n\r\n{}",
+    "an expectation in no encoding": b"Expect: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
+    "two expectations": b"Expect: 100-continue\r\nExpect: x\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"DELETE"])
+@pytest.mark.parametrize(
+    "target", [b"/v1/retry", b"/v1/ondemand/notices", b"/v1/artifacts/s2/new", b"/healthz", b"/none"]
+)
+def test_p16_a_body_that_is_none_is_the_sender_s_fault(served: Host, method: bytes, target: bytes, body: bytes):
+    """JSON, 400 or the like, and at most a line of the log."""
+    said_before = served.log.stat().st_size
+    answer = said(served, b"%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" % (method, target) + body)
+    assert b"internal error" not in answer
+    assert b"text/plain" not in answer
+    assert all(status in (100, 400, 404, 405, 409, 413, 417) for status in statuses(answer)) or (
+        (method, target) == (b"PUT", b"/v1/artifacts/s2/new") and statuses(answer)[-1:] == [201]
+    ), answer
+    assert served.log.stat().st_size - said_before < 1000, served.said()[-3000:]
+    assert "Traceback" not in served.said()
+
+
+@pytest.mark.parametrize("size", [5, 200_000])
+def test_p16_who_waits_to_be_told_is_told(served: Host, size: int):
+    head = b"PUT /v1/artifacts/s2/expected HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n" % size
+    with connected(served) as connection:
+        connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"x" * size)
+        assert statuses(connection.recv(65536)) == [201]
+    assert served.path("expected", "s2").stat().st_size == size
+
+
+@pytest.mark.parametrize("path", ["link/x", "folder", "linked/x", "file/x", "file/x/y"])
+def test_p16_what_stands_in_the_way_is_a_conflict(served: Host, path: str):
+    there = served.root / "s2"
+    (there / "folder").mkdir(exist_ok=True)
+    served.write("file", "a file", "s2")
+    for name, target in (("link", "file"), ("linked", served.folder / "outside")):
+        with contextlib.suppress(FileExistsError):
+            (there / name).symlink_to(target)
+    head = f"PUT /v1/artifacts/s2/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\n"
+    answer = said(served, head.encode() + b"abc", more=True)
+    assert statuses(answer) == [409], answer
+    assert b'"PathTaken"' in answer
+    assert not (served.folder / "outside" / "x").exists()
+
+
 # -- what a client believes --------------------------------------------------------------------------------------------
 
 
@@ -278,7 +340,7 @@ ODD = [
     b"[" * 100_000, b'{"sessions": 1}', b'{"sessions": [' + b"[" * 5000, b"NaN", b'{"sessions": NaN}', b"\xff\xfe",
     b'{"error": {"exit_code": 99, "kind": "SystemExit"}}', b'{"error": {"kind": "__import__", "exit_code": "x"}}',
     b'{"error": 5}', b'{"error": {"kind": "OSError", "cause": [1]}}', b"9" * 6000,
-    b'{"sessions": ["\\ud800"]}',
+    b'{"sessions": ["\\ud800"]}', b'{"error": {"exit_code": 1e999}}',
 ]  # fmt: skip
 
 

@@ -183,6 +183,29 @@ def test_a_stranger_s_body_is_not_read(ask: Client):
     assert time.monotonic() - begun < 8
 
 
+def test_who_sends_no_body_to_an_open_path_holds_no_place(ask: Client):
+    """50 a second would have locked the holder of the token out: each was waited for, 10 s long."""
+    target = [b"GET / HTTP/1.1", b"GET /healthz HTTP/1.1", b"HEAD /readyz HTTP/1.1", b"GET /page/app.js HTTP/1.1"]
+    length = [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Content-Length: 5\r\nExpect: 100-continue"]
+    with contextlib.ExitStack() as stack:
+        begun = time.monotonic()
+        for number in range(tcp.CONNECTIONS + 100):
+            connection = stack.enter_context(ask.connected())
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(target[number % 4] + b"\r\nHost: 127.0.0.1\r\n" + length[number % 3] + b"\r\n\r\n")
+            if number % 25 == 0:
+                assert ask("/v1/status").status == 200
+        assert time.monotonic() - begun < 60
+    for line in length:
+        answer = ask.raw(target[0] + b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + line + b"\r\n\r\n")
+        assert statuses(answer) == [400], answer
+
+
+def test_nobody_is_told_to_go_on_without_the_token(ask: Client):
+    head = f"PUT /v1/artifacts/s1/x HTTP/1.1\r\nHost: {ask.host}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    assert statuses(ask.raw(head.encode())) == [401]
+
+
 # -- other pages -------------------------------------------------------------------------------------------------------
 
 STRANGE_HOSTS = [
@@ -473,6 +496,18 @@ def test_a_token_that_others_know_or_chose_is_not_taken(host: Host, what: str):
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
     assert client_of(host)("/v1/status", token=chosen).status == 401
     assert (host.folder / "chosen").read_text() == chosen
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:0"])
+@pytest.mark.parametrize("token", ["a", "a" * 15])
+def test_a_short_token_is_refused_at_the_start(host: Host, address: str, token: str):
+    done = host.run("run", env={"CACHESYNC_HTTP": address, "CACHESYNC_HTTP_TOKEN": token})
+    assert done.code == 2
+    assert "http_token" in done.err
+    assert "openssl rand -hex 32" in done.err
+    assert token * 2 not in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert host.run("status", env={"CACHESYNC_HTTP_TOKEN": token}).code == 0, "what does not serve it does not mind"
 
 
 def test_a_port_in_use_is_told_in_one_line(host: Host):

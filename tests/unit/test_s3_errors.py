@@ -29,6 +29,7 @@ from cachesync.store.s3_errors import (
     PartsRefused,
     UploadGone,
     WriteConflict,
+    WrongRegion,
     classified,
     classify,
 )
@@ -69,8 +70,8 @@ def answer(code: str, status: int, message: str = "a message") -> Exception:
         ("RequestTimeTooSkewed", 403, StorePermanent),
         ("KeyTooLongError", 400, StorePermanent),
         ("InvalidArgument", 400, StorePermanent),
-        ("PermanentRedirect", 301, StorePermanent),
-        ("AuthorizationHeaderMalformed", 400, StorePermanent),
+        ("PermanentRedirect", 301, WrongRegion),
+        ("AuthorizationHeaderMalformed", 400, WrongRegion),
         ("BadDigest", 400, FileChanging),
         ("AccessDenied", 403, StoreDenied),
         ("403", 403, StoreDenied),
