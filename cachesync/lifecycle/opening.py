@@ -9,7 +9,7 @@ from pathlib import Path
 from cachesync.context import Context
 from cachesync.errors import NoSuchSession, UsageError
 from cachesync.events import What
-from cachesync.files import Ground, Staging, Tree, make_session
+from cachesync.files import Ground, Staging, Tree
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.learn import Astray, Learner
 from cachesync.outcomes import OnProgress, OpenReport, Progress
@@ -81,7 +81,7 @@ class Opener:
         """
         astray = self._learn(session)
         if not lazy:
-            make_session(self._c.tree, session)
+            self._c.make_session(session, staging)
             self._scanner.scan(session)  # it learns which directory it is
             brought = self._bring(session, staging, astray, watch)
             self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too

@@ -37,7 +37,7 @@ class Mounted:
         self.absent = AbsentNames(root / ".cachesync/journal.db")
         self.keeper = Keeper(mock.Mock(), mock.Mock(), self.engine.ondemand, 1.0)
         self.view = View(self.absent, self.keeper, frozenset(), revalidate=1e9)
-        self.changing = Changing(self.view)
+        self.changing = Changing(self.view, mock.Mock())
         self.renaming = Renaming(self.view, self.changing)
         self.session = self.node(self.view.nodes.root, b"s")
 
