@@ -13,7 +13,7 @@ from typing import TypeVar
 from cachesync.fuse import Later, Loop, Request, linux, wire
 from cachesync.fuse.wire import Set
 from cachesync.keys import RESERVED
-from cachesync.mount.looking import OURS
+from cachesync.mount.looking import ACLS, OURS
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import VALID, View, attributes_here, split
 from cachesync.watcher.hints import Hint
@@ -237,7 +237,7 @@ class Changing:
         return node.place
 
     def setxattr(self, r: Request) -> bytes:
-        """SETXATTR. They stay on this disk: the store does not have them."""
+        """SETXATTR. They stay on this disk: the store does not have them. ACLs stay on this host."""
         layout = wire.SETXATTR_EXT_IN if self._loop.setxattr_ext else wire.SETXATTR_IN
         size, flags, *more = layout.unpack_from(r.buffer, wire.HEADER)
         name, value = bytes(r.buffer[wire.HEADER + layout.size : r.end]).split(b"\0", 1)
@@ -245,6 +245,7 @@ class Changing:
         check_attribute(name)
         where = self._where(node, emptied=False)
         os.setxattr(where, name, value[:size], flags, follow_symlinks=isinstance(where, int))
+        self._hint_acl(node, name)
         if more and more[0] & wire.ACL_KILL_SGID:
             mode = st.S_IMODE(self._view.attributes(node)[9])
             os.chmod(where, mode & ~st.S_ISGID)
@@ -252,11 +253,17 @@ class Changing:
 
     def removexattr(self, r: Request) -> bytes:
         """REMOVEXATTR."""
-        name = r.text()
+        name, node = r.text(), self._view.nodes[r.node]
         check_attribute(name)
-        where = self._where(self._view.nodes[r.node], emptied=False)
+        where = self._where(node, emptied=False)
         os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+        self._hint_acl(node, name)
         return b""
+
+    def _hint_acl(self, node: Node, name: bytes) -> None:
+        """An ACL is the permission bits too."""
+        if name in ACLS and node.parent is not None:
+            self._view.hint(node.parent, node.name, Hint.ATTRIBUTES.value)
 
 
 def masked(umask: int, make: Callable[[bytes], T]) -> Callable[[bytes], T]:

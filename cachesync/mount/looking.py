@@ -18,7 +18,7 @@ OURS = b"user.cachesync."
 STATE = b"user.cachesync.state"
 VERSION = b"user.cachesync.version"
 
-_ACLS = (os.fsencode(ACCESS), os.fsencode(DEFAULT))
+ACLS = (os.fsencode(ACCESS), os.fsencode(DEFAULT))
 _CAPABILITY = b"security.capability"
 """The kernel asks for it before the first write to each file. The mount is nosuid, so it would mean nothing."""
 
@@ -157,7 +157,7 @@ class Looking:
             raise OSError(errno.ENODATA, "none")
         if name.startswith(OURS):
             return _sized(self._ours(node, name), size)
-        value = self._acl(node, name) if name in _ACLS else self._attribute(node, name)
+        value = self._acl(node, name) if name in ACLS else self._attribute(node, name)
         if value is None:
             raise OSError(errno.ENODATA, "none")
         return _sized(value, size)
@@ -215,7 +215,7 @@ def acls_of(away: Absent | None) -> dict[bytes, bytes]:
     """The POSIX ACLs of what is only in the store, by the names of the attributes. Pure."""
     if away is None or away.rights is None:
         return {}
-    values = zip(_ACLS, (away.rights.acl, away.rights.default_acl), strict=True)
+    values = zip(ACLS, (away.rights.acl, away.rights.default_acl), strict=True)
     return {name: value for name, value in values if value is not None}
 
 

@@ -183,6 +183,22 @@ def test_a_session_whose_mode_nobody_knows_is_private_unless_the_operator_says_s
     assert belongs(host.root / "asked")[2] == 0o755, "what a program asks for is what it gets"
 
 
+def test_a_file_of_which_only_a_listing_is_known_is_as_private_as_it_may_be(make_mounted: MakeMounted):
+    host = make_mounted(env={"CACHESYNC_UMASK": "022"})
+    for path, mode in (("secret", 0o600), ("public", 0o644)):
+        metadata = {"mode": str(st.S_IFREG | mode)}
+        host.s3.put_object(Bucket=host.bucket, Key=f"sessions/s/{path}", Body=b"x", Metadata=metadata)
+    host.mount()
+    eventually(lambda: "s" in os.listdir(host.mnt), 20)
+    assert may(host, "ls s", OTHER)
+    assert not may(host, "cat s/secret", OTHER)
+    assert not may(host, "cat s/public", OTHER)
+    for path in ("secret", "public"):
+        assert (host.mnt / "s" / path).read_bytes() == b"x"
+    eventually(lambda: may(host, "cat s/public", OTHER), 20)
+    assert not may(host, "cat s/secret", OTHER)
+
+
 # -- ACLs --------------------------------------------------------------------------------------------------------------
 
 
