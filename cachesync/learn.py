@@ -169,14 +169,15 @@ class Learner:
             astray.replaced |= self._journal.residence.replaced(session, rows)
         return astray
 
-    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat], Sequence[str]]:
-        """Return the session's files, its links and directories, and the errors of its manifest, as the store has them.
+    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat], Sequence[str], int | None]:
+        """Return the session's files, its links and directories, the errors of its manifest, and the permission bits of
+        its directory, as the store has them.
 
         The journal is not used. Raises StoreError.
         """
         found = self._manifest(session)
         files = {path: stored for rows in self._listed(session, found) for path, stored in rows}
-        return (files, {}, ()) if found is None else (files, dict(found.others), found.flaws)
+        return (files, {}, (), None) if found is None else (files, dict(found.others), found.flaws, found.mode)
 
     def is_stored(self, session: str) -> bool:
         """Whether the store has any object of the session. Raises StoreError."""

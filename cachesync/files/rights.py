@@ -15,12 +15,14 @@ ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"
 
 _LINUX = sys.platform.startswith("linux")
-_NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP}) if _LINUX else frozenset({errno.EOPNOTSUPP})
+_NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT})
+"""There is none; the file system has none; there is no /proc."""
 
 
-def rights_of(descriptor: int, found: os.stat_result) -> Rights:
-    """Return the rights of an open directory, whose stat is ``found``. Raises OSError."""
-    return Rights(found.st_uid, found.st_gid, _acl(descriptor, ACCESS), _acl(descriptor, DEFAULT))
+def rights_of(descriptor: int, found: os.stat_result) -> tuple[int, Rights]:
+    """Return permission bits and rights of an open directory, whose stat is ``found``. Raises OSError."""
+    rights = Rights(found.st_uid, found.st_gid, _acl(descriptor, ACCESS), _acl(descriptor, DEFAULT))
+    return st.S_IMODE(found.st_mode), rights
 
 
 def rights_at(directory: int, name: str) -> Rights | None:

@@ -17,7 +17,7 @@ from cachesync.files.open_file import OpenFile
 from cachesync.files.rights import rights_of
 from cachesync.files.stats import ABSENT, examine, volume_of
 from cachesync.keys import RESERVED, is_session_name
-from cachesync.model import UNMEASURED, FileStat, Skipped
+from cachesync.model import UNMEASURED, FileStat, Rights, Skipped
 
 NO_SESSION = "not a session name"
 """The reason for skipping a directory in the root."""
@@ -169,7 +169,7 @@ class Tree:
             listing.stamp, listing.stamped_at, held = stamp_of(descriptor)
             device, root = held.st_dev, self.identity[0]
             if not directory:
-                listing.own = st.S_IMODE(held.st_mode), rights_of(descriptor, held)
+                listing.own = rights_of(descriptor, held)
             listing.volume = volume_of(device, root)
             with os.scandir(descriptor) as entries:
                 fill(listing, descriptor, entries, directory, {} if seen is None else seen, device, root)
@@ -178,6 +178,17 @@ class Tree:
         finally:
             os.close(descriptor)
         return listing
+
+    def rights(self, session: str) -> tuple[int, Rights] | None:
+        """Return the permission bits and rights of a session's directory; None if it cannot be opened."""
+        try:
+            descriptor = open_beneath(self._root, session, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return rights_of(descriptor, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def stamp(self, session: str, directory: str) -> int | None:
         """What changes with every name that comes to or goes from a directory; None if it cannot be looked at."""

@@ -173,7 +173,7 @@ class NoMarks:
     """For a copy of a session elsewhere: all that the store has, and nothing is remembered. Raises StoreError."""
 
     def __init__(self, learner: Learner, session: str) -> None:
-        self._files, self._others, self.flaws = learner.look(session)
+        self._files, self._others, self.flaws, self.mode = learner.look(session)
 
     @property
     def empty(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -113,7 +114,8 @@ class Opener:
         return brought
 
     def copy(self, session: str, into: Path, watch: Watch) -> OpenReport:
-        """A copy of what the store has, in a directory that nobody watches. Raises UsageError too."""
+        """A copy of what the store has, in a directory that nobody watches. A new one is as private as the session's.
+        Raises UsageError too."""
         if into.resolve().is_relative_to(self._c.tree.root.resolve()):
             raise UsageError("open into", str(into), "it is inside the root")
         if into.exists() and (not into.is_dir() or any(into.iterdir())):
@@ -121,7 +123,10 @@ class Opener:
         marks = NoMarks(self._learner, session)
         if marks.empty:
             raise NoSuchSession("open", session, "the store does not have it")
-        tree = Tree(into, create=True)
+        is_new = not into.exists()
+        if is_new:
+            into.mkdir(0o700, parents=True)
+        tree = Tree(into)
         try:
             staging = Staging(tree)
             try:
@@ -129,6 +134,8 @@ class Opener:
                     brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
             finally:
                 staging.close(leave_nothing=True)
+            if is_new:
+                os.fchmod(tree.descriptor, self._c.private if marks.mode is None else marks.mode)
         finally:
             tree.close()
         return _report(session, str(into), brought, watch.begun, flaws=marks.flaws)

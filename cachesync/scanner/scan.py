@@ -130,7 +130,7 @@ class Scanner:
         batch = Batch([directory], recheck, expired)
         self._walk(session, batch, result)
         if batch.own is not None and batch.own != (row.mode, row.rights):
-            self._journal.sessions.set_rights(session, *batch.own)
+            self.presence.look_at_rights(session)
         if directory and batch.missing and result.finished:  # only a whole scan decides about missing paths
             return self.scan(session, recheck=recheck, expired=expired)
         if result.finished and not directory:

@@ -14,6 +14,7 @@ import pytest
 
 from cachesync import manifest
 from cachesync.address import parse
+from cachesync.files import Tree
 from cachesync.files import rights as files_rights
 from cachesync.files.rights import ACCESS, DEFAULT, restorable, rights_at
 from cachesync.journal.rows import rights_text, to_rights
@@ -100,6 +101,28 @@ def test_a_change_of_the_mode_alone_is_flushed(host: Host, store: FlatStore):
     host.session.chmod(0o700)
     host.flush()
     assert manifest.read(store, manifest_key("", S)).mode == 0o700
+
+
+def test_of_two_scans_at_once_the_one_that_began_earlier_records_nothing_old(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+):
+    host.write("d/a")
+    host.session.chmod(0o755)
+    scanner = host.driven.engine.scanner
+    listing = Tree.listing
+
+    def changed_meanwhile(tree: Tree, session: str, directory: str, *given: Any) -> Any:
+        if directory:
+            monkeypatch.setattr(Tree, "listing", listing)
+            host.session.chmod(0o700)
+            scanner.scan(S)
+        return listing(tree, session, directory, *given)
+
+    monkeypatch.setattr(Tree, "listing", changed_meanwhile)
+    scanner.scan(S)
+    row = host.journal.sessions.get(S)
+    assert row is not None
+    assert row.mode == 0o700
 
 
 def test_a_host_that_has_the_session_keeps_its_own_mode(host: Host, store: FlatStore, tmp_path: Path):
