@@ -157,6 +157,13 @@ def test_another_hosts_mode_counts_where_the_session_is_evicted(host: Host, stor
     assert belongs(host.session)[2] == 0o750
 
 
+@root_only
+def test_a_root_hands_its_group_down(host: Host):
+    os.chown(host.root, 0, AGENT)
+    host.root.chmod(0o2775)
+    assert belongs(host.root / host.life.new("made")) == (0, AGENT, 0o2700)
+
+
 @pytest.mark.parametrize(("umask", "mode"), [("077", 0o700), ("022", 0o755), ("027", 0o750), ("0", 0o777)])
 def test_a_mode_that_nobody_knows_is_the_settings(tmp_path: Path, store: FlatStore, umask: str, mode: int):
     store.foreign_put(f"sessions/{S}/a", b"a")
