@@ -244,7 +244,7 @@ def _own_mode(head: dict[str, Any], flaws: list[str]) -> int | None:
     if "mode" in head:
         try:
             return _mode(head)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             _note(flaws, f"the session's mode is {head['mode']!r:.40}, which is none")
     return None
 
