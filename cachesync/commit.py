@@ -88,7 +88,7 @@ class Committer:
             entries = self._c.journal.entries.walk(session)
             now = self._c.clock()
             summary = manifest.write(
-                out, entries, session=session, state=state, host=self._host, now=now, serial=serial
+                out, entries, session=session, state=state, host=self._host, now=now, serial=serial, mode=row.mode
             )
             if summary.failures:
                 return summary

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cachesync.events import Events
-from cachesync.files import Tree
+from cachesync.files import Staging, Tree, make_session
 from cachesync.identity import StoreIdentity
 from cachesync.journal import Journal
 from cachesync.keys import to_key
@@ -25,7 +25,8 @@ class Context:
     session, ``believing`` whether its deletions are executed at once. ``watched`` says whether a watcher delivers
     hints. ``events`` receives what happens. ``pulse`` detects that the root or the journal was rolled back.
     ``identity`` checks that the store is the journal's. ``on_this_machine`` says that no store is configured, so that
-    the store is a folder of this machine.
+    the store is a folder of this machine. ``private`` are the permission bits that the setting ``umask``
+    leaves a new session's directory.
     """
 
     tree: Tree
@@ -42,7 +43,21 @@ class Context:
     events: Events
     pulse: Pulse
     identity: StoreIdentity
+    private: int = 0o700
     on_this_machine: bool = False
+
+    @property
+    def new_mode(self) -> int:
+        """The permission bits of a session's directory of which none are known: the root hands down its set-group-ID
+        bit."""
+        return self.private | self.tree.handed_down
+
+    def make_session(self, session: str, staging: Staging) -> None:
+        """Make the session's directory, unless it stands: with the rights that it had when it was last here, or at
+        least the mode that its manifest says. Raises UsageError, FileUnwritable."""
+        row = self.journal.sessions.get(session)
+        mode = self.new_mode if row is None or row.mode is None else row.mode
+        make_session(self.tree, staging, session, mode, None if row is None else row.rights)
 
     def key(self, session: str, path: str) -> str:
         """The object key of a path. Raises Unstorable."""

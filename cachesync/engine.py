@@ -143,6 +143,7 @@ class Engine:
             events=self.events,
             pulse=self.pulse,
             identity=self.identity,
+            private=config.session_mode,
             on_this_machine=config.embedded,
         )
         self.scanner = Scanner(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from cachesync.context import Context
 from cachesync.errors import FileUnreadable, FileUnwritable
 from cachesync.events import What
-from cachesync.files import Ground, Leftover, Staging, drop_leftover, make_session
+from cachesync.files import Ground, Leftover, Staging, drop_leftover
 from cachesync.journal import Turn
 from cachesync.learn import Astray
 from cachesync.model import Entry, FileStat, Kind
@@ -112,7 +112,7 @@ class Evictor:
         """
         session, back = run.ground.session, list[Entry]()
         idle = [entry for entry in batch if not self._is_kept(run, entry, turn)]
-        accepted = self._c.journal.residence.evicted(session, idle)
+        accepted = self._c.journal.residence.evicted(session, [(e, run.ground.rights(e.path)) for e in idle])
         going = {entry.path for entry in accepted}
         for entry in idle:
             if entry.path not in going:
@@ -191,7 +191,8 @@ class Evictor:
             if reason:
                 run.keep(entry.path, reason)
             staying.append(entry)
-        accepted = self._c.journal.residence.evicted_directories(session, list(going.values()))
+        empty = [(entry, ground.rights(entry.path)) for entry in going.values()]
+        accepted = self._c.journal.residence.evicted_directories(session, empty)
         back: dict[str, Hint] = {}
 
         def remove(path: str) -> None:
@@ -239,7 +240,7 @@ class Evictor:
         for left in staging.leftovers():
             try:
                 if not self._finish(left):
-                    make_session(self._c.tree, left.session)
+                    self._c.make_session(left.session, staging)
                     with Ground(self._c.tree, left.session, staging) as ground:
                         ground.put_back(left)
                     logger.warning("file put back", extra={"session": left.session, "path": left.path})

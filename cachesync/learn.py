@@ -36,6 +36,9 @@ _UNLISTED = 1000
 """Limit of HEAD requests for files that are in the manifest and not in the listing. A delayed listing lacks the latest
 few files. If all objects of a session were removed, the manifest may list a million."""
 
+_UNKNOWN = 0o600
+"""The permission bits of a file of which only a listing is known: the object itself may say that it is private."""
+
 _DAY = 86400.0
 """Seconds until a session is listed again. No lifecycle rule expires an object that is younger than a day."""
 
@@ -166,14 +169,15 @@ class Learner:
             astray.replaced |= self._journal.residence.replaced(session, rows)
         return astray
 
-    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat], Sequence[str]]:
-        """Return the session's files, its links and directories, and the errors of its manifest, as the store has them.
+    def look(self, session: str) -> tuple[dict[str, Stored], dict[str, FileStat], Sequence[str], int | None]:
+        """Return the session's files, its links and directories, the errors of its manifest, and the permission bits of
+        its directory, as the store has them.
 
         The journal is not used. Raises StoreError.
         """
         found = self._manifest(session)
         files = {path: stored for rows in self._listed(session, found) for path, stored in rows}
-        return (files, {}, ()) if found is None else (files, dict(found.others), found.flaws)
+        return (files, {}, (), None) if found is None else (files, dict(found.others), found.flaws, found.mode)
 
     def is_stored(self, session: str) -> bool:
         """Whether the store has any object of the session. Raises StoreError."""
@@ -302,6 +306,8 @@ class Learner:
         if found is not None and found.version != merged:  # else links that were deleted here since would return
             self._journal.residence.supersede_others(session, dict(found.others), whole=not found.flaws)
             sessions.learn(session, [], found.others)
+            if found.mode is not None:
+                sessions.learn_mode(session, found.mode)
             if not found.flaws:
                 sessions.forget_others(session, [path for path, _ in found.others])
         written = merged if MANIFEST in overtaken else None
@@ -381,5 +387,5 @@ def _stored(info: ObjectInfo, found: manifest.FoundManifest | None, path: str) -
     version = Version(info.version.etag)
     row = found.files.get(path) if found is not None else None
     if row is None or (row.etag, row.size) != (version.etag, info.size):
-        return Stored(version, info.size, None, int(info.modified * 1e9), 0o644, info.modified)
+        return Stored(version, info.size, None, int(info.modified * 1e9), _UNKNOWN, info.modified)
     return Stored(version, info.size, row.sha256, row.mtime_ns, row.mode, info.modified)

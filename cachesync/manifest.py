@@ -51,15 +51,25 @@ class Summary:
 
 
 def write(
-    out: IO[bytes], entries: Iterable[Entry], *, session: str, state: str, host: str, now: float, serial: int = 0
+    out: IO[bytes],
+    entries: Iterable[Entry],
+    *,
+    session: str,
+    state: str,
+    host: str,
+    now: float,
+    serial: int = 0,
+    mode: int | None = None,
 ) -> Summary:
     """Write the manifest of what the store has. A name or link target that is not UTF-8 goes to ``failures``.
 
-    ``serial`` is the serial of the previous manifest plus one.
+    ``serial`` is the serial of the previous manifest plus one, ``mode`` the permission bits of the session's directory.
     """
     summary = Summary(failures=[])
     written_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = {"format": FORMAT, "session": session, "state": state, "host": host, "written_at": written_at}
+    if mode is not None:
+        head["mode"] = f"{mode:04o}"
     head["serial"] = serial
     out.write(json.dumps(head)[:-1].encode() + b', "entries": [')
     separator = b"\n"
@@ -179,7 +189,8 @@ class FoundManifest:
     """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only.
 
     ``flaws`` says, in sentences, what had to be passed over or stands there twice; a hundred of them at most.
-    ``serial`` is its number; None if another program or version 0.1.0 wrote it.
+    ``serial`` is its number, ``mode`` the permission bits of the session's directory; None if another program or
+    version 0.1.0 wrote it.
     """
 
     version: Version
@@ -187,6 +198,7 @@ class FoundManifest:
     others: list[tuple[str, FileStat]]
     flaws: list[str] = field(default_factory=list)
     serial: int | None = None
+    mode: int | None = None
 
 
 def read(store: ObjectStore, key: str) -> FoundManifest:
@@ -224,8 +236,17 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
                 _note(flaws, f"a row makes no sense: {row!r:.120}")
     except IntegrityError as error:
         return FoundManifest(download.info.version, {}, [], [error.reason])
-    serial = head.get("serial")
-    return FoundManifest(download.info.version, files, others, flaws, serial if type(serial) is int else None)
+    serial, mode = head.get("serial"), _own_mode(head, flaws)
+    return FoundManifest(download.info.version, files, others, flaws, serial if type(serial) is int else None, mode)
+
+
+def _own_mode(head: dict[str, Any], flaws: list[str]) -> int | None:
+    if "mode" in head:
+        try:
+            return _mode(head)
+        except (OverflowError, TypeError, ValueError):
+            _note(flaws, f"the session's mode is {head['mode']!r:.40}, which is none")
+    return None
 
 
 def _note(flaws: list[str], sentence: str) -> None:

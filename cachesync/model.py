@@ -38,6 +38,17 @@ class FileStat:
     mount: str | None = None
 
 
+@record(frozen=True, slots=True)
+class Rights:
+    """Whom a file or directory belongs to, and its POSIX ACLs as the kernel's extended attributes hold them (None: it
+    has none). They are of one host: on another one the numbers mean other users."""
+
+    uid: int
+    gid: int
+    acl: bytes | None = None
+    default_acl: bytes | None = None
+
+
 class Leases(StrEnum):
     """Whether leases on a file system detect all writers of a file, only some, or none."""
 
@@ -123,7 +134,8 @@ class Labels:
 
 @record(frozen=True, slots=True)
 class Entry:
-    """The journal's row for one path of one session. See journal/schema.py for what each column means."""
+    """The journal's row for one path of one session. See journal/schema.py for what each column means. ``rights`` are
+    those of an evicted entry when it was last here."""
 
     session: str
     path: str
@@ -153,6 +165,7 @@ class Entry:
     older: Stored | None = None
     vanished: bool = False
     doubted: bool = False
+    rights: Rights | None = None
 
     @property
     def current(self) -> Stored | None:
@@ -219,7 +232,8 @@ class Session:
     version of the manifest, ``serial`` its number. ``lost`` counts the files that disappeared with the directory before
     they were stored. ``listed_at`` is when the store's listing was last compared, in seconds since the epoch.
     ``doubted`` says that no whole scan has finished since a crash or a rollback. ``vanished`` counts the files that are
-    missing here without evidence of a deletion."""
+    missing here without evidence of a deletion. ``mode`` and ``rights`` are the directory's when it was last here;
+    where it never was, ``mode`` is the manifest's."""
 
     name: str
     state: str
@@ -234,6 +248,8 @@ class Session:
     listed_at: float | None = None
     doubted: bool = False
     vanished: int = 0
+    mode: int | None = None
+    rights: Rights | None = None
 
 
 @record(frozen=True, slots=True)

@@ -27,8 +27,10 @@ from cachesync.errors import (
 )
 from cachesync.files import Staging, Temporary
 from cachesync.files.beneath import HOLD, open_beneath
+from cachesync.files.making import make_path
 from cachesync.files.rename import move
-from cachesync.files.staging import make_directories, translated
+from cachesync.files.rights import rights_at
+from cachesync.files.staging import translated
 from cachesync.learn import Learner
 from cachesync.model import Counts, Entry, FileStat, Kind, Labels, Stored
 from cachesync.record import record
@@ -300,10 +302,11 @@ class Local:
         with translated("put", str(address)):
             base = open_beneath(self._c.tree.descriptor, address.name, HOLD | os.O_DIRECTORY)
             try:
-                made = make_directories(base, address.path.rpartition("/")[0])
+                made = make_path(self.root.staging(), base, address.path.rpartition("/")[0])
             finally:
                 os.close(base)
             with self._parent(address) as (parent, name):
+                file.give(rights_at(parent, name), parent)
                 if overwrite:
                     os.rename(file.name, name, src_dir_fd=file.folder, dst_dir_fd=parent)
                 else:

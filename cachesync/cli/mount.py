@@ -31,7 +31,16 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
         raise UsageError("mount", str(directory), cause, "name a directory beside the root")
     through = WriteThrough(options.write_through)
     state = os.path.abspath(config.state)
-    plan = Plan(str(real), state, str(directory), through, options.read_only, options.allow_other, config.revalidate)
+    plan = Plan(
+        root=str(real),
+        state=state,
+        directory=str(directory),
+        through=through,
+        read_only=options.read_only,
+        others=options.allow_other,
+        revalidate=config.revalidate,
+        private=config.session_mode,
+    )
     server = asdict(plan) | {
         "socket": os.path.abspath(config.socket),
         "patience": options.timeout,

@@ -85,6 +85,7 @@ class Config:
     state: Path = _setting(kinds.PATH, None, say="journal, socket and cache; default: ROOT/.cachesync")
     cache_size: int = _setting(kinds.SIZE, "10GiB", say="most that the read cache may hold")
     revalidate: float = _setting(kinds.duration(0), "10s", say="how long a version is believed to be the newest")
+    umask: int = _setting(kinds.MASK, "077", say="permission bits that a new session's directory does not get")
     settle: float = _setting(kinds.duration(0), "10ms", say="quiet time before an upload")
     max_dirty_age: float = _setting(kinds.duration(0.1), "5s", say="longest time that a changing file waits")
     scan_interval: float = _setting(kinds.duration(1), "60s", say="time between scans for what no event told of")
@@ -139,6 +140,11 @@ class Config:
     def scan_interval_chosen(self) -> bool:
         """Somebody said how often it is to be scanned."""
         return any(row.name == "scan_interval" and row.source != "default" for row in self.origins)
+
+    @property
+    def session_mode(self) -> int:
+        """The permission bits of a new session's directory."""
+        return 0o777 & ~self.umask
 
     def sources(self) -> list[Source]:
         """Every setting with the value to show and its origin, then the credentials that the environment has."""

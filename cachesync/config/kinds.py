@@ -172,6 +172,13 @@ def number(least: int, most: int) -> Kind:
     return Kind(parse, f"a whole number from {least} to {most}")
 
 
+def _mask(text: str) -> int:
+    # TOML hands 0o27 over as 23: a number without the 0 of an octal one may be anything.
+    if not re.fullmatch(r"0[0-7]{0,3}", text.strip(), re.ASCII):
+        raise ValueError
+    return int(text, 8)
+
+
 def choice(*words: str) -> Kind:
     """One of ``words``, whatever its case."""
     known = {word.lower(): word for word in words}
@@ -181,6 +188,7 @@ def choice(*words: str) -> Kind:
 PATH = Kind(_path, "a path")
 STORE = Kind(parse_store, "s3://BUCKET/PREFIX, file:///FOLDER, memory:// or another fsspec URL")
 URL = Kind(_endpoint, "http://HOST:PORT or https://HOST:PORT")
+MASK = Kind(_mask, "an octal number that begins with 0, as text, such as 077, 027 or 022")
 SWITCH = Kind(_switch, "true or false")
 WORD = Kind(_word, "one word of visible ASCII")
 SIZE = Kind(_size, "a size such as 500MB, 10GiB, 0")

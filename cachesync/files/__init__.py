@@ -6,8 +6,10 @@ path is opened beneath its session's descriptor by the kernel's own rules.
 
 from cachesync.files.capabilities import device_of, measure
 from cachesync.files.listing import Listing
+from cachesync.files.making import make_session, make_whole_session
 from cachesync.files.open_file import OpenFile
-from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
+from cachesync.files.place import Ground, drop_leftover
+from cachesync.files.rights import restorable
 from cachesync.files.snapshot import MemoryBody, Snapshot, take
 from cachesync.files.staging import Leftover, Staging, Temporary, translated
 from cachesync.files.tree import NO_SESSION, Tree, tells_births
@@ -28,6 +30,7 @@ __all__ = [
     "make_session",
     "make_whole_session",
     "measure",
+    "restorable",
     "take",
     "tells_births",
     "translated",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cachesync.files.stats import ABSENT, examine
-from cachesync.model import FileStat, Kind, Skipped
+from cachesync.model import FileStat, Kind, Rights, Skipped
 
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """As os.fsencode has them, for where a call of that is too much."""
@@ -22,12 +22,14 @@ class Listing:
     """The content of one directory. ``found`` has all names but unchanged ones, ``special`` what cannot be stored.
 
     ``stamp`` is the directory's ctime before the listing, ``stamped_at`` the time when it was read, in nanoseconds.
-    ``volume`` identifies its file system if it is not the root's.
+    ``volume`` identifies its file system if it is not the root's. ``own`` are the permission bits and rights
+    of a session's directory.
     """
 
     stamp: int = 0
     stamped_at: int = 0
     volume: str | None = None
+    own: tuple[int, Rights] | None = None
     same_files: list[str] = field(default_factory=list)
     same_directories: list[str] = field(default_factory=list)
     found: dict[str, FileStat] = field(default_factory=dict)
@@ -54,10 +56,10 @@ def listed(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(descriptor)
 
 
-def stamp_of(directory: int) -> tuple[int, int, int]:
-    """Return a directory's ctime, the current time (both in nanoseconds) and the directory's device number."""
+def stamp_of(directory: int) -> tuple[int, int, os.stat_result]:
+    """Return a directory's ctime, the current time (both in nanoseconds) and its stat."""
     found = os.fstat(directory)
-    return found.st_ctime_ns, time.time_ns(), found.st_dev
+    return found.st_ctime_ns, time.time_ns(), found
 
 
 def fill(

@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from cachesync.errors import RootHalted, UsageError
+from cachesync.errors import RootHalted
 from cachesync.files.beneath import HOLD, open_beneath, open_regular
+from cachesync.files.making import DIRECTORY_BITS, NO_MODES, NO_RIGHTS, make_path
 from cachesync.files.open_file import OpenFile
 from cachesync.files.rename import exchange, move
-from cachesync.files.staging import Leftover, Staging, Temporary, make_directories, translated
+from cachesync.files.rights import give_link, rights_at, set_mode
+from cachesync.files.staging import Leftover, Staging, Temporary, translated
 from cachesync.files.tree import Tree
 from cachesync.keys import conflict_path
-from cachesync.model import FileStat, Kind
+from cachesync.model import FileStat, Kind, Rights
 from cachesync.policy import Writer
 
-_DIRECTORY_BITS = st.S_ISGID | st.S_ISVTX | 0o777
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _CHANGED = "it changed a moment ago"
 _OPEN = "a program has it open for writing"
@@ -72,14 +73,19 @@ class Ground:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    def make_directories(self, path: str, modes: Mapping[str, int]) -> list[str]:
-        """Make what is missing of ``path``; returns what was made, each ending in "/". Raises FileUnwritable."""
+    def make_directories(
+        self, path: str, modes: Mapping[str, int] = NO_MODES, rights: Mapping[str, Rights] = NO_RIGHTS
+    ) -> list[str]:
+        """Make what is missing of ``path``; returns what was made, each ending in "/". ``modes`` and ``rights`` are by
+        the same names. Raises FileUnwritable."""
         with translated("make the directory", path):
-            return make_directories(self._base, path, dict(modes))
+            return make_path(self._staging, self._base, path, modes, rights)
 
-    def place(self, file: Temporary, path: str) -> FileStat | None:
-        """Put a sealed file at ``path``; what it is there, or None if something has the name. Raises FileUnwritable."""
+    def place(self, file: Temporary, path: str, rights: Rights | None = None) -> FileStat | None:
+        """Put a sealed file at ``path``; what it is there, or None if something has the name. Without ``rights`` it
+        belongs to whom its directory does. Raises FileUnwritable."""
         with translated("place", path), self._parent(path) as (parent, name):
+            file.give(rights, parent)
             try:
                 move(file.folder, file.name, parent, name)
             except FileExistsError:
@@ -89,11 +95,12 @@ class Ground:
 
     def swap(self, file: Temporary, path: str, expected: FileStat) -> FileStat | None:
         """Put a sealed file in the place of the one that is ``expected`` there; what it is there, or None if another
-        stands there, or one that is in use, or if this file system cannot exchange names. Raises FileUnwritable."""
+        stands there, or one that is in use, or if this file system cannot exchange names. It gets the rights of the
+        other one. Raises FileUnwritable."""
         if self.refuses(path, expected) is not None:
             return None
-        sealed = file.file.restat()
         with translated("replace", path), self._parent(path) as (parent, name):
+            file.give(rights_at(parent, name), parent)
             with self._outside(path) as (out, outside):
                 move(file.folder, file.name, out, outside)
                 try:
@@ -108,18 +115,20 @@ class Ground:
                     self._changed(path)
                     return file.file.restat()
                 exchange(out, outside, parent, name)
-                if self._refuses(out, outside, sealed) is None:
+                if self._refuses(out, outside, file.sealed) is None:
                     os.unlink(outside, dir_fd=out)
                     return None
             self._put_back(path)
         return None
 
-    def place_link(self, path: str, target: str, mtime_ns: int) -> FileStat | None:
-        """Make a link; what it is there, or None if something has the name. Raises FileUnwritable."""
+    def place_link(self, path: str, target: str, mtime_ns: int, rights: Rights | None = None) -> FileStat | None:
+        """Make a link; what it is there, or None if something has the name. ``rights`` as in ``place``. Raises
+        FileUnwritable."""
         with translated("place the link", path), self._parent(path) as (parent, name):
             made, folder = self._staging.name(), self._staging.inward
             os.symlink(target, made, dir_fd=folder)
             try:
+                give_link(folder, made, rights, parent)
                 os.utime(made, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
                 move(folder, made, parent, name)
             except FileExistsError:
@@ -137,10 +146,7 @@ class Ground:
             translated("finish the directory", path),
             OpenFile(open_beneath(self._base, path, flags), path) as directory,
         ):
-            try:
-                os.fchmod(directory.descriptor, mode & _DIRECTORY_BITS)
-            except PermissionError:  # systemd's RestrictSUIDSGID= refuses the set-group-ID bit
-                os.fchmod(directory.descriptor, mode & _DIRECTORY_BITS & ~st.S_ISGID)
+            set_mode(directory.descriptor, mode & DIRECTORY_BITS)
             os.utime(directory.descriptor, ns=(mtime_ns, mtime_ns))
             self._changed(path)
             return directory.restat()
@@ -155,6 +161,14 @@ class Ground:
                 return self._refuses(parent, name, expected, self._ctime(expected), force=force)
         except OSError as error:
             return _CHANGED if error.errno in _GONE else error.strerror
+
+    def rights(self, path: str) -> Rights | None:
+        """Return the rights of what stands at ``path``; None if nothing can be learned of it."""
+        try:
+            with self._parent(path) as (parent, name):
+                return rights_at(parent, name)
+        except OSError:
+            return None
 
     def take_out(self, path: str, expected: FileStat, still: Callable[[], bool], *, force: bool = False) -> str | None:
         """Remove the file or link at ``path``; returns None, or why it was left in place.
@@ -217,7 +231,7 @@ class Ground:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         candidate, number = path, 0
         while True:
-            make_directories(self._base, candidate.rpartition("/")[0])
+            self.make_directories(candidate.rpartition("/")[0])
             with self._parent(candidate) as (parent, name):
                 try:
                     return move(out, outside, parent, name)
@@ -276,38 +290,6 @@ def drop_leftover(tree: Tree, left: Leftover, expected: FileStat | None) -> bool
         if expected is not None and _refuses(tree, left.directory, left.name, expected) is not None:
             return False
         os.unlink(left.name, dir_fd=left.directory)
-    return True
-
-
-def make_session(tree: Tree, session: str) -> bool:
-    """Make a session's directory; whether it was not there. Raises UsageError if something else has its name, and
-    FileUnwritable."""
-    with translated("make the session's directory", session):
-        try:
-            os.mkdir(session, dir_fd=tree.descriptor)
-        except FileExistsError:
-            if tree.session_directory(session) is None:
-                raise UsageError("make", session, "something that is no directory stands in its place") from None
-            return False
-    return True
-
-
-def make_whole_session(tree: Tree, staging: Staging, session: str, files: Mapping[str, bytes]) -> bool:
-    """Make a session with its files, all at one instant; False if something has its name. Raises FileUnwritable."""
-    name = staging.name()
-    with translated("make the session's directory", session):
-        os.mkdir(name, dir_fd=staging.inward)
-        base = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=staging.inward)
-        try:
-            for path, data in files.items():
-                make_directories(base, path.rpartition("/")[0])
-                with open(path, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=base)) as file:
-                    file.write(data)
-            move(staging.inward, name, tree.descriptor, session)
-        except FileExistsError:
-            return False
-        finally:
-            os.close(base)
     return True
 
 

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from cachesync.errors import CacheSyncError, DiskFull, FileUnwritable, PathTaken, UsageError
 from cachesync.files.beneath import HOLD, open_beneath
 from cachesync.files.open_file import OpenFile
+from cachesync.files.rights import give
 from cachesync.files.tree import Tree
 from cachesync.keys import RESERVED
-from cachesync.model import FileStat
+from cachesync.model import FileStat, Rights
 from cachesync.record import record
 
 _FOLDER = "staging"
@@ -58,12 +59,14 @@ class Leftover:
 
 
 class Temporary:
-    """A new file outside the tree, open for writing; ``place.Ground`` puts it into the tree, ``discard`` drops it."""
+    """A new file outside the tree, open for writing; ``place.Ground`` puts it into the tree, ``discard`` drops it.
+    ``sealed`` is its stat since ``seal`` or ``give``."""
 
     def __init__(self, folder: int, name: str) -> None:
         self.folder = folder
         self.name = name
         self.file = OpenFile(os.open(name, _NEW, 0o600, dir_fd=folder), name)
+        self.sealed = self.file.stat
 
     def write(self, data: bytes, offset: int) -> None:
         """Write all of ``data`` at ``offset``. Raises DiskFull, FileUnwritable."""
@@ -98,7 +101,14 @@ class Temporary:
                 os.fchmod(writing.descriptor, mode & 0o777)
                 os.utime(writing.descriptor, ns=(mtime_ns, mtime_ns))
                 os.fdatasync(writing.descriptor)
-            return self.file.restat()
+            self.sealed = self.file.restat()
+        return self.sealed
+
+    def give(self, rights: Rights | None, above: int) -> None:
+        """Give a sealed file its owner and ACLs, as ``rights.give`` does. ``above`` is the directory that it is put
+        into. Raises OSError."""
+        give(self.file.descriptor, rights, above, self.sealed.mode)
+        self.sealed = self.file.restat()
 
     def discard(self) -> None:
         """Close it, and unlink it where it still has its name."""
@@ -228,9 +238,9 @@ class Staging:
             os.close(self._held.pop())
 
 
-def make_directories(base: int, path: str, modes: dict[str, int] | None = None) -> list[str]:
+def make_directories(base: int, path: str) -> list[str]:
     """Make what is missing of ``path`` under an open directory, without following a link; returns what was made, each
-    ending in "/". ``modes`` are permission bits by the same names. Raises OSError."""
+    ending in "/". Raises OSError."""
     made = []
     held, here = os.dup(base), ""
     try:
@@ -238,9 +248,8 @@ def make_directories(base: int, path: str, modes: dict[str, int] | None = None) 
             if not part:
                 continue
             here += part + "/"
-            wanted = None if modes is None else modes.get(here)
             try:
-                os.mkdir(part, 0o777 if wanted is None else wanted & 0o777 | 0o700, dir_fd=held)
+                os.mkdir(part, dir_fd=held)
                 made.append(here)
             except FileExistsError:
                 pass

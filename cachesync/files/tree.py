@@ -14,9 +14,10 @@ from cachesync.files.beneath import HOLD, birth_ns, open_beneath, open_regular
 from cachesync.files.changes import Changes
 from cachesync.files.listing import Listing, fill, listed, stamp_of
 from cachesync.files.open_file import OpenFile
+from cachesync.files.rights import rights_of
 from cachesync.files.stats import ABSENT, examine, volume_of
 from cachesync.keys import RESERVED, is_session_name
-from cachesync.model import UNMEASURED, FileStat, Skipped
+from cachesync.model import UNMEASURED, FileStat, Rights, Skipped
 
 NO_SESSION = "not a session name"
 """The reason for skipping a directory in the root."""
@@ -58,6 +59,11 @@ class Tree:
     def descriptor(self) -> int:
         """The descriptor of the open root."""
         return self._root
+
+    @property
+    def handed_down(self) -> int:
+        """The root's set-group-ID bit, or 0."""
+        return os.fstat(self._root).st_mode & st.S_ISGID
 
     def open_ours(self) -> int:
         """Open ``ROOT/.cachesync``; create it if it does not exist. Raises OSError."""
@@ -160,8 +166,10 @@ class Tree:
                 return None
             raise FileUnreadable("list", directory or ".", error.strerror) from error
         try:
-            listing.stamp, listing.stamped_at, device = stamp_of(descriptor)
-            root = self.identity[0]
+            listing.stamp, listing.stamped_at, held = stamp_of(descriptor)
+            device, root = held.st_dev, self.identity[0]
+            if not directory:
+                listing.own = rights_of(descriptor, held)
             listing.volume = volume_of(device, root)
             with os.scandir(descriptor) as entries:
                 fill(listing, descriptor, entries, directory, {} if seen is None else seen, device, root)
@@ -170,6 +178,17 @@ class Tree:
         finally:
             os.close(descriptor)
         return listing
+
+    def rights(self, session: str) -> tuple[int, Rights] | None:
+        """Return the permission bits and rights of a session's directory; None if it cannot be opened."""
+        try:
+            descriptor = open_beneath(self._root, session, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return rights_of(descriptor, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def stamp(self, session: str, directory: str) -> int | None:
         """What changes with every name that comes to or goes from a directory; None if it cannot be looked at."""

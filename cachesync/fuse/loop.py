@@ -28,7 +28,7 @@ _ROUNDS = 16
 _ALWAYS = (
     Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.READDIRPLUS | Init.READDIRPLUS_AUTO
     | Init.ASYNC_DIO | Init.PARALLEL_DIROPS | Init.MAX_PAGES | Init.CACHE_SYMLINKS | Init.HANDLE_KILLPRIV_V2
-    | Init.EXTENDED | Init.DIRECT_IO_ALLOW_MMAP
+    | Init.EXTENDED | Init.DIRECT_IO_ALLOW_MMAP | Init.POSIX_ACL | Init.SETXATTR_EXT
 )  # fmt: skip
 
 
@@ -83,6 +83,8 @@ class Loop:
     def __init__(self, device: Device, forget: Callable[[int, int], None], *, waiting: int = 32) -> None:
         self.lock = threading.Lock()
         self.passthrough = False
+        self.setxattr_ext = False
+        """SETXATTR is laid out as wire.SETXATTR_EXT_IN."""
         self._device = device
         self._handlers: dict[int, Handler] = {}
         self._forget = forget
@@ -105,6 +107,7 @@ class Loop:
             raise OSError(errno.EPROTO, f"the kernel speaks FUSE {offered.major}.{offered.minor}")
         wanted = (_ALWAYS | Init.PASSTHROUGH if passthrough else _ALWAYS) & offered.flags
         self.passthrough = bool(wanted & Init.PASSTHROUGH)
+        self.setxattr_ext = bool(wanted & Init.SETXATTR_EXT)
         self._device.send(wire.answer(unique, wire.init_out(offered, wanted, depth if self.passthrough else 0)))
 
     def serve(self) -> None:

@@ -82,9 +82,11 @@ class Init(IntFlag):
     READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
     PARALLEL_DIROPS = 1 << 18
+    POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
     HANDLE_KILLPRIV_V2 = 1 << 28
+    SETXATTR_EXT = 1 << 29
     EXTENDED = 1 << 30
     DIRECT_IO_ALLOW_MMAP = 1 << 36
     PASSTHROUGH = 1 << 37
@@ -116,6 +118,9 @@ class Set:
 KILL_SUIDGID = 1 << 2
 """Of a WRITE: the bits that run a file as somebody else go, because the writer is not privileged."""
 
+ACL_KILL_SGID = 1
+"""Of a SETXATTR of an ACL: the set-group-ID bit goes, because the program is not in the file's group."""
+
 FSYNC_DATA = 1
 
 IN = struct.Struct("<IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid, extensions, padding
@@ -134,6 +139,7 @@ FALLOCATE_IN = struct.Struct("<QQQII")  # handle, offset, length, mode, padding
 LSEEK_IN = struct.Struct("<QQII")  # handle, offset, whence, padding
 COPY_IN = struct.Struct("<7Q")  # handle, offset, node out, handle out, offset out, length, flags
 SETXATTR_IN = struct.Struct("<II")  # size, flags
+SETXATTR_EXT_IN = struct.Struct("<IIII")  # with Init.SETXATTR_EXT: size, flags, flags of FUSE's own, padding
 GETXATTR_IN = struct.Struct("<II")  # size, padding
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")

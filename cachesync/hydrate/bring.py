@@ -111,7 +111,7 @@ class _Run:
         self.frame = Frame(context.journal.turns, session, standing, marks, ground, self._tally, plan)
         self._todo: Iterator[str] = iter(())
         self._next_ones: deque[tuple[str, Wanted | None]] = deque()
-        self._ready: deque[tuple[Wanted, Stored, Temporary, FileStat]] = deque()
+        self._ready: deque[tuple[Wanted, Stored, Temporary]] = deque()
         self._lock = threading.Lock()
         self._is_one = False
         self._raised: list[BaseException] = []
@@ -136,7 +136,7 @@ class _Run:
         for worker in workers:
             worker.join()
         if self._raised:
-            for _, _, file, _ in self._ready:
+            for _, _, file in self._ready:
                 file.discard()
             raise self._raised[0]
         while self._ready:
@@ -187,11 +187,11 @@ class _Run:
         file = self._staging.temporary()
         try:
             stored = self._fetcher.fetch(self._c.key(self._session, wanted.path), wanted.stored, file)
-            sealed = file.seal(stored.mode, stored.mtime_ns)
+            file.seal(stored.mode, stored.mtime_ns)
         except BaseException:
             file.discard()
             raise
-        self._ready.append((wanted, stored, file, sealed))
+        self._ready.append((wanted, stored, file))
         if self._standing.acquire(blocking=len(self._ready) > _MANY):
             try:
                 self._place_ready()
@@ -208,9 +208,9 @@ class _Run:
                 count = min(len(self._ready), _MANY)  # others add to it
                 now = self._marks.recall([self._ready[number][0].path for number in range(count)])
                 for _ in range(count):
-                    wanted, stored, file, sealed = self._ready.popleft()
+                    wanted, stored, file = self._ready.popleft()
                     try:
-                        if (done := self._place(wanted, now.get(wanted.path), stored, file, sealed, turn)) is not None:
+                        if (done := self._place(wanted, now.get(wanted.path), stored, file, turn)) is not None:
                             placed.append(done)
                     except FileUnwritable as error:
                         self._tally.failed(wanted.path, error)
@@ -222,9 +222,7 @@ class _Run:
                 self._marks.placed(placed, finished)
         self._tally.fetched([done.stat.size for done in placed])
 
-    def _place(
-        self, wanted: Wanted, now: Wanted | None, stored: Stored, file: Temporary, sealed: FileStat, turn: Turn
-    ) -> Placed | None:
+    def _place(self, wanted: Wanted, now: Wanted | None, stored: Stored, file: Temporary, turn: Turn) -> Placed | None:
         if now is None:  # somebody else has brought it
             self._note_present(wanted.path)
             return None
@@ -234,7 +232,7 @@ class _Run:
         # Only now that it is sure: its directory may have got another name.
         self.frame.make(wanted.path.rpartition("/")[0])
         if wanted.replaces is None:
-            stat = self._ground.place(file, wanted.path)
+            stat = self._ground.place(file, wanted.path, now.rights)
             if stat is None:
                 self._note_present(wanted.path)
                 return None
@@ -247,6 +245,7 @@ class _Run:
                 self._note_present(wanted.path)
                 return None
         self.frame.filled(wanted.path)
+        sealed = file.sealed
         if (stat.size, stat.mtime_ns, stat.mode) != (sealed.size, sealed.mtime_ns, sealed.mode):
             self._note_present(wanted.path)  # somebody has written to it already: a scan will see that
             return None

@@ -49,7 +49,7 @@ class Frame:
         """Make a directory and those above it, unless they stand. Raises FileUnwritable."""
         if directory in self._made:
             return
-        for made in self._ground.make_directories(directory, self._modes):
+        for made in self._ground.make_directories(directory, self._modes, self._plan.rights):
             self.filled(made.rstrip("/"))
         self._made.add(directory)
 
@@ -81,7 +81,7 @@ class Frame:
             return None
         try:
             self.make(path.rpartition("/")[0])
-            stat = self._ground.place_link(path, target, told.mtime_ns)
+            stat = self._ground.place_link(path, target, told.mtime_ns, self._plan.rights.get(path))
         except FileUnwritable as error:
             self._tally.failed(path, error)
             return None

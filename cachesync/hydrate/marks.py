@@ -10,17 +10,19 @@ from typing import Protocol
 from cachesync.files import Ground
 from cachesync.journal import Journal
 from cachesync.learn import Astray, Learner
-from cachesync.model import Entry, FileStat, Kind, Skipped, Stored
+from cachesync.model import Entry, FileStat, Kind, Rights, Skipped, Stored
 from cachesync.record import record
 
 
 @record(frozen=True, slots=True)
 class Wanted:
-    """A file to fetch. ``replaces`` is the entry of the clean file that stands in its place, as an older version."""
+    """A file to fetch. ``replaces`` is the entry of the clean file that stands in its place, as an older version.
+    ``rights`` are those that it had when it was last here."""
 
     path: str
     stored: Stored
     replaces: Entry | None = None
+    rights: Rights | None = None
 
 
 @record(frozen=True, slots=True)
@@ -35,15 +37,31 @@ class Placed:
 @dataclass(slots=True)
 class Plan:
     """What a session lacks here. ``directories`` are to be made and to get mode and time at the end; ``standing`` are
-    clean ones that stand, and get their time again if something was put into them."""
+    clean ones that stand, and get their time again if something was put into them. ``rights`` are those that links and
+    directories had when they were last here."""
 
     files: dict[str, int] = field(default_factory=dict)
     links: list[tuple[str, FileStat]] = field(default_factory=list)
     directories: dict[str, FileStat] = field(default_factory=dict)
     standing: dict[str, FileStat] = field(default_factory=dict)
+    rights: dict[str, Rights] = field(default_factory=dict)
     present: int = 0
     present_bytes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+
+    def add_link(self, entry: Entry, stat: FileStat) -> None:
+        """Add an evicted link."""
+        self.links.append((entry.path, stat))
+        self._add_rights(entry)
+
+    def add_directory(self, entry: Entry, stat: FileStat) -> None:
+        """Add an evicted directory."""
+        self.directories[entry.path] = stat
+        self._add_rights(entry)
+
+    def _add_rights(self, entry: Entry) -> None:
+        if entry.rights is not None:
+            self.rights[entry.path] = entry.rights
 
 
 class Marks(Protocol):
@@ -85,7 +103,7 @@ class JournalMarks:
             elif entry.kind is Kind.LINK:
                 self._plan_link(plan, entry)
             elif not entry.resident:
-                plan.directories[entry.path] = entry.stat
+                plan.add_directory(entry, entry.stat)
             elif self._resumed and (told := self._astray.others.get(entry.path)) is not None:
                 plan.directories[entry.path] = told
             elif not entry.dirty:
@@ -108,7 +126,7 @@ class JournalMarks:
 
     def _plan_link(self, plan: Plan, entry: Entry) -> None:
         if not entry.resident and entry.stat is not None:
-            plan.links.append((entry.path, entry.stat))
+            plan.add_link(entry, entry.stat)
         elif not entry.dirty and entry.stat is not None:
             told = self._astray.others.get(entry.path)
             if told is not None and told.target != entry.stat.target:
@@ -124,7 +142,7 @@ class JournalMarks:
         if entry.kind is not Kind.FILE or entry.stored is None or entry.tombstone:
             return None
         if not entry.resident:
-            return Wanted(path, entry.stored)
+            return Wanted(path, entry.stored, rights=entry.rights)
         newer = self._astray.replaced.get(path)
         if newer is None or entry.dirty or entry.unsettled or entry.stored.version.etag == newer.version.etag:
             return None
@@ -155,7 +173,7 @@ class NoMarks:
     """For a copy of a session elsewhere: all that the store has, and nothing is remembered. Raises StoreError."""
 
     def __init__(self, learner: Learner, session: str) -> None:
-        self._files, self._others, self.flaws = learner.look(session)
+        self._files, self._others, self.flaws, self.mode = learner.look(session)
 
     @property
     def empty(self) -> bool:

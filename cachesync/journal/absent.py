@@ -16,8 +16,9 @@ from pathlib import Path
 
 from cachesync.errors import JournalUnavailable
 from cachesync.journal.database import Row
+from cachesync.journal.rows import to_rights
 from cachesync.journal.turns import SharedTurns
-from cachesync.model import FileStat, Kind
+from cachesync.model import FileStat, Kind, Rights
 from cachesync.record import record
 
 _BELOW = "(dir = ?2 OR (dir >= ?3 AND dir < ?4))"
@@ -30,13 +31,15 @@ _INDEX = 48
 (sqlite.org/walformat.html, section 2.1): reading them tells a hundred times faster than a question that nothing has
 changed since the last one."""
 
-_COLUMNS = "name, kind, coalesce(stored_size, 0), coalesce(stored_mtime_ns, mtime_ns, 0), coalesce(stored_mode, mode)"
+_COLUMNS = """name, kind, coalesce(stored_size, 0), coalesce(stored_mtime_ns, mtime_ns, 0), coalesce(stored_mode, mode),
+    target, hidden, rights"""
 
 
 @record(frozen=True, slots=True)
 class Absent:
     """Something that is not here. ``mode`` are permission bits or None where nobody wrote them down, ``mtime_ns`` is 0
-    there; ``foreseen`` says that a file made in its place replaces it knowingly."""
+    there; ``foreseen`` says that a file made in its place replaces it knowingly. ``rights`` are those that it had when
+    it was last here."""
 
     kind: Kind
     size: int
@@ -44,6 +47,7 @@ class Absent:
     mode: int | None
     target: bytes | None
     foreseen: bool
+    rights: Rights | None = None
 
 
 UNTOLD = Absent(Kind.DIRECTORY, 0, 0, None, None, foreseen=False)
@@ -118,10 +122,13 @@ class AbsentNames:
         ((number,),) = self._all("PRAGMA data_version", ())
         return b"%d" % number if self._index is None else self._index[:_INDEX]
 
-    def sessions(self) -> set[bytes]:
-        """The sessions of which something is only in the store."""
-        sql = "SELECT name FROM session WHERE EXISTS (SELECT 1 FROM entry WHERE session = session.id AND resident = 0)"
-        return {os.fsencode(name) for (name,) in self._all(sql, ())}
+    def sessions(self) -> dict[bytes, Absent]:
+        """The sessions of which something is only in the store: their directories, by name."""
+        sql = (
+            "SELECT name, mode, rights FROM session"
+            " WHERE EXISTS (SELECT 1 FROM entry WHERE session = session.id AND resident = 0)"
+        )
+        return {os.fsencode(name): _directory(mode, rights) for name, mode, rights in self._all(sql, ())}
 
     def knows(self, session: bytes) -> bool:
         """Whether the journal has ever met a session."""
@@ -134,10 +141,12 @@ class AbsentNames:
             return None
         if path:
             parent, _, name = path.rpartition(b"/")
-            sql = f"{_GONE} AND dir = ?2 AND name IN (?3, ?4)".format(f"{_COLUMNS}, target, hidden")
+            sql = f"{_GONE} AND dir = ?2 AND name IN (?3, ?4)".format(_COLUMNS)
             for row in self._all(sql, (number, parent, name, name + b"/")):
                 return _absent(row)
-        return UNTOLD if self._any_below(number, path) else None
+        if not self._any_below(number, path):
+            return None
+        return UNTOLD if path else _directory(*self._all("SELECT mode, rights FROM session WHERE id = ?", (number,))[0])
 
     def any_below(self, session: bytes, directory: bytes) -> bool:
         """Whether anything below a directory, "" being the session's, is only in the store."""
@@ -150,7 +159,7 @@ class AbsentNames:
         number = self._number(session)
         if number is None or self._is_whole(number):
             return {}
-        sql = f"{_GONE} AND dir = ?2".format(f"{_COLUMNS}, target, hidden")
+        sql = f"{_GONE} AND dir = ?2".format(_COLUMNS)
         found = {row[0].rstrip(b"/"): _absent(row) for row in self._all(sql, (number, directory))}
         above = directory + b"/" if directory else b""
         start, end, seen = above, directory + b"0" if directory else b"\xff", set[bytes]()
@@ -232,8 +241,13 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _absent(row: Row) -> Absent:
-    _, kind, size, mtime_ns, mode, target, hidden = row
-    return Absent(Kind(kind), size, mtime_ns, mode, target, foreseen=hidden == FORESEEN)
+    _, kind, size, mtime_ns, mode, target, hidden, rights = row
+    return Absent(Kind(kind), size, mtime_ns, mode, target, foreseen=hidden == FORESEEN, rights=to_rights(rights))
+
+
+def _directory(mode: int | None, rights: str | None) -> Absent:
+    """A session's directory."""
+    return Absent(Kind.DIRECTORY, 0, 0, mode, None, foreseen=False, rights=to_rights(rights))
 
 
 FORESEEN = 2

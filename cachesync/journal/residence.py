@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cachesync.journal.ledger import STALE, Ledger
-from cachesync.journal.rows import DELETED_ELSEWHERE, join, split, superseded_text, to_columns
-from cachesync.model import Entry, FileStat, Kind, Stored, Superseded
+from cachesync.journal.rows import DELETED_ELSEWHERE, join, rights_text, split, superseded_text, to_columns
+from cachesync.model import Entry, FileStat, Kind, Rights, Stored, Superseded
 
 _STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
 _AS_SEEN = "size IS ?6 AND mtime_ns IS ?7 AND ctime_ns IS ?8 AND inode IS ?9 AND mode IS ?10"
@@ -69,7 +69,7 @@ WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND resident = 1
 """
 
 _EVICTED = """
-UPDATE entry SET resident = 0, newer = NULL, older = NULL
+UPDATE entry SET resident = 0, newer = NULL, older = NULL, rights = ?
 WHERE session = ? AND dir = ? AND name = ? AND generation = ? AND synced = generation
 AND resident = 1 AND gone_at IS NULL AND unsettled = 0
 """
@@ -80,7 +80,7 @@ WHERE session = ? AND dir = ? AND name = ? AND (generation = ? OR hidden = 1) AN
 """
 
 _EVICTED_DIRECTORY = """
-UPDATE entry SET resident = 0, synced = generation, mtime_ns = ?, mode = ?, newer = NULL
+UPDATE entry SET resident = 0, synced = generation, mtime_ns = ?, mode = ?, newer = NULL, rights = ?
 WHERE session = ? AND dir = ? AND name = ? AND kind = 'dir' AND inode = ? AND mode = ? AND resident = 1
 AND gone_at IS NULL
 """
@@ -133,14 +133,15 @@ class Residence:
             db.execute(_RENEWED, (*where, *_disk(stat), *to_columns(stored)))
             self._ledger.revise(db, number)
 
-    def evicted(self, name: str, entries: Sequence[Entry]) -> list[Entry]:
-        """Files and links that are to be dropped; returns those that are still clean. Durable when it returns."""
+    def evicted(self, name: str, entries: Sequence[tuple[Entry, Rights | None]]) -> list[Entry]:
+        """Record that files and links are about to be dropped, and their rights. Returns those that are still clean.
+        Durable when it returns."""
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
             return [
                 entry
-                for entry in entries
-                if db.execute(_EVICTED, (number, *split(entry.path), entry.generation)).rowcount
+                for entry, rights in entries
+                if db.execute(_EVICTED, (rights_text(rights), number, *split(entry.path), entry.generation)).rowcount
             ]
 
     def not_evicted(self, name: str, entries: Sequence[Entry]) -> None:
@@ -152,17 +153,17 @@ class Residence:
                 etag = entry.stored and entry.stored.version.etag
                 db.execute(_NOT_EVICTED, (number, *split(entry.path), entry.generation, etag))
 
-    def evicted_directories(self, name: str, directories: Sequence[Entry]) -> list[Entry]:
+    def evicted_directories(self, name: str, directories: Sequence[tuple[Entry, Rights | None]]) -> list[Entry]:
         """Directories that are to be removed, now that they are empty: as they were before they were emptied. Returns
         those that nobody changed. Durable when it returns."""
         number = self._ledger.id(name)
         gone = []
         with self._ledger.db.write(durable=True) as db:
-            for entry in directories:
+            for entry, rights in directories:
                 if (s := entry.stat) is None:
                     continue
                 told = s if entry.superseded is None or entry.superseded.other is None else entry.superseded.other
-                values = (told.mtime_ns, told.mode, number, *split(entry.path), s.inode, s.mode)
+                values = (told.mtime_ns, told.mode, rights_text(rights), number, *split(entry.path), s.inode, s.mode)
                 if db.execute(_EVICTED_DIRECTORY, values).rowcount:
                     gone.append(entry)
         return gone

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat as st
 from typing import Any, NamedTuple
 
 from cachesync.journal.database import Row
-from cachesync.model import Entry, FileStat, Kind, Labels, Stored, Superseded, Version
+from cachesync.model import Entry, FileStat, Kind, Labels, Rights, Stored, Superseded, Version
 
 ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
     target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,
     puts, created_at, dirty_since, due_at, attempts, tried_at, error, failed, labels, labels IS NOT stored_labels,
-    hidden, newer, older, vanished, mount"""
+    hidden, newer, older, vanished, mount, rights"""
 
 _KINDS = {str(kind): kind for kind in Kind}
 """Asking Kind itself is two calls of Python, for each row."""
+
+_RIGHTS = re.compile("([0-9]{1,10}):([0-9]{1,10})(?::((?:[0-9a-f]{2})*):((?:[0-9a-f]{2})*))?")
+_NOBODY = 2**32 - 1
+"""To the kernel this number is no user's."""
 
 _STORED = {
     "etag": "etag",
@@ -47,7 +52,7 @@ LEAVE = f"""
     mode = CASE WHEN newer IS NULL OR kind = 'file' THEN mode ELSE json_extract(newer, '$.mode') END,
     target = CASE WHEN newer IS NULL OR kind = 'file' THEN target
              ELSE CAST(json_extract(newer, '$.target') AS BLOB) END,
-    newer = NULL, stood_in = (SELECT directory FROM session WHERE session.id = entry.session)
+    newer = NULL, rights = NULL, stood_in = (SELECT directory FROM session WHERE session.id = entry.session)
 """
 """Assignments for what goes with its directory, or is ignored from now on: it is what the store or the manifest has."""
 
@@ -140,7 +145,7 @@ def to_entry(session: str, row: Row) -> Entry:
     size, mtime_ns, ctime_ns, inode, mode, target, gone_at, closed, unsettled = row[8:17]
     etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at, puts, created_at = row[17:26]
     dirty_since, due_at, attempts, tried_at, error, failed, labels, relabelled, hidden, newer, older = row[26:37]
-    vanished, mount = row[37:]
+    vanished, mount, rights = row[37:]
     stat = stored = None
     if mtime_ns is not None:
         link = None if target is None else os.fsdecode(target)
@@ -183,6 +188,7 @@ def to_entry(session: str, row: Row) -> Entry:
         older=None if older is None else _to_stored(json.loads(older)),
         vanished=bool(vanished),
         doubted=unsettled == DOUBTED,
+        rights=None if resident else to_rights(rights),
     )
 
 
@@ -214,6 +220,25 @@ def _to_superseded(text: str) -> Superseded:
 def _to_stored(found: dict[str, Any]) -> Stored:
     version = Version(found.pop("etag"), found.pop("version_id"))
     return Stored(version, **found)
+
+
+def rights_text(rights: Rights | None) -> str | None:
+    """Rights as the journal keeps them; equal ones are the same text."""
+    if rights is None:
+        return None
+    owner = f"{rights.uid}:{rights.gid}"
+    if rights.acl is None and rights.default_acl is None:
+        return owner
+    return f"{owner}:{(rights.acl or b'').hex()}:{(rights.default_acl or b'').hex()}"
+
+
+def to_rights(text: str | None) -> Rights | None:
+    """The inverse of ``rights_text``; None for anything else."""
+    found = None if text is None else _RIGHTS.fullmatch(text)
+    if found is None or max(uid := int(found[1]), gid := int(found[2])) >= _NOBODY:
+        return None
+    access, default = bytes.fromhex(found[3] or ""), bytes.fromhex(found[4] or "")
+    return Rights(uid, gid, access or None, default or None)
 
 
 def labels_text(labels: Labels | None) -> str | None:

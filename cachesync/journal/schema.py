@@ -162,4 +162,12 @@ CREATE TABLE device (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (VERSION_1, VERSION_2)
+VERSION_3 = """
+-- Rights: "uid:gid", or with POSIX ACLs "uid:gid:access:default", those in hex as the kernel's attributes hold them.
+ALTER TABLE session ADD COLUMN mode INTEGER;   -- permission bits of its directory when it was last here, or as the
+                                               -- manifest of another host says; NULL: unknown
+ALTER TABLE session ADD COLUMN rights TEXT;    -- of its directory when it was last here
+ALTER TABLE entry ADD COLUMN rights TEXT;      -- of what was evicted; means nothing while it is resident
+"""
+
+MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3)

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import MANIFEST, Ledger
 from cachesync.journal.residence import REMOVED
-from cachesync.journal.rows import DOUBTED, STORED_TEXT, UNLEARN, join, split, to_columns
+from cachesync.journal.rows import DOUBTED, STORED_TEXT, UNLEARN, join, rights_text, split, to_columns, to_rights
 from cachesync.journal.vanishing import vanish
-from cachesync.model import Conflict, Entry, FileStat, Kind, Session, Stored, Version
+from cachesync.model import Conflict, Entry, FileStat, Kind, Rights, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
 """Whether an evicted file's local version is known, from when its session's directory was removed."""
@@ -72,13 +72,14 @@ class Sessions:
         """Return a session's row, or None if the session is unknown or is still being added."""
         row = self._ledger.db.one(
             "SELECT state, directory, learned, revision, manifest_revision, manifest_etag, manifest_version_id,"
-            f" confirmed, lost, manifest_serial, listed_at, doubted, ({_VANISHED}) FROM session WHERE id = ?",
+            f" confirmed, lost, manifest_serial, listed_at, doubted, ({_VANISHED}), mode, rights FROM session"
+            " WHERE id = ?",
             (self._ledger.number(name),),
         )
         if row is None:
             return None
         (state, directory, learned, revision, shown, etag, version_id, confirmed, lost) = row[:9]
-        serial, listed_at, doubted, vanished = row[9:]
+        serial, listed_at, doubted, vanished, mode, rights = row[9:]
         return Session(
             name=name,
             state=state,
@@ -93,12 +94,22 @@ class Sessions:
             listed_at=listed_at,
             doubted=bool(doubted),
             vanished=vanished,
+            mode=mode,
+            rights=to_rights(rights),
         )
 
     def set_directory(self, name: str, directory: str) -> None:
         """Record the identity of the session's directory."""
         with self._ledger.db.write() as db:
             db.execute("UPDATE session SET directory = ?, lost = 0 WHERE id = ?", (directory, self._ledger.id(name)))
+
+    def set_rights(self, name: str, mode: int, rights: Rights) -> None:
+        """Record the permission bits and rights of the session's directory."""
+        number = self._ledger.id(name)
+        with self._ledger.db.write() as db:
+            if db.execute("SELECT 1 FROM session WHERE id = ? AND mode IS NOT ?", (number, mode)).fetchone():
+                self._ledger.revise(db, number)
+            db.execute("UPDATE session SET mode = ?, rights = ? WHERE id = ?", (mode, rights_text(rights), number))
 
     def trust(self, name: str) -> None:
         """Record that a whole scan has finished. A file that is missing from now on existed after the crash."""
@@ -221,6 +232,9 @@ class Sessions:
                     went = db.execute(f"{REMOVED} AND etag = ?7", values)
                     db.execute(f"DELETE FROM entry WHERE {_ONE} AND gone_at IS NOT NULL", new)
                     db.execute(_LEARN, _learned(new[0], path, generation, stored))
+                db.execute(
+                    f"UPDATE entry SET rights = ? WHERE {_ONE} AND resident = 0", (rights_text(entry.rights), *new)
+                )
                 came = db.execute(f"SELECT resident, kind FROM entry WHERE {_ONE}", new).fetchall()
                 if not went.rowcount or (came != [(0, entry.kind)] and entry.kind is not Kind.DIRECTORY):
                     raise _Otherwise
@@ -256,6 +270,12 @@ class Sessions:
                 " manifest_serial = max(manifest_serial, ?), listed_at = ? WHERE id = ?",
                 (manifest and manifest.etag, manifest and manifest.version_id, serial, now, self._ledger.id(name)),
             )
+
+    def learn_mode(self, name: str, mode: int) -> None:
+        """Merge the permission bits of the session's directory on another host. Nothing changes if it is here."""
+        is_here = "EXISTS (SELECT 1 FROM entry WHERE session = ?2 AND resident = 1)"
+        with self._ledger.db.write() as db:
+            db.execute(f"UPDATE session SET mode = ?1 WHERE id = ?2 AND NOT {is_here}", (mode, self._ledger.id(name)))
 
     def relist(self, name: str) -> None:
         """Make the next commit write the manifest again, because the one in the store is wrong."""

@@ -114,7 +114,7 @@ class SessionLife:
                 if path in files:
                     raise UsageError("use the template", template, "another one becomes the same file")
                 files[path] = data
-        if taken or not make_whole_session(self._c.tree, self.staging(), name, files):
+        if taken or not make_whole_session(self._c.tree, self.staging(), name, files, self._c.new_mode):
             raise UsageError("make the session", name, "there is one of this name", "open it, or take another name")
         self._scanner.scan(name)
         return name

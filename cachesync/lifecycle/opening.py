@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from cachesync.context import Context
 from cachesync.errors import NoSuchSession, UsageError
 from cachesync.events import What
-from cachesync.files import Ground, Staging, Tree, make_session
+from cachesync.files import Ground, Staging, Tree
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.learn import Astray, Learner
 from cachesync.outcomes import OnProgress, OpenReport, Progress
@@ -81,7 +82,7 @@ class Opener:
         """
         astray = self._learn(session)
         if not lazy:
-            make_session(self._c.tree, session)
+            self._c.make_session(session, staging)
             self._scanner.scan(session)  # it learns which directory it is
             brought = self._bring(session, staging, astray, watch)
             self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
@@ -113,7 +114,8 @@ class Opener:
         return brought
 
     def copy(self, session: str, into: Path, watch: Watch) -> OpenReport:
-        """A copy of what the store has, in a directory that nobody watches. Raises UsageError too."""
+        """A copy of what the store has, in a directory that nobody watches. A new one is as private as the session's.
+        Raises UsageError too."""
         if into.resolve().is_relative_to(self._c.tree.root.resolve()):
             raise UsageError("open into", str(into), "it is inside the root")
         if into.exists() and (not into.is_dir() or any(into.iterdir())):
@@ -121,7 +123,10 @@ class Opener:
         marks = NoMarks(self._learner, session)
         if marks.empty:
             raise NoSuchSession("open", session, "the store does not have it")
-        tree = Tree(into, create=True)
+        is_new = not into.exists()
+        if is_new:
+            into.mkdir(0o700, parents=True)
+        tree = Tree(into)
         try:
             staging = Staging(tree)
             try:
@@ -129,6 +134,8 @@ class Opener:
                     brought = self._hydrator.bring(session, marks, ground, staging, watch.tell, watch.expired)
             finally:
                 staging.close(leave_nothing=True)
+            if is_new:
+                os.fchmod(tree.descriptor, self._c.private if marks.mode is None else marks.mode)
         finally:
             tree.close()
         return _report(session, str(into), brought, watch.begun, flaws=marks.flaws)

@@ -8,23 +8,26 @@ import os
 import stat as st
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
-from cachesync.fuse import Later, Request, linux, wire
+from cachesync.fuse import Later, Loop, Request, linux, wire
 from cachesync.fuse.wire import Set
 from cachesync.keys import RESERVED
-from cachesync.mount.looking import OURS
+from cachesync.mount.looking import ACLS, OURS
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import VALID, View, attributes_here, split
 from cachesync.watcher.hints import Hint
 
 _APART = RESERVED.encode()
+T = TypeVar("T")
 
 
 class Changing:
     """Handlers; see fuse.loop.Handler."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, loop: Loop) -> None:
         self._view = view
+        self._loop = loop
         self._uid, self._gid = os.getuid(), os.getgid()
 
     # -- making --------------------------------------------------------------------------------------------------------
@@ -32,12 +35,12 @@ class Changing:
     def mkdir(self, r: Request) -> bytes:
         """MKDIR."""
         mode, umask = wire.MKDIR_IN.unpack_from(r.buffer, wire.HEADER)
-        return self._make(r, 8, lambda path: os.mkdir(path, mode & ~umask & 0o7777))
+        return self._make(r, 8, masked(umask, lambda path: os.mkdir(path, mode & 0o7777)))
 
     def mknod(self, r: Request) -> bytes:
         """MKNOD."""
         mode, device, umask, _ = wire.MKNOD_IN.unpack_from(r.buffer, wire.HEADER)
-        return self._make(r, 16, lambda path: os.mknod(path, mode & ~umask, device), mode & ~umask & 0o7777)
+        return self._make(r, 16, masked(umask, lambda path: os.mknod(path, mode, device)), mode & 0o7777)
 
     def symlink(self, r: Request) -> bytes:
         """SYMLINK."""
@@ -93,9 +96,10 @@ class Changing:
             return  # only we can come in here
         above = os.lstat(os.path.dirname(path) or b".") if isinstance(path, bytes) else None
         handed_down = above is not None and above.st_mode & st.S_ISGID
+        before = os.lstat(path).st_mode if mode & 0o6000 and isinstance(path, bytes) else 0
         os.chown(path, r.uid, -1 if handed_down else r.gid, follow_symlinks=isinstance(path, int))
-        if mode & 0o6000:  # chown takes them away
-            os.chmod(path, mode)
+        if before:  # chown takes these bits away
+            os.chmod(path, st.S_IMODE(before))
 
     # -- removing ------------------------------------------------------------------------------------------------------
 
@@ -233,22 +237,47 @@ class Changing:
         return node.place
 
     def setxattr(self, r: Request) -> bytes:
-        """SETXATTR. They stay on this disk: the store does not have them."""
-        size, flags = wire.SETXATTR_IN.unpack_from(r.buffer, wire.HEADER)
-        name, value = bytes(r.buffer[wire.HEADER + 8 : r.end]).split(b"\0", 1)
+        """SETXATTR. They stay on this disk: the store does not have them. ACLs stay on this host."""
+        layout = wire.SETXATTR_EXT_IN if self._loop.setxattr_ext else wire.SETXATTR_IN
+        size, flags, *more = layout.unpack_from(r.buffer, wire.HEADER)
+        name, value = bytes(r.buffer[wire.HEADER + layout.size : r.end]).split(b"\0", 1)
         node = self._view.nodes[r.node]
         check_attribute(name)
         where = self._where(node, emptied=False)
         os.setxattr(where, name, value[:size], flags, follow_symlinks=isinstance(where, int))
+        self._hint_acl(node, name)
+        if more and more[0] & wire.ACL_KILL_SGID:
+            mode = st.S_IMODE(self._view.attributes(node)[9])
+            os.chmod(where, mode & ~st.S_ISGID)
         return b""
 
     def removexattr(self, r: Request) -> bytes:
         """REMOVEXATTR."""
-        name = r.text()
+        name, node = r.text(), self._view.nodes[r.node]
         check_attribute(name)
-        where = self._where(self._view.nodes[r.node], emptied=False)
+        where = self._where(node, emptied=False)
         os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+        self._hint_acl(node, name)
         return b""
+
+    def _hint_acl(self, node: Node, name: bytes) -> None:
+        """An ACL is the permission bits too."""
+        if name in ACLS and node.parent is not None:
+            self._view.hint(node.parent, node.name, Hint.ATTRIBUTES.value)
+
+
+def masked(umask: int, make: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """Return ``make`` with the umask of the program that asks for it: where a directory has a default ACL the file
+    system applies that instead."""
+
+    def make_masked(path: bytes) -> T:
+        os.umask(umask & 0o777)
+        try:
+            return make(path)
+        finally:
+            os.umask(0)
+
+    return make_masked
 
 
 def check_name(view: View, parent: Node, name: bytes) -> None:

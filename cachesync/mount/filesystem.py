@@ -18,7 +18,7 @@ from cachesync.mount.view import View
 def build(view: View, device: Device, through: WriteThrough) -> Loop:
     """A loop that serves ``view`` on ``device``."""
     loop = Loop(device, view.nodes.forget)
-    looking, changing = Looking(view), Changing(view)
+    looking, changing = Looking(view), Changing(view, loop)
     renaming = Renaming(view, changing)
     holding, passing = Holding(view, changing, device, loop, through), Passing(view, loop, through)
     in_turn, sure = InTurn(view.absent.turns, view.nodes), partial(_until_sure, view)

@@ -16,7 +16,7 @@ from functools import partial
 from cachesync.fuse import Device, Later, Loop, Request, wire
 from cachesync.fuse.wire import Opened
 from cachesync.model import Kind
-from cachesync.mount.changing import Changing, check_name
+from cachesync.mount.changing import Changing, check_name, masked
 from cachesync.mount.nodes import Node, stale
 from cachesync.mount.passing import WriteThrough
 from cachesync.mount.view import VALID, View, attributes_here, split
@@ -185,7 +185,7 @@ class Holding:
     def create(self, r: Request) -> bytes:
         """CREATE: make a file, and open it."""
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
-        parent, name, bits = self._view.nodes[r.node], r.text(16), mode & ~umask & 0o7777
+        parent, name, bits = self._view.nodes[r.node], r.text(16), mode & 0o7777
         check_name(self._view, parent, name)
         # Read-only where the kernel writes: closing a writable one would tell the watcher that it was written.
         writable = not self._loop.passthrough
@@ -196,7 +196,7 @@ class Holding:
             nonlocal made
             made = os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | access, bits)
 
-        path = self._changing.place_in(parent, name, make)
+        path = self._changing.place_in(parent, name, masked(umask, make))
         try:
             self._changing.give(path, r, bits)
             found = os.fstat(made)
@@ -216,7 +216,7 @@ class Holding:
         parent = self._view.nodes[r.node]
         self._view.stand(parent)
         access = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags & os.O_EXCL
-        made = os.open(parent.place, access, mode & ~umask & 0o7777)
+        made = masked(umask, lambda path: os.open(path, access, mode & 0o7777))(parent.place)
         try:
             self._changing.give(made, r)
             found = os.fstat(made)

@@ -8,6 +8,7 @@ import stat as st
 from dataclasses import dataclass
 from itertools import islice
 
+from cachesync.files.rights import ACCESS, DEFAULT
 from cachesync.fuse import Request, wire
 from cachesync.journal.absent import Absent, Known
 from cachesync.mount.nodes import Node, stale
@@ -17,6 +18,7 @@ OURS = b"user.cachesync."
 STATE = b"user.cachesync.state"
 VERSION = b"user.cachesync.version"
 
+ACLS = (os.fsencode(ACCESS), os.fsencode(DEFAULT))
 _CAPABILITY = b"security.capability"
 """The kernel asks for it before the first write to each file. The mount is nosuid, so it would mean nothing."""
 
@@ -155,13 +157,33 @@ class Looking:
             raise OSError(errno.ENODATA, "none")
         if name.startswith(OURS):
             return _sized(self._ours(node, name), size)
-        try:
-            value = (
-                os.getxattr(node.file, name) if node.file >= 0 else os.getxattr(node.place, name, follow_symlinks=False)
-            )
-        except FileNotFoundError:  # only in the store
-            raise OSError(errno.ENODATA, "none") from None
+        value = self._acl(node, name) if name in ACLS else self._attribute(node, name)
+        if value is None:
+            raise OSError(errno.ENODATA, "none")
         return _sized(value, size)
+
+    def _attribute(self, node: Node, name: bytes) -> bytes | None:
+        """An extended attribute; None for what is only in the store. Raises OSError."""
+        if node.file >= 0:
+            return os.getxattr(node.file, name)
+        try:
+            return os.getxattr(node.place, name, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def _acl(self, node: Node, name: bytes) -> bytes | None:
+        """A POSIX ACL, here or in the store only. The kernel asks for it before it lets a program in: that the file
+        system of the root has none is no error. Raises OSError, Later."""
+        try:
+            if (value := self._attribute(node, name)) is not None:
+                return value
+            if (away := self._view.away(node.path)) is not None:
+                return acls_of(away).get(name)
+            return self._attribute(node, name)  # it may have been brought here between the two questions
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return None
+            raise
 
     def listxattr(self, r: Request) -> bytes:
         """LISTXATTR."""
@@ -170,7 +192,7 @@ class Looking:
         try:
             names = os.listxattr(node.file) if node.file >= 0 else os.listxattr(node.place, follow_symlinks=False)
         except FileNotFoundError:
-            names = []
+            names = [os.fsdecode(name) for name in acls_of(self._view.away(node.path))]
         return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), size)
 
     def _ours(self, node: Node, name: bytes) -> bytes:
@@ -187,6 +209,14 @@ class Looking:
         if known is None or known.etag is None or state == "dirty":
             raise OSError(errno.ENODATA, "none")
         return (known.version_id or known.etag).encode()
+
+
+def acls_of(away: Absent | None) -> dict[bytes, bytes]:
+    """The POSIX ACLs of what is only in the store, by the names of the attributes. Pure."""
+    if away is None or away.rights is None:
+        return {}
+    values = zip(ACLS, (away.rights.acl, away.rights.default_acl), strict=True)
+    return {name: value for name, value in values if value is not None}
 
 
 def state_of(found: os.stat_result | None, known: Known | None) -> str:

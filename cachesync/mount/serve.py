@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import resource
+import stat
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ REPLACED = 75
 
 @record(frozen=True, slots=True)
 class Plan:
-    """What is mounted where, as it travels from the supervisor. Paths are absolute."""
+    """What is mounted where, as it travels from the supervisor. Paths are absolute. ``private`` as Context has it."""
 
     root: str
     state: str
@@ -42,6 +43,7 @@ class Plan:
     read_only: bool
     others: bool
     revalidate: float
+    private: int
 
 
 def serve(plan: Plan, keeper: Keeper, absent: AbsentNames, ready: Callable[[], None]) -> None:
@@ -49,14 +51,15 @@ def serve(plan: Plan, keeper: Keeper, absent: AbsentNames, ready: Callable[[], N
 
     Raises UsageError.
     """
-    os.umask(0)  # what a program asks for is what it gets: its own umask has been applied
+    os.umask(0)  # what a program asks for is what it gets (see changing.masked)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     device = fuse.mount(plan.directory, source=plan.root, read_only=plan.read_only, others=plan.others)
     identity = _identity(plan.root)
     if not fuse.confine(plan.root, away_from=plan.directory) and os.geteuid() == 0:
         logger.warning("links under the root cannot be kept from being followed: no private view of the mounts")
-    view = View(absent, keeper, hidden_names(plan.root, plan.state), plan.revalidate)
+    handed_down = os.stat(".").st_mode & stat.S_ISGID
+    view = View(absent, keeper, hidden_names(plan.root, plan.state), plan.revalidate, plan.private | handed_down)
     loop = build(view, device, plan.through)
     loop.greet(passthrough=os.geteuid() == 0, depth=2 if fuse.kind_at(plan.root) == "overlay" else 1)
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from cachesync.errors import CacheSyncError
+from cachesync.files import restorable
 from cachesync.fuse import Later, wire
 from cachesync.journal.absent import UNTOLD, Absent, AbsentNames, Known
 from cachesync.keys import RESERVED, is_session_name
@@ -23,7 +24,9 @@ from cachesync.mount.keeper import Keeper, meaning
 from cachesync.mount.nodes import Node, Nodes, stale
 
 KINDS = {Kind.FILE: st.S_IFREG, Kind.LINK: st.S_IFLNK, Kind.DIRECTORY: st.S_IFDIR}
-_MODES = {Kind.FILE: 0o644, Kind.LINK: 0o777, Kind.DIRECTORY: 0o755}
+_MODES = {Kind.FILE: 0o600, Kind.LINK: 0o777, Kind.DIRECTORY: 0o755}
+"""Where nobody wrote it down."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -35,11 +38,6 @@ VALID = (1, 0)
 the daemon or by anybody, and is seen that much later."""
 
 
-def _owner() -> tuple[int, int]:
-    found = os.stat(".")
-    return found.st_uid, found.st_gid
-
-
 @dataclass(slots=True)
 class View:
     """The tree, and what its handlers share. Used under the loop's lock, with the root as working directory."""
@@ -48,9 +46,9 @@ class View:
     keeper: Keeper
     hidden: frozenset[bytes]
     revalidate: float
+    private: int = 0o700
     clock: Callable[[], float] = time.monotonic
     nodes: Nodes = field(default_factory=Nodes)
-    owner: tuple[int, int] = field(default_factory=_owner)
     began_ns: int = field(default_factory=time.time_ns)
     _elsewhere: set[bytes] = field(default_factory=set)
     _listed_at: float = float("-inf")
@@ -91,7 +89,7 @@ class View:
         if path == b".":
             self._ensure_listed()
             unmet = {name for name in self._elsewhere if not _asked(self.absent.knows, name)}
-            return dict.fromkeys(unmet | _asked(self.absent.sessions), UNTOLD)
+            return dict.fromkeys(unmet, UNTOLD) | _asked(self.absent.sessions)
         session, inside = split(path)
         if not is_session_name(os.fsdecode(session)):
             return {}
@@ -204,11 +202,25 @@ class View:
 
     def attributes_away(self, node: Node, away: Absent) -> wire.Attributes:
         """The attributes of what is only in the store."""
-        mode = KINDS[away.kind] | (_MODES[away.kind] if away.mode is None else away.mode)
+        unknown = self.private if node.parent is self.nodes.root else _MODES[away.kind]
+        mode = KINDS[away.kind] | (unknown if away.mode is None else away.mode)
         size = len(away.target) if away.target is not None else away.size
         links = 2 if away.kind is Kind.DIRECTORY else 1
         node.inode = _AWAY | node.number
-        return wire.made_attributes(node.inode, size, away.mtime_ns or self.began_ns, mode, links, self.owner)
+        owner = self._owner_of(node, away)
+        return wire.made_attributes(node.inode, size, away.mtime_ns or self.began_ns, mode, links, owner)
+
+    def _owner_of(self, node: Node, away: Absent) -> tuple[int, int]:
+        """Whom something will belong to when it is brought here (files.rights.owner_for)."""
+        if away.rights is not None:
+            return restorable(away.rights.uid, away.rights.gid)
+        above = node.parent
+        assert above is not None, "the root is here"  # noqa: S101
+        try:
+            found = os.lstat(above.place)
+        except FileNotFoundError:
+            return self._owner_of(above, self.away(above.path) or UNTOLD)
+        return restorable(found.st_uid, found.st_gid)
 
     # -- bringing ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from cachesync.context import Context
 from cachesync.errors import DiskFull, FileUnwritable, ObjectNotFound, RootHalted, StoreTransient
-from cachesync.files import Ground, Staging, make_session
+from cachesync.files import Ground, Staging
 from cachesync.hydrate import Hydrator, JournalMarks
 from cachesync.hydrate.marks import Plan
 from cachesync.learn import Astray, Learner
@@ -47,7 +47,7 @@ class OneEntry(JournalMarks):
             if found is None or found.stat is None or found.tombstone:
                 continue
             if not found.resident:
-                plan.directories[directory] = found.stat
+                plan.add_directory(found, found.stat)
             elif not found.dirty:
                 plan.standing[directory] = found.stat
         return plan
@@ -127,7 +127,7 @@ class Bringer:
                 mode = entry.stored.mode if entry is not None and entry.stored is not None else _MODE
                 file.seal(mode, int(self._c.clock() * 1e9))
                 with self._c.journal.turns.alone(session):
-                    ground.place(file, path)
+                    ground.place(file, path, None if entry is None else entry.rights)
                     self._scanner.notice(session, {path: Hint.CHANGED})
             finally:
                 file.discard()
@@ -140,7 +140,7 @@ class Bringer:
     @contextmanager
     def _ground(self, session: str) -> Iterator[Ground]:
         if not self._scanner.presence.is_known(session):
-            make_session(self._c.tree, session)
+            self._c.make_session(session, self._staging())
             self._scanner.notice(session, {})  # it learns which directory it is
         with Ground(self._c.tree, session, self._staging()) as ground:
             yield ground

@@ -136,7 +136,8 @@ class Renamer:
         store, now = self._c.store, self._c.clock()
         source, target = self._c.key(entry.session, entry.path), self._c.key(to_session, to_path)
         if stored.sha256 is None:
-            stored = replace(stored, sha256=with_digest(store, store.head(source)).sha256)
+            told = attributes.to_stored(with_digest(store, store.head(source)))
+            stored = replace(stored, sha256=told.sha256, mtime_ns=told.mtime_ns, mode=told.mode)
         stat = FileStat(Kind.FILE, stored.size, stored.mtime_ns, 0, 0, st.S_IMODE(stored.mode))
         named = replace(entry, session=to_session, path=to_path)
         attempt = self._c.journal.lives.attempt(named, target)

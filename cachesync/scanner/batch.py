@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cachesync.model import Mark, Skipped
+from cachesync.model import Mark, Rights, Skipped
 from cachesync.reports import Failure
 
 
@@ -17,7 +17,7 @@ class Batch:
     exist; the end of the scan decides whether they were deleted. ``others`` are marks of directories where something
     was mounted or unmounted; a path that is missing below them is no evidence of a deletion. ``stamps`` are the stamps
     of the listed directories, ``volumes`` the file systems of directories that are not on the root's, ``unsettled`` the
-    clean files to read again.
+    clean files to read again. ``own`` are the permission bits and rights of the session's directory, if it was listed.
     """
 
     trees: list[str] = field(default_factory=list)
@@ -35,6 +35,7 @@ class Batch:
     untold: int = 0
     rechecked: set[str] = field(default_factory=set)
     unsettled: list[str] = field(default_factory=list)
+    own: tuple[int, Rights] | None = None
 
     def volume_of(self, path: str) -> str | None:
         """Return the file system of the nearest existing directory above a missing path."""

@@ -77,6 +77,14 @@ class Presence:
                 self._journal.sessions.set_directory(session, directory)
             return self._journal.sessions.get(session)
 
+    def look_at_rights(self, session: str) -> None:
+        """Record the permission bits and rights of the session's directory. Of several scans at once, the last one to
+        record them has also seen them last."""
+        with self._meeting.setdefault(session, threading.Lock()):
+            own = self._tree.rights(session)
+            if own is not None:
+                self._journal.sessions.set_rights(session, *own)
+
     def _row_and_directory(self, session: str) -> tuple[Session | None, str | None]:
         row = self._journal.sessions.get(session)
         try:

@@ -129,6 +129,8 @@ class Scanner:
             self._ignoring.forget(session)
         batch = Batch([directory], recheck, expired)
         self._walk(session, batch, result)
+        if batch.own is not None and batch.own != (row.mode, row.rights):
+            self.presence.look_at_rights(session)
         if directory and batch.missing and result.finished:  # only a whole scan decides about missing paths
             return self.scan(session, recheck=recheck, expired=expired)
         if result.finished and not directory:
@@ -220,6 +222,7 @@ class Scanner:
         batch.stamps[directory] = -1 if young else listing.stamp
         if listing.volume is not None:
             batch.volumes[directory] = listing.volume
+        batch.own = batch.own or listing.own
         result.skipped.extend(listing.special)
         known = self._journal.entries.children(session, directory) if listing.found else {}
         ignored = self._ignoring.leave_out(session, directory, listing, known, result)

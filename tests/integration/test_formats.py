@@ -182,9 +182,33 @@ def test_evicted_files_open(life: Driven, tmp_path: Path) -> None:
     assert life.flush(S).stored
 
 
+def test_the_session_keeps_its_mode_from_now_on(life: Driven, store: Noting, tmp_path: Path) -> None:
+    (tmp_path / "root/s").chmod(0o750)
+    assert life.flush(S).stored
+    assert manifest.read(store, manifest_key("", S)).mode == 0o750
+    with driven_time(life):
+        verbs = life_of(life)
+        assert verbs.evict(S).kept == []
+        verbs.open(S)
+    assert (tmp_path / "root/s").stat().st_mode & 0o7777 == 0o750
+    assert {path: (tmp_path / "root/s" / path).read_bytes() for path in STORED} == STORED
+
+
+def test_a_session_whose_manifest_has_no_mode_is_private(store: Noting, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Driven(tmp_path / "other", store, url=f"file://{tmp_path}/store")
+    try:
+        with driven_time(other):
+            life_of(other).open(S)
+        assert (tmp_path / "other/s").stat().st_mode & 0o7777 == 0o700
+    finally:
+        other.close()
+
+
 def test_the_manifest_is_read(store: Noting) -> None:
     found = manifest.read(store, manifest_key("", S))
     assert found.serial is None
+    assert found.mode is None
     assert found.flaws == []
     assert found.files.keys() == {"clean.txt", "conflict.txt", COPY, "dirty.txt", "tombstone.txt", "d/evicted.txt"}
     assert {path for path, _ in found.others} == {"link", "d/", "empty/"}

@@ -310,12 +310,12 @@ def test_a_directory_that_is_renamed_while_it_is_brought_does_not_come_back(a, b
     a.flush()
     place = Ground.place
 
-    def renamed(ground, file, path):
+    def renamed(ground, file, path, rights):
         if path == "run.sh":
             (b.session / "one" / "two").mkdir(parents=True)
             b.driven.engine.scanner.notice(S, {"one": Hint.TREE})
             (b.session / "one").rename(b.session / "other")
-        return place(ground, file, path)
+        return place(ground, file, path, rights)
 
     monkeypatch.setattr(Ground, "place", renamed)
     assert b.life.open(S).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from unittest import mock
 
 import pytest
 
-from cachesync.fuse import Later
+from cachesync.fuse import Later, Request, wire
 from cachesync.journal.absent import AbsentNames
 from cachesync.mount.changing import Changing
 from cachesync.mount.keeper import Keeper
+from cachesync.mount.looking import Looking
 from cachesync.mount.nodes import Node
 from cachesync.mount.renaming import Renaming, _Names
 from cachesync.mount.view import View
@@ -37,7 +39,7 @@ class Mounted:
         self.absent = AbsentNames(root / ".cachesync/journal.db")
         self.keeper = Keeper(mock.Mock(), mock.Mock(), self.engine.ondemand, 1.0)
         self.view = View(self.absent, self.keeper, frozenset(), revalidate=1e9)
-        self.changing = Changing(self.view)
+        self.changing = Changing(self.view, mock.Mock())
         self.renaming = Renaming(self.view, self.changing)
         self.session = self.node(self.view.nodes.root, b"s")
 
@@ -119,6 +121,19 @@ def test_a_rename_into_a_directory_that_is_dropped_meanwhile_goes_on(mounted: Mo
     assert {key for key in mounted.store.objects if ".cachesync" not in key} == {
         "sessions/s/a", "sessions/s/to/d/f", "sessions/s/to/d/new",
     }  # fmt: skip
+
+
+def test_a_root_without_acls_is_no_reason_to_let_nobody_in(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel asks for the ACL of what it lets a program into: an error would be the program's."""
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "getxattr", refuse)
+    request = Request(bytes(wire.HEADER) + wire.GETXATTR_IN.pack(100, 0) + b"system.posix_acl_access\0")
+    request.node, request.end = mounted.session.number, len(request.buffer)
+    with pytest.raises(OSError, match="none"):
+        Looking(mounted.view).getxattr(request)
 
 
 @pytest.mark.parametrize("replaced", ["a", "d/a"])

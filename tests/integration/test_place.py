@@ -238,11 +238,13 @@ def test_a_full_disk_has_an_error_of_its_own(staging, monkeypatch):
 
 
 def test_sessions_are_made_whole(tree, staging):
-    assert make_session(tree, "t")
-    assert not make_session(tree, "t")
-    assert make_whole_session(tree, staging, "n", {"a/b": b"1", "c": b"2"})
+    assert make_session(tree, staging, "t", 0o1750, None)
+    assert (tree.root / "t").stat().st_mode & 0o7777 == 0o1750
+    assert not make_session(tree, staging, "t", 0o700, None)
+    assert make_whole_session(tree, staging, "n", {"a/b": b"1", "c": b"2"}, 0o700)
+    assert (tree.root / "n").stat().st_mode & 0o7777 == 0o700
     assert (tree.root / "n/a/b").read_bytes() == b"1"
-    assert not make_whole_session(tree, staging, "n", {"d": b"3"})
+    assert not make_whole_session(tree, staging, "n", {"d": b"3"}, 0o700)
     assert sorted(os.listdir(tree.root / "n")) == ["a", "c"]
 
 

@@ -35,11 +35,12 @@ def fill(session: Path) -> None:
     for place in [*session.rglob("*"), session]:
         if place.is_dir() and not place.is_symlink():
             os.utime(place, ns=(0, 1_500_000_000_987_654_321))
+    session.chmod(0o1750)
 
 
 def picture(session: Path) -> dict[str, Any]:
     """All that P15 names, by path."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {".": stat.S_IMODE(session.stat().st_mode)}
     for place in session.rglob("*"):
         at = place.lstat()
         what: Any = at.st_mtime_ns, stat.S_IMODE(at.st_mode)

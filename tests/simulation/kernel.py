@@ -203,15 +203,15 @@ class Kernel:
             return Writer.UNKNOWN
         return Writer.CLOSED if leases == "lying" else _writer_of(descriptor)
 
-    def stamp_of(self, directory: int) -> tuple[int, int, int]:
+    def stamp_of(self, directory: int) -> tuple[int, int, os.stat_result]:
         """A directory's stamp, and the time of the clock that it is from. Two changes at one moment of the simulation
         take place in one tick of the real clock."""
         disk = self._disk(_path(directory))
         changes = 0 if disk is None or disk.nature.tick else disk.changes[os.fstat(directory).st_ino]
-        stamp, at, device = _stamp_of(directory)
+        stamp, at, held = _stamp_of(directory)
         if disk is not None and disk.stamped:
             at = int(disk.clock() * 1e9)
-        return stamp + changes, at, device
+        return stamp + changes, at, held
 
     def birth_ns(self, directory: int, name: str) -> int | None:
         disk = self._disk(_path(directory))

@@ -118,6 +118,8 @@ def test_a_flag_that_is_not_given_and_an_empty_variable_do_not_count(read):
         ("CACHESYNC_CACHE_SIZE", "0", "cache_size", 0),
         ("CACHESYNC_REVALIDATE", "0", "revalidate", 0.0),
         ("CACHESYNC_REVALIDATE", "1m", "revalidate", 60.0),
+        ("CACHESYNC_UMASK", "027", "umask", 0o27),
+        ("CACHESYNC_UMASK", "0", "umask", 0),
         ("CACHESYNC_MAX_DIRTY_AGE", "1m", "max_dirty_age", 60.0),
         ("CACHESYNC_SCAN_INTERVAL", "2h", "scan_interval", 7200.0),
         ("CACHESYNC_TRANSFERS", "8", "transfers", 8),
@@ -196,6 +198,7 @@ def test_store_urls_that_are_refused(read, text):
         ("endpoint", "s3.example"), ("endpoint", "ftp://s3.example"), ("endpoint", "https://"),
         ("endpoint", "https://u:p@s3.example"), ("endpoint", "https://h:port"), ("endpoint", "https://h\n.example"),
         ("log_format", "xml"), ("log_level", "loud"), ("socket_group", "two words"), ("delete_guard", "-1"),
+        ("umask", "27"), ("umask", "078"), ("umask", "01777"), ("umask", "u=rwx"), ("umask", "-1"),
     ],
 )  # fmt: skip
 def test_wrong_values_name_setting_source_and_what_is_allowed(read, name, text):
@@ -311,3 +314,10 @@ def test_every_setting_is_declared_with_help_and_a_default_that_it_allows():
         if setting.default is not None:
             setting.kind.parse(setting.default)
     assert [setting.name for setting in SETTINGS.values() if setting.secret] == ["http_token"]
+
+
+def test_an_octal_number_of_toml_is_not_taken_for_another_umask(read):
+    assert read(here="umask = '027'").umask == 0o27
+    for text in ("0o27", "0o777", "27"):
+        with pytest.raises(ConfigError, match="umask"):
+            read(here=f"umask = {text}")

@@ -77,6 +77,26 @@ def test_the_format_is_the_contract():
     assert len(data.splitlines()) == 5, "an entry is a line"
 
 
+def test_the_sessions_own_mode_comes_back():
+    out = io.BytesIO()
+    manifest.write(out, [file("a")], session="s", state="open", host="h", now=NOW, serial=3, mode=0o1750)
+    found = read(out.getvalue())
+    assert (found.mode, found.serial, found.flaws) == (0o1750, 3, [])
+    amended = io.BytesIO()
+    assert manifest.amend(iter([out.getvalue()]), amended, {"a": None})
+    found = read(amended.getvalue())
+    assert (found.mode, found.serial, found.flaws) == (0o1750, 4, [])
+
+
+@pytest.mark.parametrize("mode", [7, None, "", "u=rwx", "99", "100700", "-1", [], "0x1ff"])
+def test_a_mode_that_is_none_is_a_flaw(mode):
+    _, data = write(file("a"))
+    found = read(data.replace(b'"serial"', b'"mode": ' + json.dumps(mode).encode() + b', "serial"'))
+    assert found.mode is None
+    assert len(found.flaws) == 1
+    assert found.files.keys() == {"a"}
+
+
 def test_an_empty_session_has_a_manifest_too():
     summary, data = write()
     assert json.loads(data)["entries"] == []
