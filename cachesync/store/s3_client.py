@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cachesync.errors import StoreDenied, StoreError, StorePermanent
 from cachesync.record import record
@@ -22,8 +22,6 @@ from cachesync.store.silence import Silence
 
 if TYPE_CHECKING:
     from cachesync.store.s3_library import Library
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -108,8 +106,13 @@ class S3Client:
 
         ``operation`` and ``path`` are for the error; for ``size`` and ``patience`` see ``questioning``.
         """
+        region = self.settings.region
         try:
-            return self.following(lambda: self._ask(operation, path, method, args, size=size, patience=patience))
+            try:
+                return self._ask(operation, path, method, args, size=size, patience=patience)
+            except WrongRegion as error:
+                self.follow(error, region)
+                return self._ask(operation, path, method, args, size=size, patience=patience)
         except StoreError as error:
             if method == "head_bucket" and _is_untold(error) and not isinstance(error, StoreDenied):
                 return self._ask(operation, path, "list_objects_v2", {"MaxKeys": 1})
@@ -117,28 +120,20 @@ class S3Client:
                 self._ask_why(args)
             raise
 
-    def following(self, ask: Callable[[], T]) -> T:
-        """What ``ask`` returns, which asks once more if the bucket turns out to be in another region."""
-        region = self.settings.region
-        try:
-            return ask()
-        except WrongRegion as error:
-            if self.settings.region == region and not self._move(error.region):
-                raise
-        return ask()
-
-    def _move(self, region: str) -> bool:
-        """Go on in ``region``. False if that is where we are, or another provider's."""
+    def follow(self, error: WrongRegion, asked: str | None) -> None:
+        """Go on in the region that ``error`` names, which came of a request in the region ``asked``. Raises ``error``
+        if that is where we are, or another provider's."""
         with self._lock:
-            if region == self.settings.region or not may_follow(self.settings, region):
-                return False
-            _log.warning("s3://%s is in the region %s; set region to it", self.settings.bucket, region)
-            self.settings = replace(self.settings, region=region)
+            if self.settings.region != asked:
+                return  # another thread was faster
+            if error.region == asked or not may_follow(self.settings, error.region):
+                raise error
+            _log.warning("s3://%s is in the region %s; set region to it", self.settings.bucket, error.region)
+            self.settings = replace(self.settings, region=error.region)
             library = self._library
         self.direct.forget()
         if library is not None:
             library.forget()
-        return True
 
     def _ask(
         self, operation: str, path: str, method: str, args: Mapping[str, Any], *, size: int = 0, patience: float = 1

@@ -83,7 +83,8 @@ class Connection:
         until = min(deadline, time.monotonic() + within)
         while True:
             try:
-                self._fill_head(until)
+                while b"\r\n\r\n" not in self._got and len(self._got) <= MAX_HEAD:
+                    self.more(until)
             except TimeoutError:
                 if until == deadline:
                     raise
@@ -93,16 +94,11 @@ class Connection:
             if self._next_head(deadline)[0] == HTTPStatus.CONTINUE:
                 return True
 
-    def _fill_head(self, deadline: float) -> int:
-        """Receive until a whole head is there; returns where it ends."""
+    def _next_head(self, deadline: float) -> tuple[int, dict[str, str]]:
         while (end := self._got.find(b"\r\n\r\n")) < 0:
             if len(self._got) > MAX_HEAD:
                 raise Garbled("the answer's head has no end")
             self.more(deadline)
-        return end
-
-    def _next_head(self, deadline: float) -> tuple[int, dict[str, str]]:
-        end = self._fill_head(deadline)
         first, *lines = self._got[:end].decode("utf-8", "surrogateescape").split("\r\n")
         del self._got[: end + 4]
         version, _, rest = first.partition(" ")

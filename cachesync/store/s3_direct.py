@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachesync.errors import StoreCredentials
@@ -46,6 +45,7 @@ SKEW = 300.0
 """Seconds that our clock may be off the store's before a refusal is put down to that. S3 refuses from 900 on."""
 
 _OK = frozenset({200, 204, 206})
+_FORBIDDEN = 403
 
 
 @record(frozen=True, slots=True)
@@ -182,30 +182,27 @@ class Direct:
 
     def _send(self, route: _Route, method: str, args: Mapping[str, Any], deadline: float, patience: float = 1) -> Reply:
         """Send a request and return its answer; once more if only our clock was wrong. Raises Refused."""
-        reply = self._send_once(route, method, args, deadline, patience)
-        if reply.status == HTTPStatus.FORBIDDEN and self._takes_time(reply.headers):
+        assert route.wire is not None and route.address is not None  # noqa: S101, PT018 -- its caller looked
+        verb, path, query, body = s3_calls.request(method, route.address.base, args)
+        target = f"{path}?{query}" if query else path
+        key = route.credentials
+        for again in (True, False):
+            date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + self._ahead))
+            lines = s3_calls.headers(method, args, body, date=date, token=key.token, signed=self._signed)
+            lines["host"] = route.address.host
+            lines["authorization"] = s3_sign.authorization(
+                verb, path, query, lines, route.address.scope, key.access_key, key.secret_key
+            )
+            lines["user-agent"] = "cachesync"
+            reply = route.wire.ask(verb, target, lines, body, deadline, patience)
+            if not (again and reply.status == _FORBIDDEN and self._takes_time(reply.headers)):
+                break
             reply.text(deadline)  # the connection serves again
-            reply = self._send_once(route, method, args, deadline, patience)
         if reply.status in _OK:
             return reply
         from cachesync.store.s3_xml import refusal
 
         raise refusal(reply.status, reply.text(deadline), reply.headers)
-
-    def _send_once(
-        self, route: _Route, method: str, args: Mapping[str, Any], deadline: float, patience: float
-    ) -> Reply:
-        assert route.wire is not None and route.address is not None  # noqa: S101, PT018 -- its caller looked
-        verb, path, query, body = s3_calls.request(method, route.address.base, args)
-        date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() + self._ahead))
-        key = route.credentials
-        lines = s3_calls.headers(method, args, body, date=date, token=key.token, signed=self._signed)
-        lines["host"] = route.address.host
-        lines["authorization"] = s3_sign.authorization(
-            verb, path, query, lines, route.address.scope, key.access_key, key.secret_key
-        )
-        lines["user-agent"] = "cachesync"
-        return route.wire.ask(verb, f"{path}?{query}" if query else path, lines, body, deadline, patience)
 
     def _takes_time(self, headers: Mapping[str, str]) -> bool:
         """Sign with the time that a refusal names from now on, if ours is off. Not where others could have changed it:

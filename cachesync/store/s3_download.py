@@ -13,6 +13,7 @@ from cachesync.model import ObjectInfo, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.s3_client import SLOWEST, S3Client
 from cachesync.store.s3_connection import Reply
+from cachesync.store.s3_errors import WrongRegion
 from cachesync.store.silence import PATIENCE as SILENT
 
 PIECE = 1024 * 1024
@@ -141,7 +142,12 @@ def download(
 
     Raises StoreTransient and the like for an answer that is not what was asked for.
     """
-    return client.following(lambda: _download(client, key, version, part, version_id))
+    region = client.settings.region
+    try:
+        return _download(client, key, version, part, version_id)
+    except WrongRegion as error:
+        client.follow(error, region)
+        return _download(client, key, version, part, version_id)
 
 
 def _download(

@@ -123,7 +123,9 @@ class Wire:
             broken: ConnectionError | None = None
             patience *= self._silence
             try:
-                if not self._send(connection, head, body, deadline):
+                if not head.endswith(_EXPECT):
+                    connection.send(head, body, deadline, self._silence)
+                elif not self._send_if_wanted(connection, head, body, deadline):
                     broken = ConnectionResetError("the server took the request without its body")
             except ConnectionError as error:
                 # Who refuses a body may say why before closing. That it was stored nobody can say.
@@ -143,11 +145,8 @@ class Wire:
             connection.close()
             raise
 
-    def _send(self, connection: Connection, head: bytes, body: bytes, deadline: float) -> bool:
+    def _send_if_wanted(self, connection: Connection, head: bytes, body: bytes, deadline: float) -> bool:
         """Send a request; False if the server has answered before it got the body, which is not sent then."""
-        if not head.endswith(_EXPECT):
-            connection.send(head, body, deadline, self._silence)
-            return True
         connection.send(head, b"", deadline, self._silence)
         wants = connection.wants_body(deadline, CONTINUE_WITHIN)
         if wants is None and self._continues is None:

@@ -304,6 +304,7 @@ def test_a_lookup_that_hangs_keeps_to_the_deadline(monkeypatch):
     hung.set()
     monkeypatch.setattr(wire, "_connect_timeout", 5.0)
     assert wire.ask("GET", "/", {}, b"", time.monotonic() + 5).status == 204
+    wire.close()
     server.stop()
 
 
