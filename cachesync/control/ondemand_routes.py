@@ -17,8 +17,11 @@ from cachesync.keys import check_session
 from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.verbs import Verbs
 
-BRINGS = 64
-"""Entries that are brought, renamed or removed at once; as many wait."""
+BRINGS = 128
+"""Files that are brought or renamed in the store at once; as many wait. The mount's server asks for no more."""
+
+LOCAL = 64
+"""Questions at once that the journal and the disk answer, and that no transfer may hold up."""
 
 LISTENERS = 16
 STORES = 256
@@ -36,9 +39,10 @@ class OnDemandRoutes:
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
         self._brings = Lane("bring", BRINGS, WAIT, idle=IDLE)
+        self._local = Lane("ask the journal", LOCAL, WAIT, idle=IDLE)
         self._stores = Lane("store", STORES, WAIT)
         self._listens = Lane("listen", LISTENERS, WAIT, idle=IDLE)
-        self.lanes = (self._brings, self._stores, self._listens)
+        self.lanes = (self._brings, self._local, self._stores, self._listens)
 
     def table(self) -> list[web.RouteDef]:
         """Every route there is."""
@@ -64,7 +68,8 @@ class OnDemandRoutes:
             "remove": ondemand.remove,
             "move": ondemand.move,
         }
-        await self._brings.run(lambda: calls[verb](*names))
+        transfers = verb == "move" or (verb == "bring" and names[1] != "" and not names[1].endswith("/"))
+        await (self._brings if transfers else self._local).run(lambda: calls[verb](*names))
         return answer({"done": True})
 
     async def store(self, request: web.Request) -> web.Response:
@@ -85,7 +90,7 @@ class OnDemandRoutes:
             }
         except (ValueError, AttributeError, TypeError):
             raise UsageError("notices", cause="is not {SESSION: {PATH: HINTS}}") from None
-        await self._brings.run(lambda: self._verbs.ondemand.notice(told))
+        await self._local.run(lambda: self._verbs.ondemand.notice(told))
         return answer({"done": True})
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
@@ -104,5 +109,5 @@ class OnDemandRoutes:
     async def sessions(self, request: web.Request) -> web.Response:
         """The names, also of those that are only in the store."""
         query(request)
-        names = await self._brings.run(self._verbs.ondemand.sessions)
+        names = await self._local.run(self._verbs.ondemand.sessions)
         return answer({"sessions": names})

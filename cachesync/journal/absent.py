@@ -123,6 +123,10 @@ class AbsentNames:
         sql = "SELECT name FROM session WHERE EXISTS (SELECT 1 FROM entry WHERE session = session.id AND resident = 0)"
         return {os.fsencode(name) for (name,) in self._all(sql, ())}
 
+    def names(self) -> set[bytes]:
+        """The sessions that the journal has ever met."""
+        return {os.fsencode(name) for (name,) in self._all("SELECT name FROM session", ())}
+
     def knows(self, session: bytes) -> bool:
         """Whether the journal has ever met a session."""
         return self._number(session) is not None

@@ -121,7 +121,7 @@ class Changing:
                     self.lost(node)
                 return b""
 
-            raise Later(partial(remove, view, path, directory=False), done) from None
+            raise removing(view, path, done) from None
         if node is not None:
             node.unlinked = node.unlinked or last
             self.lost(node)
@@ -146,7 +146,7 @@ class Changing:
                     view.hint(parent, name, Hint.GONE.value)
             return self.forget(parent, name)
 
-        raise Later(partial(remove, view, path, directory=False), done)
+        raise removing(view, path, done)
 
     def rmdir(self, r: Request) -> bytes:
         """RMDIR."""
@@ -160,7 +160,7 @@ class Changing:
             if stands and os.listdir(place):
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             # The journal first: the daemon would make it again where it is bringing the session.
-            raise Later(partial(remove, view, path, directory=True), partial(self._remove_directory, parent, name))
+            raise removing(view, path, partial(self._remove_directory, parent, name), directory=True)
         return self._remove_directory(parent, name, must=True)
 
     def _remove_directory(self, parent: Node, name: bytes, *, must: bool = False) -> bytes:
@@ -228,7 +228,7 @@ class Changing:
         if node.file >= 0:
             return node.file
         if emptied and not os.path.lexists(node.place) and self._view.away(node.path) is not None:
-            raise Later(partial(self._view.keeper.make_empty, *split(node.path)))
+            raise self._view.make_empty(node.path)
         self._view.stand(node)
         return node.place
 
@@ -258,10 +258,15 @@ def check_name(view: View, parent: Node, name: bytes) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def remove(view: View, path: bytes, *, directory: bool) -> None:
-    """Remove what is only in the store, if it still is. Waits; raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        view.keeper.remove(*split(path), directory=directory)
+def removing(view: View, path: bytes, then: Callable[[], bytes] | None = None, *, directory: bool = False) -> Later:
+    """What to raise so that what is only in the store is removed, if it still is."""
+    session, inside = split(path)
+
+    def work() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            view.keeper.remove(session, inside, directory=directory)
+
+    return Later(work, then, party=session)
 
 
 def check_attribute(name: bytes) -> None:

@@ -17,7 +17,7 @@ from cachesync.mount.view import View
 
 def build(view: View, device: Device, through: WriteThrough) -> Loop:
     """A loop that serves ``view`` on ``device``."""
-    loop = Loop(device, view.nodes.forget)
+    loop = Loop(device, view.nodes.forget, view.keeper.break_off)
     looking, changing = Looking(view), Changing(view)
     renaming = Renaming(view, changing)
     holding, passing = Holding(view, changing, device, loop, through), Passing(view, loop, through)

@@ -95,7 +95,7 @@ class Holding:
         """A file that the daemon is about to drop is written to by somebody who saw what was in it. Raises Later."""
         away = self._view.evicted(node.path)
         if away is not None and not away.foreseen:
-            raise Later(partial(self._view.keeper.foresee, *split(node.path)))
+            raise self._view.foresee(node.path)
 
     def _open_away(self, node: Node, flags: int, *, writing: bool) -> None:
         """Open what is only in the store. Raises OSError, Later."""
@@ -104,11 +104,11 @@ class Holding:
         if away is None or away.kind is not Kind.FILE:
             raise stale()  # gone, or brought here between the two questions: the kernel looks
         if flags & os.O_TRUNC:
-            raise Later(partial(view.keeper.make_empty, *split(path)))
+            raise view.make_empty(path)
         if writing or away.size <= WHOLE:
             raise view.bring(node)
         if node.remote is None:
-            raise Later(partial(self._open_remote, node))
+            raise Later(partial(self._open_remote, node), party=split(path)[0], remote=True)
 
     def _open_remote(self, node: Node) -> None:
         opened = self._view.keeper.read(*split(node.path))
@@ -135,7 +135,7 @@ class Holding:
         Raises Later; OSError (ESTALE) if it is another version than they read.
         """
         if flags & os.O_TRUNC and not os.path.lexists(node.place):
-            raise Later(partial(self._view.keeper.make_empty, *split(node.path)))
+            raise self._view.make_empty(node.path)
         found = self._view.stand(node)
         if found.st_size != size and not flags & os.O_TRUNC:
             raise stale()

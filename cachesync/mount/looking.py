@@ -6,7 +6,6 @@ import errno
 import os
 import stat as st
 from dataclasses import dataclass
-from itertools import islice
 
 from cachesync.fuse import Request, wire
 from cachesync.journal.absent import Absent, Known
@@ -83,7 +82,8 @@ class Looking:
         handle, offset, size, *_ = wire.READ_IN.unpack_from(r.buffer, wire.HEADER)
         node, out = self._view.nodes[r.node], bytearray()
         listing = self._listed(node, handle, offset)
-        for number, (name, kind, inode) in enumerate(islice(listing.names, offset, None), offset + 1):
+        for number in range(offset + 1, len(listing.names) + 1):
+            name, kind, inode = listing.names[number - 1]
             entry = wire.dirent(inode or number, number, kind, name)
             if len(out) + len(entry) > size:
                 break
@@ -96,7 +96,8 @@ class Looking:
         node, out = self._view.nodes[r.node], bytearray()
         listing = self._listed(node, handle, offset)
         away = listing.away if self._view.version() == listing.version else {}
-        for number, (name, kind, inode) in enumerate(islice(listing.names, offset, None), offset + 1):
+        for number in range(offset + 1, len(listing.names) + 1):
+            name, kind, inode = listing.names[number - 1]
             if len(out) + 152 + len(name) + 7 > size:
                 break
             found = None if name in (b".", b"..") else self._view.lookup(node, name, away.get(name))

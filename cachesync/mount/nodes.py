@@ -231,3 +231,10 @@ def _birth(parent: Node, name: bytes) -> int | None:
 def stale() -> OSError:
     """The node is not what the kernel takes it for: it looks the name up again."""
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def session_of(node: Node) -> bytes:
+    """The name of the session that a node is in, or is; of the root b"". Pure."""
+    while node.parent is not None and node.parent.parent is not None:
+        node = node.parent
+    return node.name

@@ -13,7 +13,7 @@ import stat as st
 from functools import partial
 
 from cachesync.fuse import Later, Request, linux, wire
-from cachesync.mount.changing import Changing, check_name, remove
+from cachesync.mount.changing import Changing, check_name, removing
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import KINDS, View, split
 from cachesync.record import record
@@ -135,14 +135,15 @@ class Renaming:
             return
         if there == st.S_IFREG:
             if not away.foreseen:
-                raise Later(partial(view.keeper.foresee, *split(names.new)))
+                raise view.foresee(names.new)
         elif target is None:
-            raise Later(partial(remove, view, names.new, directory=there == st.S_IFDIR))
+            raise removing(view, names.new, directory=there == st.S_IFDIR)
 
     def _moving(self, names: _Names, kind: int, begun: int = 0) -> Later:
         """What to raise so that what is only in the store has moved, and then the rest."""
         move = partial(self._view.keeper.move, split(names.old), split(names.new), directory=kind == st.S_IFDIR)
-        return Later(move, partial(self._finish, names, kind, begun=begun + 1))
+        then = partial(self._finish, names, kind, begun=begun + 1)
+        return Later(move, then, party=split(names.old)[0], remote=True)
 
     def _finish(self, names: _Names, kind: int, *, begun: int = 0) -> bytes:
         """Rename on the disk what stands there; ``begun`` is how often what was in the store only has been moved there.
@@ -159,7 +160,7 @@ class Renaming:
             try:
                 self._changing.place_in(names.new_parent, names.new_name, put)
             except Later as later:  # the directory was dropped meanwhile; what moved in the store must not move again
-                raise Later(later.work, partial(self._finish, names, kind, begun=begun)) from None
+                raise later.followed_by(partial(self._finish, names, kind, begun=begun)) from None
         self._renamed(names)
         view.hint(names.old_parent, names.old_name, _LEFT_OR_CHANGED if names.flags else Hint.GONE.value)
         view.hint(names.new_parent, names.new_name, _COME)

@@ -90,7 +90,7 @@ class View:
         """What is directly in a directory, and only in the store. Raises Later as ``away``."""
         if path == b".":
             self._ensure_listed()
-            unmet = {name for name in self._elsewhere if not _asked(self.absent.knows, name)}
+            unmet = self._elsewhere - _asked(self.absent.names)
             return dict.fromkeys(unmet | _asked(self.absent.sessions), UNTOLD)
         session, inside = split(path)
         if not is_session_name(os.fsdecode(session)):
@@ -110,7 +110,7 @@ class View:
     def ensure_learned(self, session: bytes) -> None:
         """Let the journal know what the store has of a session of which something is not here, and know it anew every
         ``revalidate`` seconds: other hosts write to it too. If the store says nothing, what is known counts; where the
-        session's directory stands, nobody waits for it.
+        session's directory stands, or the store said nothing the last time, nobody waits for it.
 
         Raises Later.
         """
@@ -118,7 +118,7 @@ class View:
         if now - self._learned_at.get(session, float("-inf")) < self.revalidate:
             return
         known = _asked(self.absent.knows, session)
-        if known and os.path.lexists(session):
+        if known and (os.path.lexists(session) or session in self.keeper.unlearned):
             self._learned_at[session] = now
             if self.any_away_below(session):
                 self.keeper.learn_soon(session)
@@ -134,7 +134,7 @@ class View:
                     raise
             self._learned_at[session] = self.clock()
 
-        raise Later(learn)
+        raise Later(learn, party=session, remote=True)
 
     def _ensure_listed(self) -> None:
         if self.clock() - self._listed_at < self.revalidate:
@@ -220,7 +220,18 @@ class View:
     def bring_path(self, path: bytes, *, directory: bool) -> Later:
         """The same for what is at a path."""
         session, inside = split(path)
-        return Later(partial(self.keeper.bring, session, inside, directory=directory))
+        work = partial(self.keeper.bring, session, inside, directory=directory)
+        return Later(work, party=session, remote=not directory)
+
+    def make_empty(self, path: bytes) -> Later:
+        """What to raise so that an empty file stands in the place of one that is only in the store."""
+        session, inside = split(path)
+        return Later(partial(self.keeper.make_empty, session, inside), party=session)
+
+    def foresee(self, path: bytes) -> Later:
+        """What to raise so that a file may be put into the place of one that is only in the store."""
+        session, inside = split(path)
+        return Later(partial(self.keeper.foresee, session, inside), party=session)
 
     def stand(self, node: Node) -> os.stat_result:
         """What stands in the root at a node's place, brought there if it has to be. Raises OSError, Later."""
