@@ -105,9 +105,11 @@ class Changing:
         node = view.nodes.at(parent, name)
 
         path = parent.child(name)
+        view.keep_reading(path)
         try:
             place = parent.below(name)
-            last = node is not None and node.file < 0 and os.lstat(place).st_nlink == 1
+            if node is not None:
+                view.nodes.grasp(node, place)
             os.unlink(place)
         except FileNotFoundError:
             if view.away(path) is None:
@@ -123,7 +125,6 @@ class Changing:
 
             raise removing(view, path, done) from None
         if node is not None:
-            node.unlinked = node.unlinked or last
             self.lost(node)
         view.hint(parent, name, Hint.GONE.value)
         return self.forget(parent, name)
@@ -182,8 +183,8 @@ class Changing:
 
     def lost(self, node: Node) -> None:
         """A node's name is gone, or another's now. Its file may have more names."""
-        if node.file >= 0:
-            node.unlinked = not os.fstat(node.file).st_nlink
+        if (held := max(node.file, node.grip)) >= 0:
+            node.unlinked = not os.fstat(held).st_nlink
         self._view.nodes.left(node)
 
     # -- attributes ----------------------------------------------------------------------------------------------------
@@ -227,6 +228,8 @@ class Changing:
         """An open file's descriptor, or a path at which the node surely stands. Raises OSError, Later."""
         if node.file >= 0:
             return node.file
+        if node.grip >= 0 and node.kind == st.S_IFREG:
+            return self._view.nodes.open_grasped(node)
         if emptied and not os.path.lexists(node.place) and self._view.away(node.path) is not None:
             raise self._view.make_empty(node.path)
         self._view.stand(node)

@@ -19,6 +19,7 @@ from cachesync.model import Kind
 from cachesync.mount.changing import Changing, check_name
 from cachesync.mount.nodes import Node, stale
 from cachesync.mount.passing import WriteThrough
+from cachesync.mount.remote import RemoteFile
 from cachesync.mount.view import VALID, View, attributes_here, split
 from cachesync.watcher.hints import Hint
 
@@ -76,6 +77,10 @@ class Holding:
             raise
 
     def _open_first(self, node: Node, flags: int, *, writing: bool) -> None:
+        if node.grip >= 0:
+            file, writable = self._descriptor(node.grasped, writing=writing, grasped=True)
+            self._hold(node, file, os.fstat(file), writable=writable)
+            return
         try:
             file, writable = self._descriptor(node.place, writing=writing)
         except FileNotFoundError:
@@ -115,13 +120,16 @@ class Holding:
         with self._loop.lock:
             if node.remote is None:
                 node.remote = opened
+                self._view.nodes.read_in_store.add(node)
+                return
+        opened.close()
 
     def _open_more(self, node: Node, flags: int, *, writing: bool) -> None:
         """One more open of a node that is open: of the same file, or the kernel has to look again."""
         if node.file < 0 and node.remote is not None:
             if writing:
-                self._take_over(node, node.remote.size, flags)
-        elif not node.unlinked:
+                self._take_over(node, node.remote, flags)
+        elif not node.unlinked and not node.lost:
             try:
                 found = os.lstat(node.place)
             except FileNotFoundError:
@@ -129,15 +137,15 @@ class Holding:
             if (found.st_dev, found.st_ino) != node.key:
                 raise stale()
 
-    def _take_over(self, node: Node, size: int, flags: int) -> None:
+    def _take_over(self, node: Node, remote: RemoteFile, flags: int) -> None:
         """What was read in the store is written to: it is brought here, and its readers go on with that.
 
         Raises Later; OSError (ESTALE) if it is another version than they read.
         """
         if flags & os.O_TRUNC and not os.path.lexists(node.place):
             raise self._view.make_empty(node.path)
-        found = self._view.stand(node)
-        if found.st_size != size and not flags & os.O_TRUNC:
+        self._view.stand(node)
+        if not flags & os.O_TRUNC and not self._view.is_version(node.path, remote):
             raise stale()
         node.file, node.writable = self._descriptor(node.place, writing=True, passed=False)
 
@@ -147,18 +155,21 @@ class Holding:
         os.close(file)
         node.writable = True
 
-    def _descriptor(self, place: bytes, *, writing: bool, passed: bool = True) -> tuple[int, bool]:
+    def _descriptor(
+        self, place: bytes, *, writing: bool, passed: bool = True, grasped: bool = False
+    ) -> tuple[int, bool]:
         """A descriptor of a file of the root, and whether it can be written to."""
+        kept_out = os.O_CLOEXEC if grasped else os.O_CLOEXEC | os.O_NOFOLLOW
         if (self._loop.passthrough and passed) or not writing:
             try:
-                return os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), False
+                return os.open(place, os.O_RDONLY | kept_out), False
             except PermissionError:
                 if not writing:
                     raise
         try:
-            return os.open(place, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), True
+            return os.open(place, os.O_RDWR | kept_out), True
         except PermissionError:  # it may be written, but not read
-            return os.open(place, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW), True
+            return os.open(place, os.O_WRONLY | kept_out), True
 
     def _hold(self, node: Node, file: int, found: os.stat_result, *, writable: bool) -> None:
         """A node is open as ``file``. One that runs as somebody else is written through us, who take that from it."""
@@ -253,8 +264,11 @@ class Holding:
         """Nobody has it open any more."""
         if node.backing:
             self._device.unregister(node.backing)
-        if node.file >= 0:
-            os.close(node.file)
         if node.remote is not None:
             node.remote.close()
-        node.file, node.backing, node.writable, node.remote = -1, 0, False, None
+            self._view.nodes.read_in_store.discard(node)
+        file, node.file, node.backing, node.writable, node.remote = node.file, -1, 0, False, None
+        if file >= 0:
+            if node.lost:  # another program may be about to open it
+                self._view.nodes.grasp(node, b"/proc/self/fd/%d" % file, flags=0)
+            os.close(file)

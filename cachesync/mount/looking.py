@@ -52,6 +52,8 @@ class Looking:
     def readlink(self, r: Request) -> bytes:
         """READLINK."""
         node = self._view.nodes[r.node]
+        if node.grip >= 0:
+            return os.readlink(b"", dir_fd=node.grip)
         try:
             return os.readlink(node.place)
         except FileNotFoundError:
@@ -157,9 +159,7 @@ class Looking:
         if name.startswith(OURS):
             return _sized(self._ours(node, name), size)
         try:
-            value = (
-                os.getxattr(node.file, name) if node.file >= 0 else os.getxattr(node.place, name, follow_symlinks=False)
-            )
+            value = os.getxattr(node.readable, name, follow_symlinks=max(node.file, node.grip) >= 0)
         except FileNotFoundError:  # only in the store
             raise OSError(errno.ENODATA, "none") from None
         return _sized(value, size)
@@ -169,7 +169,7 @@ class Looking:
         size, _ = wire.GETXATTR_IN.unpack_from(r.buffer, wire.HEADER)
         node = self._view.nodes[r.node]
         try:
-            names = os.listxattr(node.file) if node.file >= 0 else os.listxattr(node.place, follow_symlinks=False)
+            names = os.listxattr(node.readable, follow_symlinks=max(node.file, node.grip) >= 0)
         except FileNotFoundError:
             names = []
         return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), size)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
+from collections import OrderedDict
 
 from cachesync.files.beneath import birth_ns
 from cachesync.fuse import linux, wire
@@ -19,6 +20,9 @@ from cachesync.mount.remote import RemoteFile
 
 _LONG = 2000
 """Bytes of a path from which on it is begun at an open directory: PATH_MAX is 4,096."""
+
+_GRASPED = 1024
+"""Files without their names that are held at most; the kernel forgets nearly all of them at once."""
 
 Key = tuple[int, int]
 
@@ -29,11 +33,12 @@ class Node:
     its place is another's now: the file may have more names, but none is known; ``born`` tells it from others then, and
     is known of a file that was seen with more names than one. Of a file that is open: ``file`` is its
     descriptor, and ``backing`` its number with the kernel where that reads and writes past us; ``writers`` of its
-    ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1."""
+    ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1.
+    ``grip`` is an O_PATH descriptor of a file that has lost its name while the kernel knew it, or -1."""
 
     __slots__ = (
-        "announced", "backing", "born", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number",
-        "opens", "parent", "remote", "unlinked", "writable", "writers",
+        "announced", "backing", "born", "file", "grip", "held", "inode", "key", "kind", "lookups", "lost", "name",
+        "number", "opens", "parent", "remote", "unlinked", "writable", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, parent: Node | None, name: bytes, key: Key | None, kind: int) -> None:
@@ -54,12 +59,23 @@ class Node:
         self.announced = -1
         self.unlinked = False
         self.held = -1
+        self.grip = -1
         self.remote: RemoteFile | None = None
 
     @property
     def is_directory(self) -> bool:
         """Whether it is one."""
         return self.kind == st.S_IFDIR
+
+    @property
+    def readable(self) -> int | bytes:
+        """A descriptor of it or a path to it, for what is only read. A link at its end is followed if it is held."""
+        return self.file if self.file >= 0 else self.grasped if self.grip >= 0 else self.place
+
+    @property
+    def grasped(self) -> bytes:
+        """A path to the file of ``grip``; whatever opens it follows links."""
+        return b"/proc/self/fd/%d" % self.grip
 
     @property
     def path(self) -> bytes:
@@ -116,6 +132,9 @@ class Nodes:
         self._by_key: dict[Key, Node] = {(found.st_dev, found.st_ino): self.root}
         self._by_place: dict[tuple[int, bytes], Node] = {}
         self._last = wire.ROOT
+        self._grasped: OrderedDict[int, Node] = OrderedDict()
+        self.read_in_store: set[Node] = set()
+        """The nodes that are open, and that have ``remote``."""
 
     def __getitem__(self, number: int) -> Node:
         """The node of a number. Raises OSError (ESTALE) if there is none."""
@@ -198,6 +217,41 @@ class Nodes:
             del self._by_place[node.parent.number, node.name]
         node.lost = node.parent is not None
 
+    def grasp(self, node: Node, place: bytes, *, flags: int = os.O_NOFOLLOW) -> None:
+        """Hold a file or link that stands at ``place`` and is about to lose that name: a program that has looked it up
+        may be about to open it. It is held until the kernel forgets it, or ``_GRASPED`` others were held since.
+
+        Raises FileNotFoundError if nothing is there.
+        """
+        if node.file >= 0 or node.grip >= 0:
+            return
+        try:
+            grip = os.open(place, os.O_PATH | os.O_CLOEXEC | flags)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return  # no descriptor is to be had: the kernel looks the name up again
+        found = os.fstat(grip)
+        if (found.st_dev, found.st_ino) != node.key or st.S_ISDIR(found.st_mode):
+            os.close(grip)
+            return
+        node.grip = grip
+        self._grasped[node.number] = node
+        if len(self._grasped) > _GRASPED:
+            self._release(next(iter(self._grasped.values())))
+
+    def open_grasped(self, node: Node) -> int:
+        """The descriptor of a file that is held, now open for reading. Raises OSError."""
+        file = os.open(node.grasped, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.dup2(file, node.grip, inheritable=False)
+        os.close(file)
+        return node.grip
+
+    def _release(self, node: Node) -> None:
+        if self._grasped.pop(node.number, None) is not None:
+            os.close(node.grip)
+            node.grip = -1
+
     def _new(self, parent: Node, name: bytes, key: Key | None, kind: int) -> Node:
         self._last += 1
         node = self._nodes[self._last] = Node(self._last, parent, name, key, kind)
@@ -214,6 +268,7 @@ class Nodes:
             return
         del self._nodes[number]
         self.left(node)
+        self._release(node)
         if node.key is not None and self._by_key.get(node.key) is node:
             del self._by_key[node.key]
         if node.held >= 0:

@@ -7,6 +7,7 @@ one turn (turns.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as st
@@ -72,6 +73,8 @@ class Renaming:
         old_name, new_name = r.text(start).split(b"\0", 1)
         names = _Names(view.nodes[r.node], old_name, view.nodes[number], new_name, flags)
         check_name(view, names.new_parent, new_name)
+        view.keep_reading(names.old)
+        view.keep_reading(names.new)
         source, target = _lstat(names.old_parent, old_name), _lstat(names.new_parent, new_name)
         kind = self._kind(names.old, source)
         if names.exchanged:
@@ -154,6 +157,7 @@ class Renaming:
         if is_left and not names.exchanged and begun < _ROUNDS:
             raise self._moving(names, kind, begun)  # dropped a moment ago
         if stands or names.exchanged:
+            self._grasp_target(names)
             put = partial(
                 _put, names.old_parent.below(names.old_name), flags=names.flags, begun=begun > 0 and kind == st.S_IFDIR
             )
@@ -167,6 +171,13 @@ class Renaming:
         if kind == st.S_IFDIR or names.exchanged:
             return b""
         return self._changing.forget(names.old_parent, names.old_name)
+
+    def _grasp_target(self, names: _Names) -> None:
+        """Hold the file that is about to lose its name."""
+        other = self._view.nodes.at(names.new_parent, names.new_name)
+        if other is not None and not names.exchanged:
+            with contextlib.suppress(FileNotFoundError):
+                self._view.nodes.grasp(other, names.new_parent.below(names.new_name))
 
     def _is_left(self, path: bytes, *, stands: bool, directory: bool) -> bool:
         """Whether something of what is renamed is in the store only."""

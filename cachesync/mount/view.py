@@ -6,6 +6,7 @@ asked for once more, since a file is brought here first and written down after.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat as st
 import time
@@ -21,6 +22,9 @@ from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import Kind
 from cachesync.mount.keeper import Keeper, meaning
 from cachesync.mount.nodes import Node, Nodes, stale
+from cachesync.mount.remote import RemoteFile
+
+logger = logging.getLogger(__name__)
 
 KINDS = {Kind.FILE: st.S_IFREG, Kind.LINK: st.S_IFLNK, Kind.DIRECTORY: st.S_IFDIR}
 _MODES = {Kind.FILE: 0o644, Kind.LINK: 0o777, Kind.DIRECTORY: 0o755}
@@ -184,6 +188,8 @@ class View:
         """A node's attributes. Raises OSError: ESTALE if it has lost its place."""
         if node.file >= 0:
             return attributes_here(node, os.fstat(node.file))
+        if node.grip >= 0:
+            return attributes_here(node, os.fstat(node.grip))
         found = self._find(node.place, node.path)
         if found is None or (isinstance(found, Absent) and KINDS[found.kind] != node.kind):
             raise stale()
@@ -222,6 +228,45 @@ class View:
         session, inside = split(path)
         work = partial(self.keeper.bring, session, inside, directory=directory)
         return Later(work, party=session, remote=not directory)
+
+    def keep_reading(self, path: bytes) -> None:
+        """Let what programs read in the store, at a path or below it, stand in the root before its name goes, so that
+        they read on. If it cannot be brought, its name goes all the same. Raises Later."""
+        for node in self.nodes.read_in_store:
+            remote = node.remote
+            if remote is None or remote.given_up or node.file >= 0 or node.lost:
+                continue
+            if node.path == path or node.path.startswith(path + b"/"):
+                self._keep_reading(node, remote)
+
+    def _keep_reading(self, node: Node, remote: RemoteFile) -> None:
+        session, inside = split(node.path)
+        try:
+            file = os.open(node.place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+
+            def work() -> None:
+                try:
+                    self.keeper.bring(session, inside, directory=False)
+                except InterruptedError:
+                    raise
+                except OSError as error:
+                    remote.given_up = True
+                    logger.warning("%s is read in the store, and was not brought (%s)", os.fsdecode(node.path), error)
+
+            raise Later(work, party=session, remote=True) from None
+        if self.is_version(node.path, remote):
+            found = os.fstat(file)
+            self.nodes.settle(node, (found.st_dev, found.st_ino))
+            node.file = file
+        else:
+            os.close(file)
+            remote.given_up = True
+
+    def is_version(self, path: bytes, remote: RemoteFile) -> bool:
+        """Whether the journal knows what stands at a path as the version that is read in the store."""
+        known = self.known(path)
+        return known is not None and known.etag == remote.version
 
     def make_empty(self, path: bytes) -> Later:
         """What to raise so that an empty file stands in the place of one that is only in the store."""
