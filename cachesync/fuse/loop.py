@@ -32,7 +32,8 @@ _REMOTE = {"most": 128, "each": 16}
 """Threads for work on this host and for work that waits for something remote, in all and for one party."""
 
 _ALWAYS = (
-    Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.READDIRPLUS | Init.READDIRPLUS_AUTO
+    Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.FLOCK_LOCKS
+    | Init.READDIRPLUS | Init.READDIRPLUS_AUTO
     | Init.ASYNC_DIO | Init.PARALLEL_DIROPS | Init.MAX_PAGES | Init.CACHE_SYMLINKS | Init.HANDLE_KILLPRIV_V2
     | Init.EXTENDED | Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
@@ -100,13 +101,18 @@ class Later(Exception):
         return Later(self.work, then, party=self.party, remote=self.remote)
 
 
+class Parked(Exception):
+    """No error: the request is answered when another one lets ``Loop.again`` handle it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """A request that waits: what it waits for now, how often it had to, and the thread that works for it."""
+    """A request that waits: what it waits for now (None: for ``again``), how often it had to, and the thread that works
+    for it."""
 
     request: Request
     handler: Handler
-    later: Later
+    later: Later | None = None
     rounds: int = 0
     thread: int = 0
 
@@ -178,8 +184,8 @@ class Loop:
             with lock:
                 try:
                     payload = handler(request)
-                except Later as later:
-                    self._put_off(_Wait(request.kept(), handler, later))
+                except (Later, Parked) as reason:
+                    self._put_off(_Wait(request.kept(), handler), reason)
                     continue
                 except OSError as error:
                     payload = None
@@ -228,16 +234,36 @@ class Loop:
 
     # -- what has to wait ----------------------------------------------------------------------------------------------
 
-    def _put_off(self, wait: _Wait) -> None:
+    def again(self, unique: int) -> None:
+        """Handle a request that is parked, if it still is. The caller is a handler, or holds the lock."""
+        wait = self._waiting.pop(unique, None)
+        if wait is None:
+            return
+        try:
+            payload = wait.handler(wait.request)
+        except Parked:
+            self._waiting[unique] = wait
+        except OSError as error:
+            self._device.refuse(unique, error.errno or errno.EIO)
+        else:
+            self._device.send(wire.answer(unique, payload))
+
+    def is_waiting(self, unique: int) -> bool:
+        """Whether a request is not answered yet. The caller holds the lock."""
+        return unique in self._waiting
+
+    def _put_off(self, wait: _Wait, reason: Later | Parked) -> None:
         """Let a request wait. The caller holds the lock."""
         self._waiting[wait.request.unique] = wait
-        (self._remote if wait.later.remote else self._here).submit(wait.later.party, wait)
+        if isinstance(reason, Later):
+            wait.later = reason
+            (self._remote if reason.remote else self._here).submit(reason.party, wait)
 
     def _finish(self, wait: _Wait) -> None:
         """Do the work and answer, if nobody has interrupted it; in a thread of a pool."""
         request, later, thread = wait.request, wait.later, threading.get_ident()
         with self.lock:
-            if request.unique not in self._waiting:
+            if later is None or request.unique not in self._waiting:
                 return
             wait.thread = thread
         refused = self._tried(later.work, request)
@@ -251,9 +277,9 @@ class Loop:
                 try:
                     payload = wait.handler(request) if later.then is None else later.then()
                 except Later as again:
-                    wait.later, wait.rounds = again, wait.rounds + 1
+                    wait.rounds += 1
                     if wait.rounds < _ROUNDS:
-                        self._put_off(wait)
+                        self._put_off(wait, again)
                         return
                     refused = errno.EIO
                 except OSError as error:
@@ -293,8 +319,11 @@ def _is_ending(request: Request) -> bool:
     """Whether the program that asked is being killed, or, where nothing is changed by what it asked, asked to end.
 
     Any signal interrupts a request, also one that a program does not notice on a disk: of a timer, a child, a window
-    that changes its size. Programs that are told EINTR by open or rename take it for a failure.
+    that changes its size. Programs that are told EINTR by open or rename take it for a failure. Waiting for a lock ends
+    with each signal, and the kernel begins it anew if the program wants that.
     """
+    if request.op == Op.SETLKW:
+        return True
     try:
         with open(f"/proc/{request.pid}/status", "rb") as file:
             lines = [line.split() for line in file if line.startswith((b"SigPnd:", b"ShdPnd:"))]

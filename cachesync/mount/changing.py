@@ -119,11 +119,13 @@ class Changing:
             def done() -> bytes:
                 if os.path.lexists(parent.below(name)):
                     return self.unlink(kept)  # it was brought here meanwhile
+                view.nodes.vacate(parent, name)
                 if node is not None:
                     self.lost(node)
                 return b""
 
             raise removing(view, path, done) from None
+        view.nodes.vacate(parent, name)
         if node is not None:
             self.lost(node)
         view.hint(parent, name, Hint.GONE.value)

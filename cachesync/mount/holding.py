@@ -17,7 +17,8 @@ from cachesync.fuse import Device, Later, Loop, Request, wire
 from cachesync.fuse.wire import Opened
 from cachesync.model import Kind
 from cachesync.mount.changing import Changing, check_name
-from cachesync.mount.nodes import Node, stale
+from cachesync.mount.descriptors import Descriptors
+from cachesync.mount.nodes import Node, session_of, stale
 from cachesync.mount.passing import WriteThrough
 from cachesync.mount.remote import RemoteFile
 from cachesync.mount.view import VALID, View, attributes_here, split
@@ -40,6 +41,7 @@ class Holding:
         self._changing = changing
         self._device = device
         self._loop = loop
+        self._descriptors = Descriptors()
         self._flags = 0 if through is WriteThrough.CLOSE else Opened.NOFLUSH
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -52,7 +54,7 @@ class Holding:
         if node.opens:
             self._open_more(node, flags, writing=writing)
         else:
-            self._open_first(node, flags, writing=writing)
+            self._open_first(node, flags, _program(r, node), writing=writing)
         opened = self._begin(node, truncate=bool(flags & os.O_TRUNC), writing=writing)
         if writing and node.backing and node.announced < 0:
             self._announce(node)
@@ -76,10 +78,11 @@ class Holding:
                 self._let_go(node)
             raise
 
-    def _open_first(self, node: Node, flags: int, *, writing: bool) -> None:
+    def _open_first(self, node: Node, flags: int, program: int | bytes, *, writing: bool) -> None:
+        self._descriptors.check(program)
         if node.grip >= 0:
             file, writable = self._descriptor(node.grasped, writing=writing, grasped=True)
-            self._hold(node, file, os.fstat(file), writable=writable)
+            self._hold(node, file, os.fstat(file), program, writable=writable)
             return
         try:
             file, writable = self._descriptor(node.place, writing=writing)
@@ -94,7 +97,7 @@ class Holding:
         except BaseException:
             os.close(file)
             raise
-        self._hold(node, file, found, writable=writable)
+        self._hold(node, file, found, program, writable=writable)
 
     def _foresee(self, node: Node) -> None:
         """A file that the daemon is about to drop is written to by somebody who saw what was in it. Raises Later."""
@@ -171,9 +174,10 @@ class Holding:
         except PermissionError:  # it may be written, but not read
             return os.open(place, os.O_WRONLY | kept_out), True
 
-    def _hold(self, node: Node, file: int, found: os.stat_result, *, writable: bool) -> None:
+    def _hold(self, node: Node, file: int, found: os.stat_result, program: int | bytes, *, writable: bool) -> None:
         """A node is open as ``file``. One that runs as somebody else is written through us, who take that from it."""
-        node.file, node.writable, node.backing = file, writable, 0
+        node.file, node.writable, node.backing, node.opener = file, writable, 0, program
+        self._descriptors.take(program)
         if self._loop.passthrough and not found.st_mode & _SUID:
             try:
                 node.backing = self._device.register(file)
@@ -198,6 +202,8 @@ class Holding:
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
         parent, name, bits = self._view.nodes[r.node], r.text(16), mode & ~umask & 0o7777
         check_name(self._view, parent, name)
+        program = _program(r, parent)
+        self._descriptors.check(program)
         # Read-only where the kernel writes: closing a writable one would tell the watcher that it was written.
         writable = not self._loop.passthrough
         access = (os.O_RDWR if writable else os.O_RDONLY) | flags & os.O_EXCL
@@ -218,13 +224,15 @@ class Holding:
         if node.opens:
             os.close(made)
         else:
-            self._hold(node, made, found, writable=writable)
+            self._hold(node, made, found, program, writable=writable)
         return self._begun(node, found, flags)
 
     def tmpfile(self, r: Request) -> bytes:
         """TMPFILE: a file without a name."""
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
         parent = self._view.nodes[r.node]
+        program = _program(r, parent)
+        self._descriptors.check(program)
         self._view.stand(parent)
         access = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags & os.O_EXCL
         made = os.open(parent.place, access, mode & ~umask & 0o7777)
@@ -237,7 +245,7 @@ class Holding:
         except BaseException:
             os.close(made)
             raise
-        self._hold(node, made, found, writable=True)
+        self._hold(node, made, found, program, writable=True)
         return self._begun(node, found, 0)
 
     def _begun(self, node: Node, found: os.stat_result, flags: int) -> bytes:
@@ -268,7 +276,16 @@ class Holding:
             node.remote.close()
             self._view.nodes.read_in_store.discard(node)
         file, node.file, node.backing, node.writable, node.remote = node.file, -1, 0, False, None
+        if node.opener is not None:
+            self._descriptors.give_back(node.opener)
+            node.opener = None
         if file >= 0:
             if node.lost:  # another program may be about to open it
                 self._view.nodes.grasp(node, b"/proc/self/fd/%d" % file, flags=0)
             os.close(file)
+
+
+def _program(r: Request, node: Node) -> int | bytes:
+    """Whose open files a new one is counted with: those of the thread that asks, or of the session, if the thread is in
+    another container."""
+    return r.pid or session_of(node)

@@ -13,6 +13,8 @@ import errno
 import os
 import stat as st
 from collections import OrderedDict
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from cachesync.files.beneath import birth_ns
 from cachesync.fuse import linux, wire
@@ -21,10 +23,26 @@ from cachesync.mount.remote import RemoteFile
 _LONG = 2000
 """Bytes of a path from which on it is begun at an open directory: PATH_MAX is 4,096."""
 
-_GRASPED = 1024
+_GRASPED = 128
 """Files without their names that are held at most; the kernel forgets nearly all of them at once."""
 
 Key = tuple[int, int]
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class FileLocks:
+    """Who has a file locked, each owner exclusively or not, and the requests that wait for that."""
+
+    holders: dict[int, bool] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)
+
+    def take(self, owner: int, *, exclusive: bool) -> bool:
+        """Lock it, if nobody else prevents that. The owner's former lock is gone in any case, as flock(2) says."""
+        self.holders.pop(owner, None)
+        if any(exclusive or held for held in self.holders.values()):
+            return False
+        self.holders[owner] = exclusive
+        return True
 
 
 class Node:
@@ -34,11 +52,12 @@ class Node:
     is known of a file that was seen with more names than one. Of a file that is open: ``file`` is its
     descriptor, and ``backing`` its number with the kernel where that reads and writes past us; ``writers`` of its
     ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1.
-    ``grip`` is an O_PATH descriptor of a file that has lost its name while the kernel knew it, or -1."""
+    ``locks`` are shared by the nodes that its name has had. ``grip`` is an O_PATH descriptor of a file that has lost
+    its name while the kernel knew it, or -1."""
 
     __slots__ = (
-        "announced", "backing", "born", "file", "grip", "held", "inode", "key", "kind", "lookups", "lost", "name",
-        "number", "opens", "parent", "remote", "unlinked", "writable", "writers",
+        "announced", "backing", "born", "file", "grip", "held", "inode", "key", "kind", "locks", "lookups",
+        "lost", "name", "number", "opener", "opens", "parent", "remote", "unlinked", "writable", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, parent: Node | None, name: bytes, key: Key | None, kind: int) -> None:
@@ -49,11 +68,13 @@ class Node:
         self.kind = kind
         self.inode = 0
         self.born: int | None = None
+        self.locks: FileLocks | None = None
         self.lookups = 0
         self.lost = False
         self.file = -1
         self.writable = False
         self.backing = 0
+        self.opener: int | bytes | None = None
         self.opens = 0
         self.writers = 0
         self.announced = -1
@@ -133,6 +154,7 @@ class Nodes:
         self._by_place: dict[tuple[int, bytes], Node] = {}
         self._last = wire.ROOT
         self._grasped: OrderedDict[int, Node] = OrderedDict()
+        self._locks: WeakValueDictionary[tuple[int, bytes], FileLocks] = WeakValueDictionary()
         self.read_in_store: set[Node] = set()
         """The nodes that are open, and that have ``remote``."""
 
@@ -193,6 +215,14 @@ class Nodes:
         node.key, node.born = key, None
         self._by_key[key] = node
 
+    def locks(self, node: Node) -> FileLocks:
+        """The locks of a file."""
+        if node.locks is None:
+            node.locks = FileLocks()
+            if not node.lost and node.parent is not None:
+                self._locks[node.parent.number, node.name] = node.locks
+        return node.locks
+
     def moved(self, node: Node, parent: Node, name: bytes) -> None:
         """A node has another place."""
         self.left(node)
@@ -209,13 +239,22 @@ class Nodes:
         if before is not None:
             before.lost = True
         node.lost = False
-        self._by_place[node.parent.number, node.name] = node
+        place = node.parent.number, node.name
+        self._by_place[place] = node
+        if node.locks is not None:
+            self._locks[place] = node.locks
+        else:
+            node.locks = self._locks.get(place)
 
     def left(self, node: Node) -> None:
         """A node has lost its place."""
         if node.parent is not None and self._by_place.get((node.parent.number, node.name)) is node:
             del self._by_place[node.parent.number, node.name]
         node.lost = node.parent is not None
+
+    def vacate(self, parent: Node, name: bytes) -> None:
+        """A program takes a name away, or puts another file there: the locks of what stands there do not stay."""
+        self._locks.pop((parent.number, name), None)
 
     def grasp(self, node: Node, place: bytes, *, flags: int = os.O_NOFOLLOW) -> None:
         """Hold a file or link that stands at ``place`` and is about to lose that name: a program that has looked it up

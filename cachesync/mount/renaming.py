@@ -186,6 +186,8 @@ class Renaming:
     def _renamed(self, names: _Names) -> None:
         nodes = self._view.nodes
         node, other = nodes.at(names.old_parent, names.old_name), nodes.at(names.new_parent, names.new_name)
+        nodes.vacate(names.old_parent, names.old_name)
+        nodes.vacate(names.new_parent, names.new_name)
         if other is not None and other is not node and not names.exchanged:
             self._changing.lost(other)
         if other is not None and names.exchanged:
