@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 
@@ -39,6 +41,7 @@ class OnDemandRoutes:
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
         self._brings = Lane("bring", BRINGS, WAIT, idle=IDLE)
+        self._under_way: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._local = Lane("ask the journal", LOCAL, WAIT, idle=IDLE)
         self._stores = Lane("store", STORES, WAIT)
         self._listens = Lane("listen", LISTENERS, WAIT, idle=IDLE)
@@ -68,9 +71,25 @@ class OnDemandRoutes:
             "remove": ondemand.remove,
             "move": ondemand.move,
         }
-        transfers = verb == "move" or (verb == "bring" and names[1] != "" and not names[1].endswith("/"))
-        await (self._brings if transfers else self._local).run(lambda: calls[verb](*names))
+        work = partial(calls[verb], *names)
+        if verb == "bring" and names[1] and not names[1].endswith("/"):
+            await self._bring((names[0], names[1]), work)
+        else:
+            await (self._brings if verb == "move" else self._local).run(work)
         return answer({"done": True})
+
+    async def _bring(self, place: tuple[str, str], work: Callable[[], None]) -> None:
+        """Bring a file; however many ask for it, or have stopped asking, it takes one place."""
+        task = self._under_way.get(place)
+        if task is None:
+            task = self._under_way[place] = asyncio.ensure_future(self._brings.run(work))
+            task.add_done_callback(partial(self._brought, place))
+        await asyncio.shield(task)
+
+    def _brought(self, place: tuple[str, str], task: asyncio.Future[None]) -> None:
+        del self._under_way[place]
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
 
     async def store(self, request: web.Request) -> web.Response:
         """Wait until one file is stored."""

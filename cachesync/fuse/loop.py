@@ -28,7 +28,7 @@ _ROUNDS = 16
 """How often one request may find that it has to wait, before it is given up: somebody undoes what it waits for."""
 
 _HERE = {"most": 64, "each": 16}
-_REMOTE = {"most": 128, "each": 16}
+_REMOTE = {"most": 128, "each": 32}
 """Threads for work on this host and for work that waits for something remote, in all and for one party."""
 
 _ALWAYS = (

@@ -92,9 +92,9 @@ def test_readers_that_wait_for_the_store_hold_up_no_local_work(evicted: MountedH
 
 
 def test_who_is_killed_frees_its_place(evicted: MountedHost, line: Line):
-    """Those that come and go do not fill the daemon's places either."""
+    """Those that come and go do not fill the daemon's places either: 195 of them, and it has 128."""
     line.mute()
-    for _ in range(3):
+    for _ in range(5):
         with readers(evicted) as reading:
             for reader in reading:
                 reader.send_signal(signal.SIGKILL)
