@@ -134,6 +134,11 @@ class Keeper:
         with _as_errno():
             self._learning.take(session, partial(self._learn, session))
 
+    def learn_within(self, session: bytes, seconds: float) -> None:
+        """The same, for ``seconds`` at most, and without an error: it goes on, and what is known counts until then."""
+        if not self._learning.begin(session, partial(self._learn, session)).ended.wait(seconds):
+            self.unlearned.add(session)
+
     def learn_soon(self, session: bytes) -> None:
         """The same, and nobody waits for it."""
         self._learning.begin(session, partial(self._learn, session))

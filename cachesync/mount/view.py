@@ -34,6 +34,9 @@ T = TypeVar("T")
 _AWAY = 1 << 62
 """Added to a node's number it is the inode number of what is not on a disk, and of nothing that is."""
 
+_KNOWN = 2.0
+"""Seconds that the store is asked anew what it has of a session that is known, before what is known counts."""
+
 VALID = (1, 0)
 """Seconds and nanoseconds that the kernel believes a name and attributes. The root may be changed behind the mount, by
 the daemon or by anybody, and is seen that much later."""
@@ -113,8 +116,8 @@ class View:
 
     def ensure_learned(self, session: bytes) -> None:
         """Let the journal know what the store has of a session of which something is not here, and know it anew every
-        ``revalidate`` seconds: other hosts write to it too. If the store says nothing, what is known counts; where the
-        session's directory stands, or the store said nothing the last time, nobody waits for it.
+        ``revalidate`` seconds: other hosts write to it too. If the store does not answer soon, what is known counts.
+        Where the session's directory stands, or the store did not answer the last time, nobody waits for it.
 
         Raises Later.
         """
@@ -131,11 +134,10 @@ class View:
             return
 
         def learn() -> None:
-            try:
+            if known:
+                self.keeper.learn_within(session, _KNOWN)
+            else:
                 self.keeper.learn(session)
-            except OSError:
-                if not known:
-                    raise
             self._learned_at[session] = self.clock()
 
         raise Later(learn, party=session, remote=True)

@@ -91,6 +91,21 @@ def test_readers_that_wait_for_the_store_hold_up_no_local_work(evicted: MountedH
     assert (evicted.root / "new" / "renamed").read_bytes() == b"made in the outage"
 
 
+def test_a_file_is_made_in_a_session_of_which_nothing_is_here(make_mounted: MakeMounted, line: Line):
+    host = make_mounted(env={"S3_ENDPOINT": line.endpoint}).mount(revalidate="100ms")
+    (host.mnt / "s").mkdir()
+    (host.mnt / "s" / "f").write_bytes(b"stored")
+    close(host)
+    assert os.listdir(host.mnt / "s") == ["f"]
+    line.mute()
+    make = "import sys; open(sys.argv[1], 'x').write('made in the outage')"
+    subprocess.run([sys.executable, "-c", make, host.mnt / "s" / "new"], check=True, timeout=_SOON)
+    assert sorted(os.listdir(host.mnt / "s")) == ["f", "new"]
+    line.mend()
+    host.stored("s")
+    assert host.in_bucket("s") == {"f", "new"}
+
+
 def test_who_is_killed_frees_its_place(evicted: MountedHost, line: Line):
     """Those that come and go do not fill the daemon's places either: 195 of them, and it has 128."""
     line.mute()
