@@ -230,7 +230,7 @@ class Changing:
         """An open file's descriptor, or a path at which the node surely stands. Raises OSError, Later."""
         if node.file >= 0:
             return node.file
-        if node.grip >= 0 and node.kind == st.S_IFREG:
+        if node.gripped and node.kind == st.S_IFREG:
             return self._view.nodes.open_grasped(node)
         if emptied and not os.path.lexists(node.place) and self._view.away(node.path) is not None:
             raise self._view.make_empty(node.path)

@@ -80,7 +80,7 @@ class Holding:
 
     def _open_first(self, node: Node, flags: int, program: int | bytes, *, writing: bool) -> None:
         self._descriptors.check(program)
-        if node.grip >= 0:
+        if node.gripped:
             file, writable = self._descriptor(node.grasped, writing=writing, grasped=True)
             self._hold(node, file, os.fstat(file), program, writable=writable)
             return

@@ -52,7 +52,7 @@ class Looking:
     def readlink(self, r: Request) -> bytes:
         """READLINK."""
         node = self._view.nodes[r.node]
-        if node.grip >= 0:
+        if node.gripped:
             return os.readlink(b"", dir_fd=node.grip)
         try:
             return os.readlink(node.place)
@@ -159,7 +159,7 @@ class Looking:
         if name.startswith(OURS):
             return _sized(self._ours(node, name), size)
         try:
-            value = os.getxattr(node.readable, name, follow_symlinks=max(node.file, node.grip) >= 0)
+            value = os.getxattr(node.readable, name, follow_symlinks=node.file >= 0 or node.gripped)
         except FileNotFoundError:  # only in the store
             raise OSError(errno.ENODATA, "none") from None
         return _sized(value, size)
@@ -169,7 +169,7 @@ class Looking:
         size, _ = wire.GETXATTR_IN.unpack_from(r.buffer, wire.HEADER)
         node = self._view.nodes[r.node]
         try:
-            names = os.listxattr(node.readable, follow_symlinks=max(node.file, node.grip) >= 0)
+            names = os.listxattr(node.readable, follow_symlinks=node.file >= 0 or node.gripped)
         except FileNotFoundError:
             names = []
         return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), size)

@@ -91,7 +91,12 @@ class Node:
     @property
     def readable(self) -> int | bytes:
         """A descriptor of it or a path to it, for what is only read. A link at its end is followed if it is held."""
-        return self.file if self.file >= 0 else self.grasped if self.grip >= 0 else self.place
+        return self.file if self.file >= 0 else self.grasped if self.gripped else self.place
+
+    @property
+    def gripped(self) -> bool:
+        """Whether it has lost its name, and is held."""
+        return self.lost and self.grip >= 0
 
     @property
     def grasped(self) -> bytes:
@@ -262,8 +267,9 @@ class Nodes:
 
         Raises FileNotFoundError if nothing is there.
         """
-        if node.file >= 0 or node.grip >= 0:
+        if node.file >= 0:
             return
+        self._release(node)
         try:
             grip = os.open(place, os.O_PATH | os.O_CLOEXEC | flags)
         except FileNotFoundError:

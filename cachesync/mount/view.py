@@ -190,7 +190,7 @@ class View:
         """A node's attributes. Raises OSError: ESTALE if it has lost its place."""
         if node.file >= 0:
             return attributes_here(node, os.fstat(node.file))
-        if node.grip >= 0:
+        if node.gripped:
             return attributes_here(node, os.fstat(node.grip))
         found = self._find(node.place, node.path)
         if found is None or (isinstance(found, Absent) and KINDS[found.kind] != node.kind):
