@@ -58,7 +58,7 @@ def test_who_opens_too_many_files_is_refused_and_nobody_else(mounted: MountedHos
     (mounted.mnt / "s" / "there").write_bytes(b"content")
     server = mounted.children()["server"]
     resource.prlimit(server, resource.RLIMIT_NOFILE, (600, resource.prlimit(server, resource.RLIMIT_NOFILE)[1]))
-    command = [sys.executable, "-c", GREEDY, mounted.mnt / "s"]
+    command = [sys.executable, "-c", GREEDY, str(mounted.mnt / "s")]
     greedy = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in greedy:
         assert process.stdout is not None

@@ -117,7 +117,7 @@ except TimeoutError:
 
 
 def waiter(path: Path, how: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WAIT, path, how]
+    command = [sys.executable, "-c", WAIT, str(path), how]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "waits\n"

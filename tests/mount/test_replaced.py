@@ -67,7 +67,7 @@ def test_a_name_that_is_replaced_all_the_time_is_never_stale(mounted: MountedHos
     else:
         name.write_text("version 0")
     with subprocess.Popen([sys.executable, "-c", REPLACE, name, how]) as replacing:
-        command = [sys.executable, "-c", USE, name, use, str(OPENS)]
+        command = [sys.executable, "-c", USE, str(name), use, str(OPENS)]
         using = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         seen = [eval(user.communicate(timeout=120)[0]) for user in using]
         assert replacing.poll() is None

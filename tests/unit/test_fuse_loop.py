@@ -243,7 +243,7 @@ def test_a_thread_whose_reader_is_gone_is_abandoned_until_it_ends():
 
 
 def test_what_is_parked_is_answered_when_another_request_says_so(kernel):
-    free = []
+    free: list[int] = []
 
     def lock(r: Request) -> bytes:
         if not free:
