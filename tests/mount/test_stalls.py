@@ -91,6 +91,17 @@ def test_readers_that_wait_for_the_store_hold_up_no_local_work(evicted: MountedH
     assert (evicted.root / "new" / "renamed").read_bytes() == b"made in the outage"
 
 
+def test_files_of_one_session_that_hang_hold_up_no_other_session(evicted: MountedHost, line: Line):
+    (evicted.mnt / "t").mkdir()
+    (evicted.mnt / "t" / "f").write_bytes(b"of another session")
+    assert evicted.run("close", "t").code == 0
+    line.stall = b"/sessions/s/f"
+    with readers(evicted):
+        done = subprocess.run(["cat", evicted.mnt / "t" / "f"], check=True, timeout=_SOON, stdout=subprocess.PIPE)
+        assert done.stdout == b"of another session"
+    line.stall = None
+
+
 def test_a_file_is_made_in_a_session_of_which_nothing_is_here(make_mounted: MakeMounted, line: Line):
     host = make_mounted(env={"S3_ENDPOINT": line.endpoint}).mount(revalidate="100ms")
     (host.mnt / "s").mkdir()
