@@ -91,18 +91,28 @@ class Evictor:
         self._c.events.tell(What.EVICTED, session, files=run.evicted, bytes=run.bytes)
         return EvictReport(session, run.evicted, run.bytes, kept)
 
+    def drop_superseded(self, session: str, staging: Staging, astray: Astray) -> None:
+        """Evict the clean, idle files of which another host has stored a newer version. Raises as ``evict``."""
+        with Ground(self._c.tree, session, staging) as ground:
+            entries = (self._c.journal.entries.entry(session, path) for path in sorted(astray.replaced))
+            resident = (entry for entry in entries if entry is not None and entry.resident and not entry.tombstone)
+            self._drop_batches(_Run(ground, force=False), (e for e in resident if _must_stay(e, astray) is None))
+
     # -- files and links -----------------------------------------------------------------------------------------------
 
     def _files(self, run: _Run, astray: Astray) -> list[Entry]:
         """Evict files and links. Returns the directories."""
-        session, directories = run.ground.session, list[Entry]()
-        candidates = self._candidates(run, astray, directories)
+        directories = list[Entry]()
+        self._drop_batches(run, self._candidates(run, astray, directories))
+        return directories
+
+    def _drop_batches(self, run: _Run, candidates: Iterator[Entry]) -> None:
+        session = run.ground.session
         while batch := list(itertools.islice(candidates, _BATCH)):
             with self._c.journal.turns.alone(session) as turn:
                 back = self._drop(run, batch, turn)
             if back:
                 self._scanner.notice(session, {entry.path: Hint.CHANGED for entry in back})
-        return directories
 
     def _drop(self, run: _Run, batch: list[Entry], turn: Turn) -> list[Entry]:
         """Evict the entries that are not in use.
@@ -266,6 +276,6 @@ def _must_stay(entry: Entry, astray: Astray) -> str | None:
         return "it is not stored"
     if entry.path in astray.deleted:
         return "another host deleted it in the store"
-    if entry.path in astray.replaced:
+    if entry.path in astray.replaced and (entry.superseded is None or entry.superseded.stored is None):
         return "another host replaced it in the store"
     return None

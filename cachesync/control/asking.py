@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
 import select
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
@@ -46,6 +49,7 @@ class Asker:
         self._path = path
         self._kept = kept
         self._idle: list[tuple[_Connection, float]] = []
+        self._heard: dict[int, _Connection] = {}
 
     def is_serving(self) -> bool:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
@@ -56,7 +60,7 @@ class Asker:
         timeout = READ_TIMEOUT if timeout is None else timeout
         connection = self._open(timeout)
         try:
-            with self._hearing(timeout):
+            with self._hearing(connection, timeout):
                 connection.request(method, target)
                 told = json.loads(connection.getresponse().read())
         except BaseException:
@@ -69,18 +73,18 @@ class Asker:
         """The lines of a streamed answer, which is whole if this ends without an error."""
         timeout = READ_TIMEOUT if timeout is None else timeout
         with self._connection(timeout) as connection:
-            with self._hearing(timeout):
+            with self._hearing(connection, timeout):
                 connection.request(method, target)
                 response = connection.getresponse()
             left = bytearray()
             while True:
-                with self._hearing(timeout):
+                with self._hearing(connection, timeout):
                     piece = response.read1(PIECE)
                 left += piece
                 if b"\n" in piece:
                     *whole, rest = left.split(b"\n")
                     for line in whole:
-                        with self._hearing(timeout):
+                        with self._hearing(connection, timeout):
                             told = json.loads(line)
                         yield self.built(dict, told)
                     left = rest
@@ -90,7 +94,7 @@ class Asker:
     def bytes(self, target: str, headers: Mapping[str, str], length: int) -> Iterator[bytes]:
         """The ``length`` bytes of an answer, in pieces. Raises DaemonUnavailable if they stop short."""
         with self._connection(STORE_TIMEOUT) as connection:
-            with self._hearing(STORE_TIMEOUT):
+            with self._hearing(connection, STORE_TIMEOUT):
                 connection.request("GET", target, headers=dict(headers))
                 response = connection.getresponse()
                 if response.status not in (http.client.OK, http.client.PARTIAL_CONTENT):
@@ -99,7 +103,7 @@ class Asker:
                 if response.length != length:
                     raise self._unavailable(f"it sends {response.length} bytes instead of {length}")
             while length:
-                with self._hearing(STORE_TIMEOUT):
+                with self._hearing(connection, STORE_TIMEOUT):
                     piece = response.read1(min(length, PIECE))
                     if not piece:
                         raise self._unavailable(f"the connection broke, {length} bytes before the end")
@@ -111,7 +115,7 @@ class Asker:
     ) -> T:
         """PUT what ``source`` holds, to its end. What reading it raises is raised, and nothing is stored then."""
         with self._connection(STORE_TIMEOUT) as connection:
-            with self._hearing(STORE_TIMEOUT):
+            with self._hearing(connection, STORE_TIMEOUT):
                 connection.putrequest("PUT", target)
                 for name, value in (*headers.items(), ("Transfer-Encoding", "chunked")):
                     connection.putheader(name, value)
@@ -119,14 +123,14 @@ class Asker:
             refused = False
             while not refused:
                 piece = source.read(PIECE)
-                with self._hearing(STORE_TIMEOUT):
+                with self._hearing(connection, STORE_TIMEOUT):
                     try:
                         connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
                     except (BrokenPipeError, ConnectionResetError):  # it wants no more: its answer says why
                         refused = True
                 if not piece:
                     break
-            with self._hearing(STORE_TIMEOUT):
+            with self._hearing(connection, STORE_TIMEOUT):
                 told = json.loads(connection.getresponse().read())
             return self.built(build, told)
 
@@ -155,7 +159,7 @@ class Asker:
             self._idle.pop()[0].close()
 
     @contextmanager
-    def _connection(self, timeout: float) -> Iterator[http.client.HTTPConnection]:
+    def _connection(self, timeout: float) -> Iterator[_Connection]:
         connection = _Connection(self._path, timeout)
         try:
             yield connection
@@ -163,13 +167,26 @@ class Asker:
             connection.close()
 
     @contextmanager
-    def _hearing(self, timeout: float) -> Iterator[None]:
+    def _hearing(self, connection: _Connection, timeout: float) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._heard[thread] = connection
         try:
             yield
         except TimeoutError as error:
             raise self._unavailable(f"no answer within {timeout:.0f} s") from error
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+            if connection.broken_off:
+                raise InterruptedError(errno.EINTR, "nobody waits for the answer any more") from error
             raise self._unavailable(error) from error
+        finally:
+            del self._heard[thread]
+
+    def break_off(self, thread: int) -> None:
+        """Let a thread that waits for an answer wait no longer: it gets InterruptedError. What it asked for may be done
+        all the same."""
+        connection = self._heard.get(thread)
+        if connection is not None:
+            connection.break_off()
 
     def built(self, build: Callable[[Any], T], told: Any) -> T:
         """What ``build`` makes of something told; an error that is told is raised."""
@@ -191,6 +208,13 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self.broken_off = False
+
+    def break_off(self) -> None:
+        """End what another thread waits for at this connection."""
+        self.broken_off = True
+        with suppress(OSError, AttributeError):  # it is not connected yet, or not any more
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
         self.sock = connect(self._path, CONNECT_TIMEOUT)

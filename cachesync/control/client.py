@@ -29,6 +29,10 @@ class ControlClient:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
         return self._asker.is_serving()
 
+    def break_off(self, thread: int) -> None:
+        """See Asker."""
+        self._asker.break_off(thread)
+
     @property
     def artifacts(self) -> ArtifactClient:
         """See Verbs."""

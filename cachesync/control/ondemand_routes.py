@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 
@@ -16,8 +18,11 @@ from cachesync.keys import check_session
 from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.verbs import Verbs
 
-BRINGS = 64
-"""Entries that are brought, renamed or removed at once; as many wait."""
+BRINGS = 128
+"""Files that are brought or renamed in the store at once; as many wait. The mount's server asks for no more."""
+
+LOCAL = 64
+"""Questions at once that the journal and the disk answer, and that no transfer may hold up."""
 
 LISTENERS = 16
 STORES = 256
@@ -35,9 +40,11 @@ class OnDemandRoutes:
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
         self._brings = Lane("bring", BRINGS, WAIT, idle=IDLE)
+        self._under_way: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._local = Lane("ask the journal", LOCAL, WAIT, idle=IDLE)
         self._stores = Lane("store", STORES, WAIT)
         self._listens = Lane("listen", LISTENERS, WAIT, idle=IDLE)
-        self.lanes = (self._brings, self._stores, self._listens)
+        self.lanes = (self._brings, self._local, self._stores, self._listens)
 
     def table(self) -> list[web.RouteDef]:
         """Every route there is."""
@@ -63,8 +70,25 @@ class OnDemandRoutes:
             "remove": ondemand.remove,
             "move": ondemand.move,
         }
-        await self._brings.run(lambda: calls[verb](*names))
+        work = partial(calls[verb], *names)
+        if verb == "bring" and names[1] and not names[1].endswith("/"):
+            await self._bring((names[0], names[1]), work)
+        else:
+            await (self._brings if verb == "move" else self._local).run(work)
         return answer({"done": True})
+
+    async def _bring(self, place: tuple[str, str], work: Callable[[], None]) -> None:
+        """Bring a file; however many ask for it, or have stopped asking, it takes one place."""
+        task = self._under_way.get(place)
+        if task is None:
+            task = self._under_way[place] = asyncio.ensure_future(self._brings.run(work))
+            task.add_done_callback(partial(self._brought, place))
+        await asyncio.shield(task)
+
+    def _brought(self, place: tuple[str, str], task: asyncio.Future[None]) -> None:
+        del self._under_way[place]
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
 
     async def store(self, request: web.Request) -> web.Response:
         """Wait until one file is stored."""
@@ -84,7 +108,7 @@ class OnDemandRoutes:
             }
         except (ValueError, AttributeError, TypeError, OverflowError):
             raise UsageError("notices", cause="is not {SESSION: {PATH: HINTS}}") from None
-        await self._brings.run(lambda: self._verbs.ondemand.notice(told))
+        await self._local.run(lambda: self._verbs.ondemand.notice(told))
         return answer({"done": True})
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
@@ -103,5 +127,5 @@ class OnDemandRoutes:
     async def sessions(self, request: web.Request) -> web.Response:
         """The names, also of those that are only in the store."""
         query(request)
-        names = await self._brings.run(self._verbs.ondemand.sessions)
+        names = await self._local.run(self._verbs.ondemand.sessions)
         return answer({"sessions": names})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cachesync.fuse.device import Device
 from cachesync.fuse.linux import die_with_parent
-from cachesync.fuse.loop import Handler, Later, Loop, Request
+from cachesync.fuse.loop import Handler, Later, Loop, Parked, Request, Unreachable
 from cachesync.fuse.mounting import KIND, Mounted, confine, kind_at, mount, mounted, mounts, unmount, unmount_all
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "Later",
     "Loop",
     "Mounted",
+    "Parked",
     "Request",
+    "Unreachable",
     "confine",
     "die_with_parent",
     "kind_at",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 
 from cachesync.errors import UsageError
 from cachesync.fuse import linux
@@ -149,12 +151,13 @@ def _comma(text: str) -> str:
     return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
-def confine(root: str, *, away_from: str) -> bool:
+def confine(root: str, *, away_from: str, needed: Sequence[str]) -> bool:
     """Make the root the working directory, in a private view of the mounts in which no symbolic link under it is ever
     followed: whoever puts one into a path behind our back cannot lead us out of the root, with our rights (P16).
 
-    ``away_from`` is our own mount, which this view must not keep alive. Needs root; else it is the working directory
-    only, and our rights are those of whoever made the link. Returns whether links are not followed.
+    ``away_from`` is our own mount, which this view must not keep alive. Of the others it has those only that the root
+    and the paths ``needed`` are on: elsewhere they can be unmounted for good. Needs root; else it is the working
+    directory only, and our rights are those of whoever made the link. Returns whether links are not followed.
     """
     os.chdir(root)
     if os.geteuid() != 0:
@@ -164,6 +167,7 @@ def confine(root: str, *, away_from: str) -> bool:
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount(None, b"/", None, linux.MS_REC | linux.MS_SLAVE)
         linux.umount(os.fsencode(away_from), linux.MNT_DETACH)
+        _detach_all_but(os.fsdecode(here), [os.path.realpath(path) for path in needed])
         linux.mount(here, here, None, linux.MS_BIND | linux.MS_REC)
         linux.mount(None, here, None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_NOSYMFOLLOW)
     except OSError:
@@ -171,3 +175,15 @@ def confine(root: str, *, away_from: str) -> bool:
     finally:
         os.chdir(here)
     return True
+
+
+def _detach_all_but(root: str, needed: Sequence[str]) -> None:
+    """Detach the mounts that neither lie below the root nor have the root, or something needed, on them."""
+    for found in reversed(mounts()):
+        if not _is_below(found.path, root) and not any(_is_below(path, found.path) for path in (root, *needed)):
+            with contextlib.suppress(OSError):  # hidden by another one, or not ours to detach
+                linux.umount(os.fsencode(found.path), linux.MNT_DETACH)
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path == above or path.startswith(above.rstrip("/") + "/")

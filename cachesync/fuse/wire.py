@@ -58,6 +58,8 @@ class Op(IntEnum):
     READDIR = 28
     RELEASEDIR = 29
     FSYNCDIR = 30
+    SETLK = 32
+    SETLKW = 33
     CREATE = 35
     INTERRUPT = 36
     DESTROY = 38
@@ -78,6 +80,7 @@ class Init(IntFlag):
     ATOMIC_O_TRUNC = 1 << 3
     BIG_WRITES = 1 << 5
     DONT_MASK = 1 << 6
+    FLOCK_LOCKS = 1 << 10
     READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
@@ -123,6 +126,9 @@ ACL_KILL_SGID = 1
 
 FSYNC_DATA = 1
 
+RELEASE_FLOCK = 1 << 1
+"""Of a RELEASE: the lock of its owner goes with it."""
+
 IN = struct.Struct("<IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid, extensions, padding
 OUT = struct.Struct("<IiQ")  # length, -errno, unique
 INIT_IN = struct.Struct("<IIIII")  # major, minor, readahead, flags, the other flags
@@ -136,6 +142,7 @@ READ_IN = struct.Struct("<QQIIQII")  # handle, offset, size, flags, lock owner, 
 RELEASE_IN = struct.Struct("<QIIQ")  # handle, open flags, release flags, lock owner
 FSYNC_IN = struct.Struct("<QII")  # handle, flags, padding
 FALLOCATE_IN = struct.Struct("<QQQII")  # handle, offset, length, mode, padding
+LK_IN = struct.Struct("<QQQQIIII")  # handle, owner, start, end, type as of fcntl, pid, flags, padding
 LSEEK_IN = struct.Struct("<QQII")  # handle, offset, whence, padding
 COPY_IN = struct.Struct("<7Q")  # handle, offset, node out, handle out, offset out, length, flags
 SETXATTR_IN = struct.Struct("<II")  # size, flags

@@ -32,6 +32,8 @@ class Brought:
     skipped: list[Skipped] = field(default_factory=list)
     full: bool = False
     """The disk took no more."""
+    unreachable: bool = False
+    """The store did not answer."""
 
     @property
     def complete(self) -> bool:
@@ -65,6 +67,7 @@ class Tally:
         """A path that is not brought, by an error; some mean the end of all fetching."""
         if isinstance(error, StoreUnreachable | DiskFull):
             self.brought.full = self.brought.full or isinstance(error, DiskFull)
+            self.brought.unreachable = self.brought.unreachable or isinstance(error, StoreUnreachable)
             self.end(error.advice)
             self.note(Pending(path, error.advice))
         elif isinstance(error, PreconditionFailed | ObjectNotFound):

@@ -130,6 +130,10 @@ class AbsentNames:
         )
         return {os.fsencode(name): _directory(mode, rights) for name, mode, rights in self._all(sql, ())}
 
+    def names(self) -> set[bytes]:
+        """The sessions that the journal has ever met."""
+        return {os.fsencode(name) for (name,) in self._all("SELECT name FROM session", ())}
+
     def knows(self, session: bytes) -> bool:
         """Whether the journal has ever met a session."""
         return self._number(session) is not None

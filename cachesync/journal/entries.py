@@ -16,8 +16,8 @@ from cachesync.journal.rows import (
     KNOWN_COLUMNS,
     LEAVE,
     NEVER_SEEN,
+    RETURN,
     SEEN_COLUMNS,
-    STORED_TEXT,
     UNLEARN,
     UNSENT,
     Known,
@@ -25,7 +25,6 @@ from cachesync.journal.rows import (
     join,
     labels_text,
     split,
-    take,
     to_entry,
 )
 from cachesync.model import Entry, Labels, Mark
@@ -62,8 +61,7 @@ _MARK_SEEN = (
 )
 
 _RETURNED = f"""
-UPDATE entry SET resident = 1, vanished = 0, {take("older")}, older = NULL, stood_in = NULL,
-    newer = CASE WHEN older IS NOT NULL AND json_extract(older, '$.etag') IS NOT etag THEN {STORED_TEXT} END
+UPDATE entry SET vanished = 0, stood_in = NULL, {RETURN}
 WHERE session = ? AND dir = ? AND name = ? AND gone_at IS NULL AND resident = 0
 """
 

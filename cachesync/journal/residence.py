@@ -10,7 +10,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cachesync.journal.ledger import STALE, Ledger
-from cachesync.journal.rows import DELETED_ELSEWHERE, join, rights_text, split, superseded_text, to_columns
+from cachesync.journal.rows import (
+    AS_THERE,
+    DELETED_ELSEWHERE,
+    RETURN,
+    join,
+    rights_text,
+    split,
+    superseded_text,
+    to_columns,
+)
 from cachesync.model import Entry, FileStat, Kind, Rights, Stored, Superseded
 
 _STANDS = "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND directory = ?4)"
@@ -68,15 +77,16 @@ UPDATE entry SET {_DIRTY}, etag = ?7, version_id = ?8, stored_size = ?9, stored_
 WHERE session = ?1 AND dir = ?2 AND name = ?3 AND kind = 'file' AND resident = 1 AND gone_at IS NULL AND etag = ?6
 """
 
-_EVICTED = """
-UPDATE entry SET resident = 0, newer = NULL, older = NULL, rights = ?
+_EVICTED = f"""
+UPDATE entry SET resident = 0, {AS_THERE}, rights = ?
 WHERE session = ? AND dir = ? AND name = ? AND generation = ? AND synced = generation
-AND resident = 1 AND gone_at IS NULL AND unsettled = 0
+AND resident = 1 AND gone_at IS NULL AND unsettled = 0 AND (newer IS NOT 'null' OR kind <> 'file')
 """
 
-_NOT_EVICTED = """
-UPDATE entry SET resident = 1, hidden = 0
-WHERE session = ? AND dir = ? AND name = ? AND (generation = ? OR hidden = 1) AND etag IS ?
+_NOT_EVICTED = f"""
+UPDATE entry SET hidden = 0, {RETURN}
+WHERE session = ?1 AND dir = ?2 AND name = ?3 AND (generation = ?4 OR hidden = 1)
+AND (etag IS ?5 OR json_extract(older, '$.etag') = ?5)
 """
 
 _EVICTED_DIRECTORY = """
@@ -135,7 +145,7 @@ class Residence:
 
     def evicted(self, name: str, entries: Sequence[tuple[Entry, Rights | None]]) -> list[Entry]:
         """Record that files and links are about to be dropped, and their rights. Returns those that are still clean.
-        Durable when it returns."""
+        What another host has replaced is that host's version then. Durable when it returns."""
         number = self._ledger.id(name)
         with self._ledger.db.write(durable=True) as db:
             return [

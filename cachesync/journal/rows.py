@@ -45,16 +45,26 @@ def take(source: str) -> str:
     )
 
 
-LEAVE = f"""
-    resident = 0, gone_at = NULL, absent = 0, synced = generation, failed = 0, error = NULL, {take("newer")},
-    older = CASE WHEN newer IS NULL OR kind <> 'file' THEN older ELSE {STORED_TEXT} END,
+AS_THERE = f"""
+    {take("newer")}, older = CASE WHEN newer IS NULL OR kind <> 'file' THEN older ELSE {STORED_TEXT} END,
     mtime_ns = CASE WHEN newer IS NULL OR kind = 'file' THEN mtime_ns ELSE json_extract(newer, '$.mtime_ns') END,
     mode = CASE WHEN newer IS NULL OR kind = 'file' THEN mode ELSE json_extract(newer, '$.mode') END,
     target = CASE WHEN newer IS NULL OR kind = 'file' THEN target
-             ELSE CAST(json_extract(newer, '$.target') AS BLOB) END,
-    newer = NULL, rights = NULL, stood_in = (SELECT directory FROM session WHERE session.id = entry.session)
+             ELSE CAST(json_extract(newer, '$.target') AS BLOB) END, newer = NULL
 """
-"""Assignments for what goes with its directory, or is ignored from now on: it is what the store or the manifest has."""
+"""Assignments for what is not here any more: it is what the store or the manifest has."""
+
+LEAVE = f"""
+    resident = 0, gone_at = NULL, absent = 0, synced = generation, failed = 0, error = NULL, {AS_THERE},
+    rights = NULL, stood_in = (SELECT directory FROM session WHERE session.id = entry.session)
+"""
+"""Assignments for what goes with its directory, or is ignored from now on."""
+
+RETURN = f"""
+    resident = 1, {take("older")}, older = NULL,
+    newer = CASE WHEN older IS NOT NULL AND json_extract(older, '$.etag') IS NOT etag THEN {STORED_TEXT} END
+"""
+"""Assignments for what stands here as it did before it left."""
 
 DELETED_ELSEWHERE = "(newer IS 'null' AND resident = 1 AND synced = generation)"
 """A file that another host deleted in the store. It is still here, and its bytes are not in the store."""

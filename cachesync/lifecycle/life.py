@@ -67,8 +67,8 @@ class SessionLife:
         self._committer = committer
         self._flusher = flusher
         self._verifier = verifier
-        self._opener = Opener(context, scanner, learner, threads=threads, sleep=sleep)
         self._evictor = Evictor(context, scanner)
+        self._opener = Opener(context, scanner, learner, self._evictor, threads=threads, sleep=sleep)
         self._sleep = sleep
         self._staging: Staging | None = None
         self._lock = threading.Lock()
@@ -221,8 +221,8 @@ class SessionLife:
         if self._c.tree.session_directory(session) is None:
             return EvictReport(session)
         staging, astray = self.staging(), self._learner.compare(session)
-        if astray.deleted:
-            astray = self._learner.again(session)  # another host deleted it, or the store lost it
+        if astray.deleted or astray.replaced:
+            astray = self._learner.again(session)  # another host changed it, or the store lost it
         first = self._evictor.evict(session, staging, scan, astray, force=force)
         if not any(kept.reason == IN_USE for kept in first.kept):
             return first

@@ -10,6 +10,7 @@ from pathlib import Path
 from cachesync.context import Context
 from cachesync.errors import NoSuchSession, UsageError
 from cachesync.events import What
+from cachesync.evict import Evictor
 from cachesync.files import Ground, Staging, Tree
 from cachesync.hydrate import Brought, Hydrator, JournalMarks, NoMarks
 from cachesync.learn import Astray, Learner
@@ -68,15 +69,24 @@ class Opener:
     """Brings sessions here, or copies of them elsewhere. Both verbs raise NoSuchSession and StoreError."""
 
     def __init__(
-        self, context: Context, scanner: Scanner, learner: Learner, *, threads: int, sleep: Callable[[float], None]
+        self,
+        context: Context,
+        scanner: Scanner,
+        learner: Learner,
+        evictor: Evictor,
+        *,
+        threads: int,
+        sleep: Callable[[float], None],
     ) -> None:
         self._c = context
         self._scanner = scanner
         self._learner = learner
+        self._evictor = evictor
         self._hydrator = Hydrator(context, learner.standing, threads=threads, sleep=sleep)
 
     def open(self, session: str, staging: Staging, watch: Watch, *, lazy: bool) -> OpenReport:
-        """Bring a session under the root, or, ``lazy``, only learn what the store has of it; in the session's turn.
+        """Bring a session under the root, or, ``lazy``, only learn what the store has of it and drop older versions; in
+        the session's turn.
 
         Raises RootHalted too.
         """
@@ -86,6 +96,8 @@ class Opener:
             self._scanner.scan(session)  # it learns which directory it is
             brought = self._bring(session, staging, astray, watch)
             self._scanner.scan(session)  # of directories that no manifest names the journal has to know, too
+        elif astray.replaced and self._c.tree.session_directory(session) is not None:
+            self._evictor.drop_superseded(session, staging, astray)
         counts = self._c.journal.waiting.counts(session)
         if lazy:
             brought = Brought(present=counts.files - counts.evicted)

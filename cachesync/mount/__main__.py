@@ -27,7 +27,7 @@ def main() -> int:
     die_with_parent(told["parent"])
     configure(told["log_format"], told["log_level"])
     client = ControlClient(Path(told["socket"]), kept=_KEPT)
-    keeper = Keeper(client.artifacts, client.lifecycle, client.ondemand, told["patience"])
+    keeper = Keeper(client, told["patience"])
     told["through"] = WriteThrough(told["through"])
     plan = Plan(**{field.name: told[field.name] for field in fields(Plan)})
     try:

@@ -109,9 +109,11 @@ class Changing:
         node = view.nodes.at(parent, name)
 
         path = parent.child(name)
+        view.keep_reading(path)
         try:
             place = parent.below(name)
-            last = node is not None and node.file < 0 and os.lstat(place).st_nlink == 1
+            if node is not None:
+                view.nodes.grasp(node, place)
             os.unlink(place)
         except FileNotFoundError:
             if view.away(path) is None:
@@ -121,13 +123,14 @@ class Changing:
             def done() -> bytes:
                 if os.path.lexists(parent.below(name)):
                     return self.unlink(kept)  # it was brought here meanwhile
+                view.nodes.vacate(parent, name)
                 if node is not None:
                     self.lost(node)
                 return b""
 
-            raise Later(partial(remove, view, path, directory=False), done) from None
+            raise removing(view, path, done) from None
+        view.nodes.vacate(parent, name)
         if node is not None:
-            node.unlinked = node.unlinked or last
             self.lost(node)
         view.hint(parent, name, Hint.GONE.value)
         return self.forget(parent, name)
@@ -150,7 +153,7 @@ class Changing:
                     view.hint(parent, name, Hint.GONE.value)
             return self.forget(parent, name)
 
-        raise Later(partial(remove, view, path, directory=False), done)
+        raise removing(view, path, done)
 
     def rmdir(self, r: Request) -> bytes:
         """RMDIR."""
@@ -164,7 +167,7 @@ class Changing:
             if stands and os.listdir(place):
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             # The journal first: the daemon would make it again where it is bringing the session.
-            raise Later(partial(remove, view, path, directory=True), partial(self._remove_directory, parent, name))
+            raise removing(view, path, partial(self._remove_directory, parent, name), directory=True)
         return self._remove_directory(parent, name, must=True)
 
     def _remove_directory(self, parent: Node, name: bytes, *, must: bool = False) -> bytes:
@@ -186,8 +189,8 @@ class Changing:
 
     def lost(self, node: Node) -> None:
         """A node's name is gone, or another's now. Its file may have more names."""
-        if node.file >= 0:
-            node.unlinked = not os.fstat(node.file).st_nlink
+        if (held := max(node.file, node.grip)) >= 0:
+            node.unlinked = not os.fstat(held).st_nlink
         self._view.nodes.left(node)
 
     # -- attributes ----------------------------------------------------------------------------------------------------
@@ -231,8 +234,10 @@ class Changing:
         """An open file's descriptor, or a path at which the node surely stands. Raises OSError, Later."""
         if node.file >= 0:
             return node.file
+        if node.gripped and node.kind == st.S_IFREG:
+            return self._view.nodes.open_grasped(node)
         if emptied and not os.path.lexists(node.place) and self._view.away(node.path) is not None:
-            raise Later(partial(self._view.keeper.make_empty, *split(node.path)))
+            raise self._view.make_empty(node.path)
         self._view.stand(node)
         return node.place
 
@@ -287,10 +292,15 @@ def check_name(view: View, parent: Node, name: bytes) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def remove(view: View, path: bytes, *, directory: bool) -> None:
-    """Remove what is only in the store, if it still is. Waits; raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        view.keeper.remove(*split(path), directory=directory)
+def removing(view: View, path: bytes, then: Callable[[], bytes] | None = None, *, directory: bool = False) -> Later:
+    """What to raise so that what is only in the store is removed, if it still is."""
+    session, inside = split(path)
+
+    def work() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            view.keeper.remove(session, inside, directory=directory)
+
+    return Later(work, then, party=session)
 
 
 def check_attribute(name: bytes) -> None:

@@ -8,6 +8,7 @@ from cachesync.fuse import Device, Handler, Loop, Request
 from cachesync.fuse.wire import Op
 from cachesync.mount.changing import Changing
 from cachesync.mount.holding import Holding
+from cachesync.mount.locks import Locking
 from cachesync.mount.looking import Looking
 from cachesync.mount.passing import Passing, WriteThrough
 from cachesync.mount.renaming import Renaming
@@ -17,10 +18,11 @@ from cachesync.mount.view import View
 
 def build(view: View, device: Device, through: WriteThrough) -> Loop:
     """A loop that serves ``view`` on ``device``."""
-    loop = Loop(device, view.nodes.forget)
+    loop = Loop(device, view.nodes.forget, view.keeper.break_off)
     looking, changing = Looking(view), Changing(view, loop)
     renaming = Renaming(view, changing)
     holding, passing = Holding(view, changing, device, loop, through), Passing(view, loop, through)
+    locking = Locking(view.nodes, loop)
     in_turn, sure = InTurn(view.absent.turns, view.nodes), partial(_until_sure, view)
     loop.handle(
         {
@@ -49,7 +51,9 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
             Op.OPEN: in_turn.opening(holding.open),
             Op.CREATE: in_turn.handler(holding.create),
             Op.TMPFILE: holding.tmpfile,
-            Op.RELEASE: holding.release,
+            Op.RELEASE: locking.releasing(holding.release),
+            Op.SETLK: locking.lock,
+            Op.SETLKW: locking.lock,
             Op.READ: passing.read,
             Op.WRITE: passing.write,
             Op.FALLOCATE: passing.fallocate,

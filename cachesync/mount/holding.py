@@ -17,8 +17,10 @@ from cachesync.fuse import Device, Later, Loop, Request, wire
 from cachesync.fuse.wire import Opened
 from cachesync.model import Kind
 from cachesync.mount.changing import Changing, check_name, masked
-from cachesync.mount.nodes import Node, stale
+from cachesync.mount.descriptors import Descriptors
+from cachesync.mount.nodes import Node, session_of, stale
 from cachesync.mount.passing import WriteThrough
+from cachesync.mount.remote import RemoteFile
 from cachesync.mount.view import VALID, View, attributes_here, split
 from cachesync.watcher.hints import Hint
 
@@ -39,6 +41,7 @@ class Holding:
         self._changing = changing
         self._device = device
         self._loop = loop
+        self._descriptors = Descriptors()
         self._flags = 0 if through is WriteThrough.CLOSE else Opened.NOFLUSH
 
     # -- opening -------------------------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ class Holding:
         if node.opens:
             self._open_more(node, flags, writing=writing)
         else:
-            self._open_first(node, flags, writing=writing)
+            self._open_first(node, flags, _program(r, node), writing=writing)
         opened = self._begin(node, truncate=bool(flags & os.O_TRUNC), writing=writing)
         if writing and node.backing and node.announced < 0:
             self._announce(node)
@@ -75,7 +78,12 @@ class Holding:
                 self._let_go(node)
             raise
 
-    def _open_first(self, node: Node, flags: int, *, writing: bool) -> None:
+    def _open_first(self, node: Node, flags: int, program: int | bytes, *, writing: bool) -> None:
+        self._descriptors.check(program)
+        if node.gripped:
+            file, writable = self._descriptor(node.grasped, writing=writing, grasped=True)
+            self._hold(node, file, os.fstat(file), program, writable=writable)
+            return
         try:
             file, writable = self._descriptor(node.place, writing=writing)
         except FileNotFoundError:
@@ -89,13 +97,13 @@ class Holding:
         except BaseException:
             os.close(file)
             raise
-        self._hold(node, file, found, writable=writable)
+        self._hold(node, file, found, program, writable=writable)
 
     def _foresee(self, node: Node) -> None:
         """A file that the daemon is about to drop is written to by somebody who saw what was in it. Raises Later."""
         away = self._view.evicted(node.path)
         if away is not None and not away.foreseen:
-            raise Later(partial(self._view.keeper.foresee, *split(node.path)))
+            raise self._view.foresee(node.path)
 
     def _open_away(self, node: Node, flags: int, *, writing: bool) -> None:
         """Open what is only in the store. Raises OSError, Later."""
@@ -104,24 +112,27 @@ class Holding:
         if away is None or away.kind is not Kind.FILE:
             raise stale()  # gone, or brought here between the two questions: the kernel looks
         if flags & os.O_TRUNC:
-            raise Later(partial(view.keeper.make_empty, *split(path)))
+            raise view.make_empty(path)
         if writing or away.size <= WHOLE:
             raise view.bring(node)
         if node.remote is None:
-            raise Later(partial(self._open_remote, node))
+            raise Later(partial(self._open_remote, node), party=split(path)[0], remote=True)
 
     def _open_remote(self, node: Node) -> None:
         opened = self._view.keeper.read(*split(node.path))
         with self._loop.lock:
             if node.remote is None:
                 node.remote = opened
+                self._view.nodes.read_in_store.add(node)
+                return
+        opened.close()
 
     def _open_more(self, node: Node, flags: int, *, writing: bool) -> None:
         """One more open of a node that is open: of the same file, or the kernel has to look again."""
         if node.file < 0 and node.remote is not None:
             if writing:
-                self._take_over(node, node.remote.size, flags)
-        elif not node.unlinked:
+                self._take_over(node, node.remote, flags)
+        elif not node.unlinked and not node.lost:
             try:
                 found = os.lstat(node.place)
             except FileNotFoundError:
@@ -129,15 +140,15 @@ class Holding:
             if (found.st_dev, found.st_ino) != node.key:
                 raise stale()
 
-    def _take_over(self, node: Node, size: int, flags: int) -> None:
+    def _take_over(self, node: Node, remote: RemoteFile, flags: int) -> None:
         """What was read in the store is written to: it is brought here, and its readers go on with that.
 
         Raises Later; OSError (ESTALE) if it is another version than they read.
         """
         if flags & os.O_TRUNC and not os.path.lexists(node.place):
-            raise Later(partial(self._view.keeper.make_empty, *split(node.path)))
-        found = self._view.stand(node)
-        if found.st_size != size and not flags & os.O_TRUNC:
+            raise self._view.make_empty(node.path)
+        self._view.stand(node)
+        if not flags & os.O_TRUNC and not self._view.is_version(node.path, remote):
             raise stale()
         node.file, node.writable = self._descriptor(node.place, writing=True, passed=False)
 
@@ -147,22 +158,26 @@ class Holding:
         os.close(file)
         node.writable = True
 
-    def _descriptor(self, place: bytes, *, writing: bool, passed: bool = True) -> tuple[int, bool]:
+    def _descriptor(
+        self, place: bytes, *, writing: bool, passed: bool = True, grasped: bool = False
+    ) -> tuple[int, bool]:
         """A descriptor of a file of the root, and whether it can be written to."""
+        kept_out = os.O_CLOEXEC if grasped else os.O_CLOEXEC | os.O_NOFOLLOW
         if (self._loop.passthrough and passed) or not writing:
             try:
-                return os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), False
+                return os.open(place, os.O_RDONLY | kept_out), False
             except PermissionError:
                 if not writing:
                     raise
         try:
-            return os.open(place, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), True
+            return os.open(place, os.O_RDWR | kept_out), True
         except PermissionError:  # it may be written, but not read
-            return os.open(place, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW), True
+            return os.open(place, os.O_WRONLY | kept_out), True
 
-    def _hold(self, node: Node, file: int, found: os.stat_result, *, writable: bool) -> None:
+    def _hold(self, node: Node, file: int, found: os.stat_result, program: int | bytes, *, writable: bool) -> None:
         """A node is open as ``file``. One that runs as somebody else is written through us, who take that from it."""
-        node.file, node.writable, node.backing = file, writable, 0
+        node.file, node.writable, node.backing, node.opener = file, writable, 0, program
+        self._descriptors.take(program)
         if self._loop.passthrough and not found.st_mode & _SUID:
             try:
                 node.backing = self._device.register(file)
@@ -187,6 +202,8 @@ class Holding:
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
         parent, name, bits = self._view.nodes[r.node], r.text(16), mode & 0o7777
         check_name(self._view, parent, name)
+        program = _program(r, parent)
+        self._descriptors.check(program)
         # Read-only where the kernel writes: closing a writable one would tell the watcher that it was written.
         writable = not self._loop.passthrough
         access = (os.O_RDWR if writable else os.O_RDONLY) | flags & os.O_EXCL
@@ -207,13 +224,15 @@ class Holding:
         if node.opens:
             os.close(made)
         else:
-            self._hold(node, made, found, writable=writable)
+            self._hold(node, made, found, program, writable=writable)
         return self._begun(node, found, flags)
 
     def tmpfile(self, r: Request) -> bytes:
         """TMPFILE: a file without a name."""
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
         parent = self._view.nodes[r.node]
+        program = _program(r, parent)
+        self._descriptors.check(program)
         self._view.stand(parent)
         access = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags & os.O_EXCL
         made = masked(umask, lambda path: os.open(path, access, mode & 0o7777))(parent.place)
@@ -226,7 +245,7 @@ class Holding:
         except BaseException:
             os.close(made)
             raise
-        self._hold(node, made, found, writable=True)
+        self._hold(node, made, found, program, writable=True)
         return self._begun(node, found, 0)
 
     def _begun(self, node: Node, found: os.stat_result, flags: int) -> bytes:
@@ -253,8 +272,20 @@ class Holding:
         """Nobody has it open any more."""
         if node.backing:
             self._device.unregister(node.backing)
-        if node.file >= 0:
-            os.close(node.file)
         if node.remote is not None:
             node.remote.close()
-        node.file, node.backing, node.writable, node.remote = -1, 0, False, None
+            self._view.nodes.read_in_store.discard(node)
+        file, node.file, node.backing, node.writable, node.remote = node.file, -1, 0, False, None
+        if node.opener is not None:
+            self._descriptors.give_back(node.opener)
+            node.opener = None
+        if file >= 0:
+            if node.lost:  # another program may be about to open it
+                self._view.nodes.grasp(node, b"/proc/self/fd/%d" % file, flags=0)
+            os.close(file)
+
+
+def _program(r: Request, node: Node) -> int | bytes:
+    """Whose open files a new one is counted with: those of the thread that asks, or of the session, if the thread is in
+    another container."""
+    return r.pid or session_of(node)

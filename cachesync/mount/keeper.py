@@ -10,6 +10,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
+from typing import Protocol
 
 from cachesync.address import Address, Space
 from cachesync.errors import (
@@ -18,10 +20,13 @@ from cachesync.errors import (
     NoSuchSession,
     ObjectNotFound,
     StoreError,
+    StoreUnreachable,
     Unstorable,
     UsageError,
 )
+from cachesync.fuse import Unreachable
 from cachesync.mount.remote import RemoteFile
+from cachesync.reader.flights import Flights
 from cachesync.verbs import Artifacts, Lifecycle, OnDemand
 
 logger = logging.getLogger(__name__)
@@ -52,7 +57,20 @@ def _as_errno() -> Iterator[None]:
         number = meaning(error)
         if number != errno.ENOENT:
             logger.warning("%s: a program gets %s", error, errno.errorcode[number])
-        raise OSError(number, os.strerror(number)) from error
+        kind = Unreachable if isinstance(error, StoreUnreachable) else OSError
+        raise kind(number, os.strerror(number)) from error
+
+
+class Client(Protocol):
+    """What is asked of the daemon; see control.client.ControlClient."""
+
+    @property
+    def artifacts(self) -> Artifacts: ...  # noqa: D102
+    @property
+    def lifecycle(self) -> Lifecycle: ...  # noqa: D102
+    @property
+    def ondemand(self) -> OnDemand: ...  # noqa: D102
+    def break_off(self, thread: int) -> None: ...  # noqa: D102
 
 
 class Keeper:
@@ -62,11 +80,17 @@ class Keeper:
     for one file to be stored.
     """
 
-    def __init__(self, artifacts: Artifacts, lifecycle: Lifecycle, ondemand: OnDemand, patience: float) -> None:
-        self._artifacts = artifacts
-        self._lifecycle = lifecycle
-        self._ondemand = ondemand
+    def __init__(self, client: Client, patience: float) -> None:
+        self._artifacts = client.artifacts
+        self._lifecycle = client.lifecycle
+        self._ondemand = client.ondemand
+        self.break_off = client.break_off
+        """Given the number of a thread that waits for the daemon: it waits no longer, and gets InterruptedError."""
         self._patience = patience
+        self._learning: Flights[bool] = Flights()
+        self._listing: Flights[set[bytes]] = Flights()
+        self.unlearned: set[bytes] = set()
+        """Sessions that could not be learned when this was last tried."""
         self._hints: dict[bytes, int] = {}
         self._hints_lock = threading.Lock()
         self._hinted = threading.Event()
@@ -106,23 +130,32 @@ class Keeper:
             self._ondemand.store(os.fsdecode(session), os.fsdecode(path), timeout=self._patience)
 
     def learn(self, session: bytes) -> None:
-        """Let the journal know what the store has of a session."""
+        """Let the journal know what the store has of a session. However many ask at once, the store is asked once."""
         with _as_errno():
-            self._lifecycle.open(os.fsdecode(session), lazy=True)
+            self._learning.take(session, partial(self._learn, session))
+
+    def learn_within(self, session: bytes, seconds: float) -> None:
+        """The same, for ``seconds`` at most, and without an error: it goes on, and what is known counts until then."""
+        if not self._learning.begin(session, partial(self._learn, session)).ended.wait(seconds):
+            self.unlearned.add(session)
 
     def learn_soon(self, session: bytes) -> None:
         """The same, and nobody waits for it."""
+        self._learning.begin(session, partial(self._learn, session))
 
-        def work() -> None:
-            with contextlib.suppress(OSError):
-                self.learn(session)
-
-        threading.Thread(target=work, name="learn", daemon=True).start()
+    def _learn(self, session: bytes) -> bool:
+        try:
+            self._lifecycle.open(os.fsdecode(session), lazy=True)
+        except CacheSyncError:
+            self.unlearned.add(session)
+            raise
+        self.unlearned.discard(session)
+        return True
 
     def sessions(self) -> set[bytes]:
         """The sessions that there are, here or in the store, as far as the store says so at once."""
         with _as_errno():
-            return {os.fsencode(name) for name in self._ondemand.sessions()}
+            return self._listing.take(b"", lambda: {os.fsencode(name) for name in self._ondemand.sessions()})
 
     def read(self, session: bytes, path: bytes) -> RemoteFile:
         """Open what is only in the store for reading, without bringing it."""

@@ -6,7 +6,6 @@ import errno
 import os
 import stat as st
 from dataclasses import dataclass
-from itertools import islice
 
 from cachesync.files.rights import ACCESS, DEFAULT
 from cachesync.fuse import Request, wire
@@ -55,6 +54,8 @@ class Looking:
     def readlink(self, r: Request) -> bytes:
         """READLINK."""
         node = self._view.nodes[r.node]
+        if node.gripped:
+            return os.readlink(b"", dir_fd=node.grip)
         try:
             return os.readlink(node.place)
         except FileNotFoundError:
@@ -85,7 +86,8 @@ class Looking:
         handle, offset, size, *_ = wire.READ_IN.unpack_from(r.buffer, wire.HEADER)
         node, out = self._view.nodes[r.node], bytearray()
         listing = self._listed(node, handle, offset)
-        for number, (name, kind, inode) in enumerate(islice(listing.names, offset, None), offset + 1):
+        for number in range(offset + 1, len(listing.names) + 1):
+            name, kind, inode = listing.names[number - 1]
             entry = wire.dirent(inode or number, number, kind, name)
             if len(out) + len(entry) > size:
                 break
@@ -98,7 +100,8 @@ class Looking:
         node, out = self._view.nodes[r.node], bytearray()
         listing = self._listed(node, handle, offset)
         away = listing.away if self._view.version() == listing.version else {}
-        for number, (name, kind, inode) in enumerate(islice(listing.names, offset, None), offset + 1):
+        for number in range(offset + 1, len(listing.names) + 1):
+            name, kind, inode = listing.names[number - 1]
             if len(out) + 152 + len(name) + 7 > size:
                 break
             found = None if name in (b".", b"..") else self._view.lookup(node, name, away.get(name))
@@ -164,10 +167,8 @@ class Looking:
 
     def _attribute(self, node: Node, name: bytes) -> bytes | None:
         """An extended attribute; None for what is only in the store. Raises OSError."""
-        if node.file >= 0:
-            return os.getxattr(node.file, name)
         try:
-            return os.getxattr(node.place, name, follow_symlinks=False)
+            return os.getxattr(node.readable, name, follow_symlinks=node.file >= 0 or node.gripped)
         except FileNotFoundError:
             return None
 
@@ -190,7 +191,7 @@ class Looking:
         size, _ = wire.GETXATTR_IN.unpack_from(r.buffer, wire.HEADER)
         node = self._view.nodes[r.node]
         try:
-            names = os.listxattr(node.file) if node.file >= 0 else os.listxattr(node.place, follow_symlinks=False)
+            names = os.listxattr(node.readable, follow_symlinks=node.file >= 0 or node.gripped)
         except FileNotFoundError:
             names = [os.fsdecode(name) for name in acls_of(self._view.away(node.path))]
         return _sized(b"".join(os.fsencode(name) + b"\0" for name in names), size)

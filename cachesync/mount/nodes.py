@@ -12,6 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import stat as st
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from cachesync.files.beneath import birth_ns
 from cachesync.fuse import linux, wire
@@ -20,7 +23,26 @@ from cachesync.mount.remote import RemoteFile
 _LONG = 2000
 """Bytes of a path from which on it is begun at an open directory: PATH_MAX is 4,096."""
 
+_GRASPED = 128
+"""Files without their names that are held at most; the kernel forgets nearly all of them at once."""
+
 Key = tuple[int, int]
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class FileLocks:
+    """Who has a file locked, each owner exclusively or not, and the requests that wait for that."""
+
+    holders: dict[int, bool] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)
+
+    def take(self, owner: int, *, exclusive: bool) -> bool:
+        """Lock it, if nobody else prevents that. The owner's former lock is gone in any case, as flock(2) says."""
+        self.holders.pop(owner, None)
+        if any(exclusive or held for held in self.holders.values()):
+            return False
+        self.holders[owner] = exclusive
+        return True
 
 
 class Node:
@@ -29,11 +51,13 @@ class Node:
     its place is another's now: the file may have more names, but none is known; ``born`` tells it from others then, and
     is known of a file that was seen with more names than one. Of a file that is open: ``file`` is its
     descriptor, and ``backing`` its number with the kernel where that reads and writes past us; ``writers`` of its
-    ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1."""
+    ``opens`` are for writing, and ``announced`` is the inode number that the daemon leaves alone for that, or -1.
+    ``locks`` are shared by the nodes that its name has had. ``grip`` is an O_PATH descriptor of a file that has lost
+    its name while the kernel knew it, or -1."""
 
     __slots__ = (
-        "announced", "backing", "born", "file", "held", "inode", "key", "kind", "lookups", "lost", "name", "number",
-        "opens", "parent", "remote", "unlinked", "writable", "writers",
+        "announced", "backing", "born", "file", "grip", "held", "inode", "key", "kind", "locks", "lookups",
+        "lost", "name", "number", "opener", "opens", "parent", "remote", "unlinked", "writable", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, parent: Node | None, name: bytes, key: Key | None, kind: int) -> None:
@@ -44,22 +68,40 @@ class Node:
         self.kind = kind
         self.inode = 0
         self.born: int | None = None
+        self.locks: FileLocks | None = None
         self.lookups = 0
         self.lost = False
         self.file = -1
         self.writable = False
         self.backing = 0
+        self.opener: int | bytes | None = None
         self.opens = 0
         self.writers = 0
         self.announced = -1
         self.unlinked = False
         self.held = -1
+        self.grip = -1
         self.remote: RemoteFile | None = None
 
     @property
     def is_directory(self) -> bool:
         """Whether it is one."""
         return self.kind == st.S_IFDIR
+
+    @property
+    def readable(self) -> int | bytes:
+        """A descriptor of it or a path to it, for what is only read. A link at its end is followed if it is held."""
+        return self.file if self.file >= 0 else self.grasped if self.gripped else self.place
+
+    @property
+    def gripped(self) -> bool:
+        """Whether it has lost its name, and is held."""
+        return self.lost and self.grip >= 0
+
+    @property
+    def grasped(self) -> bytes:
+        """A path to the file of ``grip``; whatever opens it follows links."""
+        return b"/proc/self/fd/%d" % self.grip
 
     @property
     def path(self) -> bytes:
@@ -116,6 +158,10 @@ class Nodes:
         self._by_key: dict[Key, Node] = {(found.st_dev, found.st_ino): self.root}
         self._by_place: dict[tuple[int, bytes], Node] = {}
         self._last = wire.ROOT
+        self._grasped: OrderedDict[int, Node] = OrderedDict()
+        self._locks: WeakValueDictionary[tuple[int, bytes], FileLocks] = WeakValueDictionary()
+        self.read_in_store: set[Node] = set()
+        """The nodes that are open, and that have ``remote``."""
 
     def __getitem__(self, number: int) -> Node:
         """The node of a number. Raises OSError (ESTALE) if there is none."""
@@ -174,6 +220,14 @@ class Nodes:
         node.key, node.born = key, None
         self._by_key[key] = node
 
+    def locks(self, node: Node) -> FileLocks:
+        """The locks of a file."""
+        if node.locks is None:
+            node.locks = FileLocks()
+            if not node.lost and node.parent is not None:
+                self._locks[node.parent.number, node.name] = node.locks
+        return node.locks
+
     def moved(self, node: Node, parent: Node, name: bytes) -> None:
         """A node has another place."""
         self.left(node)
@@ -190,13 +244,58 @@ class Nodes:
         if before is not None:
             before.lost = True
         node.lost = False
-        self._by_place[node.parent.number, node.name] = node
+        place = node.parent.number, node.name
+        self._by_place[place] = node
+        if node.locks is not None:
+            self._locks[place] = node.locks
+        else:
+            node.locks = self._locks.get(place)
 
     def left(self, node: Node) -> None:
         """A node has lost its place."""
         if node.parent is not None and self._by_place.get((node.parent.number, node.name)) is node:
             del self._by_place[node.parent.number, node.name]
         node.lost = node.parent is not None
+
+    def vacate(self, parent: Node, name: bytes) -> None:
+        """A program takes a name away, or puts another file there: the locks of what stands there do not stay."""
+        self._locks.pop((parent.number, name), None)
+
+    def grasp(self, node: Node, place: bytes, *, flags: int = os.O_NOFOLLOW) -> None:
+        """Hold a file or link that stands at ``place`` and is about to lose that name: a program that has looked it up
+        may be about to open it. It is held until the kernel forgets it, or ``_GRASPED`` others were held since.
+
+        Raises FileNotFoundError if nothing is there.
+        """
+        if node.file >= 0:
+            return
+        self._release(node)
+        try:
+            grip = os.open(place, os.O_PATH | os.O_CLOEXEC | flags)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return  # no descriptor is to be had: the kernel looks the name up again
+        found = os.fstat(grip)
+        if (found.st_dev, found.st_ino) != node.key or st.S_ISDIR(found.st_mode):
+            os.close(grip)
+            return
+        node.grip = grip
+        self._grasped[node.number] = node
+        if len(self._grasped) > _GRASPED:
+            self._release(next(iter(self._grasped.values())))
+
+    def open_grasped(self, node: Node) -> int:
+        """The descriptor of a file that is held, now open for reading. Raises OSError."""
+        file = os.open(node.grasped, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.dup2(file, node.grip, inheritable=False)
+        os.close(file)
+        return node.grip
+
+    def _release(self, node: Node) -> None:
+        if self._grasped.pop(node.number, None) is not None:
+            os.close(node.grip)
+            node.grip = -1
 
     def _new(self, parent: Node, name: bytes, key: Key | None, kind: int) -> Node:
         self._last += 1
@@ -214,6 +313,7 @@ class Nodes:
             return
         del self._nodes[number]
         self.left(node)
+        self._release(node)
         if node.key is not None and self._by_key.get(node.key) is node:
             del self._by_key[node.key]
         if node.held >= 0:
@@ -231,3 +331,10 @@ def _birth(parent: Node, name: bytes) -> int | None:
 def stale() -> OSError:
     """The node is not what the kernel takes it for: it looks the name up again."""
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def session_of(node: Node) -> bytes:
+    """The name of the session that a node is in, or is; of the root b"". Pure."""
+    while node.parent is not None and node.parent.parent is not None:
+        node = node.parent
+    return node.name

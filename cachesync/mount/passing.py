@@ -12,7 +12,7 @@ from functools import partial
 
 from cachesync.fuse import Later, Loop, Request, linux, wire
 from cachesync.mount.changing import without_suid
-from cachesync.mount.nodes import Node
+from cachesync.mount.nodes import Node, session_of
 from cachesync.mount.view import View, split
 
 _AT_ONCE = 16 * 1024 * 1024
@@ -46,7 +46,8 @@ class Passing:
         if (held := remote.held(offset, size)) is not None:
             return held
         got: list[bytes] = []
-        raise Later(lambda: got.append(remote.read(offset, size)), lambda: got[0])
+        read = partial(remote.read, offset, size)
+        raise Later(lambda: got.append(read()), lambda: got[0], party=session_of(node), remote=True)
 
     def write(self, r: Request) -> bytes:
         """WRITE."""
@@ -111,7 +112,7 @@ class Passing:
             if self._through is not WriteThrough.OFF and node.file >= 0:
                 self._store(node)
 
-        raise Later(work, bytes)
+        raise Later(work, bytes, party=session_of(node), remote=self._through is not WriteThrough.OFF)
 
     def flush(self, r: Request) -> bytes:
         """FLUSH: a descriptor is closed; with write-through at close the program learns now whether that is stored."""
@@ -119,7 +120,7 @@ class Passing:
         node = self._view.nodes[r.node]
         if not handle & 1 or self._through is not WriteThrough.CLOSE:
             return b""
-        raise Later(partial(self._store, node), bytes)
+        raise Later(partial(self._store, node), bytes, party=session_of(node), remote=True)
 
     def _store(self, node: Node) -> None:
         with self._loop.lock:

@@ -23,6 +23,9 @@ class RemoteFile:
         self._lock = threading.Lock()
         self._fetching: dict[int, threading.Lock] = {}
         self.size = reading.artifact.size
+        self.version = reading.artifact.version
+        self.given_up = False
+        """It was not brought when its name was to go."""
 
     def held(self, offset: int, length: int) -> bytes | None:
         """The bytes at ``offset``, fewer at the end, if their blocks are in memory."""

@@ -7,13 +7,14 @@ one turn (turns.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as st
 from functools import partial
 
 from cachesync.fuse import Later, Request, linux, wire
-from cachesync.mount.changing import Changing, check_name, remove
+from cachesync.mount.changing import Changing, check_name, removing
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import KINDS, View, split
 from cachesync.record import record
@@ -72,6 +73,8 @@ class Renaming:
         old_name, new_name = r.text(start).split(b"\0", 1)
         names = _Names(view.nodes[r.node], old_name, view.nodes[number], new_name, flags)
         check_name(view, names.new_parent, new_name)
+        view.keep_reading(names.old)
+        view.keep_reading(names.new)
         source, target = _lstat(names.old_parent, old_name), _lstat(names.new_parent, new_name)
         kind = self._kind(names.old, source)
         if names.exchanged:
@@ -135,14 +138,15 @@ class Renaming:
             return
         if there == st.S_IFREG:
             if not away.foreseen:
-                raise Later(partial(view.keeper.foresee, *split(names.new)))
+                raise view.foresee(names.new)
         elif target is None:
-            raise Later(partial(remove, view, names.new, directory=there == st.S_IFDIR))
+            raise removing(view, names.new, directory=there == st.S_IFDIR)
 
     def _moving(self, names: _Names, kind: int, begun: int = 0) -> Later:
         """What to raise so that what is only in the store has moved, and then the rest."""
         move = partial(self._view.keeper.move, split(names.old), split(names.new), directory=kind == st.S_IFDIR)
-        return Later(move, partial(self._finish, names, kind, begun=begun + 1))
+        then = partial(self._finish, names, kind, begun=begun + 1)
+        return Later(move, then, party=split(names.old)[0], remote=True)
 
     def _finish(self, names: _Names, kind: int, *, begun: int = 0) -> bytes:
         """Rename on the disk what stands there; ``begun`` is how often what was in the store only has been moved there.
@@ -153,19 +157,27 @@ class Renaming:
         if is_left and not names.exchanged and begun < _ROUNDS:
             raise self._moving(names, kind, begun)  # dropped a moment ago
         if stands or names.exchanged:
+            self._grasp_target(names)
             put = partial(
                 _put, names.old_parent.below(names.old_name), flags=names.flags, begun=begun > 0 and kind == st.S_IFDIR
             )
             try:
                 self._changing.place_in(names.new_parent, names.new_name, put)
             except Later as later:  # the directory was dropped meanwhile; what moved in the store must not move again
-                raise Later(later.work, partial(self._finish, names, kind, begun=begun)) from None
+                raise later.followed_by(partial(self._finish, names, kind, begun=begun)) from None
         self._renamed(names)
         view.hint(names.old_parent, names.old_name, _LEFT_OR_CHANGED if names.flags else Hint.GONE.value)
         view.hint(names.new_parent, names.new_name, _COME)
         if kind == st.S_IFDIR or names.exchanged:
             return b""
         return self._changing.forget(names.old_parent, names.old_name)
+
+    def _grasp_target(self, names: _Names) -> None:
+        """Hold the file that is about to lose its name."""
+        other = self._view.nodes.at(names.new_parent, names.new_name)
+        if other is not None and not names.exchanged:
+            with contextlib.suppress(FileNotFoundError):
+                self._view.nodes.grasp(other, names.new_parent.below(names.new_name))
 
     def _is_left(self, path: bytes, *, stands: bool, directory: bool) -> bool:
         """Whether something of what is renamed is in the store only."""
@@ -174,6 +186,8 @@ class Renaming:
     def _renamed(self, names: _Names) -> None:
         nodes = self._view.nodes
         node, other = nodes.at(names.old_parent, names.old_name), nodes.at(names.new_parent, names.new_name)
+        nodes.vacate(names.old_parent, names.old_name)
+        nodes.vacate(names.new_parent, names.new_name)
         if other is not None and other is not node and not names.exchanged:
             self._changing.lost(other)
         if other is not None and names.exchanged:

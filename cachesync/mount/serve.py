@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import resource
 import stat
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable
 
 from cachesync import fuse
 from cachesync.journal.absent import AbsentNames
+from cachesync.mount.descriptors import raise_limit
 from cachesync.mount.filesystem import build
 from cachesync.mount.following import follow
 from cachesync.mount.keeper import Keeper
@@ -52,11 +52,11 @@ def serve(plan: Plan, keeper: Keeper, absent: AbsentNames, ready: Callable[[], N
     Raises UsageError.
     """
     os.umask(0)  # what a program asks for is what it gets (see changing.masked)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_limit()
     device = fuse.mount(plan.directory, source=plan.root, read_only=plan.read_only, others=plan.others)
     identity = _identity(plan.root)
-    if not fuse.confine(plan.root, away_from=plan.directory) and os.geteuid() == 0:
+    needed = [plan.state, "/proc", sys.prefix, sys.base_prefix, *filter(None, sys.path)]
+    if not fuse.confine(plan.root, away_from=plan.directory, needed=needed) and os.geteuid() == 0:
         logger.warning("links under the root cannot be kept from being followed: no private view of the mounts")
     handed_down = os.stat(".").st_mode & stat.S_ISGID
     view = View(absent, keeper, hidden_names(plan.root, plan.state), plan.revalidate, plan.private | handed_down)

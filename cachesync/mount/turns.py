@@ -9,7 +9,7 @@ from functools import partial
 
 from cachesync.fuse import Handler, Later, Request, wire
 from cachesync.journal.turns import HeldTurn, SharedTurns
-from cachesync.mount.nodes import Node, Nodes
+from cachesync.mount.nodes import Nodes, session_of
 
 _NONE = b""
 
@@ -76,7 +76,7 @@ class InTurn:
                 except Later as later:
                     raise self._then(session, later) from None
 
-        return Later(lambda: held.append(self._turns.wait(session)), answer)
+        return Later(lambda: held.append(self._turns.wait(session)), answer, party=session)
 
     def _then(self, session: bytes, later: Later) -> Later:
         """What was to be waited for, and then to be done in a turn."""
@@ -94,11 +94,4 @@ class InTurn:
             finally:
                 self._turns.give_back(session)
 
-        return Later(later.work, answer)
-
-
-def session_of(node: Node) -> bytes:
-    """The name of the session that a node is in, or is; of the root b"". Pure."""
-    while node.parent is not None and node.parent.parent is not None:
-        node = node.parent
-    return node.name
+        return later.followed_by(answer)

@@ -6,6 +6,7 @@ asked for once more, since a file is brought here first and written down after.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat as st
 import time
@@ -22,6 +23,9 @@ from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import Kind
 from cachesync.mount.keeper import Keeper, meaning
 from cachesync.mount.nodes import Node, Nodes, stale
+from cachesync.mount.remote import RemoteFile
+
+logger = logging.getLogger(__name__)
 
 KINDS = {Kind.FILE: st.S_IFREG, Kind.LINK: st.S_IFLNK, Kind.DIRECTORY: st.S_IFDIR}
 _MODES = {Kind.FILE: 0o600, Kind.LINK: 0o777, Kind.DIRECTORY: 0o755}
@@ -32,6 +36,9 @@ T = TypeVar("T")
 
 _AWAY = 1 << 62
 """Added to a node's number it is the inode number of what is not on a disk, and of nothing that is."""
+
+_KNOWN = 2.0
+"""Seconds that the store is asked anew what it has of a session that is known, before what is known counts."""
 
 VALID = (1, 0)
 """Seconds and nanoseconds that the kernel believes a name and attributes. The root may be changed behind the mount, by
@@ -88,7 +95,7 @@ class View:
         """What is directly in a directory, and only in the store. Raises Later as ``away``."""
         if path == b".":
             self._ensure_listed()
-            unmet = {name for name in self._elsewhere if not _asked(self.absent.knows, name)}
+            unmet = self._elsewhere - _asked(self.absent.names)
             return dict.fromkeys(unmet, UNTOLD) | _asked(self.absent.sessions)
         session, inside = split(path)
         if not is_session_name(os.fsdecode(session)):
@@ -107,8 +114,8 @@ class View:
 
     def ensure_learned(self, session: bytes) -> None:
         """Let the journal know what the store has of a session of which something is not here, and know it anew every
-        ``revalidate`` seconds: other hosts write to it too. If the store says nothing, what is known counts; where the
-        session's directory stands, nobody waits for it.
+        ``revalidate`` seconds: other hosts write to it too. If the store does not answer soon, what is known counts.
+        Where the session's directory stands, or the store did not answer the last time, nobody waits for it.
 
         Raises Later.
         """
@@ -116,7 +123,7 @@ class View:
         if now - self._learned_at.get(session, float("-inf")) < self.revalidate:
             return
         known = _asked(self.absent.knows, session)
-        if known and os.path.lexists(session):
+        if known and (os.path.lexists(session) or session in self.keeper.unlearned):
             self._learned_at[session] = now
             if self.any_away_below(session):
                 self.keeper.learn_soon(session)
@@ -125,14 +132,13 @@ class View:
             return
 
         def learn() -> None:
-            try:
+            if known:
+                self.keeper.learn_within(session, _KNOWN)
+            else:
                 self.keeper.learn(session)
-            except OSError:
-                if not known:
-                    raise
             self._learned_at[session] = self.clock()
 
-        raise Later(learn)
+        raise Later(learn, party=session, remote=True)
 
     def _ensure_listed(self) -> None:
         if self.clock() - self._listed_at < self.revalidate:
@@ -182,6 +188,8 @@ class View:
         """A node's attributes. Raises OSError: ESTALE if it has lost its place."""
         if node.file >= 0:
             return attributes_here(node, os.fstat(node.file))
+        if node.gripped:
+            return attributes_here(node, os.fstat(node.grip))
         found = self._find(node.place, node.path)
         if found is None or (isinstance(found, Absent) and KINDS[found.kind] != node.kind):
             raise stale()
@@ -232,7 +240,57 @@ class View:
     def bring_path(self, path: bytes, *, directory: bool) -> Later:
         """The same for what is at a path."""
         session, inside = split(path)
-        return Later(partial(self.keeper.bring, session, inside, directory=directory))
+        work = partial(self.keeper.bring, session, inside, directory=directory)
+        return Later(work, party=session, remote=not directory)
+
+    def keep_reading(self, path: bytes) -> None:
+        """Let what programs read in the store, at a path or below it, stand in the root before its name goes, so that
+        they read on. If it cannot be brought, its name goes all the same. Raises Later."""
+        for node in self.nodes.read_in_store:
+            remote = node.remote
+            if remote is None or remote.given_up or node.file >= 0 or node.lost:
+                continue
+            if node.path == path or node.path.startswith(path + b"/"):
+                self._keep_reading(node, remote)
+
+    def _keep_reading(self, node: Node, remote: RemoteFile) -> None:
+        session, inside = split(node.path)
+        try:
+            file = os.open(node.place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+
+            def work() -> None:
+                try:
+                    self.keeper.bring(session, inside, directory=False)
+                except InterruptedError:
+                    raise
+                except OSError as error:
+                    remote.given_up = True
+                    logger.warning("%s is read in the store, and was not brought (%s)", os.fsdecode(node.path), error)
+
+            raise Later(work, party=session, remote=True) from None
+        if self.is_version(node.path, remote):
+            found = os.fstat(file)
+            self.nodes.settle(node, (found.st_dev, found.st_ino))
+            node.file = file
+        else:
+            os.close(file)
+            remote.given_up = True
+
+    def is_version(self, path: bytes, remote: RemoteFile) -> bool:
+        """Whether the journal knows what stands at a path as the version that is read in the store."""
+        known = self.known(path)
+        return known is not None and known.etag == remote.version
+
+    def make_empty(self, path: bytes) -> Later:
+        """What to raise so that an empty file stands in the place of one that is only in the store."""
+        session, inside = split(path)
+        return Later(partial(self.keeper.make_empty, session, inside), party=session)
+
+    def foresee(self, path: bytes) -> Later:
+        """What to raise so that a file may be put into the place of one that is only in the store."""
+        session, inside = split(path)
+        return Later(partial(self.keeper.foresee, session, inside), party=session)
 
     def stand(self, node: Node) -> os.stat_result:
         """What stands in the root at a node's place, brought there if it has to be. Raises OSError, Later."""

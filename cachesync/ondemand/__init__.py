@@ -3,27 +3,22 @@ them, and renamed and removed without being brought."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cachesync.awaiting import Awaiter
 from cachesync.context import Context
-from cachesync.errors import CacheSyncError
 from cachesync.files import Staging
 from cachesync.keys import check_path, check_session, is_session_name
 from cachesync.learn import Learner
 from cachesync.ondemand.bringing import Bringer
+from cachesync.ondemand.listing import StoredSessions
 from cachesync.ondemand.renaming import Renamer
-from cachesync.patience import StillRunning, within
 from cachesync.scanner import Scanner
 from cachesync.uploader import Uploader
 from cachesync.verbs import Noticed
 from cachesync.watcher import Hint
 
 __all__ = ["OnDemand"]
-
-_LISTING = 1.0
-"""Seconds that the store gets to say which sessions it has; a directory listing waits for it."""
 
 
 class OnDemand:
@@ -43,6 +38,7 @@ class OnDemand:
         self._uploader = uploader
         self._awaiter = Awaiter(context, uploader)
         self._bringer = Bringer(context, scanner, learner, staging)
+        self._stored = StoredSessions(self._list_stored)
         self._renamer = Renamer(context, scanner, learner, self._bringer, uploader)
         self.unseen: Callable[[Noticed], Noticed] = lambda hints: hints
 
@@ -84,16 +80,15 @@ class OnDemand:
     def sessions(self) -> list[str]:
         """See verbs.OnDemand."""
         known = {*self._c.tree.sessions()[0], *self._c.journal.sessions.names()}
+        stored = self._stored.names(refresh=self._uploader.store_down_since is None)
+        return sorted(known | stored)
+
+    def _list_stored(self) -> Iterator[str]:
         start = f"{self._c.prefix}/sessions/" if self._c.prefix else "sessions/"
-
-        def ask() -> set[str]:
-            found = self._c.store.list(start, shallow=True)
-            return {info.key.removeprefix(start).rstrip("/") for info in found if info.key.endswith("/")}
-
-        if self._uploader.store_down_since is None:
-            with contextlib.suppress(StillRunning, CacheSyncError):  # it may have more; what is known is shown
-                known |= within(_LISTING, ask)
-        return sorted(filter(is_session_name, known))
+        for info in self._c.store.list(start, shallow=True):
+            name = info.key.removeprefix(start)
+            if name.endswith("/") and is_session_name(name[:-1]):
+                yield name[:-1]
 
 
 def _checked(path: str) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from cachesync.context import Context
-from cachesync.errors import DiskFull, FileUnwritable, ObjectNotFound, RootHalted, StoreTransient
+from cachesync.errors import DiskFull, FileUnwritable, ObjectNotFound, RootHalted, StoreTransient, StoreUnreachable
 from cachesync.files import Ground, Staging
 from cachesync.hydrate import Hydrator, JournalMarks
 from cachesync.hydrate.marks import Plan
@@ -98,13 +98,14 @@ class Bringer:
                 continue
             if brought.full:
                 raise DiskFull("bring", f"{session}/{path}", "the disk of the root is full")
-            if not brought.complete and left == _TRIES - 1:
-                self._learner.again(session)  # another host may have replaced it since we learned of it
-                continue
-            if not brought.complete:
-                reason = next(iter([*(f.error for f in brought.failed), *(p.reason for p in brought.pending)]))
+            if brought.complete:
+                return
+            reason = next(iter([*(f.error for f in brought.failed), *(p.reason for p in brought.pending)]))
+            if brought.unreachable:
+                raise StoreUnreachable("bring", f"{session}/{path}", reason, "open it again")
+            if left < _TRIES - 1:
                 raise StoreTransient("bring", f"{session}/{path}", reason, "open it again")
-            return
+            self._learner.again(session)  # another host may have replaced it since we learned of it
 
     def make_empty(self, session: str, path: str) -> None:
         """See verbs.OnDemand."""

@@ -185,11 +185,31 @@ def test_ignored_and_special_things_stay(a):
 
 def test_what_the_store_has_no_more_stays(a):
     a.store.foreign_delete(PREFIX + "f")
-    a.store.foreign_put(PREFIX + "d/e/g", b"theirs")
     reasons = kept(a.life.evict(S))
     assert "not stored yet" in reasons["f"]  # nobody's manifest says that it was deleted: it is stored again
-    assert "replaced" in reasons["d/e/g"]
     assert (a.session / "f").read_bytes() == b"1"
+
+
+def test_what_another_host_replaced_goes_and_comes_back_as_theirs(a):
+    a.store.foreign_put(PREFIX + "d/e/g", b"theirs")
+    assert kept(a.life.evict(S)) == {}
+    assert not (a.session / "d/e/g").exists()
+    a.life.open(S)
+    assert (a.session / "d/e/g").read_bytes() == b"theirs"
+    assert not [key for key in settled(a) if "conflict" in key]
+
+
+def test_what_another_host_replaced_and_changes_while_it_is_evicted_stays(a, monkeypatch):
+    """The journal has the other host's version by then, and the one that stands here again."""
+    a.store.foreign_put(PREFIX + "d/e/g", b"theirs")
+    monkeypatch.setattr(place.Ground, "take_out", lambda *_, **__: "a program opened it a moment ago")
+    assert "d/e/g" in kept(a.life.evict(S))
+    monkeypatch.undo()
+    entry = a.journal.entries.entry(S, "d/e/g")
+    assert entry is not None
+    assert entry.resident
+    (a.session / "d/e/g").write_bytes(b"ours")
+    assert len([key for key in settled(a) if key.startswith(f"{PREFIX}d/e/g.conflict-")]) == 1
 
 
 def test_without_a_store_nothing_goes(a):

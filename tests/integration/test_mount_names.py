@@ -37,7 +37,7 @@ class Mounted:
         self.engine = self.driven.engine
         assert self.driven.flush("s").stored
         self.absent = AbsentNames(root / ".cachesync/journal.db")
-        self.keeper = Keeper(mock.Mock(), mock.Mock(), self.engine.ondemand, 1.0)
+        self.keeper = Keeper(mock.Mock(ondemand=self.engine.ondemand), 1.0)
         self.view = View(self.absent, self.keeper, frozenset(), revalidate=1e9)
         self.changing = Changing(self.view, mock.Mock())
         self.renaming = Renaming(self.view, self.changing)

@@ -334,3 +334,17 @@ def test_our_own_names_are_not_there(folder, mounted):
             os.mkdir(name)
     with pytest.raises(PermissionError):
         os.rename(folder / "a", folder / ".cachesync")
+
+
+def test_what_the_mount_does_not_pass_on_is_refused(folder):
+    """As the documents say (promises.md): programs do without it."""
+    (folder / "f").write_bytes(bytes(65536))
+    with (folder / "f").open("r+b") as file:
+        for mode in (0x08, 0x20):  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
+            assert libc.fallocate(file.fileno(), mode, ctypes.c_long(0), ctypes.c_long(4096)) == -1
+            assert ctypes.get_errno() == errno.EOPNOTSUPP
+        for number in (0x80086601, 0x40086602):  # FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+            with pytest.raises(OSError, match="ioctl") as caught:
+                fcntl.ioctl(file, number, bytes(8))
+            assert caught.value.errno == errno.ENOTTY
+    assert (folder / "f").read_bytes() == bytes(65536)

@@ -8,11 +8,11 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachesync.fuse import Device, Later, Loop, Request, wire
+from cachesync.fuse import Device, Later, Loop, Parked, Request, Unreachable, wire
 from cachesync.fuse.wire import Init, Op
 
 NOBODY = 2**31 - 1
@@ -22,18 +22,24 @@ NOBODY = 2**31 - 1
 class Kernel:
     """The other end: asks, and hears answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, abandon: Callable[[int], None] = lambda _: None) -> None:
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.settimeout(10)
         self.device = Device(theirs.detach())
         self.forgotten: list[tuple[int, int]] = []
-        self.loop = Loop(self.device, lambda node, count: self.forgotten.append((node, count)))
+        self.loop = Loop(self.device, lambda node, count: self.forgotten.append((node, count)), abandon)
         self.thread: threading.Thread | None = None
 
     def serve(self, handlers) -> None:
         self.loop.handle(handlers)
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
+
+    def close(self) -> None:
+        self.ours.close()
+        self.device.close()
+        if self.thread is not None:
+            self.thread.join(10)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError, struct.error):  # a socket ends otherwise than a mount
@@ -54,10 +60,7 @@ class Kernel:
 def kernel() -> Iterator[Kernel]:
     kernel = Kernel()
     yield kernel
-    kernel.ours.close()
-    kernel.device.close()
-    if kernel.thread is not None:
-        kernel.thread.join(10)
+    kernel.close()
 
 
 def test_an_answer_an_errno_and_a_defect(kernel, caplog):
@@ -181,6 +184,85 @@ def test_who_waits_can_be_interrupted_and_is_answered_once(kernel):
     kernel.ask(Op.GETATTR, 6)
     assert kernel.hear() == (6, 0, b"")
     assert handled == [1]
+
+
+def test_work_here_does_not_wait_behind_what_is_remote(kernel):
+    go = threading.Event()
+
+    def read(_request: Request) -> bytes:
+        raise Later(lambda: assert_in_time(go), bytes, party=b"s", remote=True)
+
+    def fsync(_request: Request) -> bytes:
+        raise Later(lambda: None, lambda: b"synced", party=b"s")
+
+    kernel.serve({Op.READ: read, Op.FSYNC: fsync})
+    for number in range(500):
+        kernel.ask(Op.READ, 2 * number + 2)
+    kernel.ask(Op.FSYNC, 2000)
+    assert kernel.hear() == (2000, 0, b"synced")
+    go.set()
+    assert {kernel.hear()[0] for _ in range(500)} == {2 * number + 2 for number in range(500)}
+
+
+def test_one_outage_is_the_answer_for_all_that_are_queued(kernel):
+    go = threading.Event()
+
+    def read(_request: Request) -> bytes:
+        def work() -> None:
+            assert_in_time(go)
+            raise Unreachable(errno.EIO, "no answer")
+
+        raise Later(work, party=b"s", remote=True)
+
+    kernel.serve({Op.READ: read})
+    for number in range(100):
+        kernel.ask(Op.READ, 2 * number + 2)
+    go.set()
+    assert {kernel.hear() for _ in range(100)} == {(2 * number + 2, errno.EIO, b"") for number in range(100)}
+
+
+def test_a_thread_whose_reader_is_gone_is_abandoned_until_it_ends():
+    begun, abandoned, ended = threading.Event(), threading.Event(), threading.Event()
+    kernel = Kernel(lambda _thread: abandoned.set())
+
+    def open_(_request: Request) -> bytes:
+        def work() -> None:
+            begun.set()
+            assert_in_time(abandoned)
+            ended.set()
+
+        raise Later(work)
+
+    kernel.serve({Op.OPEN: open_, Op.GETATTR: lambda r: b""})
+    kernel.ask(Op.OPEN, 2)
+    assert begun.wait(10)
+    kernel.ask(Op.INTERRUPT, 3, wire.U64.pack(2))
+    assert kernel.hear() == (2, errno.EINTR, b"")
+    assert ended.wait(10)
+    kernel.close()
+
+
+def test_what_is_parked_is_answered_when_another_request_says_so(kernel):
+    free: list[int] = []
+
+    def lock(r: Request) -> bytes:
+        if not free:
+            raise Parked
+        return b"locked"
+
+    def unlock(_request: Request) -> bytes:
+        free.append(1)
+        for unique in (2, 4, 99):
+            kernel.loop.again(unique)
+        return b"unlocked"
+
+    kernel.serve({Op.SETLKW: lock, Op.SETLK: unlock})
+    kernel.ask(Op.SETLKW, 2)
+    kernel.ask(Op.SETLKW, 4)
+    kernel.ask(Op.INTERRUPT, 5, wire.U64.pack(4))
+    assert kernel.hear() == (4, errno.EINTR, b"")
+    kernel.ask(Op.SETLK, 6)
+    assert [kernel.hear(), kernel.hear()] == [(2, 0, b"locked"), (6, 0, b"unlocked")]
 
 
 def test_what_is_undone_again_and_again_is_given_up(kernel):
