@@ -168,10 +168,14 @@ later versions may add some. Times are seconds since the epoch, ages and duratio
 one line on stderr, and this on stdout:"""
 
 ORDER = """\
-Flags over environment over `cachesync.toml` (in the working directory, then in `/etc/cachesync/`) over defaults. The
-flag of `max_dirty_age` is `--max-dirty-age`, and so on for all but secrets. A wrong value is one line that names the
+Flags over environment over `cachesync.toml` (in the working directory, then in `~/.config/cachesync/` or
+`$XDG_CONFIG_HOME/cachesync/`, then in `/etc/cachesync/`) over defaults. The flag of `max_dirty_age` is `--max-dirty-age`, and so on for all but secrets. A wrong value is one line that names the
 setting, its source and what is allowed; the exit code is 2. An environment variable that is empty counts as not set.
-`cachesync config` prints every setting with its value and where that comes from."""
+`cachesync config` prints every setting with its value and where that comes from.
+
+The first two files count only where no other user can have put them: the file and its directory belong to root or to
+the caller, and nobody else can write them. They never count in a root or below one, where agents write. Anything else
+of that name is left out with a warning; a file of yours that others can write is an error."""
 
 CREDENTIALS = """\
 Credentials come from the AWS chain: environment, profile, web identity, instance. When the store refuses them the chain

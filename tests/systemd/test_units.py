@@ -67,6 +67,11 @@ def test_only_wrong_settings_keep_a_unit_down(unit: str) -> None:
     assert told == ["Restart=on-failure", "RestartSec=1", "RestartPreventExitStatus=2"]
 
 
+@pytest.mark.parametrize("unit", NAMES)
+def test_no_settings_come_from_where_a_unit_stands(unit: str) -> None:
+    assert "WorkingDirectory=/" in (UNITS / unit).read_text().splitlines()
+
+
 # -- a real systemd ----------------------------------------------------------------------------------------------------
 
 
