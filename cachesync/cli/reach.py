@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cachesync.cli.arguments import SETTING
 from cachesync.cli.waiting import told_of_silence
-from cachesync.control.address import is_served
+from cachesync.control.address import is_served, owners
 from cachesync.errors import ConfigError, DaemonUnavailable, RootLocked
 from cachesync.verbs import Verbs
 
@@ -93,7 +93,7 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
     with ExitStack() as stack:
         verbs: Verbs | None = None
         while verbs is None:
-            if is_served(config.socket):
+            if is_served(config.socket, owners(config)):
                 client = _client(config)
                 if hasattr(options, f"{SETTING}store"):
                     check_daemons_store(client, config)
@@ -123,7 +123,7 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
 def connect_to_daemon(options: argparse.Namespace) -> Iterator[Verbs]:
     """The verbs of the daemon alone, for the time of the block. Raises DaemonUnavailable if none serves the root."""
     config = load_config(options)
-    if not is_served(config.socket):
+    if not is_served(config.socket, owners(config)):
         raise DaemonUnavailable("ask the daemon at", str(config.socket), "it is not there")
     yield _client(config)
 
@@ -131,7 +131,7 @@ def connect_to_daemon(options: argparse.Namespace) -> Iterator[Verbs]:
 def _client(config: Config) -> ControlClient:
     from cachesync.control.client import ControlClient  # not before a daemon is there: HTTP is a tenth of a flush
 
-    return ControlClient(config.socket)
+    return ControlClient.of(config)
 
 
 def _has_root(config: Config) -> bool:

@@ -100,6 +100,9 @@ class Config:
     transfer_timeout: float = _setting(kinds.duration(1), "120s", say="longest time for a request that carries bytes")
     socket: Path = _setting(kinds.PATH, None, say="the control socket; default: STATE/control.sock")
     socket_group: str | None = _setting(kinds.WORD, None, say="a group that may use the control socket")
+    daemon_user: str | None = _setting(
+        kinds.WORD, None, say="the daemon's user, whom commands believe; default: the owner of the state folder"
+    )
     http: Address | None = _setting(kinds.LISTEN, "off", say="serve the control API on TCP as well")
     http_token: str | None = _setting(kinds.WORD, None, say="the bearer token for TCP", secret=True)
     http_names: tuple[str, ...] | None = _setting(
