@@ -23,6 +23,7 @@ from cachesync.verbs import Verbs
 if TYPE_CHECKING:
     from cachesync.attendant import Attendant
     from cachesync.config import Config
+    from cachesync.control.agents import AgentDoor
     from cachesync.control.tcp import Door
     from cachesync.devserver import DevServer
     from cachesync.engine import Engine
@@ -250,6 +251,7 @@ class Daemon:
                 ready=lambda: not self._signalled.is_set() and attendant.root_ok,
                 live=lambda: attendant.alive,
                 door=door,
+                agents=self._agents(),
             )
             server.start()
             return server
@@ -271,8 +273,8 @@ class Daemon:
                 attendant.tend()
                 self._tend_server()
                 in_place = attendant.root_ok and engine.in_place()
-                if in_place and not self._config.socket.exists():
-                    logger.warning("the control socket was removed: making it again")
+                if in_place and not control.reachable:
+                    logger.warning("a control socket was removed: making it again")
                     control.stop(grace=0.1)
                     control = serve()
                 replaced = not in_place and self._config.root.is_dir()
@@ -317,6 +319,15 @@ class Daemon:
             server.start()
         except CacheSyncError as error:
             logger.error("%s", error)
+
+    def _agents(self) -> AgentDoor | None:
+        """The agents' socket, if there is to be one."""
+        from cachesync.control.agents import AgentDoor
+
+        config = self._config
+        if config.agent_socket is None:
+            return None
+        return AgentDoor(config.agent_socket, config.agent_group, config.root, config.agent_read or ())
 
     def _door(self) -> Door | None:
         """The listening socket, and the token that opens it: the configured one, or the state folder's."""

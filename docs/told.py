@@ -187,10 +187,25 @@ without a daemon, exit 2 with another store on the same root; `cachesync rebind`
 the daemon, and its store is the one that counts: `cachesync status` names it."""
 
 HTTP = """\
-The daemon answers HTTP on the socket `control.sock` in the state folder. Only its owner may use it, or the group that
-the setting `socket_group` names. The same routes are served on TCP if the setting `http` is set; there anything but
-`/healthz` and `/readyz` needs the bearer token: see [the page and HTTP](../page.md). An agent's container that shares
-only the volume can flush through the socket:"""
+The daemon answers HTTP on the socket `control.sock` in the state folder: the operator's socket, with every right. Only
+its owner may use it, or the group that the setting `socket_group` names. The same routes are served on TCP if the
+setting `http` is set; there anything but `/healthz` and `/readyz` needs the bearer token: see
+[the page and HTTP](../page.md). `open` with `into` is answered to processes of the daemon's own user only, and not over
+TCP."""
+
+AGENTS = """\
+The setting `agent_socket` opens a second socket, for agents, with `agent_group` as its group. It answers the routes
+below, and 403 to everything else. Which user asks, the kernel says. A session is answered for if that user may read its
+directory under the root: by owner, group, mode and ACL, for root too. Any other session is answered for as if it were
+not there. `/v1/events` needs `session` there. The commands `flush`, `status` and `explain` work over it with
+`CACHESYNC_SOCKET`."""
+
+ANSWERED = {
+    "own": "Of sessions that the user may read.",
+    "filtered": "Without the sessions that the user may not read.",
+    "granted": "Of what the setting `agent_read` names.",
+    "everybody": "Always.",
+}
 
 CURL = """\
 <!-- begins with make run -->

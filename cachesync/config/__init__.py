@@ -100,6 +100,13 @@ class Config:
     transfer_timeout: float = _setting(kinds.duration(1), "120s", say="longest time for a request that carries bytes")
     socket: Path = _setting(kinds.PATH, None, say="the control socket; default: STATE/control.sock")
     socket_group: str | None = _setting(kinds.WORD, None, say="a group that may use the control socket")
+    agent_socket: Path | None = _setting(
+        kinds.PATH, None, say="a second socket, for agents: flush, status, explain and events of what they may read"
+    )
+    agent_group: str | None = _setting(kinds.WORD, None, say="the group that may use the agents' socket")
+    agent_read: tuple[str, ...] | None = _setting(
+        kinds.ADDRESSES, None, say="what agents may read through their socket besides, as projects/P or templates"
+    )
     daemon_user: str | None = _setting(
         kinds.WORD, None, say="the daemon's user, whom commands believe; default: the owner of the state folder"
     )
@@ -280,6 +287,8 @@ def _complete(
     place("root", values["root"])
     place("state", values["root"] / ".cachesync")
     place("socket", values["state"] / "control.sock")
+    if values["agent_socket"] is not None:
+        place("agent_socket", values["agent_socket"])
     if values["path_style"] is None:
         values["path_style"] = values["endpoint"] is not None
         origins["path_style"] = origins["path_style"]._replace(value=str(values["path_style"]).lower())
@@ -316,6 +325,10 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, Source]) -> None:
         raise refuse(
             "state", f"would be a session of the root '{root}'", "allowed: outside the root, or ROOT/.cachesync"
         )
+    if values["agent_socket"] is not None:
+        agents = Path(os.path.normpath(values["agent_socket"]))
+        if agents.is_relative_to(state) or agents == Path(os.path.normpath(values["socket"])):
+            raise refuse("agent_socket", "is where agents must not get", "allowed: outside the state folder")
     if store.scheme == "file":
         # A store in a session would store itself; sessions/S/PATH of one around the root is the agent's own file.
         folder = Path(os.path.normpath(store.place))

@@ -75,6 +75,15 @@ def connect_trusted(path: Path, timeout: float, owners: Collection[int]) -> sock
     raise ConfigError("use the socket", str(path), cause, hint)
 
 
+def serving_user(path: Path) -> int | None:
+    """The user who serves a socket; None where the system does not tell. Raises DaemonUnavailable."""
+    try:
+        with connect(path, CONNECT_TIMEOUT) as connection:
+            return peer_user(connection)
+    except OSError as error:
+        raise unavailable(path, error) from error
+
+
 def peer_user(connection: socket.socket) -> int | None:
     """The user at the other end of an AF_UNIX connection; None where the system does not tell."""
     if not sys.platform.startswith("linux"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,12 +62,12 @@ def lying(folder: Path, user: int) -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """A folder that other users reach."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if os.stat(folder).st_uid == 0 and not os.stat(folder).st_mode & 1 and folder != Path("/"):
-            folder.chmod(os.stat(folder).st_mode | 0o011)
-    return tmp_path
+def open_path() -> Iterator[Path]:
+    """A folder that other users reach, which pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="cachesync-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def command(*words: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
