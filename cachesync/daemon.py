@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cachesync.activity import Activity
 from cachesync.errors import CacheSyncError, ExitCode, RootLocked
 from cachesync.events import Events
+from cachesync.undumpable import hide_memory
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
             if config.store.bucket is not None:
                 server.make_bucket(config.store.bucket, versioned=True)
         _step_back()
+        hide_memory()
         store = open_store(config, server)
         stack.callback(store.close)
         code = Daemon(config, store, server, announce, listener).run()
