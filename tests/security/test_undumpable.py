@@ -51,9 +51,14 @@ def test_a_process_of_the_same_user_reads_no_key(tmp_path: Path, verb: str):
 
 def test_process_1_of_a_container_shows_it_neither(monkeypatch: pytest.MonkeyPatch):
     dumpable = []
+
+    def fork() -> int:
+        dumpable.append(libc.prctl(3, 0, 0, 0, 0))
+        return 0
+
     libc = ctypes.CDLL(None)
     before = libc.prctl(3, 0, 0, 0, 0)
-    monkeypatch.setattr(os, "fork", lambda: dumpable.append(libc.prctl(3, 0, 0, 0, 0)) or 0)
+    monkeypatch.setattr(os, "fork", fork)
     try:
         assert first_process.stand_in() is None
     finally:
