@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -18,13 +20,17 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
+from mcp import Client
 
+from cachesync.cli.reach import connect
 from cachesync.config import load
 from cachesync.control.agents import ANSWERED, AgentDoor, AgentRoutes
 from cachesync.control.client import ControlClient
 from cachesync.control.rights import Peer, SessionRights, allows
 from cachesync.control.routes import Routes
 from cachesync.errors import ConfigError, UsageError
+from cachesync.mcp_server import Scope, build_server
 from tests.promises.host import eventually
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="takes the place of other users")
@@ -316,6 +322,22 @@ def test_whatever_else_is_asked_is_refused_with_a_sentence(host: Host):
         done = host.run(ANN, *words)
         assert done.returncode == 2, words
         assert "ask the operator" in done.stderr
+
+
+@ROOT_ONLY
+def test_the_tools_of_an_agent_flush_and_tell_over_its_socket(host: Host):
+    (host.root / "own").mkdir(mode=0o700)
+    (host.root / "own/a").write_text("a")
+    settings = {"root": host.root, "socket": host.agents, "store": f"file://{host.folder}/store"}
+    options = argparse.Namespace(command="mcp", **{f"setting_{name}": str(value) for name, value in settings.items()})
+    server = build_server(functools.partial(connect, options), Scope("own"))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(Client(server)) as client:
+        flushed = portal.call(client.call_tool, "flush_session", {"timeout": 20})
+        assert flushed.structured_content is not None
+        assert flushed.structured_content["stored"] is True
+        refused = portal.call(client.call_tool, "write_artifact", {"path": "b", "content": "b"})
+        assert refused.is_error
+        assert "ask the operator" in str(refused.content)
 
 
 @ROOT_ONLY
