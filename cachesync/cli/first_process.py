@@ -10,8 +10,6 @@ import contextlib
 import os
 import signal
 
-from cachesync.undumpable import hide_memory
-
 _PASSED_ON = frozenset({
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
 })  # fmt: skip
@@ -24,7 +22,9 @@ def stand_in() -> int | None:
 
     A child that a signal ended counts as 128 + its number, as a shell says it. Call it before threads are started.
     """
-    hide_memory()  # it has the same environment
+    from cachesync.undumpable import hide_memory
+
+    hide_memory()  # it has the command's environment
     watched = _PASSED_ON | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)  # from here on none is dropped: they wait
     child = os.fork()
