@@ -25,11 +25,12 @@ from mcp import Client
 
 from cachesync.cli.reach import connect
 from cachesync.config import load
+from cachesync.control import agents
 from cachesync.control.agents import ANSWERED, AgentDoor, AgentRoutes
 from cachesync.control.client import ControlClient
 from cachesync.control.rights import Peer, SessionRights, allows
 from cachesync.control.routes import Routes
-from cachesync.errors import ConfigError, UsageError
+from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
 from cachesync.mcp_server import Scope, build_server
 from tests.promises.host import eventually
 
@@ -63,6 +64,27 @@ def _table(door: AgentDoor | None) -> list[web.RouteDef]:
         return AgentRoutes(None, bool, bool, door).table()  # type: ignore[arg-type]
 
     return asyncio.run(made())
+
+
+def test_a_user_who_asks_without_end_holds_up_no_other(monkeypatch: pytest.MonkeyPatch):
+    import asyncio
+
+    monkeypatch.setattr(agents, "_WAIT", 0.05)
+
+    async def ask() -> None:
+        places = agents._Places()
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(places.take(ANN, "flushes", 3))
+            with pytest.raises(DaemonUnavailable, match="3 requests of your user are under way"):
+                await stack.enter_async_context(places.take(ANN, "flushes", 3))
+            async with places.take(BOB, "flushes", 3), places.take(ANN, "questions", 3):
+                pass
+        async with places.take(ANN, "flushes", 3):
+            pass
+        assert places._taken == {}, "nothing is kept of those who are gone"
+
+    asyncio.run(ask())
 
 
 # -- the rights --------------------------------------------------------------------------------------------------------
