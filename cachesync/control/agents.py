@@ -65,7 +65,6 @@ class AgentDoor:
     """The agents' socket, as it is configured. ``granted`` are addresses that may be read through it."""
 
     path: Path
-    group: str | None
     root: Path
     granted: tuple[str, ...] = ()
 

@@ -1,6 +1,4 @@
-"""The daemon's end of the control API: one thread, one event loop, an AF_UNIX socket for the operator, and if wanted
-one for agents, and TCP.
-"""
+"""The daemon's end of the control API: one thread, one event loop, one AF_UNIX socket, and TCP if that is wanted."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from aiohttp.http import HttpProcessingError
 from cachesync.control.agents import AgentDoor, AgentRoutes, agents_site
 from cachesync.control.exchange import as_json
 from cachesync.control.routes import MAX_BODY, Routes
-from cachesync.control.tcp import Door, tcp_site
+from cachesync.control.tcp import Door, Site, tcp_site
 from cachesync.control.unix_socket import UnixSocket
 from cachesync.errors import CacheSyncError
 from cachesync.verbs import Verbs
@@ -45,7 +43,8 @@ class ControlServer:
     """Serves ``verbs`` on the socket at ``path``, for its owner or for ``group``: see UnixSocket.
 
     ``ready`` and ``live`` are asked by /readyz and /healthz and must not block. The same is served on TCP at ``door``,
-    which stays open, and a part of it at the socket ``agents``.
+    which stays open. With ``agents`` it is the agents' socket, which has a thread of its own so that nothing that they
+    ask holds up the operator's.
     """
 
     def __init__(
@@ -61,9 +60,7 @@ class ControlServer:
     ) -> None:
         self._verbs = verbs
         self._path = path
-        self._sockets = [UnixSocket(path, group)]
-        if agents is not None:
-            self._sockets.append(UnixSocket(agents.path, agents.group))
+        self._socket = UnixSocket(path, group)
         self._ready = ready
         self._live = live
         self._door = door
@@ -74,17 +71,10 @@ class ControlServer:
         self._grace = 0.0
 
     def start(self) -> None:
-        """Open the sockets and serve them; see UnixSocket.listen for what it raises and when to call it."""
-        listeners: list[socket.socket] = []
-        try:
-            listeners += (one.listen() for one in self._sockets)
-        except CacheSyncError:
-            for listener in listeners:
-                listener.close()
-            self._remove()
-            raise
+        """Open the socket and serve it; see UnixSocket.listen for what it raises and when to call it."""
+        listener = self._socket.listen()
         started = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(listeners, started), name="control", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(listener, started), name="control", daemon=True)
         self._thread.start()
         if not started.wait(START_TIMEOUT) or self._stop is None:
             raise CacheSyncError("serve", str(self._path), "the control socket's thread did not start", "see the log")
@@ -99,37 +89,25 @@ class ControlServer:
         if thread is None:
             return
         self._grace = grace
-        self._remove()
+        self._socket.remove()
         if stop is None or loop is None:  # the thread has ended by itself
             return
         with suppress(RuntimeError):  # or does so right now
             loop.call_soon_threadsafe(stop.set)
         thread.join(grace + 2.0)
 
-    @property
-    def reachable(self) -> bool:
-        """Whether every socket has its name: something else may have removed it."""
-        return all(one.path.exists() for one in self._sockets)
-
-    def _remove(self) -> None:
-        for one in self._sockets:
-            one.remove()
-
-    def _run(self, listeners: list[socket.socket], started: threading.Event) -> None:
+    def _run(self, listener: socket.socket, started: threading.Event) -> None:
         try:
-            asyncio.run(self._serve(listeners, started))
+            asyncio.run(self._serve(listener, started))
         except Exception:  # noqa: BLE001  # nobody waits for this thread: the log is where it can be said
             _log.exception("the control socket %s is not served any more", self._path)
         finally:
             self._stop = None
             started.set()
 
-    async def _serve(self, listeners: list[socket.socket], started: threading.Event) -> None:
+    async def _serve(self, listener: socket.socket, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        routes = Routes(self._verbs, self._ready, self._live)
-        app = web.Application(middlewares=[as_json], client_max_size=MAX_BODY)
-        app.add_routes(routes.table())
         # A client that goes away does not cancel its handler: that is aiohttp's default, and what a flush needs.
         settings: dict[str, Any] = {
             "access_log": None,
@@ -137,27 +115,54 @@ class ControlServer:
             "max_line_size": MAX_REQUEST_LINE,
             "lingering_time": 1.0,
         }
-        runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
-        await runner.setup()
-        site = web.SockSite(runner, listeners[0], backlog=BACKLOG)
-        await site.start()
-        lanes, others = list(routes.lanes), []
-        if self._door is not None:
-            others.append(tcp_site(self._door, routes.table(), MAX_BODY, settings))
-        if self._agents is not None:
-            agents = AgentRoutes(self._verbs, self._ready, self._live, self._agents)
-            lanes += agents.lanes
-            others.append(agents_site(agents, listeners[1], settings))
-        for other in others:
-            await other.start()
+        routes, sites = self._sites(listener, settings)
+        for site in sites:
+            await site.start()
         self._stop = stop
         started.set()
         await stop.wait()
-        await site.stop()
-        for other in others:
-            other.shut()
-        if waiting := set().union(*(lane.waiting() for lane in lanes)):
+        for site in sites:
+            await site.shut()
+        if waiting := set().union(*(lane.waiting() for lane in routes.lanes)):
             await asyncio.wait(waiting, timeout=self._grace)
-        for lane in lanes:
+        for lane in routes.lanes:
             lane.give_up()
-        await asyncio.gather(runner.cleanup(), *(other.cleanup() for other in others))
+        await asyncio.gather(*(site.cleanup() for site in sites))
+
+    def _sites(
+        self, listener: socket.socket, settings: Mapping[str, Any]
+    ) -> tuple[Routes | AgentRoutes, list[_OwnSite | Site]]:
+        if self._agents is not None:
+            for_agents = AgentRoutes(self._verbs, self._ready, self._live, self._agents)
+            return for_agents, [agents_site(for_agents, listener, settings)]
+        routes = Routes(self._verbs, self._ready, self._live)
+        sites: list[_OwnSite | Site] = [_OwnSite(routes, listener, settings)]
+        if self._door is not None:
+            sites.append(tcp_site(self._door, routes.table(), MAX_BODY, settings))
+        return routes, sites
+
+
+class _OwnSite:
+    """The operator's socket: every route, for as many connections as there are."""
+
+    def __init__(self, routes: Routes, listener: socket.socket, settings: Mapping[str, Any]) -> None:
+        app = web.Application(middlewares=[as_json], client_max_size=MAX_BODY)
+        app.add_routes(routes.table())
+        self._runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
+        self._listener = listener
+        self._site: web.SockSite | None = None
+
+    async def start(self) -> None:
+        """Take connections."""
+        await self._runner.setup()
+        self._site = web.SockSite(self._runner, self._listener, backlog=BACKLOG)
+        await self._site.start()
+
+    async def shut(self) -> None:
+        """Take no more connections; those that there are go on."""
+        if self._site is not None:
+            await self._site.stop()
+
+    async def cleanup(self) -> None:
+        """End all connections."""
+        await self._runner.cleanup()

@@ -95,7 +95,7 @@ class Site:
         self._listening = await loop.create_server(self._connection, sock=self._listener, backlog=BACKLOG)
         self._looking = asyncio.create_task(self._look())
 
-    def shut(self) -> None:
+    async def shut(self) -> None:
         """Take no more connections; those that there are go on."""
         if self._listening is not None:
             self._listening.close()

@@ -27,6 +27,7 @@ from cachesync.cli.reach import connect
 from cachesync.config import load
 from cachesync.control import agents
 from cachesync.control.agents import ANSWERED, AgentDoor, AgentRoutes
+from cachesync.control.asking import _Connection
 from cachesync.control.client import ControlClient
 from cachesync.control.rights import Peer, SessionRights, allows
 from cachesync.control.routes import Routes
@@ -50,7 +51,7 @@ def test_every_route_that_is_not_listed_is_refused(tmp_path: Path):
         "/healthz", "/readyz",
     }  # fmt: skip
     assert {method for method, _ in ANSWERED} == {"GET", "POST"}
-    answered = [(route.method, route.path) for route in _table(AgentDoor(tmp_path / "s", None, tmp_path))]
+    answered = [(route.method, route.path) for route in _table(AgentDoor(tmp_path / "s", tmp_path))]
     assert set(answered[:-1]) == ANSWERED.keys()
     assert answered[-1] == ("*", "/{any:(?s:.*)}")
 
@@ -367,6 +368,20 @@ def test_the_operators_socket_is_not_the_agents(host: Host):
     assert host.ask(ANN, "GET", "/v1/status", host.root / ".cachesync/control.sock") == (0, None)
     status = ControlClient(host.root / ".cachesync/control.sock").status()
     assert [row.session for row in status.sessions] == ["ann", "bob"]
+
+
+@ROOT_ONLY
+def test_who_removes_the_agents_socket_ends_no_request_of_the_operators(host: Host):
+    operator = _Connection(host.root / ".cachesync/control.sock", 30.0, ())
+    with contextlib.closing(operator):
+        operator.request("GET", "/v1/sessions")
+        assert operator.getresponse().read()
+        before = operator.sock
+        host.agents.unlink()
+        eventually(lambda: host.agents.exists() and host.ask(ANN, "GET", "/readyz")[0] == 200, 30)
+        operator.request("GET", "/v1/sessions")
+        assert operator.getresponse().read()
+        assert operator.sock is before
 
 
 @ROOT_ONLY
