@@ -193,15 +193,19 @@ class Evictor:
             staying.append(entry)
         accepted = self._c.journal.residence.evicted_directories(session, list(going.values()))
         back: dict[str, Hint] = {}
-        for entry in accepted:
+
+        def remove(path: str) -> None:
             try:
-                if ground.remove_directory(entry.path):
-                    run.take(entry.path)
+                if ground.remove_directory(path):
+                    run.take(path)
                 else:
-                    back[entry.path.rstrip("/")] = Hint.TREE
+                    back[path.rstrip("/")] = Hint.TREE
             except FileUnwritable as error:
-                run.keep(entry.path, error.reason)
-                back[entry.path.rstrip("/")] = Hint.TREE
+                run.keep(path, error.reason)
+                back[path.rstrip("/")] = Hint.TREE
+
+        for path in self._c.journal.residence.while_evicted(session, [entry.path for entry in accepted], remove):
+            run.keep(path, "it changed a moment ago")
         for entry in staying:
             if entry.path in run.emptied and entry.stat is not None:
                 self._reset_time(ground, entry.path.rstrip("/"), entry.stat)

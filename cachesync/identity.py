@@ -3,7 +3,8 @@
 A store has a small object with a random id. The journal records the store's URL, endpoint and id. The first fact that
 the journal learns from a store binds the journal to it, so a mistyped name binds nothing. Each process reads the
 store's id before its first write, with one request. A store without the id, or with another id, was emptied, restored
-or replaced. Every session is then compared with the store, and files that the store lacks are stored again.
+or replaced. Every session is then compared with the store, and files that the store lacks are stored again. So is it in
+each process that does not know an id: one was never recorded, or the store refuses to keep it.
 """
 
 from __future__ import annotations
@@ -65,14 +66,13 @@ class StoreIdentity:
         Raises ConfigError if the journal belongs to another store.
         """
         known = self._journal.binding.get()
-        if known is None:
-            if bind:  # earlier listings may be of another store
-                self._journal.sessions.unlearn_all()
-        elif known.store != self._reached.store:
+        if known is not None and known.store != self._reached.store:
             if not bind or known.store not in unchosen or self._journal.binding.lacks_bytes():
                 raise elsewhere(known, self._reached)
             logger.warning("this root was stored in %s; it is now stored in %s", known.shown, self._reached.shown)
             self.rebind()
+        if bind and self._id is None:  # earlier listings may be of another store
+            self._journal.sessions.unlearn_all()
         if not bind:
             self._admitted = self._bound = self._recognized = self._written = True
         if self._id is None or not bind:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import quote
@@ -131,8 +130,16 @@ class Artifacts:
                 removed = local.remove(address)
             if not removed:
                 self._leave(address)
+
+            def stands() -> bool:
+                if local is None:
+                    return False
+                if local.has_file(address):
+                    return True
+                local.learn(address, None)  # first: if this process dies, the object must not count as lost
+                return False
+
             # The engine deletes what is its own; another writer's object, or one that was never here, is still there.
-            stands = partial(local.has_file, address) if local is not None else bool
             removed = self._remote.remove(address, listed=not removed, stands=stands) or removed
             self._reader.forget(key)
             lost = local is not None and local.learn(address, None)

@@ -73,7 +73,10 @@ UPDATE entry SET generation = ?2, absent = ?2, due_at = ?3, gone_at = ?4, attemp
 WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND
 """
 
-_IS_EXPECTED = "SELECT 1 FROM entry WHERE session = ?1 AND resident = 1 AND gone_at IS NULL AND "
+_IS_EXPECTED = """
+SELECT 1 FROM entry WHERE session = ?1 AND resident = 1 AND gone_at IS NULL
+AND EXISTS (SELECT 1 FROM session WHERE id = ?1 AND doubted = 0) AND
+"""
 _AT_OR_BELOW = "((dir = ?5 AND name = ?6) OR dir = ?7 OR (dir >= ?8 AND dir < ?9))"
 
 _DIRECTORIES = """
@@ -151,7 +154,10 @@ class Entries:
             )
 
     def mark_tree_gone(self, name: str, directory: str, due_at: float, now: float) -> int:
-        """A directory is missing, and with it everything below that was expected on disk. Returns how much it was."""
+        """A directory is missing, and with it everything below that was expected on disk. Returns how much it was.
+
+        In a session in doubt, nothing is marked: what was below may have been missing before. A whole scan decides.
+        """
         number, place = self._ledger.id(name), (*split(directory), *below(directory))
         # Asked of each file that is gone: it may have been a directory. Mostly it was none, and nothing is written.
         if self._ledger.db.one(_IS_EXPECTED + _AT_OR_BELOW, (number, None, None, None, *place)) is None:

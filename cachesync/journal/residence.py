@@ -7,7 +7,7 @@ deleted, and one that stands is looked at.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cachesync.journal.ledger import STALE, Ledger
 from cachesync.journal.rows import DELETED_ELSEWHERE, join, split, superseded_text, to_columns
@@ -166,6 +166,19 @@ class Residence:
                 if db.execute(_EVICTED_DIRECTORY, values).rowcount:
                     gone.append(entry)
         return gone
+
+    def while_evicted(self, name: str, paths: Iterable[str], work: Callable[[str], None]) -> list[str]:
+        """Call ``work`` for each path that is evicted, while no scan can record it as resident again. Returns the other
+        paths."""
+        number, others = self._ledger.id(name), list[str]()
+        sql = "SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND resident = 0"
+        with self._ledger.db.write() as db:
+            for path in paths:
+                if db.execute(sql, (number, *split(path))).fetchone():
+                    work(path)
+                else:
+                    others.append(path)
+        return others
 
     def foresee(self, name: str, path: str) -> None:
         """Whoever makes a file of an evicted one's name next has seen that there is one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cachesync.fuse import Device, Handler, Loop, Request
 from cachesync.fuse.wire import Op
 from cachesync.mount.changing import Changing
@@ -19,7 +21,7 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
     looking, changing = Looking(view), Changing(view)
     renaming = Renaming(view, changing)
     holding, passing = Holding(view, changing, device, loop, through), Passing(view, loop, through)
-    in_turn = InTurn(view.absent.turns, view.nodes)
+    in_turn, sure = InTurn(view.absent.turns, view.nodes), partial(_until_sure, view)
     loop.handle(
         {
             Op.LOOKUP: looking.lookup,
@@ -36,14 +38,14 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
             Op.MKDIR: in_turn.handler(changing.mkdir),
             Op.MKNOD: in_turn.handler(changing.mknod),
             Op.SYMLINK: in_turn.handler(changing.symlink),
-            Op.LINK: in_turn.handler(_twice(changing.link)),
-            Op.UNLINK: in_turn.handler(_twice(changing.unlink)),
-            Op.RMDIR: in_turn.handler(_twice(changing.rmdir)),
-            Op.RENAME: in_turn.renaming(_twice(renaming.rename)),
-            Op.RENAME2: in_turn.renaming(_twice(renaming.rename2)),
-            Op.SETATTR: in_turn.handler(_twice(changing.setattr)),
-            Op.SETXATTR: _twice(changing.setxattr),
-            Op.REMOVEXATTR: _twice(changing.removexattr),
+            Op.LINK: in_turn.handler(sure(changing.link)),
+            Op.UNLINK: in_turn.handler(sure(changing.unlink)),
+            Op.RMDIR: in_turn.handler(sure(changing.rmdir)),
+            Op.RENAME: in_turn.renaming(sure(renaming.rename)),
+            Op.RENAME2: in_turn.renaming(sure(renaming.rename2)),
+            Op.SETATTR: in_turn.handler(sure(changing.setattr)),
+            Op.SETXATTR: sure(changing.setxattr),
+            Op.REMOVEXATTR: sure(changing.removexattr),
             Op.OPEN: in_turn.opening(holding.open),
             Op.CREATE: in_turn.handler(holding.create),
             Op.TMPFILE: holding.tmpfile,
@@ -60,14 +62,18 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
     return loop
 
 
-def _twice(handler: Handler) -> Handler:
-    """What was found neither on the disk nor in the journal may have gone from one to the other between the two looks:
-    a handler that finds nothing has done nothing, and looks again."""
+def _until_sure(view: View, handler: Handler) -> Handler:
+    """What was found neither on the disk nor in the journal may have gone from one to the other between the two looks.
+    A handler that finds nothing has done nothing. It looks again until the journal does not change meanwhile."""
 
     def handle(r: Request) -> bytes:
-        try:
-            return handler(r)
-        except FileNotFoundError:
-            return handler(r)
+        version = None
+        while True:
+            try:
+                return handler(r)
+            except FileNotFoundError:
+                if version is not None and version == view.version():
+                    raise
+            version = view.version()
 
     return handle

@@ -157,44 +157,40 @@ class View:
         where that was just asked. Raises OSError, Later."""
         if parent.parent is None and name in self.hidden:
             return None
-        try:
-            found = os.lstat(parent.below(name))
-        except FileNotFoundError:
-            away = told or self.away(parent.child(name))
-            if away is None:
-                try:  # it may have been brought here between the two questions
-                    found = os.lstat(parent.below(name))
-                except FileNotFoundError:
-                    return None
-            else:
-                node = self.nodes.absent(parent, name, KINDS[away.kind])
-                return node, self.attributes_away(node, away)
+        found = self._find(parent.below(name), parent.child(name), told)
+        if found is None:
+            return None
+        if isinstance(found, Absent):
+            node = self.nodes.absent(parent, name, KINDS[found.kind])
+            return node, self.attributes_away(node, found)
         node = self.nodes.local(parent, name, found)
         return node, attributes_here(node, found)
+
+    def _find(self, place: bytes, path: bytes, told: Absent | None = None) -> os.stat_result | Absent | None:
+        """What stands at a place, or is only in the store. None if neither is so: not even for a moment between the two
+        questions, which the journal's version shows. Raises OSError, Later."""
+        version = None
+        while True:
+            try:
+                return os.lstat(place)
+            except FileNotFoundError:
+                if version is not None and version == self.version():
+                    return None
+            version = self.version()
+            if (away := told or self.away(path)) is not None:
+                return away
 
     def attributes(self, node: Node) -> wire.Attributes:
         """A node's attributes. Raises OSError: ESTALE if it has lost its place."""
         if node.file >= 0:
             return attributes_here(node, os.fstat(node.file))
-        try:
-            found = os.lstat(node.place)
-        except FileNotFoundError:
-            away = self.away(node.path)
-            if away is not None and KINDS[away.kind] != node.kind:
-                raise stale() from None
-            if away is not None:
-                return self.attributes_away(node, away)
-            found = self._brought(node)
+        found = self._find(node.place, node.path)
+        if found is None or (isinstance(found, Absent) and KINDS[found.kind] != node.kind):
+            raise stale()
+        if isinstance(found, Absent):
+            return self.attributes_away(node, found)
         self.recognise(node, found)
         return attributes_here(node, found)
-
-    def _brought(self, node: Node) -> os.stat_result:
-        """What stands at a place where neither disk nor journal had anything, in this order: it may have been brought
-        here between the two questions. Raises OSError: ESTALE if it was not."""
-        try:
-            return os.lstat(node.place)
-        except FileNotFoundError:
-            raise stale() from None
 
     def recognise(self, node: Node, found: os.stat_result) -> None:
         """What stands at a node's place is the node's, or it is another file and the kernel has to look it up again:
@@ -228,12 +224,11 @@ class View:
 
     def stand(self, node: Node) -> os.stat_result:
         """What stands in the root at a node's place, brought there if it has to be. Raises OSError, Later."""
-        try:
-            found = os.lstat(node.place)
-        except FileNotFoundError:
-            if self.away(node.path) is not None:
-                raise self.bring(node) from None
-            found = self._brought(node)
+        found = self._find(node.place, node.path)
+        if found is None:
+            raise stale()
+        if isinstance(found, Absent):
+            raise self.bring(node)
         self.recognise(node, found)
         return found
 

@@ -67,7 +67,7 @@ class Scanner:
         """Compare the hinted paths of a session with the journal ("" is its directory).
 
         A missing path becomes a tombstone only if its hint, or its directory's, reports the deletion. A missing path
-        alone is not evidence of a deletion (P7).
+        alone is not evidence of a deletion (P7), and a directory's hint is none in a session that is in doubt.
 
         Raises RootHalted, and FileUnreadable if the session's directory cannot be read.
         """

@@ -417,6 +417,28 @@ def test_folders_that_something_stays_in_keep_their_times(a, late):
     assert folder_times(look(a.session)) == before
 
 
+def test_a_directory_that_a_scan_sees_on_its_way_out_is_not_taken_for_deleted(a, monkeypatch):
+    """The journal has written down that it goes, it still stands, and a flush looks at that moment."""
+    residence = a.journal.residence
+    write = residence.evicted_directories
+
+    def write_and_look(*told):
+        try:
+            return write(*told)
+        finally:
+            a.driven.engine.scanner.scan(S)
+
+    monkeypatch.setattr(residence, "evicted_directories", write_and_look)
+    assert {path.rstrip("/") for path in kept(a.life.evict(S))} >= {"empty", "d", "d/e"}
+    settled(a)
+    for path in ("empty/", "d/", "d/e/"):
+        entry = a.entry(path)
+        assert entry is not None
+        assert not entry.tombstone
+    a.life.open(S)
+    assert look(a.session).keys() == a.before.keys()
+
+
 def test_all_names_of_a_file_go_at_once(a):
     for name in ("a", "d/b", "z"):
         os.link(a.session / "f", a.session / name)

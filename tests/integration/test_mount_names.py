@@ -136,3 +136,31 @@ def test_a_name_at_which_another_host_stored_something_is_renamed(mounted: Mount
     assert stored.pop("sessions/s/d/a") == Path("s/d/a").read_bytes()
     assert stored.pop("sessions/s/d/f") == b"f"
     assert list(stored.values()) == ([b"another"] if replaced == "d/a" else []), "kept as a conflict copy"
+
+
+@pytest.mark.parametrize("asks", ["lookup", "attributes", "stand"])
+def test_a_name_that_comes_and_goes_between_two_questions_is_found(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    """Missing on the disk, it is brought; not only in the store then, it is dropped; missing on the disk again."""
+    node = mounted.node(mounted.session, b"a")
+    mounted.evict()
+    away = mounted.view.away
+
+    def bring_and_drop(path: bytes) -> object:
+        monkeypatch.setattr(View, "away", lambda self, path: away(path))
+        mounted.engine.ondemand.bring("s", "a")
+        try:
+            return away(path)
+        finally:
+            mounted.evict()
+
+    monkeypatch.setattr(View, "away", lambda self, path: bring_and_drop(path))
+    if asks == "lookup":
+        found = mounted.view.lookup(mounted.session, b"a")
+        assert found is not None
+    elif asks == "attributes":
+        assert mounted.view.attributes(node)
+    else:
+        with pytest.raises(Later):
+            mounted.view.stand(node)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cachesync.ignore import FILE_NAME, IgnoreRules
-from cachesync.model import Kind
+from cachesync.model import Kind, Version
 from cachesync.reports import FlushReport
 from tests.flat_store import Held
 from tests.simulation.barrier import Barrier
@@ -89,6 +89,9 @@ class Ledger:
         """By host and file: what it ever held."""
         self.stood: dict[tuple[str, str], Seen] = {}
         """By host and path: the file that stood there last."""
+        self.forgotten: set[tuple[str, str, Version]] = set()
+        """By host and key: versions that a host stored, and its journal, restored from that backup, does not know. Such
+        an object may be kept when its file is removed."""
         self.asked: dict[str, str] = {}
         """Paths that are put or removed by name right now, and on which host."""
 
@@ -311,6 +314,12 @@ class Ledger:
                 if here[path].file == file:
                     self.vanished[host.name, old] = lost[path]
 
+    def forget(self, host: SimulatedHost, known: Mapping[str, Version]) -> None:
+        """The host's state is as it was when the objects had the ``known`` versions."""
+        for key, held in self.store.objects.items():
+            if held.writer == host.name and held.info.version != known.get(key):
+                self.forgotten.add((host.name, key, held.info.version))
+
     def covered(self, host: SimulatedHost, folder: str) -> None:
         """A volume came or went: what a program removed below it is not known to have been removed."""
         self.must_go[host.name] = {path for path in self.must_go[host.name] if not path.startswith(f"{folder}/")}
@@ -363,6 +372,8 @@ class Ledger:
             key = PREFIX + path
             stands = self.store.last_writer(key) == host.name and key in self.store.objects
             stands = stands and key not in self.store.landed  # what arrives late, no flush can know of
+            held = self.store.objects.get(key)
+            stands = stands and (held is None or (host.name, key, held.info.version) not in self.forgotten)
             check(not stands, "P8", f"{path} was deleted on {host.name} and flushed, and its object is there")
         self.must_go[host.name].clear()
         self.unlinked[host.name].clear()

@@ -390,6 +390,20 @@ FOUND = {
         Step("power_cut", 0, ("zeros", 0, True)),
         Step("flush", 0, (False,)),
     ],
+    "killed between an rm's deletion and the manifest: the removed file counted as lost": [
+        Step("flush", 0, (False,)),
+        Step("evict"),
+        Step("put", 0, ("a", "1")),
+        Step("trap", 0, ("request", 2, False)),
+        Step("rm", 0, ("a",)),
+        Step("open"),
+    ],
+    "killed before the store had an id, and emptied: what was stored was taken for stored": [
+        Step("trap", 0, ("request", 3, True)),
+        Step("write", 0, ("l.jsonl", "1")),
+        Step("flush", 0, (False,)),
+        Step("reset_store", 0, ("emptied",)),
+    ],
     "renamed, and the root rolled back: the object of the newer name was deleted": [
         Step("write", 0, ("d/a", "1")),
         Step("keep_root"),
@@ -504,10 +518,35 @@ UNWATCHED = {
 """What it found where nobody watches the disk."""
 
 
-@pytest.mark.parametrize("name", [*FOUND, *UNWATCHED, *NOT_BROKEN])
+COARSE = {
+    "rolled back, and the directory renamed before a scan was still: what was missing in it was deleted": [
+        Step("write", 0, ("d/e/a", "1")),
+        Step("keep_root"),
+        Step("write", 0, ("d/a", "2")),
+        Step("flush", 0, (False,)),
+        Step("roll_back_root", 0, (True,)),
+        Step("scan"),
+        Step("rename_folder", 0, ("d", "f")),
+        Step("scan"),
+    ],
+}
+"""What it found where time stamps are whole seconds and files have no birth time."""
+
+
+@pytest.mark.parametrize("name", [*FOUND, *UNWATCHED, *COARSE, *NOT_BROKEN])
 def test_what_was_found_stays_mended(name):
-    steps = tuple((FOUND | UNWATCHED | NOT_BROKEN)[name])
-    schedule = Schedule(0, guard=100, watched=name not in UNWATCHED, orderly=True, third=False, steps=steps)
+    steps = tuple((FOUND | UNWATCHED | COARSE | NOT_BROKEN)[name])
+    coarse = name in COARSE
+    schedule = Schedule(
+        0,
+        guard=100,
+        watched=name not in UNWATCHED,
+        orderly=True,
+        third=False,
+        steps=steps,
+        disk="ext3" if coarse else "plain",
+        ears=coarse,
+    )
     with place() as folder:
         assert fault_of(schedule, folder) is None
 

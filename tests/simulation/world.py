@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cachesync.model import Version
 from cachesync.watcher import Hint
 from tests.flat_store import Crash, Fault, Held
 from tests.simulation.barrier import Barrier
@@ -55,6 +56,8 @@ class World(Engines):
         self._held = schedule.guard < 100
         self._programs = {host.name: Program(host.session, self._stamp) for host in self.hosts}
         self._backups: dict[str, Backup] = {}
+        self._versions: dict[str, dict[str, Version]] = {}
+        """By host: the objects' versions when a backup of its state was taken."""
         self._platters = {host.name: Platter() for host in self.hosts}
         self._volumes = {host.name: Volumes(host) for host in self.hosts}
         for host in self.hosts:
@@ -334,12 +337,14 @@ class World(Engines):
 
     def _do_keep_state(self, _: int, host: SimulatedHost) -> None:
         host.keep_state()
+        self._versions[host.name] = {key: held.info.version for key, held in self.store.objects.items()}
 
     def _do_roll_back_state(self, _: int, host: SimulatedHost, boot: bool) -> None:  # noqa: FBT001
         """The state's volume is as it was when the backup was made; the root lies on another one. To the
         engine, what was evicted since may look as if a program had replaced or removed it."""
         if host.roll_back_state():
             host.boot() if boot else None
+            self.ledger.forget(host, self._versions[host.name])
             here = host.files()
             stored = {key.removeprefix(PREFIX): held.data for key, held in self.store.objects.items()}
             self.ledger.cut_off(host, set(), {path: stored[path] for path in stored.keys() - here.keys()})
