@@ -1,28 +1,34 @@
 # cachesync as a sidecar, or with a mount: docs/containers.md says how to run it.
 
-# Any image with Python 3.11 or newer, venv and pip, as python3.
+# Any image with Python 3.11 or newer, venv and pip, as python3. A tag moves: build with python:3.13-slim@sha256:DIGEST, with
+# the digest that your registry shows for it.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
-# Further parts of the package, as "mcp".
+# "mcp" adds the MCP server.
 ARG EXTRAS=""
 WORKDIR /src
+# What is installed is known by its hash, also what builds the wheel (make requirements).
+COPY deploy/requirements.txt deploy/requirements-mcp.txt deploy/requirements-build.txt deploy/
+RUN python3 -m venv --without-pip /build && python3 -m venv --without-pip /opt/cachesync \
+ && python3 -m pip --python /build/bin/python3 install --no-cache-dir --require-hashes -r deploy/requirements-build.txt \
+ && python3 -m pip --python /opt/cachesync/bin/python3 install --no-cache-dir --require-hashes \
+    -r "deploy/requirements${EXTRAS:+-${EXTRAS}}.txt"
 COPY pyproject.toml README.md LICENSE ./
 COPY cachesync cachesync
-RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
- && python3 -m venv --without-pip /opt/cachesync \
- && wheel="$(echo /wheels/cachesync-*.whl)" \
- && python3 -m pip --python /opt/cachesync/bin/python3 install --no-cache-dir "${wheel}${EXTRAS:+[${EXTRAS}]}"
+RUN python3 -m pip --python /build/bin/python3 wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && python3 -m pip --python /opt/cachesync/bin/python3 install --no-cache-dir --no-deps /wheels/cachesync-*.whl
 COPY deploy/probe.py /opt/cachesync/lib/probe.py
 RUN printf '#!/bin/sh\nexec /opt/cachesync/bin/python3 /opt/cachesync/lib/probe.py "$@"\n' > /opt/cachesync/bin/cachesync-probe \
  && chmod 755 /opt/cachesync/bin/cachesync-probe
 
 FROM ${BASE}
-# Whose files the agent's are: a sidecar reads them, so it best runs as the agent's user.
-ARG UID=1000
+# A user of its own, in the agents' group: a process of the daemon's user has what the daemon has.
+ARG UID=1001
 ARG GID=1000
 COPY --from=build /opt/cachesync /opt/cachesync
-RUN install -d -o "${UID}" -g "${GID}" /sessions /run/cachesync && install -d /files
+# In the root each agent makes sessions of the group, and removes nobody else's, nor the state folder.
+RUN install -d -o "${UID}" -g "${GID}" -m 3775 /sessions && install -d -o "${UID}" -g "${GID}" /run/cachesync && install -d /files
 # Without a bucket it does not start. With CACHESYNC_REQUIRE_REMOTE=false the store is a folder in the volume: enough for a
 # look, and no more durable than that.
 ENV PATH=/opt/cachesync/bin:/usr/local/bin:/usr/bin:/bin \

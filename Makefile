@@ -1,4 +1,4 @@
-# make run, test, lint, soak, bench, docs, build, clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
+# make run, test, lint, soak, bench, docs, build, requirements, clean. Needs Python 3.11 or newer and make; everything else goes into .venv.
 
 PYTHON ?= python3
 WORKERS ?= 3
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: run test soak bench lint docs build clean
+.PHONY: run test soak bench lint docs build requirements clean
 
 run: $(VENV)/.installed-run
 	$(BIN)/cachesync run --dev-server .dev-s3
@@ -45,6 +45,15 @@ build: $(VENV)/.installed-test
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
+
+# What the image installs, each file by its hash: the newest releases that pyproject.toml allows.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make requirements"
+requirements: $(VENV)/.installed-test
+	$(PIP) install uv
+	$(COMPILE) --upgrade pyproject.toml -o deploy/requirements.txt
+	$(COMPILE) --upgrade pyproject.toml --extra mcp -o deploy/requirements-mcp.txt
+	echo hatchling | $(COMPILE) --upgrade - -o deploy/requirements-build.txt
 
 # A stamp is older than pyproject.toml when what it asks for may have changed.
 $(VENV)/.installed-run: pyproject.toml | $(BIN)/python

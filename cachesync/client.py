@@ -44,12 +44,11 @@ class Client:
     """
 
     def __init__(self, socket: str | Path | None = None, root: str | Path | None = None) -> None:
-        if socket is None:
-            from cachesync.config import load
+        from cachesync.config import load
 
-            flags = {} if root is None else {"root": os.fspath(root)}
-            socket = load(flags, os.environ, Path.cwd()).socket
-        self._verbs = ControlClient(Path(socket))
+        given = (("socket", socket), ("root", root))
+        flags = {name: os.fspath(path) for name, path in given if path is not None}
+        self._verbs = ControlClient.of(load(flags, os.environ, Path.cwd()))
 
     @property
     def artifacts(self) -> ClientArtifacts:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 from cachesync.activity import Activity
 from cachesync.errors import CacheSyncError, ExitCode, RootLocked
 from cachesync.events import Events
+from cachesync.undumpable import hide_memory
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
     from cachesync.attendant import Attendant
     from cachesync.config import Config
+    from cachesync.control.agents import AgentDoor
     from cachesync.control.tcp import Door
     from cachesync.devserver import DevServer
     from cachesync.engine import Engine
@@ -106,6 +108,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
             if config.store.bucket is not None:
                 server.make_bucket(config.store.bucket, versioned=True)
         _step_back()
+        hide_memory()
         store = open_store(config, server)
         stack.callback(store.close)
         code = Daemon(config, store, server, announce, listener).run()
@@ -243,24 +246,28 @@ class Daemon:
         engine.service.notes = lambda: [*attendant.notes(), *self._expiry.notes()]
         engine.service.measure = Measuring(engine, attendant.watcher, self._begun, self._expiry)
         door: Door | None = None
+        agents = self._agents()
 
-        def serve() -> ControlServer:
+        def serve(path: Path) -> ControlServer:
+            of_agents = agents is not None and path == agents.path
             server = ControlServer(
                 engine.service,
-                self._config.socket,
-                self._config.socket_group,
+                path,
+                self._config.agent_group if of_agents else self._config.socket_group,
                 ready=lambda: not self._signalled.is_set() and attendant.root_ok,
                 live=lambda: attendant.alive,
-                door=door,
+                door=None if of_agents else door,
+                agents=agents if of_agents else None,
             )
             server.start()
             return server
 
-        control: ControlServer | None = None
+        controls: dict[Path, ControlServer] = {}
         code: int | None = None
         try:
             door = self._door()
-            control = serve()
+            for path in (self._config.socket, *([] if agents is None else [agents.path])):
+                controls[path] = serve(path)
             if not first:
                 engine.journal.sessions.unlearn_all()
             engine.start()
@@ -273,10 +280,10 @@ class Daemon:
                 attendant.tend()
                 self._tend_server()
                 in_place = attendant.root_ok and engine.in_place()
-                if in_place and not self._config.socket.exists():
-                    logger.warning("the control socket was removed: making it again")
-                    control.stop(grace=0.1)
-                    control = serve()
+                for path in [path for path in controls if in_place and not path.exists()]:
+                    logger.warning("the control socket %s was removed: making it again", path)
+                    controls[path].stop(grace=0.1)
+                    controls[path] = serve(path)
                 replaced = not in_place and self._config.root.is_dir()
                 replaced_for = replaced_for + 1 if replaced else 0
                 if replaced_for > _REPLACED:
@@ -286,8 +293,8 @@ class Daemon:
                 code = self._drain(engine, attendant)
         finally:
             attendant.stop()
-            if control is not None:
-                control.stop()
+            for path, control in controls.items():
+                control.stop(1.0 if path == self._config.socket else 0.2)
             if not engine.close():
                 logger.warning("a transfer was still hanging; it is tried again by the next start")
         return code
@@ -319,6 +326,15 @@ class Daemon:
             server.start()
         except CacheSyncError as error:
             logger.error("%s", error)
+
+    def _agents(self) -> AgentDoor | None:
+        """The agents' socket, if there is to be one."""
+        from cachesync.control.agents import AgentDoor
+
+        config = self._config
+        if config.agent_socket is None:
+            return None
+        return AgentDoor(config.agent_socket, config.root, config.agent_read or ())
 
     def _door(self) -> Door | None:
         """The listening socket, and the token that opens it: the configured one, or the state folder's."""

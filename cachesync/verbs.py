@@ -145,7 +145,8 @@ class Lifecycle(Protocol):
         progress: OnProgress = no_progress,
     ) -> OpenReport:
         """Bring a session here from the store. ``lazy`` only learns its entries; ``into`` is another directory, which
-        is not watched. After ``timeout`` seconds what is not here yet is pending; open again goes on.
+        is not watched. A daemon writes there for its own user only. After ``timeout`` seconds what is not here yet is
+        pending; open again goes on.
 
         Raises NoSuchSession, UsageError, StoreError.
         """

@@ -25,6 +25,7 @@ from cachesync.cli.arguments import COMMANDS, SETTING, build_parser
 from cachesync.cli.entry import INTERRUPTED, OUTPUT_CLOSED
 from cachesync.client import ClientArtifacts
 from cachesync.config import SETTINGS, load
+from cachesync.control.agents import ANSWERED
 from cachesync.control.routes import Routes
 from cachesync.errors import ExitCode
 from cachesync.events import Event, What
@@ -158,7 +159,7 @@ def settings() -> Iterator[str]:
 def http() -> Iterator[str]:
     """Every route: what it takes and answers."""
     routes = asyncio.run(_routes())
-    by_name = {_named(route): route for route in routes}
+    by_name = {_named(route.method, route.path): route for route in routes}
     same(told.ROUTES, by_name, some=True)
     yield from ("# The control API", "", told.HTTP, "", told.CURL, "", told.OPTIONS, "")
     rows = []
@@ -167,6 +168,9 @@ def http() -> Iterator[str]:
         words = " ".join(words.split()).replace("``", "`")
         rows.append((code(name), ", ".join(map(code, _options(route))), words))
     yield from table(("route", "query", "answers"), rows)
+    yield from ("", "## The agents' socket", "", told.AGENTS, "")
+    answered = [(code(_named(*route)), told.ANSWERED[kind]) for route, kind in ANSWERED.items()]
+    yield from table(("route", "of what"), answered)
     yield from ("", "## Events", "", told.EVENTS, "")
     yield from table(("event", ""), [(code(str(what)), _kind(what)) for what in What])
     yield from ("", inspect.cleandoc(Event.__doc__ or "").replace("``", "`"), "", "```", *_event(), "```")
@@ -193,8 +197,8 @@ async def _routes() -> list[web.RouteDef]:
     return list(routes.table())
 
 
-def _named(route: web.RouteDef) -> str:
-    return f"{route.method} " + re.sub(r"{(\w+):[^}]*}\??", r"{\1}", route.path)
+def _named(method: str, path: str) -> str:
+    return f"{method} " + re.sub(r"{(\w+):[^}]*}\??", r"{\1}", path)
 
 
 def _options(route: web.RouteDef) -> list[str]:

@@ -168,10 +168,14 @@ later versions may add some. Times are seconds since the epoch, ages and duratio
 one line on stderr, and this on stdout:"""
 
 ORDER = """\
-Flags over environment over `cachesync.toml` (in the working directory, then in `/etc/cachesync/`) over defaults. The
-flag of `max_dirty_age` is `--max-dirty-age`, and so on for all but secrets. A wrong value is one line that names the
+Flags over environment over `cachesync.toml` (in the working directory, then in `~/.config/cachesync/` or
+`$XDG_CONFIG_HOME/cachesync/`, then in `/etc/cachesync/`) over defaults. The flag of `max_dirty_age` is `--max-dirty-age`, and so on for all but secrets. A wrong value is one line that names the
 setting, its source and what is allowed; the exit code is 2. An environment variable that is empty counts as not set.
-`cachesync config` prints every setting with its value and where that comes from."""
+`cachesync config` prints every setting with its value and where that comes from.
+
+The first two files count only where no other user can have put them: the file and its directory belong to root or to
+the caller, and nobody else can write them. They never count in a root or below one, where agents write. Anything else
+of that name is left out with a warning; a file of yours that others can write is an error."""
 
 CREDENTIALS = """\
 Credentials come from the AWS chain: environment, profile, web identity, instance. When the store refuses them the chain
@@ -183,10 +187,26 @@ without a daemon, exit 2 with another store on the same root; `cachesync rebind`
 the daemon, and its store is the one that counts: `cachesync status` names it."""
 
 HTTP = """\
-The daemon answers HTTP on the socket `control.sock` in the state folder. Only its owner may use it, or the group that
-the setting `socket_group` names. The same routes are served on TCP if the setting `http` is set; there anything but
-`/healthz` and `/readyz` needs the bearer token: see [the page and HTTP](../page.md). An agent's container that shares
-only the volume can flush through the socket:"""
+The daemon answers HTTP on the socket `control.sock` in the state folder: the operator's socket, with every right. Only
+its owner may use it, or the group that the setting `socket_group` names. The same routes are served on TCP if the
+setting `http` is set; there anything but `/healthz` and `/readyz` needs the bearer token: see
+[the page and HTTP](../page.md). `open` with `into` is answered to processes of the daemon's own user only, and not over
+TCP."""
+
+AGENTS = """\
+The setting `agent_socket` opens a second socket, for agents, with `agent_group` as its group. It answers the routes
+below, and 403 to everything else. Which user asks, the kernel says. A session is answered for if that user may read its
+directory under the root: by owner, group, mode and ACL, for root too. Any other session is answered for as if it were
+not there. `/v1/events` needs `session` there. The commands `flush`, `status` and `explain` work over it with
+`CACHESYNC_SOCKET`. A user has 32 flushes, 4 streams of events and 4 other requests at once; more wait, for 20 s. The
+socket's directory must be one that agents cannot write."""
+
+ANSWERED = {
+    "own": "Of sessions that the user may read.",
+    "filtered": "Without the sessions that the user may not read.",
+    "granted": "Of what the setting `agent_read` names.",
+    "everybody": "Always.",
+}
 
 CURL = """\
 <!-- begins with make run -->

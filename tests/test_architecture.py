@@ -38,6 +38,7 @@ OWNERS = {
     # The store only to name aiohttp's errors, which s3fs lets through.
     "aiohttp": [
         "control.server",
+        "control.agents",
         "control.routes",
         "control.artifact_routes",
         "control.lifecycle_routes",

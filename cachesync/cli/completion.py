@@ -66,7 +66,7 @@ def sessions(*, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[
     try:
         config = load_config(parsed_args)
         here = _names(config.root)
-        known = _within(lambda: ControlClient(config.socket).sessions())
+        known = _within(lambda: ControlClient.of(config).sessions())
     except (CacheSyncError, OSError):
         return []
     return _offered(prefix, [*here, *known])
@@ -85,7 +85,7 @@ def addresses(*, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list
         known = _within(
             lambda: [
                 artifact.address.rstrip("/") + ("/" if artifact.kind == Kind.DIRECTORY else "")
-                for artifact in ControlClient(config.socket).artifacts.list(folder, shallow=True)
+                for artifact in ControlClient.of(config).artifacts.list(folder, shallow=True)
             ]
         )
     except (CacheSyncError, OSError):

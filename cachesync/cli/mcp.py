@@ -68,7 +68,7 @@ def _token(config: Config) -> tuple[str, str]:
 @contextlib.contextmanager
 def _reach(config: Config, connect: Connect) -> Iterator[AgentVerbs]:
     """The verbs as for every command; where there is neither daemon nor root, those of the store alone."""
-    if config.root.is_dir() or ControlClient(config.socket).is_serving():
+    if config.root.is_dir() or ControlClient.of(config).is_serving():
         with connect() as verbs:
             yield verbs
         return

@@ -22,7 +22,7 @@ PRICES = "S3 Standard: $0.005 per 1,000 PUT requests, $0.023 per GB and month"
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Migrate, print, and return the exit code. Raises CacheSyncError."""
     here = load_config(options)
-    if here.embedded and (client := ControlClient(here.socket)).is_serving():
+    if here.embedded and (client := ControlClient.of(here)).is_serving():
         check_daemons_store(client, here)  # nothing is configured: whoever runs a daemon here means its store
     setattr(options, f"{SETTING}root", str(options.source))
     config = load_config(options)

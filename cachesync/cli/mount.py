@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cachesync.cli.arguments import SETTING
 from cachesync.cli.reach import Connect, load_config
+from cachesync.control.address import owners
 from cachesync.errors import UsageError
 
 
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
     )
     server = asdict(plan) | {
         "socket": os.path.abspath(config.socket),
+        "owners": sorted(owners(config)),
         "patience": options.timeout,
         "log_format": config.log_format,
         "log_level": config.log_level,
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
 
     supervisor = Supervisor(
         plan,
-        ControlClient(config.socket),
+        ControlClient.of(config),
         [sys.executable, "-m", "cachesync", "run", *_flags(options)],
         server,
         drain_timeout=config.drain_timeout,

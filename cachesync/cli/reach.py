@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from cachesync.cli.arguments import SETTING
 from cachesync.cli.waiting import told_of_silence
-from cachesync.control.address import is_served
-from cachesync.errors import ConfigError, DaemonUnavailable, RootLocked
+from cachesync.control.address import is_served, owners, serving_user
+from cachesync.errors import ConfigError, DaemonUnavailable, RootLocked, UsageError
 from cachesync.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
     until = time.monotonic() + PATIENCE
     command = getattr(options, "command", None)
     with ExitStack() as stack:
+        apart = _writes_apart(config, getattr(options, "into", None))
         verbs: Verbs | None = None
         while verbs is None:
-            if is_served(config.socket):
+            if not apart and is_served(config.socket, owners(config)):
                 client = _client(config)
                 if hasattr(options, f"{SETTING}store"):
                     check_daemons_store(client, config)
@@ -103,7 +104,7 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
             from cachesync.daemon import open_service
 
             repairs = getattr(options, "repair", False)
-            rootless = command in READING and not _has_root(config)
+            rootless = apart or (command in READING and not _has_root(config))
             if rootless:
                 config = stack.enter_context(_passing_root(config))
             try:
@@ -123,7 +124,7 @@ def connect(options: argparse.Namespace) -> Iterator[Verbs]:
 def connect_to_daemon(options: argparse.Namespace) -> Iterator[Verbs]:
     """The verbs of the daemon alone, for the time of the block. Raises DaemonUnavailable if none serves the root."""
     config = load_config(options)
-    if not is_served(config.socket):
+    if not is_served(config.socket, owners(config)):
         raise DaemonUnavailable("ask the daemon at", str(config.socket), "it is not there")
     yield _client(config)
 
@@ -131,7 +132,25 @@ def connect_to_daemon(options: argparse.Namespace) -> Iterator[Verbs]:
 def _client(config: Config) -> ControlClient:
     from cachesync.control.client import ControlClient  # not before a daemon is there: HTTP is a tenth of a flush
 
-    return ControlClient(config.socket)
+    return ControlClient.of(config)
+
+
+def _writes_apart(config: Config, into: str | None) -> bool:
+    """Whether ``open --into`` asks the store in this process, because the root's daemon runs as another user: what is
+    written is the caller's, with the caller's rights. Raises ConfigError, UsageError."""
+    if into is None or not is_served(config.socket, owners(config)):
+        return False
+    if serving_user(config.socket) == os.geteuid():
+        return False
+    if Path(into).resolve().is_relative_to(config.root.resolve()):
+        raise UsageError("open into", into, "it is inside the root")
+    store = _client(config).status().store
+    if store != config.store.shown:
+        cause = (
+            f"the daemon runs as another user, so you need access to its store {store}; yours is {config.store.shown}"
+        )
+        raise ConfigError("open into", into, cause, "give this command the daemon's store and credentials")
+    return True
 
 
 def _has_root(config: Config) -> bool:

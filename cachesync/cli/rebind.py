@@ -9,14 +9,14 @@ from contextlib import closing
 
 from cachesync.cli.phrases import count, listed, one_line
 from cachesync.cli.reach import Connect, load_config
-from cachesync.control.address import is_served
+from cachesync.control.address import is_served, owners
 from cachesync.errors import RootLocked
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Bind the journal to the configured store. Raises CacheSyncError."""
     config = load_config(options)
-    if is_served(config.socket):
+    if is_served(config.socket, owners(config)):
         raise RootLocked("rebind", str(config.root), "its daemon uses the old store", "stop the daemon first")
     from cachesync.rebind import rebind
     from cachesync.stores import open_store

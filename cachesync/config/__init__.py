@@ -1,7 +1,8 @@
 """Settings: flags over environment over ``cachesync.toml`` over defaults, as one frozen, checked object.
 
 A setting is one line in ``Config``. Its flag is ``--name-with-hyphens``, its environment variable ``CACHESYNC_NAME``
-or one of the others given there, and its key in the file ``name``. Nothing here opens anything but the two files.
+or one of the others given there, and its key in the file ``name``. Nothing here opens anything but the three files: in
+the working directory, in the user's home, in /etc.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from cachesync.config import files as settings_files
 from cachesync.config import kinds
 from cachesync.config.kinds import Address, Kind, NotAllowed, StoreAddress, is_loopback, masked
 from cachesync.errors import ConfigError
@@ -21,7 +23,7 @@ from cachesync.keys import is_session_name
 
 __all__ = ["SETTINGS", "SYSTEM_FILE", "Address", "Config", "Setting", "Source", "StoreAddress", "load", "misspelt"]
 
-SYSTEM_FILE = Path("/etc/cachesync/cachesync.toml")
+SYSTEM_FILE = Path("/etc/cachesync", settings_files.NAME)
 
 
 class Setting(NamedTuple):
@@ -99,6 +101,16 @@ class Config:
     transfer_timeout: float = _setting(kinds.duration(1), "120s", say="longest time for a request that carries bytes")
     socket: Path = _setting(kinds.PATH, None, say="the control socket; default: STATE/control.sock")
     socket_group: str | None = _setting(kinds.WORD, None, say="a group that may use the control socket")
+    agent_socket: Path | None = _setting(
+        kinds.PATH, None, say="a second socket, for agents: flush, status, explain and events of what they may read"
+    )
+    agent_group: str | None = _setting(kinds.WORD, None, say="the group that may use the agents' socket")
+    agent_read: tuple[str, ...] | None = _setting(
+        kinds.ADDRESSES, None, say="what agents may read through their socket besides, as projects/P or templates"
+    )
+    daemon_user: str | None = _setting(
+        kinds.WORD, None, say="the daemon's user, whom commands believe; default: the owner of the state folder"
+    )
     http: Address | None = _setting(kinds.LISTEN, "off", say="serve the control API on TCP as well")
     http_token: str | None = _setting(kinds.WORD, None, say="the bearer token for TCP", secret=True)
     http_names: tuple[str, ...] | None = _setting(
@@ -168,9 +180,9 @@ def load(
     ``flags`` maps setting names to text, None for a flag that is not given. An empty environment variable counts as not
     set. Raises ConfigError, one line that names the setting, its source and what is allowed.
     """
-    files = [(str(path), _read(path)) for path in (cwd / "cachesync.toml", system_file)]
     if unknown := flags.keys() - SETTINGS.keys():
         raise ConfigError("setting", min(unknown), "a flag that no setting has")
+    files = _files(flags, environ, cwd, system_file)
     values: dict[str, Any] = {}
     origins: dict[str, Source] = {}
     for setting in SETTINGS.values():
@@ -198,17 +210,34 @@ def _nearest(word: str, words: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, words, n=1)), None)
 
 
-def _read(path: Path) -> dict[str, str]:
-    """A file's settings as text; none if there is no such file. Raises ConfigError."""
-    try:
-        text = path.read_text("utf-8")
-        import tomllib  # most have no file
+Table = tuple[str, dict[str, str]]
+"""The path of a file, and its settings as text."""
 
-        table = tomllib.loads(text)
-    except FileNotFoundError:
+
+def _files(flags: Mapping[str, str | None], environ: Mapping[str, str], cwd: Path, system_file: Path) -> list[Table]:
+    """The files that count, the strongest first. Raises ConfigError.
+
+    Where a stronger one lies below the root that flags, environment and the weaker ones name, it does not count.
+    """
+    files = [(str(system_file), _table(system_file, settings_files.read_system(system_file)))]
+    for path in (settings_files.user_file(environ), cwd / settings_files.NAME):
+        if path is not None:
+            root = next(_candidates(SETTINGS["root"], flags, environ, files), None)
+            text = settings_files.read_own(path, [] if root is None else [cwd / root[0]])
+            files.insert(0, (str(path), _table(path, text)))
+    return files
+
+
+def _table(path: Path, text: str) -> dict[str, str]:
+    """A file's settings as text. Raises ConfigError."""
+    if not text:
         return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError("read", str(path), getattr(error, "strerror", None) or error, "allowed: TOML") from None
+    import tomllib  # most have no file
+
+    try:
+        table = tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError("read", str(path), error, "allowed: TOML") from None
     texts: dict[str, str] = {}
     for key, value in table.items():
         if key not in SETTINGS:
@@ -225,7 +254,7 @@ def _candidates(
     setting: Setting,
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
-    files: list[tuple[str, dict[str, str]]],
+    files: Iterable[Table],
 ) -> Iterator[tuple[str, str]]:
     """The texts that a setting is given and their sources, the strongest first."""
     if (flag := flags.get(setting.name)) is not None:
@@ -264,6 +293,8 @@ def _complete(
     place("root", values["root"])
     place("state", values["root"] / ".cachesync")
     place("socket", values["state"] / "control.sock")
+    if values["agent_socket"] is not None:
+        place("agent_socket", values["agent_socket"])
     if values["path_style"] is None:
         values["path_style"] = values["endpoint"] is not None
         origins["path_style"] = origins["path_style"]._replace(value=str(values["path_style"]).lower())
@@ -300,6 +331,10 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, Source]) -> None:
         raise refuse(
             "state", f"would be a session of the root '{root}'", "allowed: outside the root, or ROOT/.cachesync"
         )
+    if values["agent_socket"] is not None:
+        agents = Path(os.path.normpath(values["agent_socket"]))
+        if agents.is_relative_to(state) or agents == Path(os.path.normpath(values["socket"])):
+            raise refuse("agent_socket", "is where agents must not get", "allowed: outside the state folder")
     if store.scheme == "file":
         # A store in a session would store itself; sessions/S/PATH of one around the root is the agent's own file.
         folder = Path(os.path.normpath(store.place))

@@ -117,6 +117,16 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    """Of whole sessions, projects, folders or files, as a person names them."""
+    from cachesync.address import parse_whole
+
+    found = tuple(str(parse_whole(word)) for word in text.replace(",", " ").split())
+    if not found or "" in found:
+        raise ValueError
+    return found
+
+
 def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError
@@ -194,4 +204,5 @@ WORD = Kind(_word, "one word of visible ASCII")
 SIZE = Kind(_size, "a size such as 500MB, 10GiB, 0")
 RATE = Kind(_rate, "unlimited, or a size for each second such as 20MiB")
 LISTEN = Kind(_listen, "HOST:PORT, as 127.0.0.1:8484, or off")
+ADDRESSES = Kind(_addresses, "addresses such as projects/P, templates, SESSION/DIR, with commas between them")
 NAMES = Kind(_names, "host names without a port, as agents.example.com, with commas between them")

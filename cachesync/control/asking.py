@@ -10,14 +10,14 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlencode
 
 from cachesync.control import wire
-from cachesync.control.address import CONNECT_TIMEOUT, connect, is_served, unavailable
+from cachesync.control.address import CONNECT_TIMEOUT, connect_trusted, is_served, unavailable
 from cachesync.errors import DaemonUnavailable, UsageError
 
 READ_TIMEOUT = 30.0
@@ -42,18 +42,20 @@ class Asker:
     """One connection for each request that is under way, so it is safe to share between threads. Up to ``kept`` of them
     are kept for the next short one, which saves its opening; not for a process that forks.
 
-    Raises what the daemon raised, rebuilt, and DaemonUnavailable when it gives no answer or an odd one.
+    Raises what the daemon raised, rebuilt; DaemonUnavailable when it gives no answer or an odd one; ConfigError when
+    neither root nor the caller nor one of ``owners`` serves the socket.
     """
 
-    def __init__(self, path: Path, *, kept: int = 0) -> None:
+    def __init__(self, path: Path, *, kept: int = 0, owners: Collection[int] = ()) -> None:
         self._path = path
+        self._owners = owners
         self._kept = kept
         self._idle: list[tuple[_Connection, float]] = []
         self._heard: dict[int, _Connection] = {}
 
     def is_serving(self) -> bool:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""
-        return is_served(self._path)
+        return is_served(self._path, self._owners)
 
     def ask(self, method: str, target: str, build: Callable[[Mapping[str, Any]], T], timeout: float | None = None) -> T:
         """What ``build`` makes of the JSON answer."""
@@ -145,7 +147,7 @@ class Asker:
                 connection.sock.settimeout(timeout)
                 return connection
             connection.close()
-        return _Connection(self._path, timeout)
+        return _Connection(self._path, timeout, self._owners)
 
     def _keep(self, connection: _Connection) -> None:
         if len(self._idle) < self._kept and connection.sock is not None:
@@ -160,7 +162,7 @@ class Asker:
 
     @contextmanager
     def _connection(self, timeout: float) -> Iterator[_Connection]:
-        connection = _Connection(self._path, timeout)
+        connection = _Connection(self._path, timeout, self._owners)
         try:
             yield connection
         finally:
@@ -205,9 +207,10 @@ class Asker:
 class _Connection(http.client.HTTPConnection):
     """HTTP/1.1 over an AF_UNIX socket. ``timeout`` bounds each read once connected."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, path: Path, timeout: float, owners: Collection[int]) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self._owners = owners
         self.broken_off = False
 
     def break_off(self) -> None:
@@ -217,7 +220,7 @@ class _Connection(http.client.HTTPConnection):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
-        self.sock = connect(self._path, CONNECT_TIMEOUT)
+        self.sock = connect_trusted(self._path, CONNECT_TIMEOUT, self._owners)
         self.sock.settimeout(self.timeout)
 
     @property

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from cachesync.control import wire
+from cachesync.control.address import owners as owners_of
 from cachesync.control.asking import GRACE, Asker, quoted, with_options
 from cachesync.model import Skipped
 from cachesync.reports import FlushReport, StatusReport, Story
 
 if TYPE_CHECKING:
+    from cachesync.config import Config
     from cachesync.control.artifact_client import ArtifactClient
     from cachesync.control.lifecycle_client import LifecycleClient
     from cachesync.control.ondemand_client import OnDemandClient
 
 
 class ControlClient:
-    """Verbs over the socket at ``path``; safe to share between threads. ``kept``: see Asker.
+    """Verbs over the socket at ``path``; safe to share between threads. ``kept``, ``owners`` and what it raises: see
+    Asker."""
 
-    Raises what the daemon raised, rebuilt, and DaemonUnavailable when it gives no answer or an odd one.
-    """
+    def __init__(self, path: Path, *, kept: int = 0, owners: Collection[int] = ()) -> None:
+        self._asker = Asker(path, kept=kept, owners=owners)
 
-    def __init__(self, path: Path, *, kept: int = 0) -> None:
-        self._asker = Asker(path, kept=kept)
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The client of the daemon that serves a configuration's root. Raises ConfigError."""
+        return cls(config.socket, owners=owners_of(config))
 
     def is_serving(self) -> bool:
         """Whether somebody listens. Raises DaemonUnavailable if that cannot be told (no permission, no reaction)."""

@@ -17,6 +17,7 @@ from aiohttp import web
 from cachesync.control import wire
 from cachesync.control.exchange import REPORT_STATUS, answer, flag, query, seconds, segments, told_as
 from cachesync.control.lanes import Lane
+from cachesync.control.rights import is_own
 from cachesync.control.streams import ClientGone, begin, write
 from cachesync.errors import ExitCode, UsageError
 from cachesync.keys import check_session
@@ -89,6 +90,10 @@ class LifecycleRoutes:
         session, lazy, into = _session(request), flag("lazy", asked), asked.get("into")
         if into is not None and not into.startswith("/"):
             raise UsageError("into", into, "is not absolute", "the daemon has another working directory than you")
+        connection = None if request.transport is None else request.transport.get_extra_info("socket")
+        if into is not None and not is_own(connection):
+            cause = "the daemon writes files for its own user only, and not over TCP"
+            raise UsageError("open into", into, cause, "cachesync open --into writes them as you")
         given = asked.get("timeout")
         timeout = seconds("timeout", given, 0.0, MAX_FLUSH_TIMEOUT) if given else None
         lifecycle = self._verbs.lifecycle

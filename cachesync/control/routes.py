@@ -49,11 +49,11 @@ class Routes:
         self._artifacts = ArtifactRoutes(verbs)
         self._lifecycle = LifecycleRoutes(verbs)
         self._ondemand = OnDemandRoutes(verbs)
-        self._seeing = SeeingRoutes(verbs)
+        self.seeing = SeeingRoutes(verbs)
         self._pending = PendingRoutes(verbs)
         parts = (self._artifacts, self._lifecycle, self._ondemand, self._pending)
         lanes = (self._flushes, self._queries, *(lane for part in parts for lane in part.lanes))
-        self.lanes: tuple[Lane | SeeingRoutes, ...] = (*lanes, self._seeing)
+        self.lanes: tuple[Lane | SeeingRoutes, ...] = (*lanes, self.seeing)
         """What may be under way when the server stops."""
 
     def table(self) -> list[web.RouteDef]:
@@ -70,7 +70,7 @@ class Routes:
             *self._artifacts.table(),
             *self._lifecycle.table(),
             *self._ondemand.table(),
-            *self._seeing.table(),
+            *self.seeing.table(),
             *self._pending.table(),
         ]
 

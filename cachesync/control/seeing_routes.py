@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -90,7 +90,12 @@ class SeeingRoutes:
         """Server-sent events, without end: ``event: KIND`` and ``data: {...}``. Who is too slow gets a ``lost`` event
         with how many it missed."""
         asked = query(request, "session").get("session")
-        session = None if asked is None else check_session(asked)
+        return await self.stream(request, None if asked is None else check_session(asked), _always)
+
+    async def stream(
+        self, request: web.Request, session: str | None, still: Callable[[], Awaitable[bool]]
+    ) -> web.StreamResponse:
+        """The events of a session, or of all, until the client ends it or ``still`` returns False."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -104,15 +109,20 @@ class SeeingRoutes:
             with self._seeing.events.listen(session, wake) as listener, suppress(ClientGone):
                 await begin(response, request)
                 await write(response, b": listening\n\n")
-                await self._send(request, response, listener, woken)
+                await self._send(request, response, listener, woken, still)
         finally:
             self._woken.discard(woken)
         return response
 
     async def _send(
-        self, request: web.Request, response: web.StreamResponse, listener: Listener, woken: asyncio.Event
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        listener: Listener,
+        woken: asyncio.Event,
+        still: Callable[[], Awaitable[bool]],
     ) -> None:
-        """Send what comes until the client or the server ends. Raises ClientGone."""
+        """Send what comes until the client, the server or ``still`` ends it. Raises ClientGone."""
         said = asyncio.get_running_loop().time()
         while not self._stopping and not _hung_up(request):
             with suppress(TimeoutError):
@@ -123,11 +133,17 @@ class SeeingRoutes:
             lost, events = listener.take()
             now = asyncio.get_running_loop().time()
             if lost or events:
+                if not await still():
+                    return
                 said = now
                 await write(response, _as_events(lost, events))
             elif now - said >= KEEPALIVE:
                 said = now
                 await write(response, b": still here\n\n")
+
+
+async def _always() -> bool:
+    return True
 
 
 def _hung_up(request: web.Request) -> bool:

@@ -74,20 +74,15 @@ class Door:
         return not is_loopback(f"http://[{self.host}]" if ":" in self.host else f"http://{self.host}")
 
 
-class TcpSite:
-    """Serves routes at a door. Make it, and call it, in the event loop that serves it.
+class Site:
+    """Serves an application at a listening socket, with bounded connections. ``noting`` is its first middleware.
 
-    ``settings`` are those of aiohttp's connections.
+    Make it, and call it, in the event loop that serves it. ``settings`` are those of aiohttp's connections.
     """
 
-    def __init__(self, door: Door, table: Collection[web.RouteDef], max_body: int, settings: Mapping[str, Any]) -> None:
-        self._door = door
+    def __init__(self, app: web.Application, listener: socket.socket, settings: Mapping[str, Any]) -> None:
+        self._listener = listener
         self._settings = settings
-        page = PageRoutes()
-        guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown={*OPEN, *page.paths})
-        app = web.Application(middlewares=[_noting, guarded(guard), as_json], client_max_size=max_body)
-        app.on_response_prepare.append(protect)
-        app.add_routes([*page.table(), *table])
         self._runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
         self._open: set[_Connection] = set()
         self._listening: asyncio.Server | None = None
@@ -98,10 +93,10 @@ class TcpSite:
         await self._runner.setup()
         take_expectations(self._runner)
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._connection, sock=self._door.listener.dup(), backlog=BACKLOG)
+        self._listening = await loop.create_server(self._connection, sock=self._listener, backlog=BACKLOG)
         self._looking = asyncio.create_task(self._look())
 
-    def shut(self) -> None:
+    async def shut(self) -> None:
         """Take no more connections; those that there are go on."""
         if self._listening is not None:
             self._listening.close()
@@ -131,6 +126,16 @@ class TcpSite:
             await asyncio.sleep(_LOOK)
             for connection in list(self._open):
                 connection.look()
+
+
+def tcp_site(door: Door, table: Collection[web.RouteDef], max_body: int, settings: Mapping[str, Any]) -> Site:
+    """The site that serves routes and the page at a door. Call it in the event loop that serves it."""
+    page = PageRoutes()
+    guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown={*OPEN, *page.paths})
+    app = web.Application(middlewares=[noting, guarded(guard), as_json], client_max_size=max_body)
+    app.on_response_prepare.append(protect)
+    app.add_routes([*page.table(), *table])
+    return Site(app, door.listener.dup(), settings)
 
 
 class _Connection(web.RequestHandler):
@@ -184,7 +189,7 @@ class _Connection(web.RequestHandler):
 
 
 @web.middleware
-async def _noting(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def noting(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The first thing that a request meets: from here to the answer its connection is not quiet."""
     connection = request.protocol
     assert isinstance(connection, _Connection)  # noqa: S101  # there are no others here

@@ -60,7 +60,7 @@ def _bounded(check: str, seconds: float, call: Callable[[], Iterable[Finding]]) 
 
 
 def _status(config: Config) -> tuple[StatusReport | None, CacheSyncError | None]:
-    client = ControlClient(config.socket)
+    client = ControlClient.of(config)
     try:
         return (within(_DAEMON, client.status), None) if client.is_serving() else (None, None)
     except CacheSyncError as error:

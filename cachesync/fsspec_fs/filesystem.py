@@ -67,7 +67,7 @@ class CacheSyncFileSystem(Lookups):
 
         with self._lock:
             config = self._config = self._config or load(self._settings, os.environ, Path.cwd())
-            client = ControlClient(config.socket)
+            client = ControlClient.of(config)
             if client.is_serving():
                 return client.artifacts
             pid = os.getpid()

@@ -26,7 +26,7 @@ def main() -> int:
     told = json.loads(sys.stdin.readline())
     die_with_parent(told["parent"])
     configure(told["log_format"], told["log_level"])
-    client = ControlClient(Path(told["socket"]), kept=_KEPT)
+    client = ControlClient(Path(told["socket"]), kept=_KEPT, owners=told["owners"])
     keeper = Keeper(client, told["patience"])
     told["through"] = WriteThrough(told["through"])
     plan = Plan(**{field.name: told[field.name] for field in fields(Plan)})

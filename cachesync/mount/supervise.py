@@ -27,6 +27,7 @@ from cachesync.control.client import ControlClient
 from cachesync.errors import CacheSyncError, DaemonUnavailable, ExitCode, UsageError
 from cachesync.mount.serve import Plan
 from cachesync.notify import Notifier
+from cachesync.undumpable import hide_memory
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Supervisor:
         """0 if everything was stored at the end, 4 if not. Raises UsageError, DaemonUnavailable."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
+        hide_memory()
         free(self._plan.directory)
         try:
             self._foreign = self._client.is_serving()

@@ -7,12 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cachesync.cli.arguments import build_parser
 from cachesync.config import SETTINGS, load
@@ -73,7 +76,13 @@ def test_compose_gives_the_sidecar_what_it_needs(compose: dict[str, Any]):
     assert agent["depends_on"]["cachesync"]["condition"] == "service_healthy", "the image's HEALTHCHECK"
     assert sidecar["read_only"] is True
     assert sidecar["cap_drop"] == ["ALL"]
-    assert agent["user"] == ":".join(re.findall(r"^ARG [UG]ID=(\d+)$", DOCKERFILE, re.MULTILINE))
+    user, group = re.findall(r"^ARG [UG]ID=(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert agent["user"] == f"1000:{group}"
+    assert user != "1000", "a user of its own"
+    assert (str(config.agent_socket), config.agent_group) == (agent["environment"]["CACHESYNC_SOCKET"], group)
+    assert "run:/run/cachesync" in sidecar["volumes"]
+    assert "run:/run/cachesync:ro" in agent["volumes"]
+    assert config.socket.is_relative_to(config.root / ".cachesync"), "where no agent gets"
     named = {volume.split(":")[0] for service in services.values() for volume in service["volumes"]}
     assert named == compose["volumes"].keys()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -117,15 +126,19 @@ def test_kubernetes_gives_the_sidecar_what_it_needs(pod: dict[str, Any]):
     mounts = {row["name"]: row["mountPath"] for row in sidecar["volumeMounts"]}
     assert mounts["sessions"] == str(config.root)
     assert mounts["state"] == str(config.state)
-    assert mounts["socket"] == str(config.socket.parent)
+    assert mounts["socket"] == str(config.agent_socket.parent)
+    assert config.socket.is_relative_to(config.state), "the operator's, which the agent does not have"
     assert mounts.keys() == {row["name"] for row in pod["volumes"]}
     theirs = {row["name"]: row["mountPath"] for row in agent["volumeMounts"]}
     assert theirs == {name: mounts[name] for name in ("sessions", "socket")}, "and not the state"
     told = config_of({row["name"]: row["value"] for row in agent["env"]})
-    assert (told.root, told.socket) == (config.root, config.socket)
+    assert (told.root, told.socket) == (config.root, config.agent_socket)
+    assert next(row["readOnly"] for row in agent["volumeMounts"] if row["name"] == "socket") is True
     assert sidecar["securityContext"]["readOnlyRootFilesystem"] is True
-    numbers = re.findall(r"^ARG [UG]ID=(\d+)$", DOCKERFILE, re.MULTILINE)
-    assert [str(pod["securityContext"][name]) for name in ("runAsUser", "runAsGroup")] == numbers
+    user, group = re.findall(r"^ARG [UG]ID=(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert [str(pod["securityContext"][name]) for name in ("runAsUser", "runAsGroup")] == ["1000", group]
+    assert str(sidecar["securityContext"]["runAsUser"]) == user == told.daemon_user != "1000", "a user of its own"
+    assert config.agent_group == group == str(pod["securityContext"]["fsGroup"])
 
 
 def test_kubernetes_leaves_time_for_the_flush_and_the_drain(pod: dict[str, Any]):
@@ -169,6 +182,34 @@ def test_irsa_reaches_the_sidecar_alone(resources: dict[str, dict[str, Any]], po
     assert pod["serviceAccountName"] == account["name"]
     annotations = resources["Deployment"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["eks.amazonaws.com/skip-containers"] == pod["containers"][0]["name"]
+
+
+@pytest.mark.parametrize(("name", "extras"), [("", []), ("-mcp", ["mcp"]), ("-build", None)])
+def test_what_the_image_installs_is_known_by_its_hash(name: str, extras: list[str] | None):
+    """``make requirements`` writes the files."""
+    text = (TOP / f"deploy/requirements{name}.txt").read_text("utf-8")
+    assert "://" not in text, "no registry"
+    pinned = {}
+    for block in re.split(r"\n(?=\S)", text.strip()):
+        if block.startswith("#"):
+            continue
+        requirement, *hashes = block.replace("\\\n", "").split(" --hash=sha256:")
+        found = Requirement(requirement.strip())
+        (exact,) = found.specifier
+        assert exact.operator == "==", block
+        assert hashes, block
+        assert all(re.fullmatch(r"[0-9a-f]{64}", one.strip()) for one in hashes), block
+        pinned[canonicalize_name(found.name)] = exact.version
+    project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))
+    wanted = project["build-system"]["requires"] if extras is None else [*project["project"]["dependencies"]]
+    for extra in extras or []:
+        wanted += project["project"]["optional-dependencies"][extra]
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate():
+            assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, text
+    assert "--require-hashes" in DOCKERFILE
+    assert not re.findall(r"pip .*install (?!.*(?:--require-hashes|--no-deps))", DOCKERFILE.replace("\\\n", ""))
 
 
 def test_the_build_is_given_what_it_copies_and_no_more():

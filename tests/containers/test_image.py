@@ -172,7 +172,7 @@ def test_every_command_does_what_the_page_shows(
 
 def test_it_is_healthy_and_hardened_and_tells_when_its_daemon_hangs(sidecar: Sidecar):
     sidecar.start(*HARDENED)
-    assert sidecar.exec("id", "-u") == "1000"
+    assert sidecar.exec("sh", "-c", "id -u; id -g").split() == ["1001", "1000"]
     assert sidecar.exec("sh", "-c", "touch /tmp/x", code=1) == ""
     assert sidecar.exec("sh", "-c", "touch /opt/cachesync/x", code=1) == ""
     engine = sidecar.engine

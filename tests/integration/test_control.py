@@ -492,12 +492,21 @@ def test_the_socket_is_never_wider_even_for_a_moment(verbs: FakeVerbs, path: Pat
     real = os.chown
 
     def chown(name: Any, uid: int, gid: int) -> None:
-        modes.append(mode(path))
+        if path.exists():
+            modes.append(mode(path))
         real(name, uid, gid)
 
     monkeypatch.setattr(os, "chown", chown)
     with serving(verbs, path, str(os.getgid())):
         assert modes == [0o600]
+
+
+def test_a_directory_that_is_made_for_the_socket_lets_its_group_in(verbs: FakeVerbs, tmp_path: Path):
+    with serving(verbs, tmp_path / "for the group" / "s", str(os.getgid())):
+        made = (tmp_path / "for the group").stat()
+        assert (stat.S_IMODE(made.st_mode), made.st_gid) == (0o750, os.getgid())
+    with serving(verbs, tmp_path / "for the owner" / "s"):
+        assert mode(tmp_path / "for the owner") == 0o700
 
 
 # What stands at its path

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cachesync.control import asking
-from cachesync.control.address import connect
+from cachesync.control.address import connect_trusted
 from cachesync.control.client import ControlClient
 from cachesync.control.ondemand_client import OnDemandClient
 from cachesync.control.server import ControlServer
@@ -104,11 +104,11 @@ def test_a_daemon_that_is_gone_is_said_to_be(tmp_path):
 def test_connections_and_threads_are_used_again(client, verbs, tmp_path, monkeypatch):
     opened, threads = [], []
 
-    def counted(path, timeout):
+    def counted(path, timeout, owners):
         opened.append(path)
-        return connect(path, timeout)
+        return connect_trusted(path, timeout, owners)
 
-    monkeypatch.setattr(asking, "connect", counted)
+    monkeypatch.setattr(asking, "connect_trusted", counted)
     verbs.ondemand.foresee = lambda *_: threads.append(threading.get_ident())
     kept = ControlClient(tmp_path / "c.sock", kept=2).ondemand
     for _ in range(20):

@@ -63,7 +63,7 @@ class Machine:
         with open(folder / "passwd", "a", encoding="utf-8") as users:
             users.write("cachesync:x:989:989::/var/lib/cachesync:/usr/sbin/nologin\n")
         with open(folder / "group", "a", encoding="utf-8") as groups:
-            groups.write("cachesync:x:989:\n")
+            groups.write("cachesync:x:989:\ncachesync-agents:x:988:\n")
         (folder / "cachesync").write_text(f'#!/bin/sh\nexec {sys.executable} -m cachesync "$@"\n')
         (folder / "cachesync").chmod(0o755)
         (folder / "units/small.target").write_text("[Unit]\nDescription=A machine for a test\nAllowIsolate=yes\n")

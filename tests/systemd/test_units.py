@@ -67,6 +67,11 @@ def test_only_wrong_settings_keep_a_unit_down(unit: str) -> None:
     assert told == ["Restart=on-failure", "RestartSec=1", "RestartPreventExitStatus=2"]
 
 
+@pytest.mark.parametrize("unit", NAMES)
+def test_no_settings_come_from_where_a_unit_stands(unit: str) -> None:
+    assert "WorkingDirectory=/" in (UNITS / unit).read_text().splitlines()
+
+
 # -- a real systemd ----------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +154,44 @@ def test_the_daemon_under_its_sandbox_its_watchdog_and_a_stop(machine: tuple[Mac
     assert system.show("cachesync", "Result") == "success", system.said()
     assert {f"sessions/demo/late{number}" for number in range(1, 21)} <= keys.now()
     assert system.show("cachesync", "ExecMainStatus") == "0"
+
+
+AGENT = "setpriv --reuid {0} --regid {0} --groups 988 "
+ASK = "curl -s -w '%{{stderr}}%{{http_code}} ' --unix-socket /run/cachesync/{0}.sock -X {1} http://x{2} 2>&1"
+
+
+def test_agents_of_other_users_have_a_socket_of_their_own(machine: tuple[Machine, Proxy, _Keys]) -> None:
+    """As docs/systemd.md says."""
+    system, _, keys = machine
+    text = (REPOSITORY / "docs/systemd.md").read_text()
+    (install,) = [line for line in text.splitlines() if line.startswith("install") and "/srv/agents" in line]
+    (drop_in,) = [block for block in text.split("```ini\n")[1:] if "AmbientCapabilities" in block]
+    system.sh(install)
+    system.sh(f"cat > /run/systemd/system/cachesync.service.d/agents.conf <<'END'\n{drop_in.partition('```')[0]}END\n")
+    system.run("systemctl", "daemon-reload")
+    system.run("systemctl", "start", "cachesync.service")
+    own, other = AGENT.format(1234), AGENT.format(1235)
+    system.sh(f"{own} sh -c 'umask 077; mkdir /srv/agents/demo; echo mine > /srv/agents/demo/a'")
+
+    def ask(who: str, socket: str, method: str, path: str) -> str:
+        return system.sh(f'{who} sh -c "{ASK.format(socket, method, path)}"')
+
+    assert '"stored":true' in ask(own, "agents", "POST", "/v1/sessions/demo/flush")
+    assert "sessions/demo/a" in keys.now()
+    assert ask(other, "agents", "POST", "/v1/sessions/demo/flush").strip().endswith("404")
+    assert ask(own, "agents", "DELETE", "/v1/artifacts/demo/a").strip().endswith("403")
+    stranger = "setpriv --reuid 1236 --regid 1236 --clear-groups "
+    for who, socket in ((own, "control"), (stranger, "agents")):
+        reached = system.run(
+            "bash", "-c", f"{who} curl -s --unix-socket /run/cachesync/{socket}.sock http://x/", check=False
+        )
+        assert reached.returncode == 7, "it cannot connect"
+    for who in (own, "setpriv --reuid 989 --regid 989 --clear-groups "):
+        pid = system.show("cachesync", "MainPID")
+        assert system.run("bash", "-c", f"{who} cat /proc/{pid}/environ", check=False).returncode == 1
+    assert "1 file evicted" in system.sh(
+        "CACHESYNC_SOCKET=/run/cachesync/control.sock cachesync evict demo --root /srv/agents"
+    )
 
 
 def test_a_mount_is_seen_by_everybody_and_gone_after_a_stop(machine: tuple[Machine, Proxy, _Keys]) -> None:

@@ -268,10 +268,13 @@ def test_bad_files(read, tmp_path, text, words):
 
 
 def test_files_that_cannot_be_read(read, tmp_path):
-    (tmp_path / "cachesync.toml").mkdir()
-    assert "directory" in refusal(read)
+    (tmp_path / "cachesync.toml").write_bytes(b"root = '\xff'")
+    assert str(tmp_path / "cachesync.toml") in refusal(read)
+    (tmp_path / "cachesync.toml").unlink()
+    (tmp_path / "system.toml").mkdir()
+    assert "not a regular file" in refusal(read)
+    (tmp_path / "system.toml").rmdir()
     (tmp_path / "system.toml").write_bytes(b"root = '\xff'")
-    (tmp_path / "cachesync.toml").rmdir()
     assert str(tmp_path / "system.toml") in refusal(read)
 
 
