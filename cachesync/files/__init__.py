@@ -8,7 +8,7 @@ from cachesync.files.capabilities import device_of, measure
 from cachesync.files.listing import Listing
 from cachesync.files.open_file import OpenFile
 from cachesync.files.place import Ground, drop_leftover, make_session, make_whole_session
-from cachesync.files.snapshot import MemoryBody, Snapshot, take
+from cachesync.files.snapshot import MemoryBody, Snapshot, Turn, take
 from cachesync.files.staging import Leftover, Staging, Temporary, translated
 from cachesync.files.tree import NO_SESSION, Tree, tells_births
 
@@ -23,6 +23,7 @@ __all__ = [
     "Staging",
     "Temporary",
     "Tree",
+    "Turn",
     "device_of",
     "drop_leftover",
     "make_session",

@@ -105,6 +105,7 @@ class _Noted:
     def __init__(self, resume: Resume, meter: Meter) -> None:
         self._resume = resume
         self._meter = meter
+        self.session = resume.session
         self.load = resume.load
         self.started = resume.started
         self.finished = resume.finished

@@ -35,6 +35,11 @@ class Body(Protocol):
 class Resume(Protocol):
     """Where a multipart upload remembers how far it is. Each call is durable when it returns."""
 
+    @property
+    def session(self) -> str:
+        """Whose share of the parts in flight the upload takes."""
+        ...
+
     def load(self) -> Multipart | None:
         """The upload under way for this path, if there is one."""
 
@@ -46,12 +51,14 @@ class Resume(Protocol):
 @record(frozen=True, slots=True)
 class Traits:
     """The properties of a store, for status and doctor. ``conditional`` is None before the probe, and if the store
-    denied the probe; ``denied`` then holds the store's error and the fix."""
+    denied the probe; ``denied`` then holds the store's error and the fix. ``largest`` is the size in bytes of the
+    largest object that the store takes, if it is known."""
 
     url: str
     conditional: bool | None
     versioned: bool | None
     denied: str = ""
+    largest: int | None = None
 
 
 @record(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def test_whatever_went_wrong_the_place_is_given_back(journal, transfers, uploade
     uploader.start(transfers, list)
     assert transfers.begun.acquire(timeout=5)
     assert ended(uploader)
-    assert uploader._held == 0
+    assert uploader._backlog.in_flight == 0
     entry = journal.entries.entry(S, "a")
     assert entry is not None
     assert entry.attempts == 1
