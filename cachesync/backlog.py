@@ -36,6 +36,7 @@ class _Lane:
     def __init__(self, pools: Sequence[Pool], memory: Pool | None = None) -> None:
         self.turns = Turns()
         self.queues: dict[str, deque[Work]] = {}
+        self.more: set[str] = set()
         self.pools = pools
         self.memory = memory
 
@@ -65,7 +66,7 @@ class _Lane:
 class Backlog:
     """Due work of all sessions. ``transfers`` is the setting.
 
-    ``hungry`` says that some session's work ran out since it was last set to False: the journal may have more.
+    ``hungry`` says that since it was last set to False a session's work ran out of which the journal has more.
     """
 
     def __init__(self, transfers: int) -> None:
@@ -90,15 +91,21 @@ class Backlog:
         return self._transfers.used
 
     def has(self, session: str, weight: Weight) -> bool:
-        """Whether there is work of a session at hand."""
-        return session in self._lanes[weight].queues
+        """Whether there is work of a session at hand. If so, the journal may have more than that."""
+        lane = self._lanes[weight]
+        if session not in lane.queues:
+            return False
+        lane.more.add(session)
+        return True
 
-    def offer(self, session: str, weight: Weight, found: Iterable[tuple[str, int]]) -> None:
-        """Add due work of a session, as (path, size), the first first."""
+    def offer(self, session: str, weight: Weight, found: Iterable[tuple[str, int]], *, more: bool) -> None:
+        """Add due work of a session, as (path, size), the first first. ``more`` says that the journal has more."""
         if queue := deque([Work(session, path, size, weight) for path, size in found]):
             lane = self._lanes[weight]
             lane.queues.setdefault(session, deque()).extend(queue)
             lane.turns.wait(session)
+            if more:
+                lane.more.add(session)
 
     def begin(self, busy: Container[tuple[str, str]], *, allowed: int, small_first: bool = False) -> Work | None:
         """Return what is transferred next, but for ``busy`` paths; None if nothing may begin now.
@@ -129,7 +136,8 @@ class Backlog:
                 lane.turns.wait(session)
             else:
                 del lane.queues[session]
-                self.hungry = True
+                self.hungry |= session in lane.more
+                lane.more.discard(session)
             if (session, work.path) not in busy:
                 lane.take(work)
                 return work

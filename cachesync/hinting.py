@@ -28,8 +28,10 @@ class HintTurns:
         self._begun: dict[str, int] = {}  # at which take each session was taken up
         self._left: set[str] = set()  # sessions that were not free at the last take: the watcher may have more
 
-    def __len__(self) -> int:
-        return len(self._turns)
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is to be done until the watcher has new hints."""
+        return not self._turns and not self._left
 
     def refill(self) -> frozenset[str]:
         """Take up every session that has hints and is free. Returns the reasons for a scan of the whole root."""
@@ -48,9 +50,11 @@ class HintTurns:
             self._changed.notify_all()
         return hints.rescan
 
-    def step(self) -> str:
-        """Look at some hints of the session whose turn it is, and return its name. Raises what the scanner raises; the
+    def step(self) -> None:
+        """Look at some hints of the session whose turn it is, if there are any. Raises what the scanner raises; the
         session's other hints are dropped then."""
+        if not self._turns:
+            return
         session, steps = self._turns.popleft()
         try:
             next(steps)
@@ -61,7 +65,6 @@ class HintTurns:
             raise
         else:
             self._turns.append((session, steps))
-        return session
 
     def wait(self, session: str, ask: Callable[[], None], timeout: float) -> bool:
         """Wait until the session's hints that the watcher has now have been looked at. Returns False on timeout, in

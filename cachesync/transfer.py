@@ -173,7 +173,7 @@ class Transfer:
 
     def _check_size(self, file: OpenFile) -> None:
         """Raise Unstorable if the store takes no object of this size: before all of it is read."""
-        size, largest = file.stat.size, self._c.store.traits.largest
+        size, largest = file.stat.size, self._c.store.largest
         if largest is not None and size > largest:
             why = f"it has {size:,} bytes, and the store takes at most {largest:,}"
             raise Unstorable("store", file.path, why, "make it smaller or list it in .cachesyncignore")

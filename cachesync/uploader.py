@@ -58,6 +58,7 @@ class Uploader:
         self._changed = threading.Condition()
         self._backlog = Backlog(transfers)
         self._in_flight: dict[tuple[str, str], Work | None] = {}  # None: apart
+        self._again: set[tuple[str, str]] = set()
         self._looked_at = 0.0
         self._queues = 0
         self._parting = 0
@@ -225,19 +226,28 @@ class Uploader:
         pause = _SOON if left_out else _IDLE
         heads = self._journal.work.heads(now)
         self._looked_at, self._queues = now, len(heads)
+        pause = min([pause, *(head.next_due - now for head in heads if head.next_due is not None)])
         with self._changed:
             busy = set(self._in_flight)
-            heads = [head for head in heads if not self._backlog.has(head.session, head.weight)]
-        pause = min([pause, *(head.next_due - now for head in heads if head.next_due is not None)])
-        due = [head for head in heads if head.is_due and head.session not in left_out]
+            due = [head for head in heads if head.is_due and not self._backlog.has(head.session, head.weight)]
+        due = [head for head in due if head.session not in left_out]
         for head in due:
             limit = max(_FEWEST, _BUFFER // len(due)) + len(busy)
             rows = self._journal.work.due(head.session, head.weight, now, limit, small_first=self.small_first)
             with self._changed:
-                self._backlog.offer(
-                    head.session, head.weight, [row for row in rows if (head.session, row[0]) not in busy]
-                )
+                found = [row for row in rows if not self._is_busy((head.session, row[0]), busy)]
+                self._backlog.offer(head.session, head.weight, found, more=len(rows) >= limit)
         return pause
+
+    def _is_busy(self, place: tuple[str, str], busy: Collection[tuple[str, str]]) -> bool:
+        """Whether the path was in flight before the journal was asked. It is due again then, once it has landed."""
+        if place not in busy:
+            return False
+        if place in self._in_flight:
+            self._again.add(place)
+        else:
+            self._look_now = True
+        return True
 
     def _next(self) -> tuple[str, str] | None:
         """What is to be transferred next, in flight from now on; None if nothing may be now."""
@@ -251,6 +261,9 @@ class Uploader:
         """What ``_next`` gave out is not in flight any more."""
         if (work := self._in_flight.pop(place)) is not None:
             self._backlog.end(work)
+        if place in self._again:
+            self._again.discard(place)
+            self._backlog.hungry = True
 
     def _submit(self, place: tuple[str, str]) -> None:
         """Hand one transfer to the pool: threads that end with the process, so that a hung one never holds it up."""

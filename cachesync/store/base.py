@@ -51,14 +51,12 @@ class Resume(Protocol):
 @record(frozen=True, slots=True)
 class Traits:
     """The properties of a store, for status and doctor. ``conditional`` is None before the probe, and if the store
-    denied the probe; ``denied`` then holds the store's error and the fix. ``largest`` is the size in bytes of the
-    largest object that the store takes, if it is known."""
+    denied the probe; ``denied`` then holds the store's error and the fix."""
 
     url: str
     conditional: bool | None
     versioned: bool | None
     denied: str = ""
-    largest: int | None = None
 
 
 @record(frozen=True, slots=True)
@@ -103,6 +101,10 @@ class ObjectStore(Protocol):
 
     @property
     def traits(self) -> Traits: ...
+
+    @property
+    def largest(self) -> int | None:
+        """The size in bytes of the largest object that it takes, if that is known. Asks nothing."""
 
     @property
     def silent_for(self) -> float | None:

@@ -71,7 +71,12 @@ class S3Store:
                 self._versioned = answer.get("Status") == "Enabled"
             except StoreError:
                 self._versioned = None
-        return Traits(self._url, self._probe.answer, self._versioned, self._probe.denied, MAX_PARTS * LARGEST_PART)
+        return Traits(self._url, self._probe.answer, self._versioned, self._probe.denied)
+
+    @property
+    def largest(self) -> int:
+        """See ObjectStore."""
+        return MAX_PARTS * LARGEST_PART
 
     @property
     def silent_for(self) -> float | None:

@@ -202,8 +202,7 @@ def test_p13_a_size_that_no_object_can_have_is_refused_before_it_is_read(driven,
     with (tmp_path / "root" / S / "huge").open("wb") as file:
         file.truncate(10 * SIZE)
     (tmp_path / "root" / S / "small").write_bytes(b"x")
-    traits = replace(driven.engine.store.traits, largest=SIZE)
-    monkeypatch.setattr(type(driven.engine.store), "traits", traits)
+    monkeypatch.setattr(FlatStore, "largest", SIZE)
     offsets = hashed(monkeypatch, lambda: None)
     report = driven.flush(S, timeout=1.0)
     assert offsets == []

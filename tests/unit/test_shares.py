@@ -104,7 +104,7 @@ def begin(backlog: Backlog, count: int = 1000, **more: bool) -> list[Work]:
 
 
 def offered(backlog: Backlog, session: str, size: int, count: int) -> None:
-    backlog.offer(session, weigh(size), [(f"{size}-{number}", size) for number in range(count)])
+    backlog.offer(session, weigh(size), [(f"{size}-{number}", size) for number in range(count)], more=False)
 
 
 @pytest.mark.parametrize(("size", "alone", "beside"), [(1, 32, 4), (SMALL + 1, 28, 4), (MEDIUM, 4, 1), (LARGE, 4, 1)])
@@ -153,7 +153,6 @@ def test_a_place_that_is_free_again_goes_to_who_got_less():
 def test_what_is_in_flight_or_taken_back_is_passed_over_and_the_store_s_limit_holds():
     backlog = Backlog(4)
     offered(backlog, "s", 1, 3)
-    assert backlog.has("s", Weight.SMALL)
     work = backlog.begin({("s", "1-0")}, allowed=4)
     assert work == ("s", "1-1", 1, Weight.SMALL)
     assert backlog.begin((), allowed=1) is None
@@ -161,11 +160,28 @@ def test_what_is_in_flight_or_taken_back_is_passed_over_and_the_store_s_limit_ho
     hungry = backlog.hungry
     assert not hungry
     assert backlog.begin((), allowed=1) == ("s", "1-2", 1, Weight.SMALL)
-    assert backlog.hungry
-    assert not backlog.has("s", Weight.SMALL)
     assert backlog.in_flight == 1
-    backlog.offer("s", Weight.SMALL, [])
+    backlog.offer("s", Weight.SMALL, [], more=False)
     assert not backlog.has("s", Weight.SMALL)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("more", [False, True])
+def test_the_journal_is_asked_when_work_ran_out_of_which_it_has_more(asked, more):
+    backlog = Backlog(4)
+    backlog.offer("s", Weight.SMALL, [("a", 1), ("b", 1)], more=more)
+    if asked:  # the work at hand was older than the question
+        assert backlog.has("s", Weight.SMALL)
+    begin(backlog, 1)
+    hungry = backlog.hungry
+    assert not hungry
+    begin(backlog, 1)
+    assert backlog.hungry is (more or asked)
+    assert not backlog.has("s", Weight.SMALL)
+    backlog.hungry = False
+    backlog.offer("s", Weight.SMALL, [("c", 1)], more=False)
+    begin(backlog, 1)
+    assert not backlog.hungry
 
 
 def test_at_a_shutdown_small_files_come_first():
@@ -180,7 +196,7 @@ def test_at_a_shutdown_small_files_come_first():
 def test_nothing_is_lost_or_done_twice_and_the_bounds_hold(files, transfers):
     backlog = Backlog(transfers)
     for number, (session, size) in enumerate(files):
-        backlog.offer(session, weigh(size), [(str(number), size)])
+        backlog.offer(session, weigh(size), [(str(number), size)], more=False)
     done: list[str] = []
     while running := begin(backlog):
         assert len(running) <= transfers + transfers // 4
