@@ -8,15 +8,19 @@ import os
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cachesync.errors import CacheSyncError, ConfigError, FileUnreadable, RootHalted
 from cachesync.events import What
+from cachesync.hinting import HintTurns
+from cachesync.ignore import FILE_NAME as IGNORE_FILE
 from cachesync.keys import RESERVED, is_within
 from cachesync.policy import until_next_scan
+from cachesync.scanner import ScanResult
 from cachesync.verbs import Noticed
-from cachesync.watcher import Hint
+from cachesync.watcher import Hint, Hints
 from cachesync.watcher.watch import Watcher
 
 if TYPE_CHECKING:
@@ -31,7 +35,13 @@ _ROUTINE = {"interval", "poll"}
 _POLL = 2.0
 _ASK = 2.0
 _SLOWEST = 60.0
-"""Seconds that one round of hints may take before the daemon counts as hanging; scans have no bound."""
+"""Seconds that one step of the hints may take before the daemon counts as hanging; scans have no bound."""
+
+_OWN_TURN = 1.0
+_STEP = 0.01
+"""Seconds that hints of a session wait for what we do there ourselves, and that others wait for that at once."""
+
+_AFTER_ERROR = 0.1
 
 
 class Attendant:
@@ -45,8 +55,6 @@ class Attendant:
         self._stopping = threading.Event()
         self._halted = False
         self._hinting_since: float | None = None
-        self._rounds = threading.Condition()
-        self._rounds_begun = self._rounds_ended = 0
         self._polled_at = 0.0
         self._scanned_at = 0.0
         self._scan_cost = 0.0
@@ -62,6 +70,7 @@ class Attendant:
         self.watcher = Watcher(
             str(engine.config.root), canary=str(state / "canary"), on_hints=self._hinted.set, exclude=exclude
         )
+        self._hints = HintTurns(self._take, self._notice)
         self._threads = [
             threading.Thread(target=self._take_hints, name="hints", daemon=True),
             threading.Thread(target=self._scan_now_and_then, name="scan", daemon=True),
@@ -146,59 +155,55 @@ class Attendant:
             for session, paths in hints.items()
         }
 
-    def catch_up(self, timeout: float) -> bool:
-        """Wait until every change made before this call has been processed. Returns False on timeout (in seconds)."""
+    def catch_up(self, session: str, timeout: float) -> bool:
+        """Wait until every change in a session before this call has been processed. Returns False on timeout (in
+        seconds)."""
         until = time.monotonic() + timeout
         if threading.current_thread() is self._threads[0] or not self.watcher.hear(timeout):
             return False
-        with self._rounds:
-            wanted = self._rounds_begun + 1  # the current round may have taken its hints earlier
-            self._hinted.set()
-            return self._rounds.wait_for(
-                lambda: self._rounds_ended >= wanted or self._stopping.is_set(), max(0.0, until - time.monotonic())
-            )
+        return self._hints.wait(session, self._hinted.set, max(0.0, until - time.monotonic()))
 
     def _take_hints(self) -> None:
         stopping = False
-        while not stopping:
-            self._hinted.wait()
+        while not (stopping and self._hints.is_idle):
+            if self._hints.is_idle:
+                self._hinted.wait()
             stopping = self._stopping.is_set()  # before the hints are taken, so that none is left
             self._hinted.clear()
-            with self._rounds:
-                self._rounds_begun += 1
             self._hinting_since = time.monotonic()
             try:
-                self._notice_all()
+                self._notice_some()
             except RootHalted:
                 self._check_root()
-                self._ask_scan("root back")  # replaces the hints that this round lost
+                self._ask_scan("root back")  # replaces the hints that were lost
             except Exception:
                 logger.exception("hints were not taken; a scan follows")
                 self._ask_scan("error")
-                self._stopping.wait(1.0)
+                self._stopping.wait(_AFTER_ERROR)
             finally:
                 self._hinting_since = None
-                with self._rounds:
-                    self._rounds_ended = self._rounds_begun
-                    self._rounds.notify_all()
 
-    def _notice_all(self) -> None:
-        hints = self.watcher.take()
-        for reason in hints.rescan:
+    def _take(self, besides: Collection[str]) -> Hints:
+        return self.watcher.take(besides)
+
+    def _notice_some(self) -> None:
+        """Take the hints that there are, and look at some of one session's."""
+        for reason in self._hints.refill():
             self._ask_scan(reason)
-        by_session: dict[str, dict[str, Hint]] = defaultdict(dict)
-        for path, hint in hints.paths.items():
-            session, _, rest = path.partition("/")
-            if not rest and session == ".cachesyncignore":
-                self._engine.scanner.forget_rules(None)
-                continue
-            by_session[session][rest] = hint
-        for session, paths in by_session.items():
-            self._engine.journal.turns.let_end(session)  # what we bring and drop is no change once it is written down
-            try:
-                self._engine.scanner.notice(session, paths)
-            except FileUnreadable as error:  # affects this session only
-                logger.warning("%s", error, extra={"session": session})
+        self._hints.step()
+
+    def _notice(self, session: str, hints: Mapping[str, Hint]) -> Iterator[None]:
+        if session == IGNORE_FILE and "" in hints:
+            self._engine.scanner.forget_rules(None)
+            return
+        until = time.monotonic() + _OWN_TURN
+        # What we bring and drop is no change once it is written down.
+        while not self._engine.journal.turns.let_end(session, _STEP) and time.monotonic() < until:
+            yield
+        try:
+            yield from self._engine.scanner.notice_in_steps(session, hints)
+        except FileUnreadable as error:  # affects this session only
+            logger.warning("%s", error, extra={"session": session})
 
     # -- scans ---------------------------------------------------------------------------------------------------------
 
@@ -246,15 +251,14 @@ class Attendant:
                 self._reported.add(other.path)
                 logger.warning("left alone: %s", other.reason, extra={"path": other.path})
         repaired = 0
-        for name in {*names, *self._engine.journal.sessions.names()}:
-            if self._stopping.is_set():
-                return
-            result = self._engine.scanner.scan(name, recheck=True, expired=self._stopping.is_set)
+        for name, result in self._scan_in_turn({*names, *self._engine.journal.sessions.names()}):
             repaired += result.marked
             found = result.untold if reasons <= _ROUTINE else result.changed
             if found and "start" not in reasons:
                 self._engine.events.tell(What.REPAIRED, name, changes=found)
             self._list_links(name)
+        if self._stopping.is_set():
+            return
         self._give_up_uploads()
         self._engine.pulse.beat()
         self._scan_cost = time.thread_time() - spent
@@ -262,6 +266,19 @@ class Attendant:
             self.repaired += repaired
         level = logging.DEBUG if reasons in ({"interval"}, {"poll"}) else logging.INFO
         logger.log(level, "scanned (%s): %d changes", ", ".join(sorted(reasons)), repaired)
+
+    def _scan_in_turn(self, names: Iterable[str]) -> Iterator[tuple[str, ScanResult]]:
+        """Scan sessions, each a step in turn, so that none waits for a large one."""
+        scan, stopping = self._engine.scanner.scan_in_steps, self._stopping.is_set
+        waiting = deque((name, scan(name, recheck=True, expired=stopping)) for name in names)
+        while waiting and not stopping():
+            name, steps = waiting.popleft()
+            try:
+                next(steps)
+            except StopIteration as end:
+                yield name, end.value
+            else:
+                waiting.append((name, steps))
 
     def _give_up_uploads(self) -> None:
         """Free the parts of uploads that nobody will go on with: of files that went with their session."""

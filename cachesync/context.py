@@ -22,11 +22,11 @@ class Context:
 
     ``prefix`` is the store's own, without slashes at its ends. ``url`` is the displayed URL before a key. ``scratch``
     is a folder of ours. ``clock`` returns seconds since the epoch. ``urgent`` returns whether a flush waits for a
-    session, ``believing`` whether its deletions are executed at once. ``watched`` says whether a watcher delivers
-    hints. ``events`` receives what happens. ``pulse`` detects that the root or the journal was rolled back.
-    ``identity`` checks that the store is the journal's. ``on_this_machine`` says that no store is configured, so that
-    the store is a folder of this machine. ``private`` are the permission bits that the setting ``umask``
-    leaves a new session's directory.
+    session, ``believing`` whether its deletions are executed at once, ``ending`` whether the process stops. ``watched``
+    says whether a watcher delivers hints. ``events`` receives what happens. ``pulse`` detects that the root or the
+    journal was rolled back. ``identity`` checks that the store is the journal's. ``on_this_machine`` says that no store
+    is configured, so that the store is a folder of this machine. ``private`` are the permission bits that the setting
+    ``umask`` leaves a new session's directory.
     """
 
     tree: Tree
@@ -39,6 +39,7 @@ class Context:
     clock: Callable[[], float]
     urgent: Callable[[str], bool]
     believing: Callable[[str], bool]
+    ending: Callable[[], bool]
     watched: bool
     events: Events
     pulse: Pulse

@@ -139,6 +139,7 @@ class Engine:
             clock=clock,
             urgent=self.uploader.is_urgent,
             believing=self.uploader.is_believing,
+            ending=self.uploader.is_stopping,
             watched=watched,
             events=self.events,
             pulse=self.pulse,

@@ -3,16 +3,19 @@
 The rules of the root are relative to the root (``/s1/tmp/`` is a folder of session s1, ``tmp/`` any folder of that
 name), those of a session to the session. Strongest first: session, root, default; within a file the last line that
 matches. As in git, what lies in an ignored folder cannot be brought back. ``.cachesyncignore`` is stored like any file.
+
+Agents write the rules, so no rule may take long. A line is matched folder by folder, as an automaton whose positions
+are its segments: a path costs one step of each line more than its folder (``_Level``), and a step matches one name, in
+linear time (``glob.segment``).
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from fnmatch import translate
-from functools import lru_cache, partial
 
+from cachesync.glob import WrongPattern, segment
 from cachesync.keys import printable
 from cachesync.record import record
 
@@ -31,148 +34,201 @@ DEFAULTS = (
 )
 """What nobody wants stored. For names of files and links only: a folder is never skipped unless somebody says so."""
 
+LONGEST_LINE = 1024
+MOST_RULES = 1000
+"""Of one file. Both bound the time that a path takes."""
+
 _DEFAULT = re.compile("|".join(f"({translate(rule)})" for rule in DEFAULTS))
 _HINTS = [max(rule.split("*"), key=len) for rule in DEFAULTS]
 """What is in each name that a default speaks of."""
 
 _REMEMBERED_FOLDERS = 4096
-_MOST_STARS = 3
-_FOLDER_MARK = "ps_d"
-"""pathspec's name for the group; tests/unit/test_ignore.py compares us with git."""
+
+_Matcher = Callable[[str], object]
+
+
+def _any_name(_name: str) -> bool:
+    return True
 
 
 @record(frozen=True, slots=True)
 class _Rule:
-    """One line. ``regex`` is pathspec's; its group marks the slash after a folder that the line names."""
+    """One line of a file. ``place`` is "root" or "session".
+
+    Each segment matches one name; None is "**", which matches any number of names, but at the end at least one. A
+    position is the number of segments that a folder's names have matched; a state is a set of positions, as bits.
+    """
 
     line: str
+    place: str
     ignores: bool
     folders_only: bool
-    regex: re.Pattern[str]
+    segments: Sequence[_Matcher | None]
 
-    def matches(self, path: str, *, is_dir: bool) -> bool:
-        """Whether the line names ``path`` itself; a line that names a folder above it does not count here."""
-        if self.folders_only:
-            end = len(path) + 1
-            return is_dir and any(match.end(_FOLDER_MARK) == end for match in self.regex.finditer(path + "/"))
-        match = self.regex.search(path)
-        return match is not None and match.groupdict().get(_FOLDER_MARK) is None
+    @property
+    def last(self) -> _Matcher:
+        """Match the last name of a path, if the names before it led to ``final``."""
+        return self.segments[-1] or _any_name
+
+    @property
+    def final(self) -> int:
+        """The position before the last segment, as a bit."""
+        return 1 << (len(self.segments) - 1)
+
+    @property
+    def start(self) -> int:
+        """The state of the folder that the rule is relative to."""
+        return self._reach(0)
+
+    def enter(self, state: int, name: str) -> int:
+        """Return the state of a folder, from that of the folder above."""
+        entered = 0
+        for position, matches in enumerate(self.segments[:-1]):
+            if state >> position & 1:
+                if matches is None:
+                    entered |= self._reach(position)
+                elif matches(name):
+                    entered |= self._reach(position + 1)
+        if self.segments[-1] is None:
+            entered |= state & self.final
+        return entered
+
+    def _reach(self, position: int) -> int:
+        reached = 1 << position
+        if self.segments[position] is None and position + 1 < len(self.segments):
+            reached |= 1 << (position + 1)  # "**" may match no name; two in a row are one
+        return reached
+
+    @property
+    def sentence(self) -> str | None:
+        """The reason why a path is not stored; None for a rule that brings it back."""
+        return f"ignored by {self.line!r} ({FILE_NAME} of the {self.place})" if self.ignores else None
 
 
 @record(frozen=True, slots=True)
-class _File:
-    """The rules of one file, the strongest first. ``above`` makes paths relative to it: "" or "SESSION/"."""
+class _Level:
+    """What the rules say in one folder. ``files`` and ``folders`` are those that may match a name there.
 
-    place: str
-    above: str
-    rules: Sequence[_Rule]
+    ``reason`` says why the folder itself is not stored, and so nothing in it.
+    """
 
-    def verdict(self, path: str, *, is_dir: bool) -> _Rule | None:
-        """The rule that decides about ``path`` itself, or None."""
-        # pathspec's expressions stop at a line feed, and no line of the file can hold one. No name can hold a NUL.
-        place = (self.above + path).replace("\n", "\0")
-        return next((rule for rule in self.rules if rule.matches(place, is_dir=is_dir)), None)
+    states: Sequence[int]
+    files: Sequence[tuple[_Matcher, _Rule]] = ()
+    folders: Sequence[tuple[_Matcher, _Rule]] = ()
+    reason: str | None = None
+
+    def judge(self, name: str, *, is_dir: bool) -> str | None:
+        """The sentence that says which rule ignores a name of this folder, or None if it is stored."""
+        if self.reason is not None:
+            return self.reason
+        for matches, rule in self.folders if is_dir else self.files:
+            if matches(name):
+                return rule.sentence
+        return None if is_dir else _default(name)
 
 
 class IgnoreRules:
     """What is not stored of one session. ``broken`` has a sentence for each line that is no pattern; the others count.
 
-    ``whole`` is the reason why the whole session is ignored, if a line in the root's file names it. Immutable and
-    thread-safe.
+    ``whole`` is the reason why the whole session is ignored, if a line in the root's file names it. Thread-safe.
     """
 
     def __init__(self, session: str, root_text: str = "", session_text: str = "") -> None:
         self.broken: list[str] = []
-        given = [("session", "", session_text), ("root", f"{session}/", root_text)]
-        files = [_File(place, above, self._rules(place, text)) for place, above, text in given]
-        self._files = [file for file in files if file.rules]
+        own = self._compiled("session", session_text)
+        shared = self._compiled("root", root_text)
+        self._rules = own + shared
         # The session's own folder is a folder of the root, and can be ignored whole.
-        self.whole = next(
-            (_sentence(rule, "root") for rule in files[1].rules if rule.matches(session, is_dir=True)), None
-        )
-        self._folder = lru_cache(_REMEMBERED_FOLDERS)(partial(self._judge, is_dir=True))
+        above = self._level(shared, [rule.start for rule in shared])
+        self.whole = above.judge(session, is_dir=True)
+        entered = [rule.enter(state, session) for rule, state in zip(shared, above.states, strict=True)]
+        self._top = self._level(self._rules, [rule.start for rule in own] + entered, self.whole)
+        self._levels: dict[str, _Level] = {}
 
     def reason(self, path: str, is_dir: bool) -> str | None:  # noqa: FBT001 - every caller has it in a variable
         """The sentence that says which rule ignores ``path`` (relative to the session), or None if it is stored."""
-        path = path.rstrip("/")
-        if not self._files:
-            return None if is_dir else _default(path)
-        if self.whole:
-            return self.whole
-        folders = [path[:at] for at, letter in enumerate(path) if letter == "/"]
-        if is_dir:
-            folders.append(path)
-        for folder in folders:
-            if above := self._folder(folder):
-                return above
-        return None if is_dir else self._judge(path, is_dir=False)
+        folder, _, name = path.rstrip("/").rpartition("/")
+        if not self._rules:
+            return None if is_dir else _default(name)
+        return self._at(folder).judge(name, is_dir=is_dir)
 
     def ignored(self, directory: str, names: Sequence[str], *, is_dir: bool) -> dict[str, str]:
         """Which of ``names``, all files or all folders in ``directory`` ("" or ending in "/"), are not stored, and why.
         The same as ``reason`` of each, at a fraction of the cost."""
-        judge: Callable[[str], str | None]
-        if not self._files:
+        if not self._rules:
             text = "/".join(names)
             if is_dir or not any(hint in text for hint in _HINTS):
                 return {}
-            above, judge = None, _default
-        else:
-            above = self.reason(directory, is_dir=True) if directory else self.whole
-            judge = self._folder if is_dir else partial(self._judge, is_dir=False)
-        reasons = ((name, above or judge(directory + name)) for name in names)
+        level = self._at(directory.rstrip("/"))
+        reasons = ((name, level.judge(name, is_dir=is_dir)) for name in names)
         return {name: reason for name, reason in reasons if reason}
 
-    def _judge(self, path: str, *, is_dir: bool) -> str | None:
-        for file in self._files:
-            if rule := file.verdict(path, is_dir=is_dir):
-                return _sentence(rule, file.place)
-        return None if is_dir else _default(path)
+    def _at(self, folder: str) -> _Level:
+        """The rules in a folder: from the nearest folder above it that is remembered, one step a folder."""
+        level, below = self._top, list[str]()
+        while folder:
+            if (known := self._levels.get(folder)) is not None:
+                level = known
+                break
+            below.append(folder)
+            folder = folder.rpartition("/")[0]
+        if len(self._levels) + len(below) > _REMEMBERED_FOLDERS:
+            self._levels.clear()
+        for path in reversed(below):
+            level = self._levels[path] = self._enter(level, path.rpartition("/")[2])
+        return level
 
-    def _rules(self, place: str, text: str) -> list[_Rule]:
+    def _enter(self, level: _Level, name: str) -> _Level:
+        if level.reason is not None:
+            return level
+        reason = level.judge(name, is_dir=True)
+        states = [
+            rule.enter(state, name) if state else 0 for rule, state in zip(self._rules, level.states, strict=True)
+        ]
+        if reason is None and states == level.states:
+            return level
+        return self._level(self._rules, states, reason)
+
+    @staticmethod
+    def _level(rules: Sequence[_Rule], states: Sequence[int], reason: str | None = None) -> _Level:
+        armed = [(rule.last, rule) for rule, state in zip(rules, states, strict=True) if state & rule.final]
+        return _Level(states, [each for each in armed if not each[1].folders_only], armed, reason)
+
+    def _compiled(self, place: str, text: str) -> list[_Rule]:
+        """The rules of one file, the strongest first."""
         found: list[_Rule] = []
         # split, not splitlines: a name may hold a form feed or a line separator.
         for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
             line = raw.removesuffix("\r")
             if not line.strip() or line.startswith("#"):
                 continue
-            if rule := _compile(line):
-                found.append(rule)
-            else:
-                self.broken.append(
-                    f"{FILE_NAME} of the {place}, line {number}: {printable(line)!r} is no pattern and is passed over"
-                )
+            where = f"{FILE_NAME} of the {place}, line {number}"
+            if len(found) == MOST_RULES:
+                self.broken.append(f"{where}: this and all later lines are passed over, {MOST_RULES} rules count")
+                break
+            try:
+                found.append(_compile(line, place))
+            except WrongPattern as error:
+                self.broken.append(f"{where}: {printable(line[:LONGEST_LINE])!r} {error} and is passed over")
         return found[::-1]
 
 
-def _sentence(rule: _Rule, place: str) -> str | None:
-    return f"ignored by {rule.line!r} ({FILE_NAME} of the {place})" if rule.ignores else None
-
-
-def _default(path: str) -> str | None:
-    match = _DEFAULT.fullmatch(path.rpartition("/")[2])
+def _default(name: str) -> str | None:
+    match = _DEFAULT.fullmatch(name)
     return f"ignored by {DEFAULTS[match.lastindex - 1]!r} (default)" if match and match.lastindex else None
 
 
-def _is_costly(line: str) -> bool:
-    """Whether matching could take for ever: a regular expression tries every way to share a name among the stars."""
-    stars = max(part.replace("**", "").count("*") for part in line.split("/"))
-    return stars > _MOST_STARS or line.count("**") > _MOST_STARS
-
-
-def _compile(line: str) -> _Rule | None:
-    """The rule that a line stands for; None if it is no pattern."""
-    if _is_costly(line):
-        return None
-    # Only now: importing it takes 40 ms, and most sessions have no rules.
-    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
-
-    try:
-        with warnings.catch_warnings():
-            # Of what another version of Python might take "[[]" for: that is no word for whoever wrote the file.
-            warnings.simplefilter("ignore", FutureWarning)
-            pattern = GitIgnoreSpecPattern(line)
-    except (ValueError, re.error):
-        return None
-    if pattern.include is None or pattern.regex is None:
-        return None
-    return _Rule(line, pattern.include, line.rstrip().endswith("/"), pattern.regex)
+def _compile(line: str, place: str) -> _Rule:
+    """The rule that a line stands for. Raises WrongPattern."""
+    if len(line) > LONGEST_LINE:
+        raise WrongPattern(f"is longer than {LONGEST_LINE} characters")
+    pattern = line if line.endswith("\\ ") else line.rstrip()
+    body = pattern.removeprefix("!")
+    names = body.removesuffix("/").removeprefix("/").split("/")
+    if names == [""]:
+        raise WrongPattern("is no pattern")
+    if len(names) == 1 and not body.startswith("/"):
+        names.insert(0, "**")
+    kept = [name for name, before in zip(names, [None, *names], strict=False) if (name, before) != ("**", "**")]
+    segments = [None if name == "**" else segment(name) for name in kept]
+    return _Rule(line, place, not pattern.startswith("!"), body.endswith("/"), segments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
 from cachesync.errors import (
     FileChanging,
@@ -25,10 +25,14 @@ MIB = 1024 * 1024
 PART_SIZE = 16 * MIB
 """A larger file is uploaded in parts of this size, so the parts in flight bound the memory."""
 
+SMALL = MIB
+"""A file of at most this size is small: a transfer of it costs a request rather than bytes."""
+
 SMALLEST_COPY = 5 * MIB
 LONGEST_TAIL = 8 * PART_SIZE
 
 MAX_PARTS = 10_000
+LARGEST_PART = 5 * 1024 * MIB
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 
 SPACING = 1.0
@@ -80,6 +84,19 @@ def until_next_scan(interval: float, cost: float, *, chosen: bool, watched: bool
     if chosen or not watched:
         return interval
     return max(interval, min(cost / SCAN_SHARE, LONGEST_PAUSE))
+
+
+class Weight(IntEnum):
+    """What a transfer takes: a request, bytes in memory, or many parts."""
+
+    SMALL = 0
+    MEDIUM = 1
+    LARGE = 2
+
+
+def weigh(size: int) -> Weight:
+    """Return the weight of a transfer of ``size`` bytes (journal.rows has the same in SQL)."""
+    return Weight((size > SMALL) + (size > PART_SIZE))
 
 
 class Writer(Enum):

@@ -7,15 +7,28 @@ replaces (P9).
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed, StorePermanent, StoreTransient
+from cachesync.errors import (
+    FileChanging,
+    JournalUnavailable,
+    ObjectNotFound,
+    PreconditionFailed,
+    StorePermanent,
+    StoreTransient,
+    Unstorable,
+)
 from cachesync.events import What
 from cachesync.files import OpenFile, Snapshot, take
+from cachesync.gate import Gate
 from cachesync.journal import Journal
 from cachesync.learn import Learner
 from cachesync.model import Attributes, Entry, FileStat, Kind, Multipart, ObjectInfo, Stored, Version
@@ -33,6 +46,7 @@ from cachesync.record import record
 from cachesync.removal import Removal
 from cachesync.rivals import Rivals, is_same, with_digest
 from cachesync.scanner import Scanner
+from cachesync.shares import Limit
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +87,8 @@ class Transfer:
         self._c = context
         self._scanner = scanner
         self._learner = learner
+        processors = os.cpu_count() or 1
+        self._hashing = Gate(Limit(processors, processors))
         self._rivals = Rivals(context)
         self.removal = Removal(context, scanner, self._rivals)
         self.stored: Counter[str] = Counter()
@@ -106,6 +122,7 @@ class Transfer:
             return False
         with file:
             key = self._c.key(entry.session, entry.path)  # after open: a missing file with a bad name is no error
+            self._check_size(file)
             file.await_tick(self._c.clock())
             now = self._c.clock()
             writer = file.writer()  # asked even after a close: another program may have the file open
@@ -121,7 +138,8 @@ class Transfer:
                     self._c.journal.work.await_close(entry, later)
                     return False
             cut = cuts_at_line_end(entry.path) and writer is Writer.OPEN and not flushing
-            snapshot = take(file, at_line_end=cut, writer=writer, stored=entry.stored)
+            turn = partial(self._turn, entry, file)
+            snapshot = take(file, at_line_end=cut, writer=writer, stored=entry.stored, turn=turn)
             if snapshot.cut and not snapshot.body.size:
                 self._c.journal.work.postpone(entry, now + self._c.pace.max_dirty_age)
                 return False
@@ -152,6 +170,24 @@ class Transfer:
             took = {"duration": round(done - now, 4), "latency": round(max(0.0, done - entry.dirty_since), 4)}
             logger.info("stored", extra=facts | took)
         return sent
+
+    def _check_size(self, file: OpenFile) -> None:
+        """Raise Unstorable if the store takes no object of this size: before all of it is read."""
+        size, largest = file.stat.size, self._c.store.largest
+        if largest is not None and size > largest:
+            why = f"it has {size:,} bytes, and the store takes at most {largest:,}"
+            raise Unstorable("store", file.path, why, "make it smaller or list it in .cachesyncignore")
+
+    @contextlib.contextmanager
+    def _turn(self, entry: Entry, file: OpenFile) -> Iterator[None]:
+        """Wait until the session may hash, while the bytes are wanted. Raises FileChanging if they are not."""
+        if self._c.ending():
+            raise FileChanging("read", file.path, "the daemon stops")
+        latest = self._c.journal.entries.entry(entry.session, entry.path)
+        if latest is None or latest.tombstone or (latest.stat is not None and latest.stat.inode != file.stat.inode):
+            raise FileChanging("read", file.path, "it was deleted or replaced while it was being read")
+        with self._hashing.entered(entry.session):
+            yield
 
     def _find(self, entry: Entry) -> bool:
         """Mark an evicted file that the store had lost as clean if the object exists again. Raises ObjectNotFound."""

@@ -1,8 +1,8 @@
 """The uploader: takes what is due from the journal and runs it, as many at once as the store bears.
 
 The journal is the queue, so nothing is lost with this process and restart is nothing special. In flight is memory: at
-most one transfer a path, so puts and deletes never overtake each other. Large files have a few places of their own, so
-that small ones never wait behind them (P13).
+most one transfer a path, so puts and deletes never overtake each other. Sessions share the transfers, and no small file
+waits behind large ones (``backlog``; P13, P24).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from cachesync.backlog import Backlog, Work
 from cachesync.errors import (
     CacheSyncError,
     JournalUnavailable,
@@ -27,19 +28,21 @@ from cachesync.errors import (
 from cachesync.events import Events, What
 from cachesync.journal import Journal
 from cachesync.keys import printable
-from cachesync.policy import MIB, PART_SIZE, Parallelism, after_failure
+from cachesync.policy import Parallelism, after_failure
 from cachesync.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
-_NO_LIMIT = 2**62
 _IDLE = 5.0
 _SOON = 0.2
 _LONGEST_PAUSE = 10.0
 _BUFFER = 128
-_MEMORY = 64 * MIB
+"""Rows that are read from the journal at once, of all sessions together; _FEWEST of each session at least."""
 
-Work = tuple[str, str, int]
+_FEWEST = 4
+_MANY = 100
+_LOOK = 0.0001
+"""Seconds between two looks at the journal for each queue above _MANY, so that looks take no whole processor."""
 
 
 class Uploader:
@@ -50,13 +53,14 @@ class Uploader:
         self._clock = clock
         self._tell = events.tell
         self._pace = Parallelism(transfers)
-        self._most_large = max(1, transfers // 8)
         self._places: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._ready: deque[Work] = deque()
-        self._in_flight: dict[tuple[str, str], int] = {}
-        self._held = 0  # bytes of small files in flight, which are in memory whole
+        self._backlog = Backlog(transfers)
+        self._in_flight: dict[tuple[str, str], Work | None] = {}  # None: apart
+        self._again: set[tuple[str, str]] = set()
+        self._looked_at = 0.0
+        self._queues = 0
         self._parting = 0
         self._flushing: Counter[str] = Counter()
         self._believing: Counter[str] = Counter()
@@ -128,6 +132,10 @@ class Uploader:
         """Whether the session's deletions are believed at once."""
         return self._believing[session] > 0
 
+    def is_stopping(self) -> bool:
+        """Whether ``stop`` was called: what is in flight should end."""
+        return self._stopping
+
     def in_flight(self, session: str) -> int:
         """How many of the session's paths are being transferred."""
         with self._changed:
@@ -150,7 +158,7 @@ class Uploader:
             self._parting += 1
             self._changed.wait_for(lambda: (session, path) not in self._in_flight)
             self._parting -= 1
-            self._in_flight[session, path] = 0
+            self._in_flight[session, path] = None
         try:
             yield
         finally:
@@ -195,72 +203,71 @@ class Uploader:
             paused = self._pace.paused_until - now
             if paused > _LONGEST_PAUSE:  # the clock was set back
                 paused = self._pace.paused_until = 0.0
-            free = self._pace.limit - len(self._in_flight)
             if paused > 0:
                 return paused
-            if free <= 0:
-                return _IDLE
-        if not self._ready and not self._refill(now):
-            due = self._journal.work.next_due(now)
-            if self._waiting():
-                return min(_SOON, due - now) if due is not None else _SOON
-            return _IDLE if due is None else min(_IDLE, due - now)
+        pause = self._look(now)
         with self._changed:
-            while free > 0 and not self._stopping:
-                if (place := self._next()) is None:
-                    break
+            while not self._stopping and (place := self._next()) is not None:
                 try:
                     self._submit(place)
                 except RuntimeError:  # no more threads are to be had
                     self._landed(place)
                     raise
-                free -= 1
-            self._look_now = self._look_now or (free > 0 and not self._ready)
-        return _IDLE
+            self._look_now = self._look_now or self._backlog.hungry
+        return pause
+
+    def _look(self, now: float) -> float:
+        """Read due work of the sessions that have none at hand; returns when to look again, in seconds."""
+        with self._changed:
+            self._backlog.hungry = False
+            if 0 <= now - self._looked_at < (wait := _LOOK * max(0, self._queues - _MANY)):
+                return wait
+        left_out = set(self._waiting())
+        pause = _SOON if left_out else _IDLE
+        heads = self._journal.work.heads(now)
+        self._looked_at, self._queues = now, len(heads)
+        pause = min([pause, *(head.next_due - now for head in heads if head.next_due is not None)])
+        with self._changed:
+            busy = set(self._in_flight)
+            due = [head for head in heads if head.is_due and not self._backlog.has(head.session, head.weight)]
+        due = [head for head in due if head.session not in left_out]
+        for head in due:
+            limit = max(_FEWEST, _BUFFER // len(due)) + len(busy)
+            rows = self._journal.work.due(head.session, head.weight, now, limit, small_first=self.small_first)
+            with self._changed:
+                found = [row for row in rows if not self._is_busy((head.session, row[0]), busy)]
+                self._backlog.offer(head.session, head.weight, found, more=len(rows) >= limit)
+        return pause
+
+    def _is_busy(self, place: tuple[str, str], busy: Collection[tuple[str, str]]) -> bool:
+        """Whether the path was in flight before the journal was asked. It is due again then, once it has landed."""
+        if place not in busy:
+            return False
+        if place in self._in_flight:
+            self._again.add(place)
+        else:
+            self._look_now = True
+        return True
 
     def _next(self) -> tuple[str, str] | None:
-        """What is to be transferred next, in flight from now on; None if nothing is at hand, or no memory for it."""
-        while self._ready:
-            session, path, size = self._ready.popleft()
-            if (session, path) in self._in_flight:
-                continue
-            held = size if size <= PART_SIZE else 0  # the store bounds the parts of large ones
-            if held and self._held + held > _MEMORY and self._in_flight:
-                self._ready.appendleft((session, path, size))
-                return None
-            self._in_flight[session, path] = size
-            self._held += held
-            return session, path
-        return None
+        """What is to be transferred next, in flight from now on; None if nothing may be now."""
+        work = self._backlog.begin(self._in_flight, allowed=self._pace.limit, small_first=self.small_first)
+        if work is None:
+            return None
+        self._in_flight[work.session, work.path] = work
+        return work.session, work.path
 
     def _landed(self, place: tuple[str, str]) -> None:
         """What ``_next`` gave out is not in flight any more."""
-        size = self._in_flight.pop(place)
-        self._held -= size if size <= PART_SIZE else 0
-
-    def _refill(self, now: float) -> bool:
-        """Fetch the next work from the journal; whether there is any."""
-        with self._changed:
-            busy = set(self._in_flight)
-            large = sum(1 for size in self._in_flight.values() if size > PART_SIZE)
-        rest = self._most_large - large
-        largest = _NO_LIMIT if rest > 0 else PART_SIZE
-        due = self._journal.work.due(
-            now, _BUFFER + len(busy), largest=largest, small_first=self.small_first, without=self._waiting()
-        )
-        for work in due:
-            if work[:2] in busy:
-                continue
-            if work[2] > PART_SIZE:
-                rest -= 1
-                if rest < 0:
-                    continue
-            self._ready.append(work)
-        return bool(self._ready)
+        if (work := self._in_flight.pop(place)) is not None:
+            self._backlog.end(work)
+        if place in self._again:
+            self._again.discard(place)
+            self._backlog.hungry = True
 
     def _submit(self, place: tuple[str, str]) -> None:
         """Hand one transfer to the pool: threads that end with the process, so that a hung one never holds it up."""
-        if len(self._threads) < min(len(self._in_flight), self._pace.most):
+        if len(self._threads) < self._backlog.in_flight:
             thread = threading.Thread(target=self._serve, name=f"transfer-{len(self._threads)}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -282,9 +289,9 @@ class Uploader:
             self._landed(place)
             paused = self._pace.paused_until > self._clock()
             following = None
-            if not self._stopping and not paused and len(self._in_flight) < self._pace.limit:
+            if not self._stopping and not paused:
                 following = self._next()
-            if following is None or self._parting:
+            if following is None or self._parting or self._backlog.hungry:
                 self._look_now = True
                 self._changed.notify_all()
             return following

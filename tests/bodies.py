@@ -38,6 +38,8 @@ class Bytes:
 class Memory:
     """Remembers an upload as the journal does."""
 
+    session = "s"
+
     def __init__(self) -> None:
         self.upload: Multipart | None = None
         self.events: list[str] = []

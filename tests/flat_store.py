@@ -63,6 +63,11 @@ class FlatStore:
         self._lock = threading.RLock()
 
     @property
+    def largest(self) -> int | None:
+        """See ObjectStore."""
+        return None
+
+    @property
     def traits(self) -> Traits:
         return Traits("flat://", conditional=True, versioned=True)
 

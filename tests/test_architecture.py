@@ -29,7 +29,6 @@ OWNERS = {
     # CloudWatch has a session and a loop of its own.
     "aiobotocore": ["store", "cloudwatch"],
     "watchdog": ["watcher"],
-    "pathspec": ["ignore"],
     "tenacity": ["policy"],
     "diskcache": ["cache"],
     "prometheus_client": ["metrics"],

@@ -80,7 +80,7 @@ class Bench:
         fence = f"fence{self.fences}"
         deadline = time.monotonic() + DEADLINE
         os.close(os.open(f"{self.root}/{fence}", os.O_WRONLY | os.O_CREAT))
-        while not self.watcher._pending._paths.get(fence, 0) & Hint.CLOSED:
+        while not self.watcher._pending._sessions.get(fence, {}).get(fence, 0) & Hint.CLOSED:
             assert time.monotonic() < deadline, f"deaf; uncovered: {self.watcher.uncovered()}"
             self.woken.wait(0.001)
         hints = self.follow(0)

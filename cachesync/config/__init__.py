@@ -91,7 +91,7 @@ class Config:
     settle: float = _setting(kinds.duration(0), "10ms", say="quiet time before an upload")
     max_dirty_age: float = _setting(kinds.duration(0.1), "5s", say="longest time that a changing file waits")
     scan_interval: float = _setting(kinds.duration(1), "60s", say="time between scans for what no event told of")
-    transfers: int = _setting(kinds.number(1, 512), "32", say="transfers at once")
+    transfers: int = _setting(kinds.number(1, 512), "32", say="transfers of one session at once")
     bandwidth: int | None = _setting(kinds.RATE, "unlimited", say="upload rate for each second")
     drain_timeout: float = _setting(kinds.duration(0), "25s", say="longest shutdown")
     delete_settle: float = _setting(

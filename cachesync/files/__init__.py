@@ -10,7 +10,7 @@ from cachesync.files.making import make_session, make_whole_session
 from cachesync.files.open_file import OpenFile
 from cachesync.files.place import Ground, drop_leftover
 from cachesync.files.rights import restorable
-from cachesync.files.snapshot import MemoryBody, Snapshot, take
+from cachesync.files.snapshot import MemoryBody, Snapshot, Turn, take
 from cachesync.files.staging import Leftover, Staging, Temporary, translated
 from cachesync.files.tree import NO_SESSION, Tree, tells_births
 
@@ -25,6 +25,7 @@ __all__ = [
     "Staging",
     "Temporary",
     "Tree",
+    "Turn",
     "device_of",
     "drop_leftover",
     "make_session",

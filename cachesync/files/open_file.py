@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from types import TracebackType
@@ -13,6 +14,11 @@ from cachesync.files.beneath import writer_of
 from cachesync.files.stats import to_stat, volume_of
 from cachesync.model import UNMEASURED, Capabilities, FileStat, Leases
 from cachesync.policy import FINE_TICK, Writer
+
+_TELLS_HOLES = frozenset({"ext4", "xfs", "btrfs", "tmpfs", "overlayfs"})
+"""Kinds of file systems where SEEK_DATA also finds what is not on the disk yet."""
+
+_ZEROS = bytes(1024 * 1024)
 
 
 class OpenFile:
@@ -26,10 +32,17 @@ class OpenFile:
         self._volume = None if root in {found.st_dev, UNMEASURED.device.number} else volume_of(found.st_dev, root)
         self.stat = to_stat(found, None, self._volume)
         self.capabilities = capabilities if found.st_dev == root else UNMEASURED
+        self._was_linked = found.st_nlink > 0
+        is_sparse = found.st_blocks * 512 < found.st_size
+        self._skips_holes = is_sparse and self.capabilities.device.kind in _TELLS_HOLES
 
     def restat(self) -> FileStat:
         """The file's stat now."""
         return to_stat(os.fstat(self.descriptor), None, self._volume)
+
+    def is_gone(self) -> bool:
+        """Whether the file lost its last name since it was opened: it was deleted, or another file replaced it."""
+        return self._was_linked and os.fstat(self.descriptor).st_nlink == 0
 
     def await_write(self) -> None:
         """Return when a write(2) that is under way has ended: looking for data takes the inode's lock, which reading
@@ -64,6 +77,18 @@ class OpenFile:
         except OSError as error:
             raise FileUnreadable("read", self.path, error.strerror) from error
         return data
+
+    def content(self, offset: int, length: int) -> bytes:
+        """As ``read``, but nothing is read of a hole. The bytes of a hole are zeros. Raises FileUnreadable."""
+        if self._skips_holes and length <= len(_ZEROS) and self._is_hole(offset, length):
+            return _ZEROS[:length]
+        return self.read(offset, length)
+
+    def _is_hole(self, offset: int, length: int) -> bool:
+        try:
+            return os.lseek(self.descriptor, offset, os.SEEK_DATA) >= offset + length
+        except OSError as error:  # ENXIO: no data from there to the end
+            return error.errno == errno.ENXIO and os.fstat(self.descriptor).st_size >= offset + length
 
     def close(self) -> None:
         """Let the descriptor go."""

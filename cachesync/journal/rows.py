@@ -109,6 +109,12 @@ columns are few, because there may be a million rows."""
 WORK = "synced < generation AND (kind = 'file' OR etag IS NOT NULL)"
 """The uploader's part of what is dirty. Spelled as the index ``work`` is, or SQLite would not use that."""
 
+SENT = "CASE WHEN gone_at IS NULL AND resident = 1 THEN ifnull(size, 0) ELSE 0 END"
+"""How many bytes a transfer of the entry may send."""
+
+WEIGHT = f"({SENT} > 1048576) + ({SENT} > 16777216)"
+"""``policy.weigh`` of that, spelled as in the index ``work``."""
+
 
 def split(path: str) -> tuple[bytes, bytes]:
     """``"a/b/c"`` to ``(b"a/b", b"c")``; a directory's ``"a/b/"`` to ``(b"a", b"b/")``."""

@@ -168,6 +168,12 @@ ALTER TABLE session ADD COLUMN mode INTEGER;   -- permission bits of its directo
                                                -- manifest of another host says; NULL: unknown
 ALTER TABLE session ADD COLUMN rights TEXT;    -- of its directory when it was last here
 ALTER TABLE entry ADD COLUMN rights TEXT;      -- of what was evicted; means nothing while it is resident
+-- The work of each session, and of each weight (policy.Weight): sessions share the uploader.
+DROP INDEX work;
+CREATE INDEX work ON entry(session,
+    (CASE WHEN gone_at IS NULL AND resident = 1 THEN ifnull(size, 0) ELSE 0 END > 1048576)
+    + (CASE WHEN gone_at IS NULL AND resident = 1 THEN ifnull(size, 0) ELSE 0 END > 16777216),
+    due_at) WHERE synced < generation AND (kind = 'file' OR etag IS NOT NULL);
 """
 
 MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3)

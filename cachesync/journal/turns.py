@@ -28,7 +28,6 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 _FILES = 1 << 32
 _INODES = 1 << 62
-_PATIENCE = 1.0
 _SUPPORTED = hasattr(fcntl, "F_OFD_SETLK")
 
 
@@ -89,12 +88,14 @@ class Turns:
             finally:
                 os.close(descriptor)
 
-    def let_end(self, session: str) -> None:
-        """Wait for the turn that is under way in a session, if one is, but not for long: what it changed is written
-        down then. A saving, and no exclusion: the next one may begin at once."""
+    def let_end(self, session: str, timeout: float) -> bool:
+        """Wait for the turn that is under way in a session, if one is: what it changed is written down then. A saving,
+        and no exclusion: the next one may begin at once. Returns False on timeout, in seconds."""
         lock = self._of(session)
-        if lock.acquire(timeout=_PATIENCE):
-            lock.release()
+        if not lock.acquire(timeout=timeout):
+            return False
+        lock.release()
+        return True
 
     def _of(self, session: str) -> threading.Lock:
         return self._ours.setdefault(session, threading.Lock())

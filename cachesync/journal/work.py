@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from cachesync.journal.database import Row
 from cachesync.journal.ledger import Ledger
@@ -12,7 +12,9 @@ from cachesync.journal.rows import (
     MOVED,
     NEVER_SEEN,
     SAME_INODE,
+    SENT,
     STORED_TEXT,
+    WEIGHT,
     WORK,
     join,
     labels_text,
@@ -21,7 +23,7 @@ from cachesync.journal.rows import (
     to_entry,
 )
 from cachesync.model import Entry, FileStat, Stored, Tombstones
-from cachesync.policy import FARTHEST, SPACING
+from cachesync.policy import FARTHEST, SPACING, Weight
 
 _CONFIRM = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,
@@ -46,7 +48,30 @@ AND (size, mtime_ns, ctime_ns, inode, mode, unsettled) IS NOT (?5, ?6, ?7, ?8, ?
 """
 """Changes a row only if a value differs, because each change also rewrites the inode index."""
 
+_OF_LANE = f"FROM entry INDEXED BY work WHERE {WORK} AND session = id AND {WEIGHT} = weight"
+
+_HEADS = f"""
+WITH RECURSIVE turn(id) AS (
+    SELECT min(session) FROM entry INDEXED BY work WHERE {WORK}
+    UNION ALL
+    SELECT (SELECT min(session) FROM entry INDEXED BY work WHERE {WORK} AND session > id) FROM turn WHERE id IS NOT NULL
+), lane(weight) AS (VALUES (0), (1), (2))
+SELECT id, weight, (SELECT min(due_at) {_OF_LANE}), (SELECT min(due_at) {_OF_LANE} AND due_at > ?1),
+    (SELECT max(due_at) {_OF_LANE})
+FROM turn CROSS JOIN lane WHERE id IS NOT NULL
+"""
+"""A few steps in the index for each session, however much work it has."""
+
 _MOST_CHANGED = 10_000
+
+
+class Head(NamedTuple):
+    """The work of a session and weight: whether some is due, and when the next becomes due."""
+
+    session: str
+    weight: Weight
+    is_due: bool
+    next_due: float | None
 
 
 class Work:
@@ -55,41 +80,45 @@ class Work:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def due(
-        self, now: float, limit: int, *, largest: int, small_first: bool = False, without: Collection[str] = ()
-    ) -> list[tuple[str, str, int]]:
-        """Return due work as ``(session, path, size)`` rows, the most overdue or the smallest first.
-
-        Omits files over ``largest`` bytes and the sessions ``without``. If more than ``limit`` rows are due, the latest
-        ones come first and take a third, so a file that was just closed does not wait for thousands of deletions.
+    def heads(self, now: float) -> list[Head]:
+        """Return what work there is, for each session and weight.
 
         A due time more than FARTHEST in the future shows that the clock was set back. Such work is due, too.
         """
-        # One bound value for any number of sessions, because SQLite limits the size of an expression.
-        others = " AND session NOT IN (SELECT value FROM json_each(?4))" if without else ""
-        left_out = (json.dumps([self._ledger.id(name) for name in without]),) if without else ()
+        rows = self._ledger.db.all(_HEADS, (now,))
+        return [
+            Head(self._ledger.name(number), Weight(weight), first <= now or last > now + FARTHEST, later)
+            for number, weight, first, later, last in rows
+            if first is not None
+        ]
+
+    def due(
+        self, name: str, weight: Weight, now: float, limit: int, *, small_first: bool = False
+    ) -> list[tuple[str, int]]:
+        """Return due work of a session as ``(path, size)`` rows, the most overdue or the smallest first.
+
+        If more than ``limit`` rows are due, the latest ones come first and take a third, so a file that was just closed
+        does not wait for thousands of deletions.
+        """
 
         def asked(sign: str, when: float, order: str, most: int) -> list[Row]:
             query = (
-                f"SELECT session, dir, name, ifnull(size, 0) FROM entry INDEXED BY work WHERE {WORK}"
-                f" AND due_at {sign} ?1 AND ifnull(size, 0) <= ?2{others} ORDER BY {order} LIMIT ?3"
+                f"SELECT dir, name, {SENT} FROM entry INDEXED BY work WHERE {WORK} AND session = ? AND {WEIGHT} = ?"
+                f" AND due_at {sign} ? ORDER BY {order} LIMIT ?"
             )
-            return self._ledger.db.all(query, (when, largest, most, *left_out))
+            return self._ledger.db.all(query, (number, int(weight), when, most))
 
-        order = "size" if small_first else "due_at"
+        number, order = self._ledger.id(name), SENT if small_first else "due_at"
         rows = asked("<=", now, order, limit)
         if len(rows) == limit and not small_first:
             latest = asked("<=", now, "due_at DESC", limit // 3)
             rows = list(dict.fromkeys([*latest, *rows]))[:limit]
         rows += asked(">", now + FARTHEST, order, limit)
-        return [(self._ledger.name(row[0]), join(row[1], row[2]), row[3]) for row in rows]
+        return [(join(row[0], row[1]), row[2]) for row in rows]
 
     def next_due(self, now: float) -> float | None:
         """Return when the next work after ``now`` is due, or None."""
-        row = self._ledger.db.one(
-            f"SELECT due_at FROM entry INDEXED BY work WHERE {WORK} AND due_at > ? ORDER BY due_at LIMIT 1", (now,)
-        )
-        return None if row is None else row[0]
+        return min((head.next_due for head in self.heads(now) if head.next_due is not None), default=None)
 
     def remaining(self, name: str) -> bool:
         """Whether the session has work for the uploader."""
@@ -104,7 +133,7 @@ class Work:
         return int(count)
 
     def hurry(self, name: str) -> None:
-        """Make all work of a session due, before that of other sessions."""
+        """Make all work of a session due."""
         with self._ledger.db.write() as db:
             db.execute(
                 f"UPDATE entry INDEXED BY dirty SET due_at = 0.0 WHERE session = ? AND {WORK}",

@@ -37,6 +37,11 @@ class Meter:
         return self._store.traits
 
     @property
+    def largest(self) -> int | None:
+        """See ObjectStore."""
+        return self._store.largest
+
+    @property
     def silent_for(self) -> float | None:
         """As the store below."""
         return self._store.silent_for
@@ -105,6 +110,7 @@ class _Noted:
     def __init__(self, resume: Resume, meter: Meter) -> None:
         self._resume = resume
         self._meter = meter
+        self.session = resume.session
         self.load = resume.load
         self.started = resume.started
         self.finished = resume.finished

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict, TypeVar
 
 from cachesync.model import Mark, Rights, Skipped
 from cachesync.reports import Failure
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work that makes room for other sessions now and then."""
+
+
+def finish(steps: Steps[T]) -> T:
+    """Do all steps at once, and return their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+class ScanOptions(TypedDict, total=False):
+    """See ``Scanner.scan_in_steps``."""
+
+    recheck: bool
+    unwritten: bool
+    expired: Callable[[], bool]
+    whole: Callable[[], bool] | None
 
 
 @dataclass(slots=True)
@@ -18,6 +41,7 @@ class Batch:
     was mounted or unmounted; a path that is missing below them is no evidence of a deletion. ``stamps`` are the stamps
     of the listed directories, ``volumes`` the file systems of directories that are not on the root's, ``unsettled`` the
     clean files to read again. ``own`` are the permission bits and rights of the session's directory, if it was listed.
+    ``looked`` is the work since the scan last made room for others, in files.
     """
 
     trees: list[str] = field(default_factory=list)
@@ -36,6 +60,7 @@ class Batch:
     rechecked: set[str] = field(default_factory=set)
     unsettled: list[str] = field(default_factory=list)
     own: tuple[int, Rights] | None = None
+    looked: int = 0
 
     def volume_of(self, path: str) -> str | None:
         """Return the file system of the nearest existing directory above a missing path."""

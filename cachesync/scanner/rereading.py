@@ -101,8 +101,8 @@ def _is_stored(file: OpenFile, entry: Entry, expired: Callable[[], bool]) -> boo
         while offset < stored.size:
             if expired():
                 return None
-            data = file.read(offset, min(_CHUNK, stored.size - offset))
-            if not data:
+            data = file.content(offset, min(_CHUNK, stored.size - offset))
+            if not data or file.is_gone():
                 return False
             digest.update(data)
             offset += len(data)

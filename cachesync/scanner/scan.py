@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Unpack
 
 from cachesync.errors import FileUnreadable
 from cachesync.events import Events, What
@@ -16,7 +17,7 @@ from cachesync.keys import is_reserved, is_session_name
 from cachesync.model import Entry, FileStat, Kind, Mark, Session, Skipped
 from cachesync.policy import Pace
 from cachesync.reports import Failure
-from cachesync.scanner.batch import Batch, ScanResult
+from cachesync.scanner.batch import Batch, ScanOptions, ScanResult, Steps, finish
 from cachesync.scanner.ignoring import Ignoring
 from cachesync.scanner.judging import is_another_directory, is_change, judge
 from cachesync.scanner.presence import Presence
@@ -26,6 +27,12 @@ from cachesync.watcher import Hearing, Hint
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
+"""Files between two commits of a scan, and between two pauses of a scan in steps."""
+
+_HINTED = 250
+_DIRECTORY = 20
+"""What a hint, and a directory, cost in a step: about so many files of a listing."""
+
 _LATE = 2.0
 """Seconds after a change until its hint counts as missing."""
 
@@ -64,7 +71,11 @@ class Scanner:
         """The failures of each session's last whole scan. It is unknown whether these paths are stored."""
 
     def notice(self, session: str, hints: Mapping[str, Hint]) -> None:
-        """Compare the hinted paths of a session with the journal ("" is its directory).
+        """Do all steps of ``notice_in_steps``."""
+        finish(self.notice_in_steps(session, hints))
+
+    def notice_in_steps(self, session: str, hints: Mapping[str, Hint]) -> Steps[None]:
+        """Compare the hinted paths of a session with the journal ("" is its directory). A step takes some 30 ms.
 
         A missing path becomes a tombstone only if its hint, or its directory's, reports the deletion. A missing path
         alone is not evidence of a deletion (P7), and a directory's hint is none in a session that is in doubt.
@@ -82,19 +93,15 @@ class Scanner:
         self.presence.hear(session, hints.values())
         batch = Batch([])
         trees: dict[str, bool] = {}
-        for path, hint in hints.items():
-            if not path:
-                trees[""] = False
-            elif not is_reserved(path):
-                try:
-                    self._look(session, path, hint, batch, trees)
-                except FileUnreadable as error:
-                    logger.warning("%s", error, extra={"session": session, "path": path})
-        self._commit(session, batch)
+        yield from self._look_at_all(session, hints, batch, trees)
         for tree, gone in trees.items():
-            self._scan_tree(session, tree, gone=gone)
+            yield from self._scan_tree(session, tree, gone=gone)
 
-    def scan(
+    def scan(self, session: str, directory: str = "", **options: Unpack[ScanOptions]) -> ScanResult:
+        """Do all steps of ``scan_in_steps``, and return its result."""
+        return finish(self.scan_in_steps(session, directory, **options))
+
+    def scan_in_steps(
         self,
         session: str,
         directory: str = "",
@@ -103,8 +110,10 @@ class Scanner:
         unwritten: bool = False,
         expired: Callable[[], bool] = lambda: False,
         whole: Callable[[], bool] | None = None,
-    ) -> ScanResult:
+    ) -> Steps[ScanResult]:
         """Compare everything under ``directory`` ("" or ending in "/"). Stops unfinished if ``expired`` returns True.
+
+        Between two steps, which take some 30 ms, other sessions may be scanned.
 
         ``recheck`` reads clean files again whose bytes may have changed without a change of their stat. ``unwritten``
         makes an unknown writer count as none.
@@ -128,11 +137,11 @@ class Scanner:
         if not directory:
             self._ignoring.forget(session)
         batch = Batch([directory], recheck, expired)
-        self._walk(session, batch, result)
+        yield from self._walk(session, batch, result)
         if batch.own is not None and batch.own != (row.mode, row.rights):
             self.presence.look_at_rights(session)
         if directory and batch.missing and result.finished:  # only a whole scan decides about missing paths
-            return self.scan(session, recheck=recheck, expired=expired)
+            return (yield from self.scan_in_steps(session, recheck=recheck, expired=expired))
         if result.finished and not directory:
             # A directory may have no entry of its own, although paths in it have one.
             expected = self._journal.entries.directories(session, directory)
@@ -141,6 +150,7 @@ class Scanner:
                 result.still = self.stood_still(session, batch.stamps) or (whole is not None and whole())
                 self._decide(row, batch, still=result.still)
         if result.finished and batch.unsettled:
+            yield
             result.finished = self._reread(session, batch, unwritten=unwritten)
         result.stamps = batch.stamps
         result.marked, result.changed, result.untold = batch.marked, batch.changed, batch.untold
@@ -148,24 +158,28 @@ class Scanner:
             self.unseen[session] = result.failures
         return result
 
-    def _scan_tree(self, session: str, directory: str, *, gone: bool) -> None:
+    def _scan_tree(self, session: str, directory: str, *, gone: bool) -> Steps[None]:
         """Compare everything under a hinted directory. ``gone`` says that the hint reported that a path was deleted or
         replaced there."""
         batch = Batch([directory])
-        self._walk(session, batch, ScanResult())
+        yield from self._walk(session, batch, ScanResult())
         if gone:
             self._delete(session, self._ignoring.rest(session, batch.missing), batch)
             batch.marks += batch.others.values()
             self._commit(session, batch)
 
-    def _walk(self, session: str, batch: Batch, result: ScanResult) -> None:
+    def _walk(self, session: str, batch: Batch, result: ScanResult) -> Steps[None]:
         while batch.trees:
             if batch.expired():
                 result.finished = False
                 break
-            self._compare(session, batch.trees.pop(), batch, result)
-            if len(batch.marks) >= _BATCH:
+            yield from self._compare(session, batch.trees.pop(), batch, result)
+            batch.looked += _DIRECTORY
+            if len(batch.marks) >= _BATCH or batch.looked >= _BATCH:
                 self._commit(session, batch)
+            if batch.looked >= _BATCH:
+                batch.looked = 0
+                yield
         self._commit(session, batch)
 
     def stood_still(self, session: str, stamps: Mapping[str, int]) -> bool:
@@ -205,7 +219,7 @@ class Scanner:
 
     # -- one directory, one path ---------------------------------------------------------------------------------------
 
-    def _compare(self, session: str, directory: str, batch: Batch, result: ScanResult) -> None:
+    def _compare(self, session: str, directory: str, batch: Batch, result: ScanResult) -> Steps[None]:
         batch.met.add(directory)
         seen = self._journal.entries.seen(session, directory)
         try:
@@ -230,6 +244,7 @@ class Scanner:
         for count, (name, stat) in enumerate(listing.found.items(), 1):
             if not count % _BATCH:
                 self._commit(session, batch)
+                yield
                 if batch.expired():
                     result.finished = False
                     return
@@ -242,6 +257,7 @@ class Scanner:
                 batch.others[directory + place] = Mark(directory + place, stat, self._clock())
             else:
                 judge(directory + place, stat, row, batch, now=self._clock(), pace=self._pace)
+        batch.looked += len(listing.found) % _BATCH
         missing = [name for raw in seen if (name := os.fsdecode(raw)).rstrip("/") not in ignored]
         batch.missing += [directory + name for name in missing]
 
@@ -255,7 +271,7 @@ class Scanner:
         session, missing = row.name, self._ignoring.rest(row.name, batch.missing)
         if not (missing or batch.others or row.doubted):
             return
-        self._hearing.catch_up()  # process the hints of deletions first
+        self._hearing.catch_up(session)  # process the hints of deletions first
         if not still:
             return
         if missing and (batch.volumes or self._journal.sessions.has_mounts(session)):
@@ -282,6 +298,22 @@ class Scanner:
                 batch.marks.append(Mark(path, None, self.presence.gone_due()))
             elif not self.presence.stands(session, path):
                 batch.marked += self.presence.tree_gone(session, path)
+
+    def _look_at_all(
+        self, session: str, hints: Mapping[str, Hint], batch: Batch, trees: dict[str, bool]
+    ) -> Steps[None]:
+        for count, (path, hint) in enumerate(hints.items(), 1):
+            if not count % _HINTED:
+                self._commit(session, batch)
+                yield
+            if not path:
+                trees[""] = False
+            elif not is_reserved(path):
+                try:
+                    self._look(session, path, hint, batch, trees)
+                except FileUnreadable as error:
+                    logger.warning("%s", error, extra={"session": session, "path": path})
+        self._commit(session, batch)
 
     def _look(self, session: str, path: str, hint: Hint, batch: Batch, trees: dict[str, bool]) -> None:
         rules = self._ignoring.rules(session)

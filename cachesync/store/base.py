@@ -35,6 +35,11 @@ class Body(Protocol):
 class Resume(Protocol):
     """Where a multipart upload remembers how far it is. Each call is durable when it returns."""
 
+    @property
+    def session(self) -> str:
+        """Whose share of the parts in flight the upload takes."""
+        ...
+
     def load(self) -> Multipart | None:
         """The upload under way for this path, if there is one."""
 
@@ -96,6 +101,10 @@ class ObjectStore(Protocol):
 
     @property
     def traits(self) -> Traits: ...
+
+    @property
+    def largest(self) -> int | None:
+        """The size in bytes of the largest object that it takes, if that is known. Asks nothing."""
 
     @property
     def silent_for(self) -> float | None:

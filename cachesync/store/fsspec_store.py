@@ -30,6 +30,11 @@ class FsspecStore:
         return f"FsspecStore({self._tree.url!r})"
 
     @property
+    def largest(self) -> int | None:
+        """See ObjectStore."""
+        return None
+
+    @property
     def traits(self) -> Traits:
         """Conditions are ours, so they hold; there are no old versions."""
         return Traits(url=self._tree.url, conditional=True, versioned=False)

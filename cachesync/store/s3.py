@@ -25,6 +25,7 @@ from cachesync.errors import (
 )
 from cachesync.keys import reserved_near
 from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
+from cachesync.policy import LARGEST_PART, MAX_PARTS
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.s3_archive import S3Archive
@@ -71,6 +72,11 @@ class S3Store:
             except StoreError:
                 self._versioned = None
         return Traits(self._url, self._probe.answer, self._versioned, self._probe.denied)
+
+    @property
+    def largest(self) -> int:
+        """See ObjectStore."""
+        return MAX_PARTS * LARGEST_PART
 
     @property
     def silent_for(self) -> float | None:

@@ -1,7 +1,8 @@
 """Big objects, in parts: sent, resumed after a restart, or copied inside the store; put in place conditionally.
 
 Each confirmed part is remembered by the caller's ``Resume`` before the next step, so a restart sends it no second time.
-Parts in flight are counted over all uploads, which bounds memory at ``part_concurrency`` parts.
+Sessions share the parts in flight, which bounds memory: one alone has ``part_concurrency`` parts of 16 MiB, all of them
+three quarters more. A larger part counts as several.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from typing import Any
 
 from cachesync.errors import CacheSyncError, FileChanging, PreconditionFailed
+from cachesync.gate import Gate
 from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
+from cachesync.policy import PART_SIZE
+from cachesync.shares import Limit
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Body, Resume
 from cachesync.store.s3_client import PATIENCE, S3Client
@@ -35,7 +40,8 @@ class Uploads:
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
-        self._slots = threading.BoundedSemaphore(max(1, client.settings.part_concurrency))
+        parts = max(1, client.settings.part_concurrency)
+        self._parts = Gate(Limit(parts, parts * 3 // 4))
 
     def put(
         self,
@@ -209,6 +215,7 @@ class Uploads:
     def _send_parts(self, upload: Multipart, body: Body, resume: Resume | None) -> dict[int, str]:
         """Send the parts that are not confirmed; returns the ETags of all by number."""
         etags = dict(upload.parts)
+        session = upload.key if resume is None else resume.session
         flying: dict[Future[str], int] = {}
         try:
             for number, digest in enumerate(body.part_sha256, 1):
@@ -216,8 +223,10 @@ class Uploads:
                     # Not sent, but read: what a body's bytes were held against must be all of them.
                     self._read(body, number)
                     continue
-                self._slots.acquire()
-                flying[self._start(upload, body, number, digest)] = number
+                amount = -(-body.part_size // PART_SIZE)
+                self._parts.enter(session, amount)
+                leave = partial(self._parts.leave, session, amount)
+                flying[self._start(upload, body, number, digest, leave)] = number
                 self._collect(flying, etags, resume, [future for future in flying if future.done()])
             while flying:
                 self._collect(flying, etags, resume, list(wait(flying, return_when=FIRST_COMPLETED).done))
@@ -226,9 +235,9 @@ class Uploads:
             raise
         return etags
 
-    def _start(self, upload: Multipart, body: Body, number: int, digest: str) -> Future[str]:
+    def _start(self, upload: Multipart, body: Body, number: int, digest: str, leave: Callable[[], None]) -> Future[str]:
         """Read one part and send it off, in a thread that ends with the process, so that a hung one never holds it up.
-        The slot that the caller took is given back when the part is through."""
+        ``leave`` is called when the part is through."""
         future: Future[str] = Future()
 
         def work() -> None:
@@ -237,12 +246,12 @@ class Uploads:
             except BaseException as error:  # noqa: BLE001 -- who waits for the future judges
                 future.set_exception(error)
             finally:
-                self._slots.release()
+                leave()
 
         try:
             threading.Thread(target=work, name=f"part-{number}", daemon=True).start()
         except BaseException:
-            self._slots.release()
+            leave()
             raise
         return future
 

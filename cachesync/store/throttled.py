@@ -65,6 +65,11 @@ class ThrottledStore:
         return self._store.traits
 
     @property
+    def largest(self) -> int | None:
+        """See ObjectStore."""
+        return self._store.largest
+
+    @property
     def silent_for(self) -> float | None:
         """As the store below."""
         return self._store.silent_for

@@ -53,21 +53,21 @@ class Hearing:
 
     def __init__(self, private: Callable[[str], AbstractContextManager[Listener]] | None = None) -> None:
         self._private = private
-        self._attached: tuple[Listener, Callable[[float], bool]] | None = None
+        self._attached: tuple[Listener, Callable[[str, float], bool]] | None = None
 
-    def attach(self, watcher: Listener, catch_up: Callable[[float], bool]) -> None:
-        """Use ``watcher`` from now on. ``catch_up`` waits until its hints have been processed."""
+    def attach(self, watcher: Listener, catch_up: Callable[[str, float], bool]) -> None:
+        """Use ``watcher`` from now on. ``catch_up`` waits until its hints of a session have been processed."""
         self._attached = watcher, catch_up
 
     def detach(self) -> None:
         """Stop using the attached watcher."""
         self._attached = None
 
-    def catch_up(self) -> bool:
-        """Wait until every change that the watcher saw before this call has been processed. Returns False without an
-        attached watcher, or on timeout."""
+    def catch_up(self, session: str) -> bool:
+        """Wait until every change in a session that the watcher saw before this call has been processed. Returns False
+        without an attached watcher, or on timeout."""
         attached = self._attached
-        return attached is not None and attached[1](_TIMEOUT)
+        return attached is not None and attached[1](session, _TIMEOUT)
 
     @contextlib.contextmanager
     def listen(self, session: str) -> Iterator[Ears | None]:

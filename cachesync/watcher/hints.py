@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import IntFlag
 
 from cachesync.record import record
@@ -54,7 +54,8 @@ class Hints:
 
 
 class Pending:
-    """Hints that nobody has taken yet: one per path, at most ``limit`` paths, then a rescan instead.
+    """Hints that nobody has taken yet: one per path, at most ``limit`` paths. Beyond that, the session with the most
+    loses its hints, and a rescan makes up for them.
 
     ``on_hints`` is called from the thread that adds, once per ``take``, when the first thing waits. ``events`` and
     ``overflows`` count for the metrics.
@@ -64,7 +65,9 @@ class Pending:
         self._on_hints = on_hints
         self._limit = limit
         self._lock = threading.Lock()
-        self._paths: dict[str, int] = {}
+        self._sessions: dict[str, dict[str, int]] = {}
+        self._count = 0
+        self._lost: set[str] = set()
         self._reasons: set[str] = set()
         self._signalled = False
         self.listeners: tuple[Arrivals, ...] = ()
@@ -75,13 +78,18 @@ class Pending:
         """Set the flags ``put`` of ``path``, and clear those in ``drop`` that an earlier event had set."""
         with self._lock:
             self.events += 1
-            if TOO_MANY in self._reasons:
+            session = path.partition("/")[0]
+            if session in self._lost:
                 return  # the scan that is due will see it
-            known = self._paths.get(path, 0)
-            self._paths[path] = known & ~drop | put
-            if not known and len(self._paths) > self._limit:
-                self._paths = {}
-                self._reasons.add(TOO_MANY)
+            paths = self._sessions.get(session)
+            if paths is None:
+                paths = self._sessions[session] = {}
+            known = paths.get(path, 0)
+            paths[path] = known & ~drop | put
+            if not known:
+                self._count += 1
+                if self._count > self._limit:
+                    self._lose()
             signal, self._signalled = not self._signalled, True
         if signal:
             self._wake()
@@ -98,13 +106,23 @@ class Pending:
         if signal:
             self._wake()
 
-    def take(self) -> Hints:
-        """Swap everything out."""
+    def take(self, besides: Collection[str] = ()) -> Hints:
+        """Swap everything out, except the hints of the sessions ``besides``."""
         with self._lock:
-            paths, self._paths = self._paths, {}
+            kept = {session: self._sessions[session] for session in besides if session in self._sessions}
+            taken = [paths for session, paths in self._sessions.items() if session not in kept]
+            self._sessions = kept
+            self._count = sum(map(len, kept.values()))
+            self._lost.clear()
             reasons, self._reasons = self._reasons, set()
             self._signalled = False
-        return Hints({path: _HINTS[flags] for path, flags in paths.items()}, frozenset(reasons))
+        return Hints({path: _HINTS[flags] for paths in taken for path, flags in paths.items()}, frozenset(reasons))
+
+    def _lose(self) -> None:
+        largest = max(self._sessions, key=lambda session: len(self._sessions[session]))
+        self._count -= len(self._sessions.pop(largest))
+        self._lost.add(largest)
+        self._reasons.add(TOO_MANY)
 
     def _wake(self) -> None:
         try:

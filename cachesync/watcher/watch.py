@@ -96,9 +96,9 @@ class Watcher:
             self._running = False
             self._close()
 
-    def take(self) -> Hints:
-        """Everything since the last call, coalesced."""
-        return self._pending.take()
+    def take(self, besides: Collection[str] = ()) -> Hints:
+        """Everything since the last call, coalesced. The hints of the sessions ``besides`` stay here."""
+        return self._pending.take(besides)
 
     def uncovered(self) -> frozenset[str]:
         """Directories, relative to the root, that are not watched with all that is below them; "." is the root.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from cachesync.model import Attributes, Version
 from cachesync.store import s3_probe
 from cachesync.store.s3 import S3Store
 from cachesync.store.s3_client import S3Client, S3Settings
-from tests.bodies import MIB, PLAIN, Bytes
+from tests.bodies import MIB, PLAIN, Bytes, Memory
 from tests.servers import MotoServer, SeaweedServer, closed_port, deaf_server
 
 VERBS = {
@@ -267,6 +268,31 @@ def test_reading_and_writing_big_objects_takes_little_memory(seaweed: SeaweedSer
     stored = store.put("big", body, Attributes("a/b", {"sha256": body.sha256}), expect=None)
     assert sum(map(len, store.get("big", version=stored.version).chunks)) == len(data)
     assert peak() - before < 60 * MIB
+    store.close()
+
+
+def test_p24_parts_that_hang_leave_room_for_those_of_another_session(moto: MotoServer, bucket: str) -> None:
+    moto.make_bucket(bucket)
+    store = S3Store(moto.settings(bucket))
+    go_on, hung = threading.Event(), threading.Semaphore(0)
+
+    def hang(_: int) -> None:
+        hung.release()
+        assert go_on.wait(60)
+
+    flood, other = Bytes(bytes(50 * MIB), 5 * MIB), Bytes(os.urandom(20 * MIB), 5 * MIB)
+    flood.before_read = hang
+    mine, theirs = Memory(), Memory()
+    theirs.session = "flood"
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(store.put, "flood", flood, PLAIN, expect=None, resume=theirs)
+        for _ in range(store._client.settings.part_concurrency):
+            assert hung.acquire(timeout=60)
+        stored = store.put("other", other, PLAIN, expect=None, resume=mine)
+        assert not hanging.done()
+        go_on.set()
+        assert hanging.result(60).size == flood.size
+    assert stored.size == other.size
     store.close()
 
 

@@ -99,8 +99,10 @@ def test_p13_a_session_that_gives_no_answer_keeps_no_other_from_its_turn(tmp_pat
     for name in names:
         (root / name / "hinted").write_text("2")
     hints = Hints({f"{name}/hinted": Hint.CHANGED | Hint.CLOSED for name in names}, frozenset())
-    monkeypatch.setattr(daemon.watcher, "take", lambda: hints)
-    daemon._notice_all()
+    waiting = [hints]
+    monkeypatch.setattr(daemon.watcher, "take", lambda _: waiting.pop() if waiting else Hints({}, frozenset()))
+    for _ in names:
+        daemon._notice_some()
     assert "not connected" in caplog.text
     driven.clock.push(10)
     driven.pump()
@@ -153,7 +155,7 @@ def test_hints_of_a_root_that_was_away_for_a_moment_are_made_up_for_by_a_scan(tm
     daemon.start()
     try:
         assert scanned.acquire(timeout=20), "the scan at the start"
-        monkeypatch.setattr(driven.engine.scanner, "notice", away)
+        monkeypatch.setattr(driven.engine.scanner, "notice_in_steps", away)
         (tmp_path / "root/s/a").write_text("1")
         assert scanned.acquire(timeout=20), "the root is in its place again"
     finally:
@@ -169,7 +171,7 @@ def test_the_hints_that_come_while_others_are_looked_at_are_taken_before_the_end
     waiting = [["first"], ["second"]]
     looking, noticed = threading.Event(), []
 
-    def take():
+    def take(_):
         names = waiting.pop(0) if waiting else []
         return Hints({f"s/{name}": Hint.CHANGED for name in names}, frozenset())
 
@@ -177,12 +179,82 @@ def test_the_hints_that_come_while_others_are_looked_at_are_taken_before_the_end
         looking.set()
         assert daemon._stopping.wait(20), "the end comes in the middle of a round"
         noticed.extend(hints)
+        yield from ()
 
     monkeypatch.setattr(daemon.watcher, "take", take)
-    monkeypatch.setattr(driven.engine.scanner, "notice", notice)
+    monkeypatch.setattr(driven.engine.scanner, "notice_in_steps", notice)
     daemon.start()
     daemon._hinted.set()
     assert looking.wait(20)
     daemon.stop()
     driven.close()
     assert noticed == ["first", "second"]
+
+
+def test_p24_a_large_tree_of_one_session_holds_up_no_hint_of_another(tmp_path, monkeypatch):
+    """One thread looks at all hints, a step of each session in turn."""
+    for name in ("flood", "other", "made"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    driven = Driven(tmp_path / "root", FlatStore())
+    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    driven.engine.scanner.scan("flood")
+    driven.engine.scanner.scan("other")
+    for folder in range(10):
+        (tmp_path / "root/flood/tree" / str(folder)).mkdir(parents=True)
+        for number in range(500):
+            (tmp_path / "root/flood/tree" / str(folder) / str(number)).touch()
+    (tmp_path / "root/other/f").write_text("1")
+    waiting = [
+        Hints({"other/f": Hint.CHANGED | Hint.CLOSED}, frozenset()),
+        Hints({"flood/tree": Hint.TREE}, frozenset()),
+    ]
+    asked = []
+
+    def take(besides):
+        asked.append(set(besides))
+        return waiting.pop() if waiting else Hints({}, frozenset())
+
+    monkeypatch.setattr(daemon.watcher, "take", take)
+    entries = driven.engine.journal.entries
+    for _ in range(4):
+        daemon._notice_some()
+    assert asked[1] == {"flood"}, "its later hints wait until these are done"
+    assert entries.entry("other", "f") is not None
+    assert entries.entry("flood", "tree/0/0") is None or entries.entry("flood", "tree/9/0") is None
+    while not daemon._hints.is_idle:
+        daemon._notice_some()
+    assert all(entries.entry("flood", f"tree/{folder}/499") for folder in range(10))
+    driven.close()
+
+
+def test_p24_a_session_whose_turn_does_not_end_holds_up_no_other(tmp_path, monkeypatch):
+    for name in ("busy", "other"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        (tmp_path / "root" / name / "f").write_text("1")
+    driven = Driven(tmp_path / "root", FlatStore())
+    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    waiting = [Hints(dict.fromkeys(("busy/f", "other/f"), Hint.CHANGED | Hint.CLOSED), frozenset())]
+    monkeypatch.setattr(daemon.watcher, "take", lambda _: waiting.pop() if waiting else Hints({}, frozenset()))
+    with driven.engine.journal.turns._of("busy"):
+        for _ in range(3):
+            daemon._notice_some()
+        assert driven.engine.journal.entries.entry("other", "f") is not None
+        assert driven.engine.journal.entries.entry("busy", "f") is None
+    while not daemon._hints.is_idle:
+        daemon._notice_some()
+    assert driven.engine.journal.entries.entry("busy", "f") is not None
+    driven.close()
+
+
+def test_p24_scans_go_on_in_turn(tmp_path, monkeypatch):
+    for number in range(3000):
+        path = tmp_path / "root/flood" / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for name in ("a", "b"):
+        (tmp_path / "root" / name).mkdir()
+    driven = Driven(tmp_path / "root", FlatStore())
+    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    assert [name for name, _ in daemon._scan_in_turn(["flood", "a", "b"])] == ["a", "b", "flood"]
+    assert driven.engine.journal.entries.entry("flood", "2999") is not None
+    driven.close()

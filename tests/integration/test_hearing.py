@@ -29,7 +29,7 @@ def bench(tmp_path) -> Iterator[Bench]:
 @pytest.fixture
 def ears(bench: Bench) -> Iterator[Ears]:
     hearing = Hearing()
-    hearing.attach(bench.watcher, lambda _: True)
+    hearing.attach(bench.watcher, lambda _session, _timeout: True)
     with hearing.listen("s") as ears:
         assert ears is not None
         yield ears
@@ -98,7 +98,7 @@ def test_where_not_all_is_watched_there_are_no_ears(bench, monkeypatch):
     hearing = Hearing()
     with hearing.listen("s") as ears:
         assert ears is None
-    hearing.attach(bench.watcher, lambda _: True)
+    hearing.attach(bench.watcher, lambda _session, _timeout: True)
     for uncovered in ("s/d", "s", "."):
         monkeypatch.setattr(bench.watcher, "uncovered", lambda path=uncovered: frozenset({path}))
         with hearing.listen("s") as ears:
@@ -146,7 +146,7 @@ def test_a_program_that_replaces_files_all_the_time_does_not_hold_a_flush_up(tmp
     session = tmp_path / "root/s"
     write(f"{session}/kept")
     driven = Driven(tmp_path / "root", FlatStore())
-    driven.engine.hearing.attach(Replacing(session), lambda _: True)
+    driven.engine.hearing.attach(Replacing(session), lambda _session, _timeout: True)
     report = driven.flush("s", timeout=5)
     assert report.stored, report
     driven.close()
@@ -159,12 +159,13 @@ def test_caught_up_means_that_everything_before_was_looked_at(tmp_path, monkeypa
     looked: set[str] = set()
     begun, go_on = threading.Event(), threading.Event()
 
-    def notice(session: str, hints: dict[str, Hint]) -> None:
+    def notice(session: str, hints: dict[str, Hint]) -> Iterator[None]:
         begun.set()
         assert go_on.wait(20)
         looked.update(hints)
+        yield
 
-    monkeypatch.setattr(driven.engine.scanner, "notice", notice)
+    monkeypatch.setattr(driven.engine.scanner, "notice_in_steps", notice)
     daemon = attendant.Attendant(driven.engine, Notifier({}))
     daemon.start()
     try:
@@ -172,7 +173,7 @@ def test_caught_up_means_that_everything_before_was_looked_at(tmp_path, monkeypa
         assert begun.wait(20)
         write(f"{tmp_path}/root/s/second")
         answers: list[bool] = []
-        waiting = threading.Thread(target=lambda: answers.append(daemon.catch_up(20)))
+        waiting = threading.Thread(target=lambda: answers.append(daemon.catch_up("s", 20)))
         waiting.start()
         go_on.set()
         waiting.join(20)

@@ -18,6 +18,7 @@ from cachesync.errors import ConfigError, JournalDamaged, JournalUnavailable, Us
 from cachesync.journal import Bound, Journal, check_store, set_aside
 from cachesync.journal.rows import WORK
 from cachesync.model import Conflict, Entry, FileStat, Kind, Mark, Multipart, Session, Stored, Version
+from cachesync.policy import FARTHEST, PART_SIZE, SMALL, Weight, weigh
 
 S = "s"
 NOW = 1000.0
@@ -65,8 +66,11 @@ class Desk:
             self.work.confirm(entry, stored(), read=entry.stat)
         return self.entry(paths[0])
 
-    def due(self, now=NOW, limit=100, largest=2**62, **more):
-        return [path for _, path, _ in self.work.due(now, limit, largest=largest, **more)]
+    def due(self, now=NOW, limit=100, weight=Weight.SMALL, **more):
+        return [path for path, _ in self.work.due(S, weight, now, limit, **more)]
+
+    def heads(self, now=NOW):
+        return [tuple(head) for head in self.work.heads(now)]
 
     @property
     def db(self):
@@ -414,17 +418,43 @@ def test_everything_that_a_manifest_shows_raises_the_revision(desk):
 # -- what is due -------------------------------------------------------------------------------------------------------
 
 
-def test_due_is_most_overdue_first_or_smallest_first_and_leaves_large_files_out(desk):
+def test_due_is_most_overdue_first_or_smallest_first(desk):
     desk.see("late", due=NOW - 1, size=5)
     desk.see("latest", due=NOW - 2, size=50)
     desk.see("future", due=NOW + 1, size=1)
     assert desk.due() == ["latest", "late"]
     assert desk.due(small_first=True) == ["late", "latest"]
-    assert desk.due(largest=10) == ["late"]
     assert desk.due(limit=1) == ["latest"]
     assert desk.work.next_due(NOW) == NOW + 1
     assert desk.work.next_due(NOW + 1) is None
-    assert desk.work.due(NOW, 1, largest=99) == [(S, "latest", 50)]
+    assert desk.work.due(S, Weight.SMALL, NOW, 1) == [("latest", 50)]
+
+
+@pytest.mark.parametrize("size", [0, SMALL, SMALL + 1, PART_SIZE, PART_SIZE + 1])
+def test_a_file_is_in_the_queue_of_its_weight_and_a_deletion_is_small(desk, size):
+    desk.store("f", size=size)
+    desk.see("f", size=size, mtime=9)
+    assert desk.heads() == [(S, weigh(size), True, None)]
+    assert desk.work.due(S, weigh(size), NOW, 9) == [("f", size)]
+    desk.miss("f")
+    assert [head[:2] for head in desk.heads()] == [(S, Weight.SMALL)]
+    assert desk.work.due(S, Weight.SMALL, NOW + 99, 9) == [("f", 0)]
+
+
+def test_heads_tell_of_each_session_what_is_due_and_when_the_next_is(desk):
+    for number, name in enumerate(["t", "u", "v"], 1):
+        desk.sessions.add(name, NOW)
+        desk.entries.mark(name, [Mark("later", file_stat(), NOW + number)], NOW)
+    desk.entries.mark("u", [Mark("due", file_stat(), NOW), Mark("large", file_stat(size=PART_SIZE + 1), NOW)], NOW)
+    desk.entries.mark("v", [Mark("clock set back", file_stat(), NOW + 2 * FARTHEST)], NOW)
+    assert desk.heads() == [
+        ("t", Weight.SMALL, False, NOW + 1),
+        ("u", Weight.SMALL, True, NOW + 2),
+        ("u", Weight.LARGE, True, None),
+        ("v", Weight.SMALL, True, NOW + 3),
+    ]
+    assert desk.heads(NOW + 1)[0] == ("t", Weight.SMALL, True, None)
+    assert desk.work.next_due(NOW) == NOW + 1
 
 
 def test_where_more_is_due_than_is_asked_for_the_latest_waits_for_two_thirds_of_the_rest_at_most(desk):
@@ -452,18 +482,6 @@ def test_hurry_makes_a_sessions_work_due_and_no_other(desk):
     desk.entries.mark("t", [Mark("b", file_stat(), NOW + 50)], NOW)
     desk.work.hurry(S)
     assert desk.due() == ["a"]
-
-
-def test_any_number_of_sessions_can_be_left_out_of_what_is_due(desk):
-    desk.see("a")
-    others = [f"t{number}" for number in range(3000)]
-    for name in others:
-        desk.sessions.add(name, NOW)
-    desk.entries.mark(others[-1], [Mark("b", file_stat(), NOW)], NOW)
-    assert desk.due(without=others) == ["a"]
-    assert desk.due(without=[S]) == ["b"]
-    assert desk.due(without=[S, *others]) == []
-    assert desk.journal.in_place()
 
 
 def test_a_defect_of_our_sql_is_no_damage_of_the_journal(desk):
@@ -683,7 +701,7 @@ def use(journal):
         journal.entries.children(name, "d1/")
         list(journal.waiting.unmet(name, journal.waiting.barrier(name)))
         journal.waiting.any_dirty_link(name)
-        journal.work.due(NOW + 99, 10, largest=2**62)
+        journal.work.due(S, Weight.SMALL, NOW + 99, 10)
         journal.work.tombstones(name)
         journal.uploads.load(name, "a")
         journal.entries.mark(name, [Mark("d2/file-2", file_stat(9), NOW)], NOW)
@@ -929,15 +947,15 @@ def test_every_hot_query_uses_its_index(desk):
             connection.set_trace_callback(None)
         found = []
         for sql in plans:
-            if sql.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE")) and "entry" in sql:
+            if sql.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE", "WITH")) and "entry" in sql:
                 found += [row[3] for row in desk.db._writer.execute(f"EXPLAIN QUERY PLAN {sql}")]
         assert found, "nothing was asked"
         return found
 
     entry = desk.entry("d1/f1")
     hot = {
-        "due": lambda: desk.work.due(NOW, 10, largest=99),
-        "due small first": lambda: desk.work.due(NOW, 10, largest=99, small_first=True),
+        "due": desk.due,
+        "due small first": lambda: desk.due(small_first=True),
         "next_due": lambda: desk.work.next_due(NOW),
         "unmet": lambda: list(desk.waiting.unmet(S, desk.waiting.barrier(S))),
         "barrier": lambda: desk.waiting.barrier(S),
@@ -946,7 +964,6 @@ def test_every_hot_query_uses_its_index(desk):
         "hurry": lambda: desk.work.hurry(S),
         "hurry all": desk.work.hurry_all,
         "summary": desk.waiting.summary,
-        "due without many": lambda: desk.work.due(NOW, 10, largest=99, without=["t"]),
         "retry": lambda: desk.work.retry(S, NOW),
         "tombstones": lambda: desk.work.tombstones(S),
         "children": lambda: desk.entries.children(S, "d1/"),
@@ -961,7 +978,7 @@ def test_every_hot_query_uses_its_index(desk):
     by_index = {
         "due": "work", "due small first": "work", "next_due": "work", "unmet": "dirty", "barrier": "dirty",
         "remaining": "dirty", "left_behind": "inode", "hurry": "dirty", "retry": "dirty", "failures": "dirty",
-        "hurry all": "work", "summary": "dirty", "due without many": "work",
+        "hurry all": "work", "summary": "dirty",
     }  # fmt: skip
     wrong = {}
     for name, run in hot.items():

@@ -76,16 +76,16 @@ def test_who_looks_at_what_changed_lets_the_turn_end_first(turns: Turns) -> None
     order: list[str] = []
 
     def look() -> None:
-        turns.let_end("s")
+        turns.let_end("s", 1.0)
         order.append("looked")
 
     with turns.alone("s"):
         looking = begun(look)
-        turns.let_end("t")
+        turns.let_end("t", 1.0)
         order.append("written down")
     looking.join(10)
     assert order == ["written down", "looked"]
-    turns.let_end("s")  # nobody is at it
+    turns.let_end("s", 1.0)  # nobody is at it
 
 
 def test_who_waited_has_a_turn_until_it_is_dropped(turns: Turns, shared: SharedTurns) -> None:

@@ -11,7 +11,7 @@ from cachesync.errors import StorePermanent
 from cachesync.events import Events
 from cachesync.journal import Journal
 from cachesync.model import Mark, Multipart
-from cachesync.policy import PART_SIZE
+from cachesync.policy import PART_SIZE, SMALL
 from cachesync.uploader import Uploader
 from tests.driving import Driven
 from tests.flat_store import FlatStore
@@ -27,10 +27,12 @@ class Transfers:
         self.go = threading.Event()
         self.begun = threading.Semaphore(0)
         self.tried: list[str] = []
+        self.sessions: list[str] = []
         self.error: Exception | None = None
 
-    def run(self, _session: str, path: str) -> bool:
+    def run(self, session: str, path: str) -> bool:
         self.tried.append(path)
+        self.sessions.append(session)
         self.begun.release()
         assert self.go.wait(10)
         if self.error is not None:
@@ -52,7 +54,7 @@ def transfers() -> Transfers:
 
 @pytest.fixture
 def uploader(journal, transfers) -> Iterator[Uploader]:
-    uploader = Uploader(journal, transfers=8, clock=time.time, events=Events())
+    uploader = Uploader(journal, transfers=32, clock=time.time, events=Events())
     yield uploader
     transfers.go.set()
     assert uploader.stop(5)
@@ -95,7 +97,7 @@ def test_whatever_went_wrong_the_place_is_given_back(journal, transfers, uploade
     uploader.start(transfers, list)
     assert transfers.begun.acquire(timeout=5)
     assert ended(uploader)
-    assert uploader._held == 0
+    assert uploader._backlog.in_flight == 0
     entry = journal.entries.entry(S, "a")
     assert entry is not None
     assert entry.attempts == 1
@@ -136,3 +138,78 @@ def test_without_a_thread_nothing_is_in_flight_and_it_is_tried_again(journal, tr
     assert transfers.begun.acquire(timeout=5)
     assert refused
     assert ended(uploader)
+
+
+@pytest.mark.parametrize("size", [1, SMALL + 1, PART_SIZE, PART_SIZE + 1], ids=["small", "medium", "whole", "parts"])
+def test_p24_transfers_of_one_session_that_hang_leave_room_for_another_session(journal, transfers, uploader, size):
+    journal.sessions.add("other", 1.0)
+    journal.entries.mark(S, [Mark(f"{number}", file_stat(size=size), 1.0) for number in range(300)], 1.0)
+    uploader.start(transfers, list)
+    assert transfers.begun.acquire(timeout=5)
+    while transfers.begun.acquire(timeout=0.2):
+        pass
+    hanging = len(transfers.tried)
+    for new in (1, PART_SIZE + 1):
+        journal.entries.mark("other", [Mark(f"of {new}", file_stat(size=new), 1.0)], 1.0)
+        uploader.wake()
+        assert transfers.begun.acquire(timeout=5)
+    assert transfers.sessions[hanging:] == ["other", "other"]
+
+
+def test_p24_a_session_that_floods_and_another_take_turns(journal, transfers, uploader):
+    journal.sessions.add("other", 1.0)
+    journal.entries.mark(S, [Mark(f"{number}", file_stat(), 1.0) for number in range(2000)], 1.0)
+    journal.entries.mark("other", [Mark("late", file_stat(), 2.0)], 2.0)
+    transfers.go.set()
+    uploader.start(transfers, list)
+    for _ in range(40):
+        assert transfers.begun.acquire(timeout=5)
+    assert "late" in transfers.tried[:40]
+
+
+def test_looks_at_very_many_sessions_keep_a_distance(journal, uploader, monkeypatch):
+    for number in range(120):
+        journal.sessions.add(f"s{number}", 1.0)
+        journal.entries.mark(f"s{number}", [Mark("later", file_stat(), 500.0 + number)], 1.0)
+    looks: list[float] = []
+    real = journal.work.heads
+
+    def heads(now):
+        looks.append(now)
+        return real(now)
+
+    monkeypatch.setattr(journal.work, "heads", heads)
+    monkeypatch.setattr(uploader, "_clock", lambda: 2.0)
+    assert uploader._round() > 0
+    assert 0 < uploader._round() < 0.01
+    assert len(looks) == 1
+    monkeypatch.setattr(uploader, "_clock", lambda: 3.0)
+    uploader._round()
+    assert len(looks) == 2
+
+
+def test_a_path_that_is_marked_again_in_flight_waits_for_no_other_sessions_queue(journal, transfers, uploader):
+    journal.sessions.add("other", 1.0)
+    journal.entries.mark(S, [Mark("again", file_stat(), 1.0)], 1.0)
+    go_on = {"again": threading.Event(), "rest": threading.Event()}
+    plain = transfers.run
+
+    def run(session: str, path: str) -> bool:
+        transfers.go.set()
+        plain(session, path)
+        assert go_on["again" if path == "again" else "rest"].wait(10)
+        time.sleep(0.01 * (session == "other"))
+        return True
+
+    transfers.run = run
+    uploader.start(transfers, list)
+    assert transfers.begun.acquire(timeout=5)
+    journal.entries.mark("other", [Mark(f"{number}", file_stat(), 1.0) for number in range(2000)], 1.0)
+    uploader.wake()
+    go_on["rest"].set()
+    for _ in range(50):
+        assert transfers.begun.acquire(timeout=5)
+    go_on["again"].set()
+    for _ in range(300):
+        assert transfers.begun.acquire(timeout=5)
+    assert transfers.tried[:350].count("again") >= 2

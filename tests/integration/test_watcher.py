@@ -262,12 +262,33 @@ def test_too_many_paths_become_a_rescan():
     woken = []
     pending = Pending(lambda: woken.append(1), limit=10)
     for number in range(15):
-        pending.add(str(number), CHANGED)
+        pending.add(f"s/{number}", CHANGED)
     assert pending.take() == Hints({}, frozenset({TOO_MANY}))
     pending.add("a", CHANGED)
     assert pending.take() == Hints({"a": CHANGED}, frozenset())
     assert not pending.take()
     assert len(woken) == 2
+
+
+def test_too_many_paths_cost_no_other_session_its_hints():
+    pending = Pending(lambda: None, limit=10)
+    pending.add("other/f", GONE)
+    for number in range(15):
+        pending.add(f"flood/{number}", CHANGED)
+    pending.add("other/g", CHANGED)
+    assert pending.take() == Hints({"other/f": GONE, "other/g": CHANGED}, frozenset({TOO_MANY}))
+
+
+def test_hints_of_sessions_that_are_not_taken_wait_and_are_coalesced():
+    pending = Pending(lambda: None, limit=3)
+    pending.add("s/f", WRITTEN.value)
+    pending.add("t/f", CHANGED)
+    assert pending.take({"s", "u"}) == Hints({"t/f": CHANGED}, frozenset())
+    pending.add("s/f", CHANGED, Hint.CLOSED.value)
+    pending.add("s/g", CHANGED)
+    pending.add("t/g", CHANGED)
+    assert pending.take({"t"}) == Hints({"s/f": CHANGED, "s/g": CHANGED}, frozenset())
+    assert pending.take() == Hints({"t/g": CHANGED}, frozenset())
 
 
 def test_a_listener_that_fails_is_told_again(tmp_path):

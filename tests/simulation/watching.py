@@ -71,7 +71,7 @@ class SimulatedWatcher:
     def hear(self, _: float) -> bool:
         return not self._deaf
 
-    def catch_up(self, _: float) -> bool:
+    def catch_up(self, _session: str, _timeout: float) -> bool:
         if not self._deaf:
             self.take_hints()
         return not self._deaf

@@ -2,13 +2,12 @@
 
 import shutil
 import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesync.ignore import DEFAULTS, IgnoreRules
+from cachesync.ignore import DEFAULTS, LONGEST_LINE, MOST_RULES, IgnoreRules
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_nothing_comes_back_out_of_an_ignored_folder():
     assert rules.reason("build/other", is_dir=False) is not None
 
 
-@pytest.mark.parametrize("line", ["x[", "!", "/", "a[z-"])
+@pytest.mark.parametrize("line", ["x[", "!", "/", "a[z-", "!/", "a\\", "[z-a]"])
 def test_a_broken_line_is_reported_and_the_others_count(line):
     rules = IgnoreRules("s1", f"*.one\n{line}\n", f"{line}\n*.two\n")
     assert len(rules.broken) == 2
@@ -102,12 +101,46 @@ def test_odd_names_and_texts():
     assert rules.reason("d/" * 2000 + "a.log", is_dir=False) is not None
 
 
-def test_pathspec_is_not_loaded_without_rules():
-    code = (
-        "import sys; from cachesync.ignore import IgnoreRules; IgnoreRules('s', '# none').reason('a', False);"
-        "sys.exit('pathspec' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("*a*a*a/*a*a*a/*a*a*a/*a*a*b", "/".join(["a" * 40] * 4)),  # stars in each of four names
+        ("a*" * 200 + "b", "a" * 255),
+        ("**/a/" * 100 + "b", "/".join("a" * 400)),
+        ("**/" + "a/" * 400 + "b", "/".join("a" * 500)),
+        ("*" + "[ab]?" * 100 + "c", "a" * 255),
+    ],
+)
+def test_no_line_takes_long(line, path):
+    """A regular expression that tries all ways to match would not return before the end of the test run."""
+    rules = IgnoreRules("s1", line, line)
+    assert rules.broken == []
+    assert rules.reason(path, is_dir=False) is None
+    assert rules.ignored(path + "/", ["a", "a" * 255], is_dir=False) == {}
+    matching = path[:-1] + line[-1]
+    assert rules.reason(matching, is_dir=False) is not None
+
+
+def test_a_long_line_and_lines_past_the_most_are_reported():
+    text = "".join(f"{number}.x\n" for number in range(MOST_RULES)) + "last\nand more\n"
+    rules = IgnoreRules("s1", "a" * (LONGEST_LINE + 1) + "\n" + "*" * LONGEST_LINE + "q\n*.ok", text)
+    assert [sentence.split(": ")[0] for sentence in rules.broken] == [
+        f".cachesyncignore of the session, line {MOST_RULES + 1}",
+        ".cachesyncignore of the root, line 1",
+        ".cachesyncignore of the root, line 2",
+    ]
+    assert rules.reason(f"{MOST_RULES - 1}.x", is_dir=False) is not None
+    assert rules.reason("last", is_dir=False) is None
+    assert rules.reason("a.ok", is_dir=False) is not None
+
+
+def test_more_folders_than_are_remembered_are_judged_alike(monkeypatch):
+    monkeypatch.setattr("cachesync.ignore._REMEMBERED_FOLDERS", 3)
+    rules = IgnoreRules("s1", "", "a/**/x\n")
+    for _ in range(2):
+        for number in range(5):
+            assert rules.reason(f"a/{number}/x", is_dir=False) is not None
+            assert rules.reason(f"b/{number}/x", is_dir=False) is None
 
 
 _NAMES = st.sampled_from(["a", "b", "c.log", "d.log", "x y", "#e"])
@@ -130,6 +163,18 @@ _LINES = st.sampled_from(
         "x y",
         "/*",
         "!/b/",
+        "*a*",
+        "a*/",
+        "[!a]",
+        "c?l*g",
+        "/**/b",
+        "**/a/",
+        "/a/**/",
+        "a/*/b/",
+        "**",
+        "*/",
+        "!**/b/**",
+        "\\\\a",
     ]
 )
 
