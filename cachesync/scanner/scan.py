@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 _BATCH = 1000
 """Files between two commits of a scan, and between two pauses of a scan in steps."""
 
-_HINTED = 250
-_DIRECTORY = 20
+_HINTED, _DIRECTORY = 250, 20
 """What a hint, and a directory, cost in a step: about so many files of a listing."""
 
 _LATE = 2.0
