@@ -70,10 +70,18 @@ class Evictor:
         self._scanner = scanner
 
     def evict(
-        self, session: str, staging: Staging, scan: ScanResult, astray: Astray, *, force: bool = False
+        self,
+        session: str,
+        staging: Staging,
+        scan: ScanResult,
+        astray: Astray,
+        *,
+        force: bool = False,
+        closing: bool = False,
     ) -> EvictReport:
         """Evict clean, idle files. ``scan`` and ``astray`` are recent differences between the journal and the disk or
-        the store. With ``force``, an unknown writer counts as none. Raises RootHalted, JournalUnavailable."""
+        the store. With ``force``, an unknown writer counts as none. The directory of a session of which the
+        store has nothing is removed only if it is ``closing``. Raises RootHalted, JournalUnavailable."""
         with Ground(self._c.tree, session, staging) as ground:
             run = _Run(ground, force)
             for failure in scan.failures:
@@ -84,7 +92,9 @@ class Evictor:
             directories = self._files(run, astray)
             self._directories(run, directories)
             with self._c.journal.turns.alone(session):
-                if not run.kept and not ground.remove():
+                # The mount shows no session that is neither here nor in the store: its agent could not get in any more.
+                goes = not run.kept and (closing or self._c.journal.entries.any_away(session))
+                if goes and not ground.remove():
                     run.keep(".", "a program created something in it a moment ago")
         kept = [Pending(path, reason) for path, reason in sorted(run.kept.items())]
         logger.info("evicted", extra={"session": session, "files": run.evicted, "bytes": run.bytes, "kept": len(kept)})

@@ -202,6 +202,13 @@ class Entries:
         )
         return row is not None
 
+    def any_away(self, name: str) -> bool:
+        """Whether anything of the session is only in the store."""
+        row = self._ledger.db.one(
+            "SELECT 1 FROM entry WHERE session = ? AND resident = 0 LIMIT 1", (self._ledger.id(name),)
+        )
+        return row is not None
+
     def returned(self, name: str, paths: Iterable[str], *, stands: Callable[[str], bool] | None = None) -> None:
         """Evicted paths stand on disk again, just as they were when they were last here. If the store has another
         version by now, they are older. ``stands`` as in ``mark``."""

@@ -183,7 +183,7 @@ class SessionLife:
                     return CloseReport(_unfinished(flush, reason), closed=False)
                 scan = self._scanner.scan(session, recheck=True, unwritten=force)
                 if not self._c.journal.work.remaining(session):
-                    evicted = None if keep else self._evict(session, scan, force=force)
+                    evicted = None if keep else self._evict(session, scan, force=force, closing=True)
                     return CloseReport(flush, closed=True, evicted=evicted)
                 flush = _unfinished(flush, "it changed while it was being closed")
             return CloseReport(flush, closed=False)
@@ -217,18 +217,18 @@ class SessionLife:
         if session not in self._c.journal.sessions.names() and self._c.tree.session_directory(session) is None:
             raise NoSuchSession(verb, session, "there is no such directory under the root")
 
-    def _evict(self, session: str, scan: ScanResult, *, force: bool) -> EvictReport:
+    def _evict(self, session: str, scan: ScanResult, *, force: bool, closing: bool = False) -> EvictReport:
         if self._c.tree.session_directory(session) is None:
             return EvictReport(session)
         staging, astray = self.staging(), self._learner.compare(session)
         if astray.deleted or astray.replaced:
             astray = self._learner.again(session)  # another host changed it, or the store lost it
-        first = self._evictor.evict(session, staging, scan, astray, force=force)
+        first = self._evictor.evict(session, staging, scan, astray, force=force, closing=closing)
         if not any(kept.reason == IN_USE for kept in first.kept):
             return first
         self._sleep(_RELEASE)
         scan = self._scanner.scan(session, recheck=True, unwritten=force)
-        again = self._evictor.evict(session, staging, scan, astray, force=force)
+        again = self._evictor.evict(session, staging, scan, astray, force=force, closing=closing)
         return EvictReport(session, first.evicted + again.evicted, first.bytes + again.bytes, again.kept)
 
     def verify(self, session: str, *, repair: bool = False, progress: OnProgress = no_progress) -> VerifyReport:

@@ -66,6 +66,29 @@ def out(a):
     return [path for path in (a.root / ".cachesync/staging").rglob("*") if not path.is_dir()]
 
 
+def test_a_session_of_which_the_store_has_nothing_keeps_its_directory(tmp_path):
+    """The mount shows no session that is neither here nor in the store: its agent could not get in any more."""
+    a = Host(tmp_path / "a", FlatStore())
+    a.session.mkdir(mode=0o700)
+    a.flush()
+    assert (a.life.evict(S).evicted, a.session.exists()) == (0, True)
+    a.write("f").unlink()
+    a.flush()
+    assert (a.life.evict(S).evicted, a.session.exists()) == (0, True)
+    a.write("f")
+    a.flush()
+    assert (a.life.evict(S).evicted, a.session.exists()) == (1, False)
+    a.stop()
+
+
+def test_a_closed_session_keeps_no_directory_also_if_it_is_empty(tmp_path):
+    a = Host(tmp_path / "a", FlatStore())
+    a.session.mkdir(mode=0o700)
+    assert a.close_session().closed
+    assert not a.session.exists()
+    a.stop()
+
+
 def test_all_that_is_stored_goes_and_the_directory_too(a):
     objects = stored(a)
     report = a.life.evict(S)

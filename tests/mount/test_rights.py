@@ -114,6 +114,17 @@ def test_an_agent_of_another_user_writes_its_own_files_after_evict_and_open(priv
     assert may(private, "echo more >>a; echo more >>d/c; mkdir d/f", AGENT, cwd=private.root / "s")
 
 
+def test_an_agent_whose_empty_session_is_evicted_works_on(mounted: MountedHost):
+    top = mounted.root / "s"
+    top.mkdir(mode=0o700)
+    os.chown(top, AGENT, AGENT)
+    for script in ("echo one >s/a; rm s/a", "echo two >s/a"):
+        assert mounted.run("flush", "s").code == 0
+        assert mounted.run("evict", "s").code == 0
+        assert may(mounted, script, AGENT)
+    assert belongs(top) == (AGENT, AGENT, 0o700)
+
+
 def test_a_session_whose_directory_was_removed_comes_back_as_private_as_it_was(private: MountedHost):
     assert private.run("flush", "s").code == 0
     before = picture(private.root / "s")
