@@ -29,14 +29,11 @@ logger = logging.getLogger(__name__)
 _BATCH = 1000
 """Files between two commits of a scan, and between two pauses of a scan in steps."""
 
-_HINTED, _DIRECTORY = 250, 20
-"""What a hint, and a directory, cost in a step: about so many files of a listing."""
+_HINTED, _STEP, _DIRECTORY = 250, 0.03, 20
+"""The most hints of a step, and seconds; the files of a listing that cost as much as one directory."""
 
-_LATE = 2.0
-"""Seconds after a change until its hint counts as missing."""
-
-_UNDECIDED = 0.2
-"""Seconds until a missing path is checked again."""
+_LATE, _UNDECIDED = 2.0, 0.2
+"""Seconds after a change until its hint counts as missing, and until a missing path is checked again."""
 
 
 class Scanner:
@@ -301,10 +298,13 @@ class Scanner:
     def _look_at_all(
         self, session: str, hints: Mapping[str, Hint], batch: Batch, trees: dict[str, bool]
     ) -> Steps[None]:
+        begun = self._clock()
         for count, (path, hint) in enumerate(hints.items(), 1):
-            if not count % _HINTED:
+            # Hints of deletions write the journal one by one, and wait for its other writers.
+            if not count % _HINTED or self._clock() - begun > _STEP:
                 self._commit(session, batch)
                 yield
+                begun = self._clock()
             if not path:
                 trees[""] = False
             elif not is_reserved(path):

@@ -681,3 +681,22 @@ def test_p13_nobody_hears_of_a_bad_name_that_is_gone(desk, caplog):
     assert "UTF-8" not in caplog.text
     assert desk.driven.flush(S).stored
     assert desk.objects() == {"fine.txt", "good.txt"}
+
+
+def test_a_step_of_hints_ends_when_its_time_is_over(desk, monkeypatch):
+    """Each hint of a deletion writes the journal. Other sessions' hints do not wait for 250 of them."""
+    names = [f"{number}" for number in range(20)]
+    for name in names:
+        desk.write(name)
+    desk.scan()
+    for name in names:
+        (desk.root / S / name).unlink()
+    now = desk.scanner._clock
+
+    def slow():
+        desk.driven.clock.push(0.02)
+        return now()
+
+    monkeypatch.setattr(desk.scanner, "_clock", slow)
+    assert len(list(desk.scanner.notice_in_steps(S, dict.fromkeys(names, Hint.GONE)))) >= 5
+    assert desk.gone() == set(names)
