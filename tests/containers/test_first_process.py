@@ -92,7 +92,9 @@ print(children() == [str(os.getpid())])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_reaches_the_command(begin: Begin, number: signal.Signals):
     handle = f"signal.signal({int(number)}, lambda *_: sys.exit(5))\n"
-    process = begin("-c", STAND_IN + HERE + handle + "print('up', flush=True); time.sleep(30)")
+    # Short sleeps: Python sleeps on if a signal comes after it has looked for one and before it asks the kernel.
+    sleep = "print('up', flush=True)\nfor _ in range(600): time.sleep(0.05)"
+    process = begin("-c", STAND_IN + HERE + handle + sleep)
     assert line(process) == "up"
     os.kill(first(process), number)
     assert process.wait(20) == 5

@@ -223,6 +223,8 @@ class Sessions(RuleBasedStateMachine):
             return
         self.flush_in_calm()
         before, stood = self.local_files(), PREFIX + path in self.store.objects
+        entry = self.driven.engine.journal.entries.entry(SESSION, path)
+        replaced = entry is not None and entry.superseded is not None and entry.superseded.stored is not None
         self.move_session_away()
         self.scan()
         self.foreign_put(path, data, digest=True)
@@ -235,7 +237,7 @@ class Sessions(RuleBasedStateMachine):
         if path in before:
             theirs = b"theirs " + data
             held = self.store.objects[PREFIX + path].data
-            if stood or edit:
+            if stood or edit or replaced:  # by that host, before somebody deleted its version
                 assert held == (b"edited while it was away" if edit else theirs)
             else:  # some host had deleted it before, so that it stood here alone: both are kept
                 both = {known.data for key, known in self.store.objects.items() if key.startswith(PREFIX + path)}
