@@ -75,7 +75,8 @@ class Scanner:
             return
         if "" in hints and hints[""] & Hint.GONE:
             self.presence.heard_replaced(session)
-        if not self.presence.meet(session):
+        row = self.presence.meet(session)
+        if row is None:
             return
         if FILE_NAME in hints:
             self._ignoring.forget(session)
@@ -92,7 +93,7 @@ class Scanner:
                     logger.warning("%s", error, extra={"session": session, "path": path})
         self._commit(session, batch)
         for tree, gone in trees.items():
-            self._scan_tree(session, tree, gone=gone)
+            self._scan_tree(session, tree, gone=gone and not row.doubted)
 
     def scan(
         self,
