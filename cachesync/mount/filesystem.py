@@ -67,8 +67,11 @@ def build(view: View, device: Device, through: WriteThrough) -> Loop:
 
 
 def _until_sure(view: View, handler: Handler) -> Handler:
-    """What was found neither on the disk nor in the journal may have gone from one to the other between the two looks.
-    A handler that finds nothing has done nothing. It looks again until the journal does not change meanwhile."""
+    """Run a handler again if it found nothing and the journal changed meanwhile.
+
+    Between its two checks, a file may have moved from the disk to the store, or back. A handler that finds nothing has
+    changed nothing.
+    """
 
     def handle(r: Request) -> bytes:
         version = None

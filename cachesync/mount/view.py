@@ -171,8 +171,10 @@ class View:
         return node, attributes_here(node, found)
 
     def _find(self, place: bytes, path: bytes, told: Absent | None = None) -> os.stat_result | Absent | None:
-        """What stands at a place, or is only in the store. None if neither is so: not even for a moment between the two
-        questions, which the journal's version shows. Raises OSError, Later."""
+        """Return what the disk or the store has at a path, or None. Raises OSError, Later.
+
+        Between the two checks, a file may move from one to the other. So None needs a journal that did not change.
+        """
         version = None
         while True:
             try:

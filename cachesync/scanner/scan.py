@@ -73,8 +73,8 @@ class Scanner:
     def notice_in_steps(self, session: str, hints: Mapping[str, Hint]) -> Steps[None]:
         """Compare the hinted paths of a session with the journal ("" is its directory). A step takes some 30 ms.
 
-        A missing path becomes a tombstone only if its hint, or its directory's, reports the deletion. A missing path
-        alone is not evidence of a deletion (P7), and a directory's hint is none in a session that is in doubt.
+        A missing path becomes a tombstone only if its hint or its directory's hint reports the deletion (P7). The hint
+        of a directory does not count in a session that is in doubt.
 
         Raises RootHalted, and FileUnreadable if the session's directory cannot be read.
         """
@@ -82,7 +82,8 @@ class Scanner:
             return
         if "" in hints and hints[""] & Hint.GONE:
             self.presence.heard_replaced(session)
-        if not self.presence.meet(session):
+        row = self.presence.meet(session)
+        if row is None:
             return
         if FILE_NAME in hints:
             self._ignoring.forget(session)
@@ -91,7 +92,7 @@ class Scanner:
         trees: dict[str, bool] = {}
         yield from self._look_at_all(session, hints, batch, trees)
         for tree, gone in trees.items():
-            yield from self._scan_tree(session, tree, gone=gone)
+            yield from self._scan_tree(session, tree, gone=gone and not row.doubted)
 
     def scan(self, session: str, directory: str = "", **options: Unpack[ScanOptions]) -> ScanResult:
         """Do all steps of ``scan_in_steps``, and return its result."""

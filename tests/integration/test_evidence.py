@@ -151,6 +151,23 @@ def test_p08_a_deletion_that_was_heard_in_this_life_follows_at_once(host, cut):
     assert objects(host) == {"stays"}
 
 
+@pytest.mark.parametrize("made", ["", "d", "d/another"], ids=["moved away", "a file now", "made anew"])
+def test_p07_in_doubt_a_directory_s_event_says_nothing_of_what_was_in_it(host, made):
+    """A file below it may have been missing before that."""
+    flushed(host, "d/f", "stays")
+    before = objects(host)
+    host.journal.sessions.doubt_all()
+    shutil.rmtree(host.session / "d")
+    if made:
+        host.write(made, b"new")
+    host.driven.engine.scanner.notice(S, {"d": Hint.GONE | Hint.TREE})
+    wait(host)
+    assert before <= objects(host)
+    host.flush()
+    assert before <= objects(host)
+    assert vanished(host) == 1
+
+
 def test_a_file_that_vanished_and_returns_is_clean_again(host, cut):
     place = host.write("a")
     flushed(host, "stays")
