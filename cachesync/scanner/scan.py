@@ -156,8 +156,7 @@ class Scanner:
         return result
 
     def _scan_tree(self, session: str, directory: str, *, gone: bool) -> Steps[None]:
-        """Compare everything under a hinted directory. ``gone`` says that the hint reported that a path was deleted or
-        replaced there."""
+        """Compare everything under a hinted directory. ``gone``: the hint reported a deletion or replacement there."""
         batch = Batch([directory])
         yield from self._walk(session, batch, ScanResult())
         if gone:
