@@ -9,18 +9,23 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from cachesync.errors import JournalDamaged, JournalUnavailable, UsageError
+from cachesync.journal.mutex import Mutex
 from cachesync.journal.reserve import Reserve
 from cachesync.journal.schema import MIGRATIONS
 from cachesync.journal.sound import check_contents
 
 Row = tuple[Any, ...]
 
+_READERS = 6
+"""Connections that read. More threads wait for each other."""
+
 
 class Database:
-    """One writing connection, guarded by a lock, and one for long reads that never wait for it.
+    """One writing connection, guarded by a lock, and a few that read, which wait neither for a writer nor for its disk.
 
     WAL with ``synchronous=NORMAL``: a commit survives a killed process, and after power loss the file is sound but may
     lack its last commits. That costs nothing, since a scan finds again what a lost mark said and the store's conditions
@@ -31,20 +36,24 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises JournalDamaged if what is there is not a sound journal."""
         self.path = path
-        self._lock = threading.RLock()
-        self._read_lock = threading.RLock()
+        self._lock = Mutex()
+        self._writing: int | None = None
+        """The thread that is in a transaction."""
         try:
             _create(path)
             self._writer = self._connect()
             self._check()
             self._migrate()
-            self._reader = self._connect()
+            self._readers = [self._connect() for _ in range(_READERS)]
         except OSError as error:
             raise JournalUnavailable("open the journal", str(path), error.strerror) from error
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _translate(error, "open the journal", path) from error
         stat = os.stat(path)
         self._identity = (stat.st_dev, stat.st_ino)
+        self._free: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        for reader in self._readers:
+            self._free.put(reader)
         self.place = f"{stat.st_ino}"
         self._damaged = False
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
@@ -78,6 +87,7 @@ class Database:
                 self._writer.execute("PRAGMA synchronous=FULL")
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
+                self._writing = threading.get_ident()
                 try:
                     yield self._writer
                     self._writer.execute("COMMIT")
@@ -87,32 +97,35 @@ class Database:
                         self._writer.execute("ROLLBACK")
                     raise
             finally:
+                self._writing = None
                 if durable:
                     self._writer.execute("PRAGMA synchronous=NORMAL")
 
     @property
     def changes(self) -> int | None:
-        """A number that grows with every row that is changed, before that is committed: while it stands still, what was
-        read is what there is. None where that cannot be said: within a transaction, which may be taken back."""
+        """A number that grows with every row that is changed: while it stands still, what was read is what there is.
+        None while a transaction is open, whose changes are not there yet, or may be taken back."""
         try:
-            return None if self._writer.in_transaction else self._writer.total_changes
+            changes = self._writer.total_changes  # first: a transaction that begins now is seen below
         except sqlite3.ProgrammingError:  # closed: the next question says so
             return None
+        return changes if self._writing is None else None
 
     def all(self, sql: str, values: Row = ()) -> list[Row]:
-        """All rows of a short query, as of now."""
-        with self._lock, self._translated("read the journal"):
-            return self._writer.execute(sql, values).fetchall()
+        """All rows of a query: as of the last commit, or within a transaction as that left them."""
+        with self._translated("read the journal"):
+            if self._writing == threading.get_ident():
+                return self._writer.execute(sql, values).fetchall()
+            reader = self._free.get()
+            try:
+                return reader.execute(sql, values).fetchall()
+            finally:
+                self._free.put(reader)
 
     def one(self, sql: str, values: Row = ()) -> Row | None:
-        """The first row of a short query, as of now."""
+        """The first row of a short query, as ``all``."""
         rows = self.all(sql, values)
         return rows[0] if rows else None
-
-    def long(self, sql: str, values: Row = ()) -> list[Row]:
-        """All rows of a query that may take long: it does not hold up writers."""
-        with self._read_lock, self._translated("read the journal"):
-            return self._reader.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
     def _translated(self, operation: str) -> Iterator[None]:
@@ -147,9 +160,12 @@ class Database:
 
     def close(self) -> None:
         """Let the file go; the last commit stays."""
-        with self._lock, self._read_lock:
-            self._reader.close()
-            self._writer.close()
+        with self._lock:
+            readers = [self._free.get() for _ in range(_READERS)]
+            for connection in (*readers, self._writer):
+                connection.close()
+            for reader in readers:
+                self._free.put(reader)  # closed: who asks now is told so
 
 
 def _create(path: Path) -> None:

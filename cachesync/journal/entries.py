@@ -252,7 +252,7 @@ class Entries:
     def remembered(self, name: str, path: str) -> Entry | None:
         """The same, for those who ask again and again: not asked of the database while nothing in it has changed.
 
-        Sound since this process alone writes to it, and on one connection.
+        Sound since only one connection of this process writes to it.
         """
         changes, place = self._ledger.db.changes, (name, path)
         at, entries = self._remembered
@@ -267,7 +267,7 @@ class Entries:
 
     def children(self, name: str, directory: str) -> dict[bytes, Known]:
         """What is known of every path directly in ``directory`` ("" is the session's top), by name."""
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             f"SELECT {KNOWN_COLUMNS} FROM entry WHERE session = ? AND dir = ?",
             (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),
         )
@@ -275,7 +275,7 @@ class Entries:
 
     def seen(self, name: str, directory: str) -> dict[bytes, Row]:
         """What is expected to stand directly in ``directory`` on disk, by name, as ``files.Tree.listing`` takes it."""
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             f"SELECT {SEEN_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND resident = 1 AND gone_at IS NULL",
             (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),
         )
@@ -286,7 +286,7 @@ class Entries:
         entry, since a hint told of what is in them and none of themselves."""
         _, start, end = below(directory)
         return [
-            os.fsdecode(row[0]) + "/" for row in self._ledger.db.long(_DIRECTORIES, (self._ledger.id(name), start, end))
+            os.fsdecode(row[0]) + "/" for row in self._ledger.db.all(_DIRECTORIES, (self._ledger.id(name), start, end))
         ]
 
     def known(self, name: str, path: str) -> Known | None:
@@ -299,7 +299,7 @@ class Entries:
 
     def unsettled(self, name: str) -> list[str]:
         """Clean paths whose bytes may have changed without a trace in their stat."""
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             "SELECT dir, name FROM entry WHERE session = ? AND unsettled > 0 AND synced = generation AND resident = 1",
             (self._ledger.id(name),),
         )

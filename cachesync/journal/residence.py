@@ -211,7 +211,7 @@ class Residence:
 
     def here(self, name: str) -> set[str]:
         """The clean files that are expected on disk."""
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             "SELECT dir, name FROM entry WHERE session = ? AND resident = 1 AND kind = 'file' AND etag IS NOT NULL"
             " AND synced = generation AND gone_at IS NULL",
             (self._ledger.id(name),),
@@ -234,7 +234,7 @@ class Residence:
     def standing(self, name: str) -> dict[str, tuple[str, bool, bool]]:
         """Return, for each resident file that was stored: its version, whether another host's version is known, and
         whether another host removed it."""
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             "SELECT dir, name, etag, newer IS NOT NULL, newer IS 'null' FROM entry WHERE session = ? AND resident = 1"
             " AND kind = 'file' AND etag IS NOT NULL AND gone_at IS NULL",
             (self._ledger.id(name),),
@@ -244,7 +244,7 @@ class Residence:
     def deleted_elsewhere(self, name: str) -> list[str]:
         """Return the files that are here and that another host deleted in the store."""
         sql = f"SELECT dir, name FROM entry WHERE session = ? AND kind = 'file' AND {DELETED_ELSEWHERE}"
-        return [join(*row) for row in self._ledger.db.long(sql, (self._ledger.id(name),))]
+        return [join(*row) for row in self._ledger.db.all(sql, (self._ledger.id(name),))]
 
     def stored_lately(self, name: str, paths: Iterable[str], now: float) -> list[str]:
         """Return those of the paths that were stored in the last minute. A listing may still show an older version."""
@@ -257,7 +257,7 @@ class Residence:
 
         A file that is known only from a listing is another host's, which may remove it without a report here.
         """
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             "SELECT dir, name, ifnull(etag, ''), puts > 0 OR sha256 IS NOT NULL FROM entry"
             " WHERE session = ? AND resident = 0 AND kind = 'file'",
             (self._ledger.id(name),),
@@ -326,7 +326,7 @@ class Residence:
         a manifest that is not ``whole``.
         """
         number, changed = self._ledger.id(name), []
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             "SELECT dir, name, generation, kind, mtime_ns, mode, target, newer FROM entry WHERE session = ?"
             " AND kind <> 'file' AND resident = 1 AND synced = generation AND gone_at IS NULL AND etag IS NULL",
             (number,),

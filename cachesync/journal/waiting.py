@@ -71,7 +71,7 @@ class Waiting:
     def summary(self) -> dict[str, tuple[bool, bool]]:
         """Return, for each session, whether the uploader has work for it and whether its manifest is out of date."""
         dirty = "SELECT 1 FROM entry INDEXED BY dirty WHERE session = s.id AND"
-        rows = self._ledger.db.long(
+        rows = self._ledger.db.all(
             f"SELECT name, EXISTS ({dirty} {WORK}),"
             f" revision <> manifest_revision OR EXISTS ({dirty} synced < generation) FROM session AS s"
         )
@@ -80,7 +80,7 @@ class Waiting:
     def counts(self, name: str) -> Counts:
         """Return the counts of a session's entries."""
         number = self._ledger.id(name)
-        files = self._ledger.db.long(
+        files = self._ledger.db.all(
             f"SELECT count(*), sum(CASE WHEN {DELETED_ELSEWHERE} THEN 0 WHEN resident THEN size ELSE stored_size END),"
             " sum(resident = 0), sum(vanished), max(CASE WHEN resident THEN mtime_ns ELSE stored_mtime_ns END),"
             f" sum({DELETED_ELSEWHERE}) FROM entry WHERE session = ? AND kind = 'file' AND gone_at IS NULL",

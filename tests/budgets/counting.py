@@ -107,7 +107,7 @@ def _sql(engine: Engine, done: Done) -> Iterator[None]:
         connection.set_trace_callback(trace)
         return connection
 
-    kept = (database._writer, database._reader)
+    kept = (database._writer, *database._readers)
     for connection in kept:
         note(connection)
     try:

@@ -44,7 +44,7 @@ STORED_FILE = {
 }
 PAGES = 5.0
 """Pages of the journal that a confirmation writes, measured as 4.5: of the session, of the entry, and of the three
-indexes that it is in; some are one page."""
+indexes that it is in; some are one page. The two questions read as many, as another connection has written them."""
 
 
 def a_file(few: Traced, many: Traced) -> dict[str, float]:
@@ -88,16 +88,17 @@ def stored(counting: Counted, folder: Path, count: int, mark: str) -> Traced:
         return elsewhere.submit(pump).result()
 
 
-def test_a_stored_file_is_12_calls_on_it_3_on_the_socket_8_locks_and_5_pages_of_the_journal(
+def test_a_stored_file_is_12_calls_on_it_3_on_the_socket_8_locks_and_10_pages_of_the_journal(
     counting: Counted, tmp_path: Path
 ):
     stored(counting, tmp_path, 1, "connected")
     few, many = stored(counting, tmp_path, FEW, "few"), stored(counting, tmp_path, MANY, "many")
     found = {place: a_file(few.on(place), many.on(place)) for place in STORED_FILE}
-    written = found[JOURNAL].pop("pwrite64")
+    written, read = found[JOURNAL].pop("pwrite64"), found[JOURNAL].pop("pread64")
     assert found == STORED_FILE, both(few, many)
     assert a_file(few.without(*STORED_FILE), many.without(*STORED_FILE)) == {}, both(few, many)
     assert written / 2 <= PAGES, both(few, many)  # a page's head, and the page
+    assert read <= PAGES, both(few, many)
 
 
 # -- what waits for the disk -------------------------------------------------------------------------------------------

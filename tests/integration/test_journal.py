@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -268,11 +269,14 @@ def test_an_upload_that_ends_after_its_entry_was_forgotten_is_evicted(desk):
 
 def asked(desk, call):
     statements: list[str] = []
-    desk.db._writer.set_trace_callback(statements.append)
+    connections = (desk.db._writer, *desk.db._readers)
+    for connection in connections:
+        connection.set_trace_callback(statements.append)
     try:
         return call(), len(statements)
     finally:
-        desk.db._writer.set_trace_callback(None)
+        for connection in connections:
+            connection.set_trace_callback(None)
 
 
 def test_what_was_read_is_remembered_until_something_changes(desk):
@@ -940,10 +944,10 @@ def test_every_hot_query_uses_its_index(desk):
 
     def explain(run):
         plans.clear()
-        for connection in (desk.db._writer, desk.db._reader):
+        for connection in (desk.db._writer, *desk.db._readers):
             connection.set_trace_callback(plans.append)
         run()
-        for connection in (desk.db._writer, desk.db._reader):
+        for connection in (desk.db._writer, *desk.db._readers):
             connection.set_trace_callback(None)
         found = []
         for sql in plans:
@@ -1026,3 +1030,58 @@ def test_what_a_session_lacks_is_known_of_all_at_once(desk):
     desk.see("b", due=NOW + 99)
     desk.work.hurry_all()
     assert desk.due(0.0) == ["b"]
+
+
+# -- who waits for whom ------------------------------------------------------------------------------------------------
+
+
+def test_p24_no_read_waits_for_a_transaction_that_is_open(desk):
+    entry = desk.see("a")
+    with ThreadPoolExecutor(1) as pool, desk.db.write() as db:
+        db.execute("UPDATE entry SET attempts = 7")
+        elsewhere = pool.submit(desk.entry, "a").result(20)
+        within = desk.db.one("SELECT attempts FROM entry")
+    assert elsewhere == entry, "what is committed"
+    assert within == (7,), "what this transaction left"
+    assert desk.entry("a").attempts == 7
+
+
+def test_p24_more_threads_may_read_than_there_are_connections(desk):
+    desk.see("a")
+    busy = [desk.db._free.get() for _ in range(desk.db._free.qsize() - 1)]
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(desk.entry, "a") for _ in range(40)]
+            assert {answer.result(20).path for answer in answers} == {"a"}
+    finally:
+        for connection in busy:
+            desk.db._free.put(connection)
+
+
+def test_who_reads_a_journal_that_is_closed_is_told_so(desk):
+    desk.see("a")
+    desk.db.close()
+    for _ in range(5):
+        with pytest.raises(JournalUnavailable):
+            desk.entry("a")
+
+
+def test_p24_a_thread_writes_beside_threads_that_never_stop_writing(desk):
+    """Each gives the lock back and takes it again at once. None of them waits for the others' end."""
+    stop, writes = threading.Event(), [0] * 4
+
+    def write(number: int) -> None:
+        while not stop.is_set():
+            with desk.db.write() as db:
+                db.execute("UPDATE meta SET generation = generation + 1")
+            writes[number] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(write, number) for number in range(4)]
+        deadline = time.monotonic() + 60
+        while min(writes) < 50 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stop.set()
+        for each in done:
+            each.result(60)
+    assert min(writes) >= 50

@@ -158,7 +158,7 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
 
 def _stream(database: Any, sql: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
     """One snapshot, as ever, but on a connection that is there: opening one would cost a third of the simulation."""
-    yield from database.long(sql, values)
+    yield from database.all(sql, values)
 
 
 _expected = cache(cachesync.journal.sound._expected)
