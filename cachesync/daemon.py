@@ -108,6 +108,7 @@ def run(config: Config, dev_server: Path | None = None, announce: Announce = lam
             if config.store.bucket is not None:
                 server.make_bucket(config.store.bucket, versioned=True)
         _step_back()
+        sys.setswitchinterval(0.001)  # beside threads that compute, one that moves a file waits for each of its turns
         hide_memory()
         store = open_store(config, server)
         stack.callback(store.close)

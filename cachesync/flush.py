@@ -52,6 +52,8 @@ _FEW = 64
 _LOOK_AT_FEW = 0.01
 """Entries, and seconds: so many are looked at that often. What is left at the end may be what changed since the barrier
 was taken, and is not waited for."""
+_PAUSE, _MOST_PAUSE = 0.003, 0.1
+"""Seconds between two questions of a flush that is alone, and of one among many."""
 
 
 class Flusher:
@@ -231,7 +233,6 @@ class Flusher:
             done = expired or not left
             if not done and now >= (look_at if left == _FEW else look_at_few):
                 done = not self._is_waiting(session, barrier, started)
-                # Many concurrent flushes must not slow the uploads.
                 pause = 10 * (time.monotonic() - now) * self._uploader.waited_for()
                 look_at_few = now + max(_LOOK_AT_FEW, pause)
                 look_at = now + max(_FULL_LOOK, pause)
@@ -242,7 +243,9 @@ class Flusher:
                 if expired or not pending or (MISSING in reasons and reasons <= {MISSING, DELETING}):
                     break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
-            time.sleep(min(0.003, max(0.0, deadline - time.monotonic())))
+            # Many flushes at once must not slow the uploads, so together they ask as often as one.
+            pause = min(_MOST_PAUSE, _PAUSE * self._uploader.waited_for())
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         conflicts = self._c.journal.sessions.conflicts(session)
         return replace(report, stored=False, failed=failed, pending=pending, conflicts=conflicts)
 

@@ -23,6 +23,7 @@ from watchdog.observers.inotify_c import InotifyConstants as In
 from cachesync.watcher.hints import OVERFLOW, RESTART, WATCH_LIMIT, Hint, Pending
 from cachesync.watcher.identity import identify
 from cachesync.watcher.reader import Reader
+from cachesync.watcher.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Tree:
         self._clock = clock
         self._lock = threading.Lock()
         self._id = CallbackId(id(self))
-        self._prefixes: dict[WatchDescriptor, str] = {}
+        self._table = Table()
         self._leaving: dict[WatchDescriptor, float] = {}
         self._uncovered: dict[str, int] = {}
         self._full = False
@@ -132,7 +133,7 @@ class Tree:
     def on_event(self, event: InotifyEvent) -> None:
         """One event of one watched directory. Called by the reader, and by nothing else."""
         with self._lock:
-            prefix = self._prefixes.get(event.wd)
+            prefix = self._table.prefix(event.wd)
             if prefix is None:
                 if event.wd == self._canary_wd:
                     self._on_canary(event.name)
@@ -180,7 +181,7 @@ class Tree:
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """The kernel dropped a watch: its directory was deleted or unmounted."""
         with self._lock:
-            self._prefixes.pop(wd, None)
+            self._table.drop(wd)
             self._leaving.pop(wd, None)
             if wd == self._root_wd:
                 self._root_wd = None
@@ -221,7 +222,7 @@ class Tree:
             prefix = relative + "/" if relative else ""
             try:
                 wd = self._reader.add_callback(os.fsencode(absolute), mask, self, self._id)
-                self._prefixes[wd] = prefix
+                self._table.put(wd, prefix)
                 self._leaving.pop(wd, None)
                 if not relative:
                     self._root_wd = wd
@@ -246,8 +247,7 @@ class Tree:
         """Forget where the directories at and below ``top`` are, and their watches too if they are not seen soon."""
         prefix = top + "/" if top else ""
         until = self._clock() + LEAVING
-        for wd in [wd for wd, at in self._prefixes.items() if at.startswith(prefix)]:
-            del self._prefixes[wd]
+        for wd in self._table.take(prefix):
             self._leaving[wd] = until
         for path in [path for path in self._uncovered if path.startswith(prefix)]:
             del self._uncovered[path]

@@ -14,7 +14,9 @@ import os
 import time
 
 from watchdog.observers.inotify_c import (
+    DEFAULT_EVENT_BUFFER_SIZE,
     CallbackId,
+    InotifyEvent,
     InotifyFD,
     Mask,
     Watch,
@@ -22,6 +24,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
     inotify_add_watch,
 )
+from watchdog.observers.inotify_c import InotifyConstants as In
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,9 @@ _GATHER = 0.002
 _GATHER_AT_MOST = 0.016
 """Seconds. Where events come this close together, some are gathered before they are read, and more the longer that goes
 on: to be woken for each takes a processor from whoever makes them, several times over."""
+
+_REPEATED = In.IN_MODIFY | In.IN_ATTRIB | In.IN_CLOSE_WRITE
+"""What programs may do to one file by the thousand, and what says no more the second time."""
 
 
 class Reader(InotifyFD):
@@ -85,6 +91,18 @@ class Reader(InotifyFD):
             logger.exception("the inotify reader ends; it is started again")
         finally:
             self._release()
+
+    def read_events(self, *, event_buffer_size: int = DEFAULT_EVENT_BUFFER_SIZE) -> list[InotifyEvent]:
+        """Wait for events and return them. One that says what the last one of its name said is left out."""
+        latest: dict[tuple[WatchDescriptor, bytes], Mask] = {}
+        events = []
+        for wd, mask, cookie, name in self._parse_event_buffer(self._read_event_buffer(event_buffer_size)):
+            if mask & _REPEATED and latest.get((wd, name)) == mask:
+                continue
+            latest[wd, name] = mask
+            if wd != -1 or mask & In.IN_Q_OVERFLOW:
+                events.append(InotifyEvent(wd, mask, cookie, name))
+        return events
 
     def shut(self, timeout: float) -> bool:
         """Tell the thread to end and wait at most twice ``timeout`` seconds; returns whether it ended.

@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
+from watchdog.observers.inotify_c import CallbackId, Mask
+from watchdog.observers.inotify_c import InotifyConstants as In
 
 from cachesync.watcher import Hint, Hints
 from cachesync.watcher.hints import TOO_MANY, Pending
 from cachesync.watcher.portable import Tree as PortableTree
+from cachesync.watcher.reader import Reader
 from cachesync.watcher.watch import Watcher
 from tests.watching import WRITTEN, Bench, write
 
@@ -329,3 +333,24 @@ def test_the_portable_tree_gives_the_same_hints(tmp_path):
     finally:
         assert tree.close(5)
     shutil.rmtree(bench.root)
+
+
+def test_p24_what_only_repeats_is_told_once_a_read(tmp_path):
+    """Programs may change the mode of two files by the thousand: no other session's events wait for each."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"")
+    reader = Reader()
+    mask, nobody = Mask(In.IN_ATTRIB | In.IN_CREATE | In.IN_DELETE), mock.Mock()
+    reader.add_callback(os.fsencode(tmp_path), mask, nobody, CallbackId(1))
+    try:
+        for number in range(300):
+            (tmp_path / "a").chmod(0o600 + number % 2)
+            (tmp_path / "b").chmod(0o600 + number % 2)
+        (tmp_path / "a").unlink()
+        (tmp_path / "a").write_bytes(b"")
+        (tmp_path / "a").chmod(0o640)
+        told = [(event.name, event.mask) for event in reader.read_events()]
+    finally:
+        reader._release()
+    changed, gone, made = In.IN_ATTRIB, In.IN_DELETE, In.IN_CREATE
+    assert told == [(b"a", changed), (b"b", changed), (b"a", gone), (b"a", made), (b"a", changed)]

@@ -79,5 +79,5 @@ def test_nothing_is_lost_in_random_operations(tmp_path, seed):
     assert set(bench.fence().paths) == probes
     assert bench.watcher.healthy()
     assert bench.watcher._tree._reader is reader  # type: ignore[union-attr]
-    assert len(bench.watcher._tree._prefixes) == len(folders)  # type: ignore[union-attr]
+    assert len(bench.watcher._tree._table) == len(folders)  # type: ignore[union-attr]
     bench.watcher.stop()
