@@ -49,7 +49,7 @@ filtered by what the user may read, or to everybody."""
 _REFUSED = (
     "the agents' socket answers flush, status, explain and events of sessions that its user may read; ask the operator"
 )
-_FLUSHES, _STREAMS, _QUESTIONS = 32, 4, 4
+_FLUSHES, _STREAMS, _QUESTIONS = 8, 4, 4
 """Requests of one user at once, by kind."""
 
 _LISTENERS = 16

@@ -5,10 +5,11 @@ Names and paths are percent-encoded bytes; options go in the query, and one that
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -83,6 +84,24 @@ def answer(told: object, status: int = 200) -> web.Response:
     """A JSON answer. What is long comes as bytes: to make them takes time that the loop does not have."""
     body = told if isinstance(told, bytes) else wire.dumps(told)
     return web.Response(body=body + b"\n", status=status, content_type="application/json")
+
+
+class Connection(web.RequestHandler):
+    """One connection of a server, made in its event loop. ``settings`` are those of aiohttp's."""
+
+    def __init__(self, server: web.Server, settings: Mapping[str, Any]) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Return the answer to what is no request: JSON, without the bytes that were sent, which may hold a token."""
+        super().handle_error(request, status, exc, message)
+        hint = "see RFC 9112" if status < web.HTTPInternalServerError.status_code else "see the daemon's log"
+        error = UsageError("answer", cause="that is no HTTP request as it is understood here", hint=hint)
+        response = answer(wire.error_json(error), status)
+        response.force_close()
+        return response
 
 
 def take_expectations(runner: web.AppRunner) -> None:

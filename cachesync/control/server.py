@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from cachesync.control.agents import AgentDoor, AgentRoutes, agents_site
-from cachesync.control.exchange import as_json, take_expectations
+from cachesync.control.exchange import Connection, as_json, take_expectations
 from cachesync.control.routes import MAX_BODY, Routes
 from cachesync.control.tcp import Door, Site, tcp_site
 from cachesync.control.unix_socket import UnixSocket
@@ -151,19 +152,23 @@ class _OwnSite:
         app.add_routes(routes.table())
         self._runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
         self._listener = listener
-        self._site: web.SockSite | None = None
+        self._settings = settings
+        self._listening: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Take connections."""
         await self._runner.setup()
         take_expectations(self._runner)
-        self._site = web.SockSite(self._runner, self._listener, backlog=BACKLOG)
-        await self._site.start()
+        server = self._runner.server
+        assert server is not None  # noqa: S101  # it is set up
+        connection = partial(Connection, server, self._settings)
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(connection, sock=self._listener, backlog=BACKLOG)
 
     async def shut(self) -> None:
         """Take no more connections; those that there are go on."""
-        if self._site is not None:
-            await self._site.stop()
+        if self._listening is not None:
+            self._listening.close()
 
     async def cleanup(self) -> None:
         """End all connections."""

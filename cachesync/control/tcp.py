@@ -20,10 +20,10 @@ from aiohttp import web
 
 from cachesync.config.kinds import Address, is_loopback
 from cachesync.control import wire
-from cachesync.control.exchange import Handler, answer, as_json, take_expectations
+from cachesync.control.exchange import Connection, Handler, as_json, take_expectations
 from cachesync.control.guard import OPEN, Guard, guarded, protect, seal
 from cachesync.control.page_routes import PageRoutes
-from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
+from cachesync.errors import ConfigError, DaemonUnavailable
 from cachesync.record import record
 
 CONNECTIONS = 256
@@ -138,11 +138,11 @@ def tcp_site(door: Door, table: Collection[web.RouteDef], max_body: int, setting
     return Site(app, door.listener.dup(), settings)
 
 
-class _Connection(web.RequestHandler):
+class _Connection(Connection):
     """One connection, which is in ``those_open`` as long as it counts. ``busy`` while a request is being answered."""
 
     def __init__(self, server: web.Server, those_open: set[_Connection], settings: Mapping[str, Any]) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+        super().__init__(server, settings)
         self._those_open = those_open
         self._waiting = 0
         self.busy = False
@@ -156,13 +156,9 @@ class _Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """The answer to what is no request: JSON as well, and without what was sent, which may hold a token."""
-        super().handle_error(request, status, exc, message)
-        hint = "see RFC 9112" if status < web.HTTPInternalServerError.status_code else "see the daemon's log"
-        told = UsageError("answer", cause="that is no HTTP request as it is understood here", hint=hint)
-        response = answer(wire.error_json(told), status)
+        """As on the sockets, with the headers of all answers over TCP."""
+        response = super().handle_error(request, status, exc, message)
         seal(response.headers)
-        response.force_close()
         return response
 
     def answered(self) -> None:

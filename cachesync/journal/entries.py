@@ -86,6 +86,7 @@ WITH RECURSIVE found(dir) AS (
 """
 """From one directory to the next: what a directory holds is not counted."""
 
+_MARKS = 100
 _MOST_REMEMBERED = 1024
 
 _IS_AWAY = """
@@ -94,7 +95,7 @@ SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND (resident = 0
 
 
 class Entries:
-    """Marks and questions. Each verb is one transaction."""
+    """Marks and questions. Each verb is one transaction, unless it says otherwise."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -103,12 +104,17 @@ class Entries:
     def mark(
         self, name: str, marks: Sequence[Mark], now: float, *, stands: Callable[[str], bool] | None = None
     ) -> None:
-        """Make paths dirty, all with one new generation. A missing path counts only if it was expected on disk.
+        """Make paths dirty, a hundred in one transaction and generation: all sessions' writes wait for its end. A
+        missing path counts only if it was expected on disk.
 
         A look is a moment old: ``stands`` looks once more, while nobody else writes. What was missing and stands was
         brought here meanwhile; what counts as evicted or deleted, was seen and does not stand was on its way out: an
         eviction drops nothing that is written down to be here.
         """
+        for start in range(0, len(marks), _MARKS):
+            self._mark(name, marks[start : start + _MARKS], now, stands)
+
+    def _mark(self, name: str, marks: Sequence[Mark], now: float, stands: Callable[[str], bool] | None) -> None:
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)

@@ -1085,3 +1085,20 @@ def test_p24_a_thread_writes_beside_threads_that_never_stop_writing(desk):
         for each in done:
             each.result(60)
     assert min(writes) >= 50
+
+
+def test_p24_a_thousand_marks_let_others_write_between_them(desk, monkeypatch):
+    database = desk.journal._ledger.db
+    plain, written = database.write, []
+
+    @contextlib.contextmanager
+    def write(**options):
+        with plain(**options) as db:
+            before = db.total_changes
+            yield db
+            written.append(db.total_changes - before)
+
+    monkeypatch.setattr(database, "write", write)
+    desk.entries.mark(S, [Mark(f"f{number}", file_stat(), NOW) for number in range(1000)], NOW)
+    assert len(list(desk.entries.walk(S))) == 1000
+    assert max(written) <= 102  # a hundred, the generation, the session's revision

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -372,3 +373,24 @@ def test_a_socket_that_is_a_link_leads_to_no_other(tmp_path: Path):
     assert victim.read_text() == "precious"
     with pytest.raises(DaemonUnavailable):
         ControlClient(tmp_path / "none.sock").sessions()
+
+
+def test_p16_what_is_no_http_is_answered_in_json_on_each_socket(served: Host):
+    """However its bytes come: a bad chunk may come with the head of its request, or after it."""
+    head = b"POST /v1/retry HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for first, rest in (
+        (head + b"5\r\nabcdeXX\r\n0\r\n\r\n", b""),
+        (head, b"5\r\nabcdeXX\r\n0\r\n\r\n"),
+        (b"MARKED\r\n\r\n", b""),
+    ):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(os.fspath(served.state / "control.sock"))
+            connection.sendall(first)
+            if rest:
+                time.sleep(0.2)
+                connection.sendall(rest)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert b"application/json" in answer, answer
+        assert b"MARKED" not in answer
+        assert b"text/plain" not in answer

@@ -108,7 +108,7 @@ class Worker:
         self.done["flushes"] += 1
         if b'"stored": true' in told or b'"stored":true' in told:
             return True
-        self.wrong.append(f"flush: {told[-300:]!r}")
+        self.wrong.append(f"{time.time():.3f}: flush: {told[-300:]!r}")
         return False
 
     def evict(self) -> None:
@@ -134,14 +134,14 @@ def main() -> int:
         try:
             worker.step()
         except OSError as error:
-            worker.wrong.append(f"{error!r}")
+            worker.wrong.append(f"{time.time():.3f}: {error}")
         if len(worker.wrong) > 50:
             break
     try:
         worker.flush(120.0)
         worker.read_all()
     except OSError as error:
-        worker.wrong.append(f"at the end: {error!r}")
+        worker.wrong.append(f"at the end: {error}")
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in worker.files.items()}
     _say({"done": worker.done, "wrong": worker.wrong, "files": digests})
     return 0
