@@ -157,16 +157,21 @@ class Entries:
                 (self._ledger.id(name), *split(path)),
             )
 
-    def mark_tree_gone(self, name: str, directory: str, due_at: float, now: float) -> int:
+    def mark_tree_gone(
+        self, name: str, directory: str, due_at: float, now: float, *, stands: Callable[[str], bool] | None = None
+    ) -> int:
         """A directory is missing, and with it everything below that was expected on disk. Returns how much it was.
 
         In a session in doubt, nothing is marked: what was below may have been missing before. A whole scan decides.
+        ``stands`` as in ``mark``: the directory may be here again, with files that were brought into it meanwhile.
         """
         number, place = self._ledger.id(name), (*split(directory), *below(directory))
         # Asked of each file that is gone: it may have been a directory. Mostly it was none, and nothing is written.
         if self._ledger.db.one(_IS_EXPECTED + _AT_OR_BELOW, (number, None, None, None, *place)) is None:
             return 0
         with self._ledger.db.write() as db:
+            if stands is not None and stands(directory):
+                return 0
             generation = self._ledger.next_generation(db)
             count = db.execute(_MARK_GONE + _AT_OR_BELOW, (number, generation, due_at, now, *place)).rowcount
             if count:

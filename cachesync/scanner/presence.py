@@ -153,7 +153,8 @@ class Presence:
 
     def tree_gone(self, session: str, directory: str) -> int:
         """Mark as deleted all entries below a directory that does not exist. Returns their number."""
-        count = self._journal.entries.mark_tree_gone(session, directory, self.gone_due(), self._clock())
+        stands = partial(self.stands, session)
+        count = self._journal.entries.mark_tree_gone(session, directory, self.gone_due(), self._clock(), stands=stands)
         if count:
             self._tell(What.DIRTY, session, directory, changes=count)
         return count

@@ -13,6 +13,7 @@ from cachesync.files.beneath import open_beneath
 from cachesync.journal.turns import SharedTurns
 from cachesync.model import Mark
 from cachesync.policy import Writer
+from cachesync.watcher import Hint
 from tests.flat_store import Crash, FlatStore
 from tests.life import Host, S, look
 
@@ -294,6 +295,25 @@ def test_a_change_that_leaves_size_and_times_alone_is_kept(a, meanwhile):
     assert list(kept(a.life.evict(S))) == ["f"]
     settled(a)
     assert a.store.objects[PREFIX + "f"].data == b"2"
+
+
+def test_p07_a_directory_that_is_brought_again_before_its_removal_is_noted_is_not_deleted(a, monkeypatch):
+    """The hint of evict's own removal may come late, and wait for the journal while a mount brings the files again."""
+    a.life.evict(S)
+    before, presence = stored(a), a.driven.engine.scanner.presence
+    gone = presence.gone
+
+    def late(session, path):
+        if not (a.session / "d").exists():
+            a.life.open(S)
+        return gone(session, path)
+
+    monkeypatch.setattr(presence, "gone", late)
+    a.session.mkdir(exist_ok=True)
+    a.driven.engine.scanner.notice(S, {"d": Hint.GONE | Hint.TREE})
+    assert (a.session / "d/e/g").read_bytes() == b"22"
+    assert not [entry.path for entry in a.journal.entries.walk(S) if entry.tombstone]
+    assert settled(a) == before
 
 
 def test_a_file_that_is_opened_in_between_goes_back(a, monkeypatch):
