@@ -88,8 +88,9 @@ class Committer:
             entries = self._c.journal.entries.walk(session)
             now = self._c.clock()
             summary = manifest.write(
-                out, entries, session=session, state=state, host=self._host, now=now, serial=serial, mode=row.mode
-            )
+                out, entries, session=session, state=state, host=self._host, now=now, serial=serial, mode=row.mode,
+                owner=None if row.rights is None else row.rights.uid,
+            )  # fmt: skip
             if summary.failures:
                 return summary
             out.flush()

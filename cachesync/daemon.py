@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cachesync.control.tcp import Door
     from cachesync.devserver import DevServer
     from cachesync.engine import Engine
+    from cachesync.journal import Journal
     from cachesync.store.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class Daemon:
         engine.service.notes = lambda: [*attendant.notes(), *self._expiry.notes()]
         engine.service.measure = Measuring(engine, attendant.watcher, self._begun, self._expiry)
         door: Door | None = None
-        agents = self._agents()
+        agents = self._agents(engine.journal)
 
         def serve(path: Path) -> ControlServer:
             of_agents = agents is not None and path == agents.path
@@ -328,14 +329,18 @@ class Daemon:
         except CacheSyncError as error:
             logger.error("%s", error)
 
-    def _agents(self) -> AgentDoor | None:
+    def _agents(self, journal: Journal) -> AgentDoor | None:
         """The agents' socket, if there is to be one."""
         from cachesync.control.agents import AgentDoor
 
-        config = self._config
-        if config.agent_socket is None:
+        if (config := self._config).agent_socket is None:
             return None
-        return AgentDoor(config.agent_socket, config.root, config.agent_read or ())
+
+        def owner(session: str) -> int | None:
+            row = journal.sessions.get(session)
+            return None if row is None or row.rights is None else row.rights.uid
+
+        return AgentDoor(config.agent_socket, config.root, config.agent_read or (), owner)
 
     def _door(self) -> Door | None:
         """The listening socket, and the token that opens it: the configured one, or the state folder's."""

@@ -171,6 +171,12 @@ class FileUnreadable(CacheSyncError):
     hint = "let the daemon's user read it, or list it in .cachesyncignore"
 
 
+class SessionTaken(FileUnreadable):
+    """Another user than the session's made the directory of its name."""
+
+    hint = "move the directory away, or give it to the session's user with chown"
+
+
 class FileUnwritable(CacheSyncError):
     """A file or directory that cannot be made, changed or taken away here."""
 

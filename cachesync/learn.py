@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from cachesync.journal import MANIFEST, Journal
 from cachesync.keys import from_key, manifest_key, session_prefix
 from cachesync.model import FileStat, ObjectInfo, Session, Stored, Version
 from cachesync.parallel import in_parallel
+from cachesync.policy import check_owner
 from cachesync.store.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -104,7 +106,7 @@ class Learner:
         """Learn the session, if it is not learned yet. Returns False if another thread is learning it; with ``wait``,
         waits for that thread instead.
 
-        Raises StoreError.
+        Raises StoreError, SessionTaken.
         """
         row = self._journal.sessions.get(session)
         if row is None or row.learned:
@@ -126,7 +128,7 @@ class Learner:
         return True
 
     def again(self, session: str) -> Astray:
-        """Learn the session again. Raises StoreError."""
+        """Learn the session again. Raises StoreError, SessionTaken."""
         with self._lock(session):
             return self._learn(session)
 
@@ -202,6 +204,8 @@ class Learner:
         sessions, residence = self._journal.sessions, self._journal.residence
         before = sessions.get(session)
         found = self._manifest(session)
+        if found and before and before.directory and before.rights and not before.manifest:
+            check_owner(session, before.rights.uid, found.owner, own=os.geteuid())
         past = _Past(before, found, doubted=session in self._identity.doubted)
         if past.is_news and self._identity.admit_manifest(session, older=past.is_other):
             past = _Past(before, found, doubted=True)

@@ -60,16 +60,20 @@ def write(
     now: float,
     serial: int = 0,
     mode: int | None = None,
+    owner: int | None = None,
 ) -> Summary:
     """Write the manifest of what the store has. A name or link target that is not UTF-8 goes to ``failures``.
 
-    ``serial`` is the serial of the previous manifest plus one, ``mode`` the permission bits of the session's directory.
+    ``serial`` is the serial of the previous manifest plus one, ``mode`` and ``owner`` the permission bits and the user
+    of the session's directory.
     """
     summary = Summary(failures=[])
     written_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = {"format": FORMAT, "session": session, "state": state, "host": host, "written_at": written_at}
     if mode is not None:
         head["mode"] = f"{mode:04o}"
+    if owner is not None:
+        head["owner"] = owner
     head["serial"] = serial
     out.write(json.dumps(head)[:-1].encode() + b', "entries": [')
     separator = b"\n"
@@ -189,8 +193,8 @@ class FoundManifest:
     """A manifest as it stands in the store: its files by path, its links and directories; rows that make sense only.
 
     ``flaws`` says, in sentences, what had to be passed over or stands there twice; a hundred of them at most.
-    ``serial`` is its number, ``mode`` the permission bits of the session's directory; None if another program or
-    version 0.1.0 wrote it.
+    ``serial`` is its number, ``mode`` and ``owner`` the permission bits and the user of the session's directory on the
+    host that wrote it; None if another program or version 0.1.0 wrote it.
     """
 
     version: Version
@@ -199,6 +203,7 @@ class FoundManifest:
     flaws: list[str] = field(default_factory=list)
     serial: int | None = None
     mode: int | None = None
+    owner: int | None = None
 
 
 def read(store: ObjectStore, key: str) -> FoundManifest:
@@ -236,8 +241,13 @@ def read(store: ObjectStore, key: str) -> FoundManifest:
                 _note(flaws, f"a row makes no sense: {row!r:.120}")
     except IntegrityError as error:
         return FoundManifest(download.info.version, {}, [], [error.reason])
-    serial, mode = head.get("serial"), _own_mode(head, flaws)
-    return FoundManifest(download.info.version, files, others, flaws, serial if type(serial) is int else None, mode)
+    serial, mode, owner = _number(head, "serial"), _own_mode(head, flaws), _number(head, "owner")
+    return FoundManifest(download.info.version, files, others, flaws, serial, mode, owner)
+
+
+def _number(head: dict[str, Any], name: str) -> int | None:
+    value = head.get(name)
+    return value if type(value) is int else None
 
 
 def _own_mode(head: dict[str, Any], flaws: list[str]) -> int | None:

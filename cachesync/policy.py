@@ -14,6 +14,7 @@ from cachesync.errors import (
     FileChanging,
     PreconditionFailed,
     RootHalted,
+    SessionTaken,
     StoreCredentials,
     StoreNameTaken,
     StoreTransient,
@@ -97,6 +98,17 @@ class Weight(IntEnum):
 def weigh(size: int) -> Weight:
     """Return the weight of a transfer of ``size`` bytes (journal.rows has the same in SQL)."""
     return Weight((size > SMALL) + (size > PART_SIZE))
+
+
+def check_owner(session: str, user: int, owner: int | None, *, own: int) -> None:
+    """Raise SessionTaken if a new directory of ``user`` must not have the files of a session of ``owner``.
+
+    A directory of root or of this process's user (``own``) may: the operator made it. None is an unknown owner.
+    Without this, whoever makes a directory with the name of an evicted session gets its files.
+    """
+    if owner is not None and user not in (0, own, owner):
+        cause = f"its directory belongs to user {user}, and the session to user {owner}"
+        raise SessionTaken("read", session, cause)
 
 
 class Writer(Enum):

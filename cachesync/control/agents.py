@@ -62,11 +62,13 @@ T = TypeVar("T")
 
 @record(frozen=True, slots=True)
 class AgentDoor:
-    """The agents' socket, as it is configured. ``granted`` are addresses that may be read through it."""
+    """The agents' socket, as it is configured. ``granted`` are addresses that may be read through it, ``owner`` is the
+    user of a session's directory as the journal has it."""
 
     path: Path
     root: Path
     granted: tuple[str, ...] = ()
+    owner: Callable[[str], int | None] = lambda _: None
 
 
 class AgentRoutes:
@@ -75,7 +77,7 @@ class AgentRoutes:
     def __init__(self, verbs: Verbs, ready: Callable[[], bool], live: Callable[[], bool], door: AgentDoor) -> None:
         self._verbs = verbs
         self._routes = Routes(verbs, ready, live)
-        self._rights = SessionRights(door.root)
+        self._rights = SessionRights(door.root, door.owner)
         self._granted = [parse_whole(address) for address in door.granted]
         self._checks = Lane("look at a session's rights", _AT_ONCE, _WAIT, idle=30.0)
         self._queries = Lane("ask the daemon", _AT_ONCE, _WAIT)

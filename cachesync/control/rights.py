@@ -12,10 +12,13 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from cachesync.control.address import CREDENTIALS
+from cachesync.errors import CacheSyncError
+from cachesync.policy import check_owner
 from cachesync.record import record
 
 _PEERGROUPS = 59
@@ -81,26 +84,29 @@ def is_own(connection: Connection | None) -> bool:
 
 
 class SessionRights:
-    """The rights of peers in the sessions of a root."""
+    """The rights of peers in the sessions of a root. ``owner`` is the user of a session as the journal has it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, owner: Callable[[str], int | None] = lambda _: None) -> None:
         self._root = root
+        self._owner = owner
         self._unknown = frozenset(_unmapped(name) for name in ("overflowuid", "overflowgid"))
 
     def may_read(self, peer: Peer, session: str) -> bool:
-        """Whether a peer may list a session's directory, and pass through the root. False if it does not stand."""
+        """Whether a peer may list a session's directory, and pass through the root. False if it does not stand, or if
+        another user than the session's made it."""
         directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             root = os.open(self._root, directory)
             try:
                 found = os.open(session, directory | os.O_NOFOLLOW, dir_fd=root)
                 try:
+                    check_owner(session, os.fstat(found).st_uid, self._owner(session), own=os.geteuid())
                     return self._allows(peer, root, _PASS) and self._allows(peer, found, _READ | _PASS)
                 finally:
                     os.close(found)
             finally:
                 os.close(root)
-        except OSError:
+        except (OSError, CacheSyncError):
             return False
 
     def _allows(self, peer: Peer, directory: int, wanted: int) -> bool:

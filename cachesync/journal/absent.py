@@ -90,6 +90,8 @@ class AbsentNames:
         self._version_then = b""
         self._whole: set[int] = set()
         """Sessions of which nothing was in the store only when the version was ``_version_then``."""
+        self._owners: dict[bytes, int | None] = {}
+        """Of sessions' directories, at that version."""
 
     def refresh(self) -> None:
         """Let go of a journal that is not at its path any more; the next question opens the one that is."""
@@ -113,6 +115,7 @@ class AbsentNames:
             self._index_file.close()
         self._db = self._index = self._index_file = None
         self._version_then = b""
+        self._owners.clear()
         self._numbers.clear()
 
     def version(self) -> bytes:
@@ -137,6 +140,15 @@ class AbsentNames:
     def knows(self, session: bytes) -> bool:
         """Whether the journal has ever met a session."""
         return self._number(session) is not None
+
+    def owner(self, session: bytes) -> int | None:
+        """The user of a session's directory when it was last here; None if that is unknown."""
+        self._look_at_version()
+        if session not in self._owners:
+            rows = self._all("SELECT rights FROM session WHERE name = ?", (os.fsdecode(session),))
+            rights = to_rights(rows[0][0]) if rows else None
+            self._owners[session] = None if rights is None else rights.uid
+        return self._owners[session]
 
     def find(self, session: bytes, path: bytes) -> Absent | None:
         """What is only in the store at ``path``, "" being the session's directory; None if nothing is."""
@@ -194,15 +206,20 @@ class AbsentNames:
 
     def _is_whole(self, number: int) -> bool:
         """Whether nothing of a session is in the store only."""
-        # As it is before the question: what is committed while it is asked makes it another one.
-        if (version := self.version()) != self._version_then:
-            self._whole.clear()
-            self._version_then = version
+        self._look_at_version()
         if number not in self._whole:
             if self._all(_ANY, (number,)):
                 return False
             self._whole.add(number)
         return True
+
+    def _look_at_version(self) -> None:
+        """Forget what was true of another version of the journal."""
+        # As it is before the question: what is committed while it is asked makes it another one.
+        if (version := self.version()) != self._version_then:
+            self._whole.clear()
+            self._owners.clear()
+            self._version_then = version
 
     def _any_below(self, number: int, directory: bytes) -> bool:
         bounds = (directory, directory + b"/", directory + b"0") if directory else (b"", b"", b"\xff")

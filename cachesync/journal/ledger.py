@@ -64,7 +64,9 @@ class Ledger:
         """The last generation of each life, by token (None: the latest life)."""
         self._numbers: dict[str, int] = dict(self.db.all("SELECT name, id FROM session"))
         self._names = {number: name for name, number in self._numbers.items()}
+        self._adding = threading.Lock()
         self._lock = threading.Lock()
+        """Taken in transactions too, so nobody who holds it waits for one."""
         self._listings: list[tuple[int, set[str]]] = []
         self._deleted: deque[tuple[float, int, str]] = deque()
         self._hardened = 0
@@ -126,14 +128,15 @@ class Ledger:
 
     def add(self, name: str, now: float) -> None:
         """Add a session, if it is unknown."""
-        with self._lock:
+        with self._adding:
             if name in self._numbers:
                 return
             with self.db.write() as db:
                 db.execute("INSERT OR IGNORE INTO session (name, added_at) VALUES (?, ?)", (name, now))
                 ((number,),) = db.execute("SELECT id FROM session WHERE name = ?", (name,)).fetchall()
-            self._names[number] = name
-            self._numbers[name] = number
+            with self._lock:
+                self._names[number] = name
+                self._numbers[name] = number
 
     def generation(self) -> int:
         """Return the latest generation."""

@@ -107,8 +107,8 @@ class Opener:
         return _report(session, directory, brought, watch.begun, evicted=evicted, flaws=astray.flaws)
 
     def _learn(self, session: str) -> Astray:
-        """What the store has, after what is here. Raises NoSuchSession if neither has the session."""
-        stands = self._c.tree.session_directory(session) is not None
+        """What the store has, after what is here. Raises NoSuchSession if neither has the session, SessionTaken."""
+        stands = self._scanner.presence.meet(session) is not None
         self._scanner.scan(session)
         if not stands and not self._learner.is_stored(session):
             raise NoSuchSession("open", session, "neither the root nor the store has it")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from cachesync.errors import CacheSyncError
+from cachesync.errors import CacheSyncError, SessionTaken
 from cachesync.files import restorable
 from cachesync.fuse import Later, wire
 from cachesync.journal.absent import UNTOLD, Absent, AbsentNames, Known
@@ -24,6 +24,7 @@ from cachesync.model import Kind
 from cachesync.mount.keeper import Keeper, meaning
 from cachesync.mount.nodes import Node, Nodes, stale
 from cachesync.mount.remote import RemoteFile
+from cachesync.policy import check_owner
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class View:
             return None
         if inside:
             self.ensure_learned(session)
-            return _asked(self.absent.find, session, inside)
+            return self._of_its_user(session, _asked(self.absent.find, session, inside), None)
         found = _asked(self.absent.find, session, b"")
         if found is None:
             self._ensure_listed()
@@ -85,7 +86,19 @@ class View:
         """What the journal has, at a path in a session, as only in the store; the store is not asked what it has. The
         daemon says that it drops a file before it does, so that one may still stand on the disk. Raises OSError."""
         session, inside = split(path)
-        return _asked(self.absent.find, session, inside) if inside else None
+        return self._of_its_user(session, _asked(self.absent.find, session, inside), None) if inside else None
+
+    def _of_its_user(self, session: bytes, found: T, nothing: T) -> T:
+        """Return what was ``found`` as evicted, or ``nothing`` if another user made the session's directory."""
+        if found:
+            try:
+                user, owner = os.lstat(session).st_uid, _asked(self.absent.owner, session)
+                check_owner(os.fsdecode(session), user, owner, own=os.geteuid())
+            except FileNotFoundError:
+                return found
+            except SessionTaken:
+                return nothing
+        return found
 
     def version(self) -> bytes:
         """Another one after each change of what is only in the store."""
@@ -101,11 +114,12 @@ class View:
         if not is_session_name(os.fsdecode(session)):
             return {}
         self.ensure_learned(session)
-        return _asked(self.absent.children, session, inside)
+        return self._of_its_user(session, _asked(self.absent.children, session, inside), {})
 
     def any_away_below(self, path: bytes) -> bool:
         """Whether anything below a directory is only in the store."""
-        return _asked(self.absent.any_below, *split(path))
+        session, inside = split(path)
+        return self._of_its_user(session, _asked(self.absent.any_below, session, inside), False)
 
     def known(self, path: bytes) -> Known | None:
         """What the journal knows of the file at a path."""

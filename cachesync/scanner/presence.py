@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from cachesync.events import Events, What
 from cachesync.files import Tree, tells_births
 from cachesync.journal import Journal
 from cachesync.model import FileStat, Kind, Session
-from cachesync.policy import Pace
+from cachesync.policy import Pace, check_owner
 from cachesync.watcher import Hint
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ class Presence:
         Adds a new session to the journal. If the directory was removed or replaced, the session's entries are evicted,
         and nothing is deleted in the store (P7).
 
-        Raises RootHalted. Raises FileUnreadable if the directory cannot be read; the session is added all the same, so
-        that its status reports the error.
+        Raises RootHalted. Raises FileUnreadable if the directory cannot be read, or if another user than the session's
+        made it (SessionTaken); the session is added all the same, so that its status reports the error.
         """
         row, directory = self._row_and_directory(session)
         if row is None and directory is None:
@@ -71,11 +72,18 @@ class Presence:
                 return None
             if row is None:
                 self._journal.sessions.add(session, self._clock())
-            elif row.directory not in (None, directory):
-                self._removed(session)
+            elif row.directory != directory:
+                self._check_owner(row)
+                if row.directory is not None:
+                    self._removed(session)
             if row is None or row.directory != directory or row.lost:
                 self._journal.sessions.set_directory(session, directory)
             return self._journal.sessions.get(session)
+
+    def _check_owner(self, row: Session) -> None:
+        own = self._tree.rights(row.name)
+        if own is not None and row.rights is not None:
+            check_owner(row.name, own[1].uid, row.rights.uid, own=os.geteuid())
 
     def look_at_rights(self, session: str) -> None:
         """Record the permission bits and rights of the session's directory. Of several scans at once, the last one to

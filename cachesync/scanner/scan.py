@@ -111,7 +111,6 @@ class Scanner:
         """Compare everything under ``directory`` ("" or ending in "/"). Stops unfinished if ``expired`` returns True.
 
         Between two steps, which take some 30 ms, other sessions may be scanned.
-
         ``recheck`` reads clean files again whose bytes may have changed without a change of their stat. ``unwritten``
         makes an unknown writer count as none.
 
@@ -119,7 +118,6 @@ class Scanner:
         session is not in doubt (``Session.doubted``), no mount changed above them, and the file system records birth
         times. Else they are evicted or left to the next scan. A scan is still if no directory changed while it ran, or
         if ``whole`` says that it missed no file. This is checked only if a decision needs it or ``whole`` is given.
-
         A session directory that cannot be read is a failure in the result. Raises RootHalted.
         """
         result = ScanResult(still=True)
@@ -159,6 +157,8 @@ class Scanner:
         """Compare everything under a hinted directory. ``gone``: the hint reported a deletion or replacement there."""
         batch = Batch([directory])
         yield from self._walk(session, batch, ScanResult())
+        if not directory:
+            self.presence.look_at_rights(session)
         if gone:
             self._delete(session, self._ignoring.rest(session, batch.missing), batch)
             batch.marks += batch.others.values()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import stat as st
 import struct
 import subprocess
@@ -313,3 +315,66 @@ def set_as(top: Path, path: str, value: bytes, uid: int, *groups: int) -> bool:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# -- another user makes the directory ----------------------------------------------------------------------------------
+
+
+def keys(host: MountedHost) -> dict[str, bytes]:
+    return host.objects("s")
+
+
+def test_p24_who_makes_the_directory_of_an_evicted_session_gets_nothing_of_it(private: MountedHost):
+    """Agents may make names in the root (mode 1777), so a name alone proves nothing."""
+    private.root.chmod(0o1777)
+    evict(private)
+    before = keys(private)
+    assert as_user(private, "mkdir s; echo EVIL >s/a", OTHER, cwd=private.root).returncode == 0
+    for _ in range(2):
+        shown = as_user(private, "ls s; cat s/a; cat s/d/b s/l || true", OTHER)
+        assert shown.stdout == "a\nEVIL\n", "what is on the disk, and no more"
+        assert not may(private, "rm s/d/b", OTHER)
+        assert not may(private, "mv s/d s/e", OTHER)
+        flushed = private.run("flush", "s")
+        assert flushed.code == 1
+        assert f"its directory belongs to user {OTHER}, and the session to user {AGENT}" in flushed.out + flushed.err
+    assert private.run("open", "s").code != 0, "nor does the operator give it away"
+    assert keys(private) == before
+    shutil.rmtree(private.root / "s")
+    assert private.run("open", "s").code == 0
+    assert (private.root / "s/a").read_bytes() == b"one\n"
+    assert belongs(private.root / "s") == (AGENT, AGENT, 0o700)
+    assert private.run("flush", "s").code == 0
+    assert keys(private) == before
+
+
+def test_p24_nor_of_a_session_that_only_the_store_knows(private: MountedHost):
+    """The manifest says whose it was, to a host that never had it."""
+    private.root.chmod(0o1777)
+    evict(private)
+    before = keys(private)
+    private.stop()
+    for journal in private.state.glob("journal.db*"):
+        journal.unlink()
+    private.mount()
+    assert as_user(private, "mkdir s; echo EVIL >s/a", OTHER, cwd=private.root).returncode == 0
+    flushed = private.run("flush", "s")
+    assert flushed.code != 0
+    assert f"belongs to user {OTHER}" in flushed.out + flushed.err
+    assert "b" not in as_user(private, "ls -R s", OTHER).stdout
+    assert keys(private) == before
+    os.chown(private.root / "s", AGENT, AGENT)  # the operator says whose it is
+    assert private.run("open", "s").code == 0
+    assert (private.root / "s/d/b").read_bytes() == b"two\n"
+
+
+def test_p15_a_mode_that_was_set_without_a_flush_is_the_one_that_comes_back(private: MountedHost):
+    top = private.root / "s"
+    top.chmod(0o755)
+    assert private.run("flush", "s").code == 0
+    top.chmod(0o700)
+    def known() -> bool:
+        with contextlib.closing(sqlite3.connect(f"file:{private.state}/journal.db?mode=ro", uri=True)) as db:
+            return db.execute("SELECT mode FROM session WHERE name = 's'").fetchone() == (0o700,)
+
+    eventually(known, 20, "the journal has it")

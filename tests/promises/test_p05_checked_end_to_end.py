@@ -92,7 +92,7 @@ def test_p05_the_manifest_is_exactly_what_is_promised(host: Host):
     host.start()
     told = host.stored("s1", "--receipt")
     manifest = host.manifest()
-    assert set(manifest) == {"format", "session", "state", "host", "written_at", "serial", "mode", "entries"}
+    assert set(manifest) == {"format", "session", "state", "host", "written_at", "serial", "mode", "owner", "entries"}
     assert manifest["format"] == 1
     assert manifest["session"] == "s1"
     assert manifest["state"] == "open"
