@@ -9,6 +9,7 @@
     ├── DeleteHeld                1   more deletions at once than are believed
     ├── RootHalted                4   the root is missing or is not the one we opened
     ├── FileUnreadable            1   the file is there and cannot be read
+    │   └── SessionTaken              ... since another user made the session's directory
     ├── FileUnwritable            1   a file or directory that cannot be made or taken away here
     │   ├── DiskFull              4   ... since the local disk has no room
     │   └── PathTaken                 ... since something else stands there

@@ -215,7 +215,7 @@ def test_the_manifest_is_as_shown():
     (shown,) = (text for kind, text in FENCE.findall(STORE) if kind == "json" and '"format"' in text)
     out = io.BytesIO()
     entries = [_entry("d/", Kind.DIRECTORY), _entry("l", Kind.LINK), _entry("f", Kind.FILE)]
-    manifest.write(out, entries, session="s", state="open", host="h", now=0.0, mode=0o700)
+    manifest.write(out, entries, session="s", state="open", host="h", now=0.0, mode=0o700, owner=1000)
     example, real = json.loads(shown), json.loads(out.getvalue())
     assert list(example) == list(real)
     assert [list(row) for row in example["entries"]] == [list(row) for row in real["entries"]]
