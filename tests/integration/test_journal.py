@@ -1102,3 +1102,20 @@ def test_p24_a_thousand_marks_let_others_write_between_them(desk, monkeypatch):
     desk.entries.mark(S, [Mark(f"f{number}", file_stat(), NOW) for number in range(1000)], NOW)
     assert len(list(desk.entries.walk(S))) == 1000
     assert max(written) <= 102  # a hundred, the generation, the session's revision
+
+
+def test_a_session_that_is_being_added_holds_up_no_transaction(desk):
+    """A transaction takes the ledger's lock, so nobody who has that lock may wait for a transaction."""
+    ledger, number = desk.journal._ledger, desk.journal._ledger.id(S)
+    with ThreadPoolExecutor(2) as pool:
+        with desk.db.write():
+            added = pool.submit(desk.sessions.add, "new", NOW)
+            deadline = time.monotonic() + 20
+            while not ledger._adding.locked() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            done = threading.Thread(target=ledger.deleted, args=(number, "a"), daemon=True)
+            done.start()
+            done.join(20)
+            assert not done.is_alive()
+        added.result(20)
+    assert "new" in desk.sessions.names()

@@ -373,8 +373,9 @@ def test_p15_a_mode_that_was_set_without_a_flush_is_the_one_that_comes_back(priv
     top.chmod(0o755)
     assert private.run("flush", "s").code == 0
     top.chmod(0o700)
+
     def known() -> bool:
         with contextlib.closing(sqlite3.connect(f"file:{private.state}/journal.db?mode=ro", uri=True)) as db:
-            return db.execute("SELECT mode FROM session WHERE name = 's'").fetchone() == (0o700,)
+            return bool(db.execute("SELECT mode FROM session WHERE name = 's'").fetchone() == (0o700,))
 
     eventually(known, 20, "the journal has it")
