@@ -2,9 +2,9 @@
 
 A handler is plain code over what is here now. Where something has to be fetched first it raises Later, as a page fault
 would: a thread of a pool does that work, and then the same request is handled again from its beginning. Work that waits
-for something remote has places of its own, so that work on this host never waits behind it. So handlers
-never block, and no two of them run at once: they need no locks of their own. More request threads would only hand the
-interpreter's lock around (measured: two halve the rate).
+for something remote, or for a user's program, has places of its own, so that work on this host never waits behind it.
+So handlers never block, and no two of them run at once: they need no locks of their own. More request threads would
+only hand the interpreter's lock around (measured: two halve the rate).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _ROUNDS = 16
 
 _HERE = {"most": 64, "each": 16}
 _REMOTE = {"most": 128, "each": 32}
-"""Threads for work on this host and for work that waits for something remote, in all and for one party."""
+_HELD = {"most": 64, "each": 8}
+"""Threads for work on this host, for work that waits for something remote, and for what waits for a user's program, in
+all and for one party."""
 
 _ALWAYS = (
     Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.FLOCK_LOCKS
@@ -101,6 +103,11 @@ class Later(Exception):
         return Later(self.work, then, party=self.party, remote=self.remote)
 
 
+class Held(Later):
+    """No error: the request waits for a program of a user's, which may take its time. It has places of its own, so that
+    no other work waits for that program, and is handled again then."""
+
+
 class Parked(Exception):
     """No error: the request is answered when another one lets ``Loop.again`` handle it."""
 
@@ -142,6 +149,7 @@ class Loop:
         """Threads at work for requests that were interrupted."""
         self._here: Places[_Wait] = Places("here", self._finish, **_HERE)
         self._remote: Places[_Wait] = Places("remote", self._finish, **_REMOTE)
+        self._held: Places[_Wait] = Places("held", self._finish, **_HELD)
 
     def handle(self, handlers: Mapping[Op, Handler]) -> None:
         """Set who answers what. What nobody answers, the kernel takes for not implemented."""
@@ -199,6 +207,7 @@ class Loop:
             send(pack(16, -number, unique) if payload is None else pack(16 + len(payload), 0, unique) + payload)
         self._here.close()
         self._remote.close()
+        self._held.close()
 
     def _housekeeping(self, request: Request) -> None:
         """Requests that no handler of the file system's is for."""
@@ -260,7 +269,8 @@ class Loop:
         self._waiting[wait.request.unique] = wait
         if isinstance(reason, Later):
             wait.later = reason
-            (self._remote if reason.remote else self._here).submit(reason.party, wait)
+            local = self._held if isinstance(reason, Held) else self._here
+            (self._remote if reason.remote else local).submit(reason.party, wait)
 
     def _finish(self, wait: _Wait) -> None:
         """Do the work and answer, if nobody has interrupted it; in a thread of a pool."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 from cachesync.fuse import Later, Loop, Request, linux, wire
 from cachesync.fuse.wire import Set
 from cachesync.keys import RESERVED
+from cachesync.mount.leases import open_grasped, opened, opened_anew
 from cachesync.mount.looking import ACLS, OURS
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import VALID, View, attributes_here, split
@@ -224,18 +225,25 @@ class Changing:
         return wire.attr_out(VALID, view.attributes(node))
 
     def resize(self, node: Node, where: int | bytes, size: int) -> None:
-        """Cut or grow a file. Who has it open for writing may, whatever its mode says by now."""
+        """Cut or grow a file. Who has it open for writing may, whatever its mode says by now. Raises OSError, Held."""
         if isinstance(where, int) and node.writable:
             os.ftruncate(where, size)
+            return
+        if isinstance(where, int):
+            file = opened_anew(node, where, os.O_WRONLY)
         else:
-            os.truncate(b"/proc/self/fd/%d" % where if isinstance(where, int) else where, size)
+            file = opened(node, where, os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(file, size)
+        finally:
+            os.close(file)
 
     def _where(self, node: Node, *, emptied: bool) -> int | bytes:
         """An open file's descriptor, or a path at which the node surely stands. Raises OSError, Later."""
         if node.file >= 0:
             return node.file
         if node.gripped and node.kind == st.S_IFREG:
-            return self._view.nodes.open_grasped(node)
+            return open_grasped(node)
         if emptied and not os.path.lexists(node.place) and self._view.away(node.path) is not None:
             raise self._view.make_empty(node.path)
         self._view.stand(node)

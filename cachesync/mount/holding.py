@@ -13,11 +13,12 @@ import os
 import stat as st
 from functools import partial
 
-from cachesync.fuse import Device, Later, Loop, Request, wire
+from cachesync.fuse import Device, Handler, Held, Later, Loop, Request, wire
 from cachesync.fuse.wire import Opened
 from cachesync.model import Kind
 from cachesync.mount.changing import Changing, check_name, masked
 from cachesync.mount.descriptors import Descriptors
+from cachesync.mount.leases import opened, opened_anew
 from cachesync.mount.nodes import Node, session_of, stale
 from cachesync.mount.passing import WriteThrough
 from cachesync.mount.remote import RemoteFile
@@ -48,6 +49,9 @@ class Holding:
 
     def open(self, r: Request) -> bytes:
         """OPEN."""
+        return _at_once(r, self._open)
+
+    def _open(self, r: Request) -> bytes:
         (flags,) = wire.U32.unpack_from(r.buffer, wire.HEADER)
         node = self._view.nodes[r.node]
         writing = flags & os.O_ACCMODE != os.O_RDONLY
@@ -55,7 +59,7 @@ class Holding:
             self._open_more(node, flags, writing=writing)
         else:
             self._open_first(node, flags, _program(r, node), writing=writing)
-        opened = self._begin(node, truncate=bool(flags & os.O_TRUNC), writing=writing)
+        opened = self._begin(node, flags, writing=writing)
         if writing and node.backing and node.announced < 0:
             self._announce(node)
         return opened
@@ -67,11 +71,14 @@ class Holding:
         node.announced = node.key[1]
         self._view.absent.turns.written(node.announced)
 
-    def _begin(self, node: Node, *, truncate: bool, writing: bool) -> bytes:
+    def _begin(self, node: Node, flags: int, *, writing: bool) -> bytes:
         """The answer to an OPEN; where it comes to nothing, and nobody else has it open, nothing is left of it."""
         try:
-            if truncate:
+            if flags & os.O_TRUNC:
                 self._changing.resize(node, node.file, 0)
+            elif flags & os.O_NONBLOCK and writing and not node.writable:
+                # The kernel is about to open it so, and would answer EIO where a lease is in the way.
+                os.close(opened_anew(node, node.file, os.O_WRONLY))
             return self._opened(node, writing=writing)
         except BaseException:
             if not node.opens:
@@ -81,11 +88,11 @@ class Holding:
     def _open_first(self, node: Node, flags: int, program: int | bytes, *, writing: bool) -> None:
         self._descriptors.check(program)
         if node.gripped:
-            file, writable = self._descriptor(node.grasped, writing=writing, grasped=True)
+            file, writable = self._descriptor(node, writing=writing)
             self._hold(node, file, os.fstat(file), program, writable=writable)
             return
         try:
-            file, writable = self._descriptor(node.place, writing=writing)
+            file, writable = self._descriptor(node, writing=writing)
         except FileNotFoundError:
             self._open_away(node, flags, writing=writing)
             return
@@ -150,29 +157,27 @@ class Holding:
         self._view.stand(node)
         if not flags & os.O_TRUNC and not self._view.is_version(node.path, remote):
             raise stale()
-        node.file, node.writable = self._descriptor(node.place, writing=True, passed=False)
+        node.file, node.writable = self._descriptor(node, writing=True, passed=False)
 
     def _make_writable(self, node: Node) -> None:
-        file = os.open(b"/proc/self/fd/%d" % node.file, os.O_RDWR | os.O_CLOEXEC)
+        file = opened_anew(node, node.file, os.O_RDWR)
         os.dup2(file, node.file, inheritable=False)
         os.close(file)
         node.writable = True
 
-    def _descriptor(
-        self, place: bytes, *, writing: bool, passed: bool = True, grasped: bool = False
-    ) -> tuple[int, bool]:
-        """A descriptor of a file of the root, and whether it can be written to."""
-        kept_out = os.O_CLOEXEC if grasped else os.O_CLOEXEC | os.O_NOFOLLOW
+    def _descriptor(self, node: Node, *, writing: bool, passed: bool = True) -> tuple[int, bool]:
+        """A descriptor of a file of the root, and whether it can be written to. Raises OSError, Held."""
+        place, kept_out = (node.grasped, 0) if node.gripped else (node.place, os.O_NOFOLLOW)
         if (self._loop.passthrough and passed) or not writing:
             try:
-                return os.open(place, os.O_RDONLY | kept_out), False
+                return opened(node, place, os.O_RDONLY | kept_out), False
             except PermissionError:
                 if not writing:
                     raise
         try:
-            return os.open(place, os.O_RDWR | kept_out), True
+            return opened(node, place, os.O_RDWR | kept_out), True
         except PermissionError:  # it may be written, but not read
-            return os.open(place, os.O_WRONLY | kept_out), True
+            return opened(node, place, os.O_WRONLY | kept_out), True
 
     def _hold(self, node: Node, file: int, found: os.stat_result, program: int | bytes, *, writable: bool) -> None:
         """A node is open as ``file``. One that runs as somebody else is written through us, who take that from it."""
@@ -198,7 +203,8 @@ class Holding:
         return wire.open_out(handle, self._flags)
 
     def create(self, r: Request) -> bytes:
-        """CREATE: make a file, and open it."""
+        """CREATE: make a file, and open it. If somebody made one meanwhile, the kernel looks the name up again: it lets
+        in whom that file lets in, and the file has its owner already."""
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
         parent, name, bits = self._view.nodes[r.node], r.text(16), mode & 0o7777
         check_name(self._view, parent, name)
@@ -206,14 +212,19 @@ class Holding:
         self._descriptors.check(program)
         # Read-only where the kernel writes: closing a writable one would tell the watcher that it was written.
         writable = not self._loop.passthrough
-        access = (os.O_RDWR if writable else os.O_RDONLY) | flags & os.O_EXCL
+        access = os.O_RDWR if writable else os.O_RDONLY
         made = -1
 
         def make(path: bytes) -> None:
             nonlocal made
-            made = os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | access, bits)
+            made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | access, bits)
 
-        path = self._changing.place_in(parent, name, masked(umask, make))
+        try:
+            path = self._changing.place_in(parent, name, masked(umask, make))
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            raise stale() from None
         try:
             self._changing.give(path, r, bits)
             found = os.fstat(made)
@@ -225,7 +236,7 @@ class Holding:
             os.close(made)
         else:
             self._hold(node, made, found, program, writable=writable)
-        return self._begun(node, found, flags)
+        return self._begun(node, found)
 
     def tmpfile(self, r: Request) -> bytes:
         """TMPFILE: a file without a name."""
@@ -246,12 +257,16 @@ class Holding:
             os.close(made)
             raise
         self._hold(node, made, found, program, writable=True)
-        return self._begun(node, found, 0)
+        return self._begun(node, found)
 
-    def _begun(self, node: Node, found: os.stat_result, flags: int) -> bytes:
+    def _begun(self, node: Node, found: os.stat_result) -> bytes:
         """The answer to a CREATE or TMPFILE."""
         entry = wire.entry_out(node.number, VALID, attributes_here(node, found))
-        return entry + self._begin(node, truncate=bool(flags & os.O_TRUNC and found.st_size), writing=True)
+        try:
+            return entry + self._begin(node, 0, writing=True)
+        except BaseException:
+            self._view.nodes.forget(node.number, 1)  # the kernel does not hear of it
+            raise
 
     def release(self, r: Request) -> bytes:
         """RELEASE: one open less."""
@@ -283,6 +298,17 @@ class Holding:
             if node.lost:  # another program may be about to open it
                 self._view.nodes.grasp(node, b"/proc/self/fd/%d" % file, flags=0)
             os.close(file)
+
+
+def _at_once(r: Request, handler: Handler) -> bytes:
+    """What a handler of OPEN answers; a program that asks for that (O_NONBLOCK) waits for no lease."""
+    try:
+        return handler(r)
+    except Held:
+        (flags,) = wire.U32.unpack_from(r.buffer, wire.HEADER)
+        if flags & os.O_NONBLOCK:
+            raise OSError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK)) from None
+        raise
 
 
 def _program(r: Request, node: Node) -> int | bytes:

@@ -8,9 +8,9 @@ import stat as st
 from dataclasses import dataclass
 
 from cachesync.files.rights import ACCESS, DEFAULT
-from cachesync.fuse import Request, wire
+from cachesync.fuse import Later, Request, wire
 from cachesync.journal.absent import Absent, Known
-from cachesync.mount.nodes import Node, stale
+from cachesync.mount.nodes import Node, session_of, stale
 from cachesync.mount.view import KINDS, VALID, View
 
 OURS = b"user.cachesync."
@@ -114,13 +114,18 @@ class Looking:
         return bytes(out)
 
     def fsyncdir(self, r: Request) -> bytes:
-        """FSYNCDIR."""
-        descriptor = os.open(self._view.nodes[r.node].place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return b""
+        """FSYNCDIR. Elsewhere, so that nobody else waits for a disk."""
+        node = self._view.nodes[r.node]
+        place = node.place
+
+        def work() -> None:
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+        raise Later(work, bytes, party=session_of(node))
 
     def _listed(self, node: Node, handle: int, offset: int) -> Listing:
         """The listing that a handle reads; a new one when it begins anew."""

@@ -285,13 +285,6 @@ class Nodes:
         if len(self._grasped) > _GRASPED:
             self._release(next(iter(self._grasped.values())))
 
-    def open_grasped(self, node: Node) -> int:
-        """The descriptor of a file that is held, now open for reading. Raises OSError."""
-        file = os.open(node.grasped, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.dup2(file, node.grip, inheritable=False)
-        os.close(file)
-        return node.grip
-
     def _release(self, node: Node) -> None:
         if self._grasped.pop(node.number, None) is not None:
             os.close(node.grip)

@@ -12,6 +12,7 @@ from functools import partial
 
 from cachesync.fuse import Later, Loop, Request, linux, wire
 from cachesync.mount.changing import without_suid
+from cachesync.mount.leases import opened_anew
 from cachesync.mount.nodes import Node, session_of
 from cachesync.mount.view import View, split
 
@@ -92,7 +93,7 @@ class Passing:
         if node.writable:
             yield node.file
             return
-        file = os.open(b"/proc/self/fd/%d" % node.file, os.O_RDWR | os.O_CLOEXEC)
+        file = opened_anew(node, node.file, os.O_RDWR)
         try:
             yield file
         finally:

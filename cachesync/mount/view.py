@@ -22,6 +22,7 @@ from cachesync.journal.absent import UNTOLD, Absent, AbsentNames, Known
 from cachesync.keys import RESERVED, is_session_name
 from cachesync.model import Kind
 from cachesync.mount.keeper import Keeper, meaning
+from cachesync.mount.leases import opened
 from cachesync.mount.nodes import Node, Nodes, stale
 from cachesync.mount.remote import RemoteFile
 from cachesync.policy import check_owner
@@ -218,9 +219,10 @@ class View:
         """What stands at a node's place is the node's, or it is another file and the kernel has to look it up again:
         raises OSError (ESTALE)."""
         key = (found.st_dev, found.st_ino)
-        if key == node.key:
+        is_kind = st.S_IFMT(found.st_mode) == node.kind
+        if key == node.key and is_kind:
             return
-        if st.S_IFMT(found.st_mode) != node.kind or node.unlinked or (node.opens and node.remote is None):
+        if not is_kind or node.unlinked or (node.opens and node.remote is None):
             raise stale()
         self.nodes.settle(node, key)
 
@@ -272,7 +274,7 @@ class View:
     def _keep_reading(self, node: Node, remote: RemoteFile) -> None:
         session, inside = split(node.path)
         try:
-            file = os.open(node.place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            file = opened(node, node.place, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
 
             def work() -> None:

@@ -379,3 +379,22 @@ def test_p15_a_mode_that_was_set_without_a_flush_is_the_one_that_comes_back(priv
             return bool(db.execute("SELECT mode FROM session WHERE name = 's'").fetchone() == (0o700,))
 
     eventually(known, 20, "the journal has it")
+
+
+def test_a_file_that_another_user_made_meanwhile_is_opened_by_its_own_rights(mounted: MountedHost):
+    shared = mounted.mnt / "s"
+    shared.mkdir()
+    shared.chmod(0o777)
+    script = "test -e s/f || echo missing; read -r _; echo more >> s/f"
+    agent = subprocess.Popen(
+        ["sh", "-uc", script], cwd=mounted.mnt, user=1001, group=1001, extra_groups=[],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == b"missing\n"
+    (mounted.root / "s" / "f").write_bytes(b"secret")
+    (mounted.root / "s" / "f").chmod(0o600)
+    agent.communicate(b"\n", timeout=20)
+    assert agent.returncode != 0
+    assert belongs(mounted.root / "s" / "f") == (0, 0, 0o600)
+    assert (mounted.root / "s" / "f").read_bytes() == b"secret"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachesync.fuse import Device, Later, Loop, Parked, Request, Unreachable, wire
+from cachesync.fuse import Device, Held, Later, Loop, Parked, Request, Unreachable, wire
 from cachesync.fuse.wire import Init, Op
 
 NOBODY = 2**31 - 1
@@ -202,6 +202,27 @@ def test_work_here_does_not_wait_behind_what_is_remote(kernel):
     assert kernel.hear() == (2000, 0, b"synced")
     go.set()
     assert {kernel.hear()[0] for _ in range(500)} == {2 * number + 2 for number in range(500)}
+
+
+def test_no_work_waits_behind_what_waits_for_a_program(kernel):
+    go = threading.Event()
+
+    def open_(request: Request) -> bytes:
+        if go.is_set():
+            return b"opened"
+        raise Held(lambda: assert_in_time(go), party=b"%d" % (request.node % 20))
+
+    def fsync(_request: Request) -> bytes:
+        raise Later(lambda: None, lambda: b"synced", party=b"1")
+
+    kernel.serve({Op.OPEN: open_, Op.FSYNC: fsync})
+    for number in range(500):
+        kernel.ask(Op.OPEN, 2 * number + 2, node=number + 1)
+    kernel.ask(Op.FSYNC, 2000)
+    assert kernel.hear() == (2000, 0, b"synced")
+    go.set()
+    answers = {kernel.hear() for _ in range(500)}
+    assert answers == {(2 * number + 2, 0, b"opened") for number in range(500)}
 
 
 def test_one_outage_is_the_answer_for_all_that_are_queued(kernel):
