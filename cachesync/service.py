@@ -125,6 +125,8 @@ class Service:
         notes = [*self.notes(), *self._identity.notes(), *self._silence_notes(silent)]
         if self._place.on_this_machine:
             notes.append(NOT_CONFIGURED)
+        if doubt := self._tree.ignore_doubt():
+            notes.append(doubt)
         notes += [note for name in known if (note := self._conflict_note(name))]
         rows = [self._session_status(name) for name in known]
         notes += [f"{row.session}: {gone_here(row.vanished)}" for row in rows if row.vanished]

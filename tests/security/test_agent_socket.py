@@ -316,6 +316,27 @@ def test_another_agents_session_is_as_if_it_were_not_there(host: Host):
 
 
 @ROOT_ONLY
+def test_no_agent_switches_storage_off_for_the_others(host: Host):
+    """By a ``.cachesyncignore`` in a root where agents may make sessions."""
+    os.chown(host.root, -1, TEAM)
+    host.root.chmod(0o3770)
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([TEAM])
+            os.setgid(ANN)
+            os.setuid(ANN)
+            descriptor = os.open(host.root / ".cachesyncignore", os.O_CREAT | os.O_WRONLY, 0o644)
+            os.write(descriptor, b"*\n")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (host.root / ".cachesyncignore").stat().st_uid == ANN
+    flushed = json.loads(host.run(BOB, "flush", "bob", "--json").stdout)
+    assert (flushed["stored"], flushed["files"], flushed["skipped"]) == (True, 1, [])
+    (note,) = [note for note in host.ask(BOB, "GET", "/v1/status")[1]["notes"] if "cachesyncignore" in note]
+    assert f"belongs to user {ANN}" in note
+
+
+@ROOT_ONLY
 def test_whatever_else_is_asked_is_refused_with_a_sentence(host: Host):
     refused = 0
     for route in _table(None):
