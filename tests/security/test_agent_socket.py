@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -208,6 +209,7 @@ class Host:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
+        self.pid = 0
         self.root = folder / "root"
         self.agents = folder / "run" / "agents.sock"
         self.settings = {"agent_socket": str(self.agents), "agent_group": str(TEAM)} | settings
@@ -234,6 +236,7 @@ class Host:
             stdout=log,
         )
         try:
+            self.pid = process.pid
             eventually(lambda: self.ask(ANN, "GET", "/readyz")[0] == 200, 30)
             yield self
         finally:
@@ -259,8 +262,8 @@ class Host:
                 os.setgid(user)
                 os.setuid(user)
                 with socket.socket(socket.AF_UNIX) as connection:
+                    connection.connect(os.fspath(path or self.agents))  # with a timeout it would not wait for a place
                     connection.settimeout(20)
-                    connection.connect(os.fspath(path or self.agents))
                     connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
                     while data := connection.recv(65536):
                         there.sendall(data)
@@ -334,6 +337,38 @@ def test_no_agent_switches_storage_off_for_the_others(host: Host):
     assert (flushed["stored"], flushed["files"], flushed["skipped"]) == (True, 1, [])
     (note,) = [note for note in host.ask(BOB, "GET", "/v1/status")[1]["notes"] if "cachesyncignore" in note]
     assert f"belongs to user {ANN}" in note
+
+
+@ROOT_ONLY
+def test_a_user_who_holds_connections_shuts_nobody_else_out(host: Host):
+    """More than there are places, made again as they are dropped."""
+    ready, go = os.pipe()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([TEAM])
+            os.setgid(ANN)
+            os.setuid(ANN)
+            held = []
+            while True:
+                connection = socket.socket(socket.AF_UNIX)
+                with contextlib.suppress(OSError):
+                    connection.connect(os.fspath(host.agents))
+                held.append(connection)
+                if len(held) == 280:
+                    os.write(go, b"x")
+                if len(held) > 280:
+                    held.pop(0).close()
+        os._exit(0)
+    try:
+        os.read(ready, 1)
+        before = len(os.listdir(f"/proc/{host.pid}/fd"))
+        for _ in range(10):
+            assert host.ask(BOB, "GET", "/v1/sessions")[0] == 200
+        assert before < 150, "the surplus is dropped"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    eventually(lambda: host.ask(ANN, "GET", "/v1/sessions")[0] == 200, 20)
 
 
 @ROOT_ONLY
