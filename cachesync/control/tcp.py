@@ -293,3 +293,10 @@ async def noting(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     finally:
         connection.answered()
+
+
+def answered(request: web.Request) -> None:
+    """The answer to a request is made: from here its connection is dropped if nothing of it is taken."""
+    connection = request.protocol
+    assert isinstance(connection, _Connection)  # noqa: S101  # there are no others here
+    connection.answered()

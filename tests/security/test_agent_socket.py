@@ -18,9 +18,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from anyio.from_thread import start_blocking_portal
 from mcp import Client
 
@@ -32,7 +34,7 @@ from cachesync.control.asking import _Connection
 from cachesync.control.client import ControlClient
 from cachesync.control.rights import Peer, SessionRights, allows
 from cachesync.control.routes import Routes
-from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
+from cachesync.errors import ConfigError, DaemonUnavailable, NoSuchSession, ObjectNotFound, UsageError
 from cachesync.mcp_server import Scope, build_server
 from tests.promises.host import eventually
 
@@ -87,6 +89,35 @@ def test_a_user_who_asks_without_end_holds_up_no_other(monkeypatch: pytest.Monke
         assert places._taken == {}, "nothing is kept of those who are gone"
 
     asyncio.run(ask())
+
+
+def test_a_right_that_was_lost_meanwhile_gets_no_answer(tmp_path: Path):
+    """Neither a report nor an error of a session: both name its files."""
+    import asyncio
+
+    session = tmp_path / "s1"
+    session.mkdir()
+
+    async def ask(fails: bool) -> None:  # noqa: FBT001  # a parameter of this test
+        routes = AgentRoutes(None, bool, bool, AgentDoor(tmp_path / "s", tmp_path))  # type: ignore[arg-type]
+        here, there = socket.socketpair(socket.AF_UNIX)
+
+        async def flush(_request: web.Request) -> web.Response:
+            session.chmod(0o000)
+            if fails:
+                raise ObjectNotFound("explain", "s1/secret", "nothing is known of this path")
+            return web.Response(text="secret")
+
+        with here, there:
+            transport = Mock()
+            transport.get_extra_info = lambda *_: here
+            request = make_mocked_request("POST", "/v1/sessions/s1/flush", transport=transport)
+            with pytest.raises(NoSuchSession):
+                await routes._of_own(flush)(request)
+
+    for fails in (False, True):
+        session.chmod(0o755)
+        asyncio.run(ask(fails))
 
 
 # -- the rights --------------------------------------------------------------------------------------------------------
@@ -369,6 +400,41 @@ def test_a_user_who_holds_connections_shuts_nobody_else_out(host: Host):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     eventually(lambda: host.ask(ANN, "GET", "/v1/sessions")[0] == 200, 20)
+
+
+@ROOT_ONLY
+def test_what_a_user_does_not_read_is_bounded(host: Host):
+    """The lists of a flush have a thousand lines at most, and of receipts a user has one at a time."""
+    for number in range(1500):
+        (host.root / "ann" / f"{number:0150}.swp").touch()
+        (host.root / "ann" / f"{number:0200}").touch()
+    flush = "/v1/sessions/ann/flush?timeout=100"
+    code, told = host.ask(ANN, "POST", flush)
+    assert (code, told["stored"]) == (200, True)
+    assert 500 < len(told["skipped"]) <= 1000
+    assert told["counts"] == {"failed": 0, "pending": 0, "conflicts": 0, "skipped": 1500}
+    ready, there = socket.socketpair()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([TEAM])
+            os.setgid(ANN)
+            os.setuid(ANN)
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(os.fspath(host.agents))
+                connection.sendall(f"POST {flush}&receipt=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                there.sendall(connection.recv(1))
+                there.recv(1)
+        os._exit(0)
+    assert ready.recv(1) == b"H"
+    code, told = host.ask(ANN, "POST", flush.replace("100", "1") + "&receipt=1")
+    assert (code, told["error"]["cause"]) == (503, "1 receipts of your user are under way already")
+    assert host.ask(BOB, "POST", "/v1/sessions/bob/flush?receipt=1")[0] == 200
+    ready.sendall(b"x")
+    os.waitpid(child, 0)
+    code, told = host.ask(ANN, "POST", flush + "&receipt=1")
+    assert (code, len(told["entries"])) == (200, 1501)
+    ready.close()
+    there.close()
 
 
 @ROOT_ONLY
