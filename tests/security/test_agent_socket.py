@@ -438,6 +438,16 @@ def test_what_a_user_does_not_read_is_bounded(host: Host):
 
 
 @ROOT_ONLY
+def test_what_is_asked_does_not_fill_the_log(host: Host):
+    assert host.ask(ANN, "POST", "/v1/sessions/ann/flush")[0] == 200
+    before = (host.folder / "log").stat().st_size
+    for path in ("a" * 5000, "a" * 256, "a/" * 2000 + "b", "notes.txt/" + "a" * 3000, "%ff" * 300):
+        code, told = host.ask(ANN, "GET", f"/v1/explain/ann/{path}")
+        assert (code, told["error"]["kind"]) == (404, "ObjectNotFound")
+    assert (host.folder / "log").stat().st_size < before + 1000
+
+
+@ROOT_ONLY
 def test_whatever_else_is_asked_is_refused_with_a_sentence(host: Host):
     refused = 0
     for route in _table(None):
