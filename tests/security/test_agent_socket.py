@@ -34,6 +34,7 @@ from cachesync.control.asking import _Connection
 from cachesync.control.client import ControlClient
 from cachesync.control.rights import Peer, SessionRights, allows
 from cachesync.control.routes import Routes
+from cachesync.control.unix_socket import UnixSocket
 from cachesync.errors import ConfigError, DaemonUnavailable, NoSuchSession, ObjectNotFound, UsageError
 from cachesync.mcp_server import Scope, build_server
 from tests.promises.host import eventually
@@ -585,6 +586,37 @@ def test_the_agents_socket_is_off_and_never_in_the_state_folder(tmp_path: Path):
             config(tmp_path, agent_socket=wrong)
     with pytest.raises(ConfigError, match="where agents must not get"):
         config(tmp_path, socket="a.sock", agent_socket="a.sock")
+
+
+@ROOT_ONLY
+def test_the_agents_socket_is_never_where_others_could_put_another_one(folder: Path):
+    place = folder / "run"
+    place.mkdir()
+    for owner, mode, good in (
+        (0, 0o755, True), (0, 0o750, True), (0, 0o1777, False), (0, 0o2770, False), (0, 0o757, False),
+        (ANN, 0o755, False),
+    ):  # fmt: skip
+        os.chown(place, owner, 0)
+        place.chmod(mode)
+        made = UnixSocket(place / "a.sock", None, for_others=True)
+        if good:
+            made.listen().close()
+            made.remove()
+        else:
+            with pytest.raises(ConfigError, match="could put another socket there"):
+                made.listen()
+    UnixSocket(place / "a.sock", None).listen().close()
+    os.unlink(place / "a.sock")
+    os.chown(place, 0, 0)
+    place.chmod(0o1777)
+    host = Host(folder)
+    told = os.environ | host.environ | {"CACHESYNC_AGENT_SOCKET": str(host.agents)}
+    done = subprocess.run(
+        [sys.executable, "-m", "cachesync", "run"], env=told, cwd="/", capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "other users can write its directory" in done.stderr
 
 
 @pytest.mark.parametrize("wrong", ["", ",", "..", "projects/../x", "/etc"])
