@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from cachesync.config.kinds import Address, is_loopback
 from cachesync.control import wire
@@ -203,16 +204,18 @@ class Site:
 def tcp_site(door: Door, table: Collection[web.RouteDef], max_body: int, settings: Mapping[str, Any]) -> Site:
     """The site that serves routes and the page at a door. Call it in the event loop that serves it."""
     page = PageRoutes()
-    guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown={*OPEN, *page.paths})
-    app = web.Application(middlewares=[noting, guarded(guard), as_json], client_max_size=max_body)
+    shown = {*OPEN, *page.paths}
+    guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown=shown)
+    app = web.Application(middlewares=[noting, guarded(guard), knowing(shown), as_json], client_max_size=max_body)
     app.on_response_prepare.append(protect)
     app.add_routes([*page.table(), *table])
     return Site(app, door.listener.dup(), settings)
 
 
 def _drop_quietest(among: Iterable[_Connection]) -> bool:
-    """End the one that is quiet for the longest. False if all are being served."""
-    quietest = min((one for one in among if not one.busy), key=lambda one: one.since, default=None)
+    """End the one that is quiet for the longest, of those that showed no token if there are any. False if all are being
+    served."""
+    quietest = min((one for one in among if not one.busy), key=lambda one: (one.known, one.since), default=None)
     if quietest is not None:
         quietest.drop()
     return quietest is not None
@@ -229,8 +232,8 @@ def _refusal(full: str) -> bytes:
 
 
 class _Connection(Connection):
-    """One connection, which is in ``those_open`` as long as it counts. ``busy`` while a request is being answered;
-    ``whose`` is the user at the other end of an AF_UNIX socket."""
+    """One connection, which is in ``those_open`` as long as it counts. ``busy`` while a request is being answered,
+    ``known`` after one with the token; ``whose`` is the user at the other end of an AF_UNIX socket."""
 
     def __init__(
         self, server: web.Server, those_open: set[_Connection], settings: Mapping[str, Any], whose: int | None
@@ -240,6 +243,7 @@ class _Connection(Connection):
         self.whose = whose
         self._waiting = 0
         self.busy = False
+        self.known = False
         self.since = time.monotonic()
         those_open.add(self)
 
@@ -293,6 +297,19 @@ async def noting(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     finally:
         connection.answered()
+
+
+def knowing(shown: Collection[str]) -> Middleware:
+    """What a request meets that passed the guard: its connection gives way after those that showed no token."""
+
+    @web.middleware
+    async def know(request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, _Connection)  # noqa: S101  # there are no others here
+        connection.known = connection.known or request.path not in shown
+        return await handler(request)
+
+    return know
 
 
 def answered(request: web.Request) -> None:
