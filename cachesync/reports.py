@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, field, replace
 from typing import Any
 
 from cachesync.errors import ExitCode
@@ -77,7 +77,7 @@ class FlushReport:
 
     ``vanished`` counts files that are missing here without evidence of a deletion; the store keeps them. ``expired``
     counts evicted logs that the store has removed. ``on_this_machine`` says that no store is configured, so that the
-    store is a folder of this machine.
+    store is a folder of this machine. ``counts`` is set where the lists have been cut: how long each of them was.
     """
 
     session: str
@@ -96,6 +96,20 @@ class FlushReport:
     entries: Sequence[ReceiptLine] | None = None
     vanished: int = 0
     on_this_machine: bool = False
+    counts: Mapping[str, int] | None = None
+
+    def cut(self, most: int, room: int) -> FlushReport:
+        """The same with at most ``most`` lines in each list, of about ``room`` characters; the receipt is whole."""
+        whole: dict[str, Sequence[Any]] = {
+            "failed": self.failed,
+            "pending": self.pending,
+            "conflicts": self.conflicts,
+            "skipped": self.skipped,
+        }
+        lists = {name: _cut(lines, most, room) for name, lines in whole.items()}
+        if all(len(lists[name]) == len(lines) for name, lines in whole.items()):
+            return self
+        return replace(self, **lists, counts={name: len(lines) for name, lines in whole.items()})  # type: ignore[arg-type]  # each keeps its kind
 
     @property
     def exit_code(self) -> ExitCode:
@@ -123,6 +137,8 @@ class FlushReport:
             "vanished": self.vanished,
             "on_this_machine": self.on_this_machine,
         }
+        if self.counts is not None:
+            answer["counts"] = dict(self.counts)
         if self.entries is not None:
             answer["entries"] = [
                 {
@@ -136,6 +152,15 @@ class FlushReport:
                 for line in self.entries
             ]
         return answer
+
+
+def _cut(lines: Sequence[Any], most: int, room: int) -> Sequence[Any]:
+    """The first lines, at least one, that have room."""
+    for number, line in enumerate(lines[:most]):
+        room -= sum(map(len, astuple(line)))
+        if room < 0 and number:
+            return lines[:number]
+    return lines[:most]
 
 
 @record(frozen=True, slots=True)

@@ -61,6 +61,10 @@ class Place:
     on_this_machine: bool = False
 
 
+_LONGEST_NAME = 255
+"""Bytes of a name that can stand in a directory. The store may have longer ones."""
+
+
 class Service:
     """Implements the verbs. ``notes`` says what an operator should see; ``since`` is when a daemon began, or None;
     ``measure`` takes that daemon's measures."""
@@ -125,6 +129,8 @@ class Service:
         notes = [*self.notes(), *self._identity.notes(), *self._silence_notes(silent)]
         if self._place.on_this_machine:
             notes.append(NOT_CONFIGURED)
+        if doubt := self._tree.ignore_doubt():
+            notes.append(doubt)
         notes += [note for name in known if (note := self._conflict_note(name))]
         rows = [self._session_status(name) for name in known]
         notes += [f"{row.session}: {gone_here(row.vanished)}" for row in rows if row.vanished]
@@ -150,13 +156,15 @@ class Service:
         """What is known of one path, after a look at it."""
         check_path(path.rstrip("/"))
         self._check_known(session)
-        self._scanner.notice(session, {path.rstrip("/"): Hint.CHANGED})
+        can_stand = max(map(len, os.fsencode(path).split(b"/"))) <= _LONGEST_NAME
+        if can_stand:
+            self._scanner.notice(session, {path.rstrip("/"): Hint.CHANGED})
         entry = None
         if session in self._journal.sessions.names():
             entry = self._journal.entries.entry(session, path)
             if entry is None and not path.endswith("/"):
                 entry = self._journal.entries.entry(session, path + "/")
-        if entry is None and (reason := self._scanner.left_out(session, path.rstrip("/"))) is not None:
+        if entry is None and can_stand and (reason := self._scanner.left_out(session, path.rstrip("/"))) is not None:
             return Story.of_left_out(session, path, reason)
         if entry is None:
             raise ObjectNotFound("explain", f"{session}/{path}", "nothing is known of this path", "was it ever there?")

@@ -198,8 +198,10 @@ The setting `agent_socket` opens a second socket, for agents, with `agent_group`
 below, and 403 to everything else. Which user asks, the kernel says. A session is answered for if that user may read its
 directory under the root: by owner, group, mode and ACL, for root too. Any other session is answered for as if it were
 not there. `/v1/events` needs `session` there. The commands `flush`, `status` and `explain` work over it with
-`CACHESYNC_SOCKET`. A user has 32 flushes, 4 streams of events and 4 other requests at once; more wait, for 20 s. The
-socket's directory must be one that agents cannot write."""
+`CACHESYNC_SOCKET`. A user has 32 connections, and 8 flushes, 4 streams of events and 4 other requests at once; more wait,
+for 20 s. Of receipts a user gets one at a time. A request counts until its answer is taken. The lists of a flush
+(`failed`, `pending`, `conflicts`, `skipped`) have at most 1,000 lines there; if one is cut, `counts` says how long each
+was. The socket's directory must be one that agents cannot write."""
 
 ANSWERED = {
     "own": "Of sessions that the user may read.",

@@ -133,7 +133,8 @@ def lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
     if report.stored:
         yield f"{session}: stored, {count(report.files, 'file')}, {size(report.bytes)}, {duration(report.seconds)}"
     else:  # how many files the session has is known only once all of them are stored
-        failed, pending = len(report.failed), len(report.pending)
+        whole = report.counts or {"failed": len(report.failed), "pending": len(report.pending)}
+        failed, pending = whole["failed"], whole["pending"]
         done = f"{report.uploaded:,} uploaded, {duration(report.seconds)}"
         yield f"{session}: NOT stored, {count(failed, 'failure')}, {pending:,} pending ({done})"
     if report.vanished:
@@ -147,6 +148,8 @@ def lines(session: str, outcome: Outcome, timeout: float) -> Iterator[str]:
         len(report.conflicts),
     )
     yield from reasons("skipped", report.skipped)
+    for name, number in (report.counts or {}).items():
+        yield f"  {name}: {number:,} in all"
     for line in report.entries or ():
         version = one_line(line.version_id or line.version)
         yield f"  receipt  {line.sha256 or '-'}  {line.size}  {version}  {one_line(line.path)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +19,14 @@ from aiohttp import web
 
 from cachesync.address import Address, parse_whole
 from cachesync.control import wire
-from cachesync.control.exchange import Handler, answer, as_json, query, segments
+from cachesync.control.exchange import Handler, answer, as_json, flag, query, seconds, segments
 from cachesync.control.lanes import Lane
 from cachesync.control.rights import Peer, SessionRights, peer_of
 from cachesync.control.routes import MAX_BODY, Routes
-from cachesync.control.tcp import Site, noting
-from cachesync.errors import DaemonUnavailable, NoSuchSession, UsageError
+from cachesync.control.tcp import Site, answered, noting
+from cachesync.errors import CacheSyncError, DaemonUnavailable, NoSuchSession, UsageError
 from cachesync.keys import check_session
+from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
 from cachesync.record import record
 from cachesync.reports import Json
 from cachesync.verbs import Verbs
@@ -55,6 +56,10 @@ _FLUSHES, _STREAMS, _QUESTIONS = 8, 4, 4
 _LISTENERS = 16
 """Streams of events of all users at once; as many are left for the operator."""
 
+_SHOWN, _ROOM = 1000, 128 * 1024
+"""Lines of each list of an answer, and their characters: an agent can make as many as it likes."""
+
+_WAITED = "cachesync.waited"
 _WAIT = 20.0
 _AT_ONCE = 8
 T = TypeVar("T")
@@ -86,7 +91,8 @@ class AgentRoutes:
 
     def table(self) -> list[web.RouteDef]:
         """The routes of ``ANSWERED``; everything else is refused."""
-        filtered: Mapping[str, Handler] = {
+        own: Mapping[str, Handler] = {
+            "/v1/sessions/{session}/flush": self.flush,
             "/v1/sessions": self.sessions,
             "/v1/status": self.status,
             "/v1/events": self.events,
@@ -96,7 +102,7 @@ class AgentRoutes:
             kind = ANSWERED.get((route.method, route.path))
             if kind is None:
                 continue
-            handler: Handler = filtered[route.path] if kind == _FILTERED else route.handler
+            handler: Handler = own.get(route.path, route.handler)
             if kind == _OWN:
                 handler = self._of_own(handler)
             elif kind == _GRANTED:
@@ -107,6 +113,11 @@ class AgentRoutes:
     async def refuse(self, _request: web.Request) -> web.StreamResponse:
         """Whatever else is asked."""
         raise web.HTTPForbidden(reason=_REFUSED)
+
+    async def flush(self, request: web.Request) -> web.Response:
+        """The barrier of one session, with lists that are bounded."""
+        waited = request.get(_WAITED, 0.0)
+        return await self._routes.flush(request, lambda report: report.cut(_SHOWN, _ROOM), waited)
 
     async def sessions(self, request: web.Request) -> web.Response:
         """The names of the sessions that the user may read."""
@@ -152,8 +163,15 @@ class AgentRoutes:
 
     def _of_own(self, handler: Handler) -> Handler:
         async def checked(request: web.Request) -> web.StreamResponse:
-            await self._check(_peer(request), check_session(segments(request)[2]))
-            return await handler(request)
+            peer, session = _peer(request), check_session(segments(request)[2])
+            await self._check(peer, session)
+            try:
+                response = await handler(request)
+            except CacheSyncError:
+                await self._check(peer, session)
+                raise
+            await self._check(peer, session)  # a flush takes a while, and the right may be gone
+            return response
 
         return checked
 
@@ -178,10 +196,27 @@ class AgentRoutes:
             kind, limit = path, _STREAMS
 
         async def counted(request: web.Request) -> web.StreamResponse:
-            async with self._places.take(_peer(request).user, kind, limit):
-                return await handler(request)
+            user = _peer(request).user
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._places.take(user, kind, limit))
+                if kind == "flushes" and flag("receipt", dict(request.query)):  # it lists every file
+                    loop = asyncio.get_running_loop()
+                    begun = loop.time()
+                    wait = seconds("timeout", request.query.get("timeout"), DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT)
+                    await stack.enter_async_context(self._places.take(user, "receipts", 1, wait))
+                    request[_WAITED] = loop.time() - begun
+                return await _taken(request, await handler(request))
 
         return counted
+
+
+async def _taken(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Send an answer. Until it is taken its user keeps the place; who takes nothing is dropped, see tcp.Site."""
+    answered(request)
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        await response.write_eof()
+    return response
 
 
 def _peer(request: web.Request) -> Peer:
@@ -207,17 +242,17 @@ class _Places:
         self._taken: dict[tuple[int | None, str], tuple[asyncio.Semaphore, set[object]]] = {}
 
     @asynccontextmanager
-    async def take(self, user: int | None, kind: str, limit: int) -> AsyncIterator[None]:
-        """A place of a user's. Raises DaemonUnavailable if none gets free in time."""
+    async def take(self, user: int | None, kind: str, limit: int, wait: float | None = None) -> AsyncIterator[None]:
+        """A place of a user's. Raises DaemonUnavailable if none gets free in time (seconds)."""
         places, users = self._taken.setdefault((user, kind), (asyncio.Semaphore(limit), set()))
         token = object()
         users.add(token)
         try:
             try:
-                async with asyncio.timeout(_WAIT):
+                async with asyncio.timeout(_WAIT if wait is None else wait):
                     await places.acquire()
             except TimeoutError:
-                cause = f"{limit} requests of your user are under way already"
+                cause = f"{limit} {kind if kind == 'receipts' else 'requests'} of your user are under way already"
                 raise DaemonUnavailable("answer", cause=cause, hint="try again in a moment") from None
             try:
                 yield

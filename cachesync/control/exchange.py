@@ -75,7 +75,7 @@ def told_as(error: BaseException, request: web.Request) -> tuple[CacheSyncError,
     if isinstance(error, CacheSyncError):
         return error, next((status for kind, status in _HTTP_STATUS if isinstance(error, kind)), 500)
     # A defect of ours. Its text may hold anything, so the client gets the kind and the log gets the rest.
-    _log.error("%s %s failed", request.method, request.path, exc_info=error)
+    _log.error("%s %.200s failed", request.method, request.path, exc_info=error)
     cause = f"internal error ({type(error).__name__})"
     return CacheSyncError("answer", request.path, cause, "see the daemon's log"), 500
 

@@ -21,7 +21,7 @@ from cachesync.control.seeing_routes import SeeingRoutes
 from cachesync.errors import NoSuchSession
 from cachesync.keys import check_path, check_session, printable
 from cachesync.limits import DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT
-from cachesync.reports import Json
+from cachesync.reports import FlushReport, Json
 from cachesync.verbs import Verbs
 
 FLUSHES = 256
@@ -74,16 +74,20 @@ class Routes:
             *self._pending.table(),
         ]
 
-    async def flush(self, request: web.Request) -> web.Response:
-        """The barrier of one session; answers when it is passed or the time is up."""
+    async def flush(
+        self, request: web.Request, shown: Callable[[FlushReport], FlushReport] | None = None, waited: float = 0.0
+    ) -> web.Response:
+        """The barrier of one session; answers when it is passed or the time is up, of which ``waited`` seconds are.
+        ``shown`` makes of the report what is answered."""
         asked = query(request, "timeout", "confirm_deletes", "receipt")
         session = check_session(segments(request)[2])
         timeout = seconds("timeout", asked.get("timeout"), DEFAULT_FLUSH_TIMEOUT, MAX_FLUSH_TIMEOUT)
         confirm, receipt = flag("confirm_deletes", asked), flag("receipt", asked)
 
         def work() -> tuple[bytes, int]:
-            report = self._verbs.flush(session, timeout=timeout, confirm_deletes=confirm, receipt=receipt)
-            return wire.dumps(report.json()), REPORT_STATUS[report.exit_code]
+            left = max(0.0, timeout - waited)
+            report = self._verbs.flush(session, timeout=left, confirm_deletes=confirm, receipt=receipt)
+            return wire.dumps((shown(report) if shown else report).json()), REPORT_STATUS[report.exit_code]
 
         return answer(*await self._flushes.run(work))
 

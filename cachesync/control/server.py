@@ -61,7 +61,7 @@ class ControlServer:
     ) -> None:
         self._verbs = verbs
         self._path = path
-        self._socket = UnixSocket(path, group)
+        self._socket = UnixSocket(path, group, for_others=agents is not None)
         self._ready = ready
         self._live = live
         self._door = door

@@ -2,24 +2,30 @@
 
 Whoever can reach the port may open connections, so what one can take is bounded: how many there are, and how long one
 may say nothing, or not take what it asked for. Where there are too many, the one that has been quiet for the longest
-makes room, so that those who only hold connections lock nobody out.
+makes room, so that those who only hold connections lock nobody out. On an AF_UNIX socket a user may have so many, and
+those above that cost nothing: they are refused before anything is made for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import field
+from functools import cache
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from cachesync.config.kinds import Address, is_loopback
 from cachesync.control import wire
+from cachesync.control.address import peer_user
 from cachesync.control.exchange import Connection, Handler, as_json, take_expectations
 from cachesync.control.guard import OPEN, Guard, guarded, protect, seal
 from cachesync.control.page_routes import PageRoutes
@@ -27,7 +33,12 @@ from cachesync.errors import ConfigError, DaemonUnavailable
 from cachesync.record import record
 
 CONNECTIONS = 256
-BACKLOG = 256
+BACKLOG = 4096
+"""Connections that the kernel keeps until they are taken; it may keep fewer (``net.core.somaxconn``)."""
+
+OF_ONE = 32
+"""Connections of one user on an AF_UNIX socket."""
+
 QUIET = 10.0
 """Seconds that a connection may have no request whose head is complete: before the first, and between two."""
 
@@ -35,6 +46,17 @@ STUCK = 60.0
 """Seconds that a client may take nothing of an answer."""
 
 _LOOK = 0.5
+_MAKES_ROOM = 1.0
+"""Seconds that a connection has to be quiet until it makes room for another one of its user."""
+
+_AT_ONCE, _LOOKED_AT = 32, 512
+"""Connections that are served, and that are accepted at all, in one round of the loop: those that say something are
+heard before the next come, and what is refused costs little."""
+
+_OUT_OF_DESCRIPTORS = 1.0
+"""Seconds until connections are taken again, where none can be had."""
+
+_log = logging.getLogger(__name__)
 
 
 def listen(address: Address) -> socket.socket:
@@ -85,40 +107,91 @@ class Site:
         self._settings = settings
         self._runner = web.AppRunner(app, shutdown_timeout=0.5, **settings)
         self._open: set[_Connection] = set()
-        self._listening: asyncio.Server | None = None
+        self._beginning: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Take connections."""
         await self._runner.setup()
         take_expectations(self._runner)
-        loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._connection, sock=self._listener, backlog=BACKLOG)
+        self._listener.setblocking(False)
+        self._listener.listen(BACKLOG)
+        self._listen()
         self._looking = asyncio.create_task(self._look())
 
     async def shut(self) -> None:
         """Take no more connections; those that there are go on."""
-        if self._listening is not None:
-            self._listening.close()
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
 
     async def cleanup(self) -> None:
         """End all connections."""
+        await self.shut()
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._looking
         await self._runner.cleanup()
 
-    def _connection(self) -> asyncio.BaseProtocol:
-        """The protocol of a connection that was just taken (a factory of asyncio's)."""
-        if len(self._open) >= CONNECTIONS:
-            quiet = [connection for connection in self._open if not connection.busy]
-            if not quiet:
-                return _Full()
-            min(quiet, key=lambda connection: connection.since).drop()
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        """Take who waits, some at once (a callback of the loop's)."""
+        left = _AT_ONCE
+        for _ in range(_LOOKED_AT):
+            try:
+                connection, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                _log.warning("no connection can be taken: %s", error.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_OUT_OF_DESCRIPTORS, self._listen)
+                return
+            left -= self._take(connection)
+            if not left:
+                return
+
+    def _take(self, connection: socket.socket) -> bool:
+        """Serve a connection; or refuse it, before anything is made for it, and return False."""
+        connection.setblocking(False)
+        whose = peer_user(connection) if connection.family == socket.AF_UNIX else None
+        if (full := self._full(whose)) is not None:
+            with connection, suppress(OSError):
+                connection.send(_refusal(full))
+            return False
         server = self._runner.server
         assert server is not None  # noqa: S101  # it is set up
-        return _Connection(server, self._open, self._settings)
+        protocol = _Connection(server, self._open, self._settings, whose)
+        loop = asyncio.get_running_loop()
+        beginning = loop.create_task(loop.connect_accepted_socket(lambda: protocol, connection))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(lambda task: self._begun(task, protocol))
+        return True
+
+    def _begun(self, task: asyncio.Task[Any], protocol: _Connection) -> None:
+        self._beginning.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            self._open.discard(protocol)
+
+    def _full(self, whose: int | None) -> str | None:
+        """Why there is no place for another one of a user; None if there is, for which a quiet one may have ended."""
+        if whose is not None:
+            own = [one for one in self._open if one.whose == whose]
+            if len(own) >= OF_ONE:
+                before = time.monotonic() - _MAKES_ROOM
+                dropped = _drop_quietest(one for one in own if one.since < before)
+                return None if dropped else f"{OF_ONE} of your user are"
+        if len(self._open) < CONNECTIONS:
+            return None
+        counts = Counter(one.whose for one in self._open)
+        most = max(counts[one.whose] for one in self._open)
+        dropped = _drop_quietest(one for one in self._open if counts[one.whose] == most) or _drop_quietest(self._open)
+        return None if dropped else f"{CONNECTIONS} others are"
 
     async def _look(self) -> None:
         """End what is quiet for too long, now and then."""
@@ -131,23 +204,53 @@ class Site:
 def tcp_site(door: Door, table: Collection[web.RouteDef], max_body: int, settings: Mapping[str, Any]) -> Site:
     """The site that serves routes and the page at a door. Call it in the event loop that serves it."""
     page = PageRoutes()
-    guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown={*OPEN, *page.paths})
-    app = web.Application(middlewares=[noting, guarded(guard), as_json], client_max_size=max_body)
+    shown = {*OPEN, *page.paths}
+    guard = Guard(door.token, {door.host, *door.names}, anywhere=door.beyond, shown=shown)
+    app = web.Application(middlewares=[noting, guarded(guard), knowing(shown), as_json], client_max_size=max_body)
     app.on_response_prepare.append(protect)
     app.add_routes([*page.table(), *table])
     return Site(app, door.listener.dup(), settings)
 
 
-class _Connection(Connection):
-    """One connection, which is in ``those_open`` as long as it counts. ``busy`` while a request is being answered."""
+def _drop_quietest(among: Iterable[_Connection]) -> bool:
+    """End the one that is quiet for the longest, of those that showed no token if there are any. False if all are being
+    served."""
+    quietest = min((one for one in among if not one.busy), key=lambda one: (one.known, one.since), default=None)
+    if quietest is not None:
+        quietest.drop()
+    return quietest is not None
 
-    def __init__(self, server: web.Server, those_open: set[_Connection], settings: Mapping[str, Any]) -> None:
+
+@cache
+def _refusal(full: str) -> bytes:
+    """The answer to a connection for which there is no place."""
+    cause = f"{full} being served already"
+    body = wire.dumps(wire.error_json(DaemonUnavailable("answer", cause=cause, hint="try again in a moment")))
+    head = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class _Connection(Connection):
+    """One connection, which is in ``those_open`` as long as it counts. ``busy`` while a request is being answered,
+    ``known`` after one with the token; ``whose`` is the user at the other end of an AF_UNIX socket."""
+
+    def __init__(
+        self, server: web.Server, those_open: set[_Connection], settings: Mapping[str, Any], whose: int | None
+    ) -> None:
         super().__init__(server, settings)
         self._those_open = those_open
+        self.whose = whose
         self._waiting = 0
         self.busy = False
+        self.known = False
         self.since = time.monotonic()
         those_open.add(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self not in self._those_open:  # it had to make room before it began
+            self.drop()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._those_open.discard(self)
@@ -196,14 +299,21 @@ async def noting(request: web.Request, handler: Handler) -> web.StreamResponse:
         connection.answered()
 
 
-class _Full(asyncio.Protocol):
-    """There are too many already, and all of them are being served."""
+def knowing(shown: Collection[str]) -> Middleware:
+    """What a request meets that passed the guard: its connection gives way after those that showed no token."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  # of TCP
-        cause = f"{CONNECTIONS} others are being served already"
-        body = wire.dumps(wire.error_json(DaemonUnavailable("answer", cause=cause, hint="try again in a moment")))
-        head = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        transport.write(head.encode() + body)
-        transport.close()
+    @web.middleware
+    async def know(request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, _Connection)  # noqa: S101  # there are no others here
+        connection.known = connection.known or request.path not in shown
+        return await handler(request)
+
+    return know
+
+
+def answered(request: web.Request) -> None:
+    """The answer to a request is made: from here its connection is dropped if nothing of it is taken."""
+    connection = request.protocol
+    assert isinstance(connection, _Connection)  # noqa: S101  # there are no others here
+    connection.answered()

@@ -17,10 +17,12 @@ _log = logging.getLogger(__name__)
 
 
 class UnixSocket:
-    """A socket at ``path``: mode 0600, or 0660 for ``group`` (a name or a number)."""
+    """A socket at ``path``: mode 0600, or 0660 for ``group`` (a name or a number). ``for_others`` is one that other
+    users trust: nobody but root and this process's user may be able to put another one in its place."""
 
-    def __init__(self, path: Path, group: str | None) -> None:
+    def __init__(self, path: Path, group: str | None, *, for_others: bool = False) -> None:
         self.path = path
+        self._for_others = for_others
         self._group = group
         self._inode = (0, 0)
 
@@ -55,6 +57,8 @@ class UnixSocket:
             if group is not None:  # else its group would not get as far as the socket
                 os.chown(self.path.parent, -1, group)
                 self.path.parent.chmod(0o750)
+        if self._for_others:
+            self._check_directory()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with short_address(self.path) as address:
@@ -73,6 +77,18 @@ class UnixSocket:
             listener.close()
             raise
         return listener
+
+    def _check_directory(self) -> None:
+        directory = self.path.parent
+        found = directory.stat()
+        if found.st_uid not in (0, os.geteuid()):
+            cause = f"its directory {directory} belongs to user {found.st_uid}, who could put another socket there"
+        elif stat.S_IMODE(found.st_mode) & 0o022:
+            cause = f"other users can write its directory {directory}, and could put another socket there"
+        else:
+            return
+        hint = "give it a directory of root's or the daemon's own (mode 0755); one that does not exist is made so"
+        raise ConfigError("setting", "agent_socket", cause, hint)
 
     def _clear(self, address: str) -> None:
         """Remove the socket of a daemon that is gone. Raises ConfigError for anything else that is in the way."""

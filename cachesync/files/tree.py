@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat as st
 from pathlib import Path
@@ -22,7 +23,10 @@ from cachesync.model import UNMEASURED, FileStat, Rights, Skipped
 NO_SESSION = "not a session name"
 """The reason for skipping a directory in the root."""
 
+_IGNORE = ".cachesyncignore"
 _LONGEST_IGNORE = 64 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 def tells_births(directory: str | None) -> bool:
@@ -40,6 +44,7 @@ class Tree:
         self.root = root
         self.changes = Changes()
         self.capabilities = UNMEASURED
+        self._warned: str | None = None
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +110,7 @@ class Tree:
         try:
             with listed(self._root) as entries:
                 for entry in entries:
-                    if entry.name in (RESERVED, ".cachesyncignore"):
+                    if entry.name in (RESERVED, _IGNORE):
                         continue
                     if not _is_directory(entry):
                         others.append(Skipped(entry.name, "not in a session directory"))
@@ -250,15 +255,44 @@ class Tree:
         return self.lstat(session, path)
 
     def ignore_text(self, session: str | None) -> str:
-        """The text of ``.cachesyncignore`` in a session, or in the root (None); empty if there is none."""
-        try:
-            file = self.open(session or ".", ".cachesyncignore")
-        except FileUnreadable:
-            return ""
+        """The text of ``.cachesyncignore`` in a session, or in the root (None); empty if there is none that counts.
+
+        The root's speaks for all sessions, so it counts only if ``ignore_doubt`` is None; else the log says so, once.
+        """
+        file = self._ignore_file(session or ".")
         if file is None:
             return ""
         with file:
-            return file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
+            doubt = self._doubt(file) if session is None else None
+            if session is None and doubt != self._warned:
+                self._warned = doubt
+                if doubt is not None:
+                    _log.warning("%s", doubt)
+            return "" if doubt else file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
+
+    def ignore_doubt(self) -> str | None:
+        """The sentence that says why the root's ``.cachesyncignore`` does not count: whoever may make sessions can make
+        that file too, and would decide what is stored of the others. None if it counts, or if there is none."""
+        file = self._ignore_file(".")
+        if file is None:
+            return None
+        with file:
+            return self._doubt(file)
+
+    def _ignore_file(self, session: str) -> OpenFile | None:
+        try:
+            return self.open(session, _IGNORE)
+        except FileUnreadable:
+            return None
+
+    def _doubt(self, file: OpenFile) -> str | None:
+        found = os.fstat(file.descriptor)
+        where = f"{self.root}/{_IGNORE} is not used:"
+        if found.st_uid not in (0, os.geteuid(), os.fstat(self._root).st_uid):
+            return f"{where} it belongs to user {found.st_uid} (the root's owner or the daemon's user has to own it)"
+        if st.S_IMODE(found.st_mode) & 0o022:
+            return f"{where} other users can write it (run: chmod go-w {self.root}/{_IGNORE})"
+        return None
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -311,7 +311,7 @@ class Scanner:
                 try:
                     self._look(session, path, hint, batch, trees)
                 except FileUnreadable as error:
-                    logger.warning("%s", error, extra={"session": session, "path": path})
+                    logger.warning("%.200s: %s", path, error.reason, extra={"session": session})
         self._commit(session, batch)
 
     def _look(self, session: str, path: str, hint: Hint, batch: Batch, trees: dict[str, bool]) -> None:

@@ -126,7 +126,7 @@ def test_kubernetes_gives_the_sidecar_what_it_needs(pod: dict[str, Any]):
     mounts = {row["name"]: row["mountPath"] for row in sidecar["volumeMounts"]}
     assert mounts["sessions"] == str(config.root)
     assert mounts["state"] == str(config.state)
-    assert mounts["socket"] == str(config.agent_socket.parent)
+    assert mounts["socket"] == str(config.agent_socket.parent.parent), "a volume's own folder is everybody's"
     assert config.socket.is_relative_to(config.state), "the operator's, which the agent does not have"
     assert mounts.keys() == {row["name"] for row in pod["volumes"]}
     theirs = {row["name"]: row["mountPath"] for row in agent["volumeMounts"]}

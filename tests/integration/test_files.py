@@ -470,6 +470,7 @@ def test_two_directories_of_one_name_are_told_apart_even_with_one_inode(tree, se
 def test_ignore_text(tree, session):
     assert tree.ignore_text(None) == tree.ignore_text(S) == ""
     (tree.root / ".cachesyncignore").write_text("root")
+    (tree.root / ".cachesyncignore").chmod(0o644)
     (session / ".cachesyncignore").write_bytes(b"\xff\n")
     assert tree.ignore_text(None) == "root"
     assert tree.ignore_text(S) == os.fsdecode(b"\xff\n")
@@ -482,6 +483,28 @@ def test_ignore_text(tree, session):
     (session / ".cachesyncignore").unlink()
     (session / ".cachesyncignore").mkdir()
     assert tree.ignore_text(S) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the place of another user")
+def test_the_ignore_file_of_the_root_counts_only_if_no_agent_can_write_it(tree, session, caplog):
+    """Who may make sessions in the root can make that file too: it would switch storage off for all."""
+    rules = tree.root / ".cachesyncignore"
+    rules.write_text("*\n")
+    for owner, mode, counts in (
+        (0, 0o644, True), (0, 0o664, False), (0, 0o640, True), (0, 0o646, False), (12001, 0o600, False),
+    ):  # fmt: skip
+        os.chown(rules, owner, 0)
+        rules.chmod(mode)
+        caplog.clear()
+        assert [tree.ignore_text(None) for _ in range(3)] == ["*\n" if counts else ""] * 3
+        assert [".cachesyncignore is not used" in line for line in caplog.messages] == [True] * (not counts)
+        assert (tree.ignore_doubt() is None) == counts
+    os.chown(tree.root, 12001, 0)
+    assert tree.ignore_text(None) == "*\n", "it is the root's owner's"
+    os.chown(session, 12001, 0)
+    (session / ".cachesyncignore").write_text("a\n")
+    os.chown(session / ".cachesyncignore", 12002, 0)
+    assert tree.ignore_text(S) == "a\n", "a session's own rules are its agents'"
 
 
 # -- writers -----------------------------------------------------------------------------------------------------------

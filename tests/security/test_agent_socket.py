@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -17,9 +18,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from anyio.from_thread import start_blocking_portal
 from mcp import Client
 
@@ -31,7 +34,8 @@ from cachesync.control.asking import _Connection
 from cachesync.control.client import ControlClient
 from cachesync.control.rights import Peer, SessionRights, allows
 from cachesync.control.routes import Routes
-from cachesync.errors import ConfigError, DaemonUnavailable, UsageError
+from cachesync.control.unix_socket import UnixSocket
+from cachesync.errors import ConfigError, DaemonUnavailable, NoSuchSession, ObjectNotFound, UsageError
 from cachesync.mcp_server import Scope, build_server
 from tests.promises.host import eventually
 
@@ -86,6 +90,35 @@ def test_a_user_who_asks_without_end_holds_up_no_other(monkeypatch: pytest.Monke
         assert places._taken == {}, "nothing is kept of those who are gone"
 
     asyncio.run(ask())
+
+
+def test_a_right_that_was_lost_meanwhile_gets_no_answer(tmp_path: Path):
+    """Neither a report nor an error of a session: both name its files."""
+    import asyncio
+
+    session = tmp_path / "s1"
+    session.mkdir()
+
+    async def ask(fails: bool) -> None:  # noqa: FBT001  # a parameter of this test
+        routes = AgentRoutes(None, bool, bool, AgentDoor(tmp_path / "s", tmp_path))  # type: ignore[arg-type]
+        here, there = socket.socketpair(socket.AF_UNIX)
+
+        async def flush(_request: web.Request) -> web.Response:
+            session.chmod(0o000)
+            if fails:
+                raise ObjectNotFound("explain", "s1/secret", "nothing is known of this path")
+            return web.Response(text="secret")
+
+        with here, there:
+            transport = Mock()
+            transport.get_extra_info = lambda *_: here
+            request = make_mocked_request("POST", "/v1/sessions/s1/flush", transport=transport)
+            with pytest.raises(NoSuchSession):
+                await routes._of_own(flush)(request)
+
+    for fails in (False, True):
+        session.chmod(0o755)
+        asyncio.run(ask(fails))
 
 
 # -- the rights --------------------------------------------------------------------------------------------------------
@@ -208,6 +241,7 @@ class Host:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
+        self.pid = 0
         self.root = folder / "root"
         self.agents = folder / "run" / "agents.sock"
         self.settings = {"agent_socket": str(self.agents), "agent_group": str(TEAM)} | settings
@@ -234,6 +268,7 @@ class Host:
             stdout=log,
         )
         try:
+            self.pid = process.pid
             eventually(lambda: self.ask(ANN, "GET", "/readyz")[0] == 200, 30)
             yield self
         finally:
@@ -259,8 +294,8 @@ class Host:
                 os.setgid(user)
                 os.setuid(user)
                 with socket.socket(socket.AF_UNIX) as connection:
+                    connection.connect(os.fspath(path or self.agents))  # with a timeout it would not wait for a place
                     connection.settimeout(20)
-                    connection.connect(os.fspath(path or self.agents))
                     connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
                     while data := connection.recv(65536):
                         there.sendall(data)
@@ -313,6 +348,104 @@ def test_another_agents_session_is_as_if_it_were_not_there(host: Host):
     assert host.ask(ANN, "GET", "/v1/events")[0] == 400
     assert host.ask(ANN, "GET", "/v1/sessions/%62ob")[0] == 404
     assert host.ask(ANN, "POST", "/v1/sessions/ann%2f..%2fbob/flush")[0] == 400
+
+
+@ROOT_ONLY
+def test_no_agent_switches_storage_off_for_the_others(host: Host):
+    """By a ``.cachesyncignore`` in a root where agents may make sessions."""
+    os.chown(host.root, -1, TEAM)
+    host.root.chmod(0o3770)
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([TEAM])
+            os.setgid(ANN)
+            os.setuid(ANN)
+            descriptor = os.open(host.root / ".cachesyncignore", os.O_CREAT | os.O_WRONLY, 0o644)
+            os.write(descriptor, b"*\n")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (host.root / ".cachesyncignore").stat().st_uid == ANN
+    flushed = json.loads(host.run(BOB, "flush", "bob", "--json").stdout)
+    assert (flushed["stored"], flushed["files"], flushed["skipped"]) == (True, 1, [])
+    (note,) = [note for note in host.ask(BOB, "GET", "/v1/status")[1]["notes"] if "cachesyncignore" in note]
+    assert f"belongs to user {ANN}" in note
+
+
+@ROOT_ONLY
+def test_a_user_who_holds_connections_shuts_nobody_else_out(host: Host):
+    """More than there are places, made again as they are dropped."""
+    ready, go = os.pipe()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([TEAM])
+            os.setgid(ANN)
+            os.setuid(ANN)
+            held = []
+            while True:
+                connection = socket.socket(socket.AF_UNIX)
+                with contextlib.suppress(OSError):
+                    connection.connect(os.fspath(host.agents))
+                held.append(connection)
+                if len(held) == 280:
+                    os.write(go, b"x")
+                if len(held) > 280:
+                    held.pop(0).close()
+        os._exit(0)
+    try:
+        os.read(ready, 1)
+        before = len(os.listdir(f"/proc/{host.pid}/fd"))
+        for _ in range(10):
+            assert host.ask(BOB, "GET", "/v1/sessions")[0] == 200
+        assert before < 150, "the surplus is dropped"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    eventually(lambda: host.ask(ANN, "GET", "/v1/sessions")[0] == 200, 20)
+
+
+@ROOT_ONLY
+def test_what_a_user_does_not_read_is_bounded(host: Host):
+    """The lists of a flush have a thousand lines at most, and of receipts a user has one at a time."""
+    for number in range(1500):
+        (host.root / "ann" / f"{number:0150}.swp").touch()
+        (host.root / "ann" / f"{number:0200}").touch()
+    flush = "/v1/sessions/ann/flush?timeout=100"
+    code, told = host.ask(ANN, "POST", flush)
+    assert (code, told["stored"]) == (200, True)
+    assert 500 < len(told["skipped"]) <= 1000
+    assert told["counts"] == {"failed": 0, "pending": 0, "conflicts": 0, "skipped": 1500}
+    ready, there = socket.socketpair()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([TEAM])
+            os.setgid(ANN)
+            os.setuid(ANN)
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(os.fspath(host.agents))
+                connection.sendall(f"POST {flush}&receipt=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                there.sendall(connection.recv(1))
+                there.recv(1)
+        os._exit(0)
+    assert ready.recv(1) == b"H"
+    code, told = host.ask(ANN, "POST", flush.replace("100", "1") + "&receipt=1")
+    assert (code, told["error"]["cause"]) == (503, "1 receipts of your user are under way already")
+    assert host.ask(BOB, "POST", "/v1/sessions/bob/flush?receipt=1")[0] == 200
+    ready.sendall(b"x")
+    os.waitpid(child, 0)
+    code, told = host.ask(ANN, "POST", flush + "&receipt=1")
+    assert (code, len(told["entries"])) == (200, 1501)
+    ready.close()
+    there.close()
+
+
+@ROOT_ONLY
+def test_what_is_asked_does_not_fill_the_log(host: Host):
+    assert host.ask(ANN, "POST", "/v1/sessions/ann/flush")[0] == 200
+    before = (host.folder / "log").stat().st_size
+    for path in ("a" * 5000, "a" * 256, "a/" * 2000 + "b", "notes.txt/" + "a" * 3000, "%ff" * 300):
+        code, told = host.ask(ANN, "GET", f"/v1/explain/ann/{path}")
+        assert (code, told["error"]["kind"]) == (404, "ObjectNotFound")
+    assert (host.folder / "log").stat().st_size < before + 1000
 
 
 @ROOT_ONLY
@@ -453,6 +586,37 @@ def test_the_agents_socket_is_off_and_never_in_the_state_folder(tmp_path: Path):
             config(tmp_path, agent_socket=wrong)
     with pytest.raises(ConfigError, match="where agents must not get"):
         config(tmp_path, socket="a.sock", agent_socket="a.sock")
+
+
+@ROOT_ONLY
+def test_the_agents_socket_is_never_where_others_could_put_another_one(folder: Path):
+    place = folder / "run"
+    place.mkdir()
+    for owner, mode, good in (
+        (0, 0o755, True), (0, 0o750, True), (0, 0o1777, False), (0, 0o2770, False), (0, 0o757, False),
+        (ANN, 0o755, False),
+    ):  # fmt: skip
+        os.chown(place, owner, 0)
+        place.chmod(mode)
+        made = UnixSocket(place / "a.sock", None, for_others=True)
+        if good:
+            made.listen().close()
+            made.remove()
+        else:
+            with pytest.raises(ConfigError, match="could put another socket there"):
+                made.listen()
+    UnixSocket(place / "a.sock", None).listen().close()
+    os.unlink(place / "a.sock")
+    os.chown(place, 0, 0)
+    place.chmod(0o1777)
+    host = Host(folder)
+    told = os.environ | host.environ | {"CACHESYNC_AGENT_SOCKET": str(host.agents)}
+    done = subprocess.run(
+        [sys.executable, "-m", "cachesync", "run"], env=told, cwd="/", capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "other users can write its directory" in done.stderr
 
 
 @pytest.mark.parametrize("wrong", ["", ",", "..", "projects/../x", "/etc"])

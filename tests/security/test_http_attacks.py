@@ -382,6 +382,24 @@ def test_those_who_only_hold_connections_lock_nobody_out(served: Host, ask: Clie
     eventually(lambda: len(os.listdir(descriptors)) < before + 20, 20, "they are let go")
 
 
+def test_a_connection_that_showed_the_token_gives_way_last(ask: Client):
+    """It is the quietest of all, and stays; one that only claims to have a token does not."""
+    request = f"HTTP/1.1\r\nHost: {ask.host}\r\nAuthorization: Bearer "
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(ask.connected())
+        held.sendall(f"GET /v1/sessions {request}{TOKEN}\r\n\r\n".encode())
+        assert held.recv(65536).startswith(b"HTTP/1.1 200")
+        claims = stack.enter_context(ask.connected())
+        claims.sendall(f"GET /healthz {request}{'x' * 20}\r\n\r\n".encode())
+        assert claims.recv(65536).startswith(b"HTTP/1.1 200")
+        for _ in range(tcp.CONNECTIONS + 50):
+            stack.enter_context(ask.connected())
+        held.sendall(f"GET /v1/sessions {request}{TOKEN}\r\n\r\n".encode())
+        assert held.recv(65536).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(ConnectionError):
+            assert claims.recv(1) == b""
+
+
 def test_who_takes_nothing_of_an_answer_holds_no_other_up(ask: Client):
     with contextlib.ExitStack() as stack:
         for _ in range(20):
