@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,13 @@ from tests.servers import MotoServer, SeaweedServer, Server
 
 MakeHost = Callable[..., Host]
 KINDS = ("seaweed", "moto", "file", "memory")
+
+# A shell without job control starts `make test &` with these two ignored, and children inherit that: the daemons that
+# the tests interrupt would not notice. A handler of Python's is not inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -189,6 +189,8 @@ def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged |
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
         code = sqlite3.SQLITE_CORRUPT  # the disk lets us write: it is the file's header that says no
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ:
+        code = sqlite3.SQLITE_CORRUPT  # the disk read all there is: somebody cut the file or its log
     if closed or (code is not None and code & 0xFF in _SURROUNDINGS):
         return JournalUnavailable(operation, str(path), error)
     return JournalDamaged(operation, str(path), error)

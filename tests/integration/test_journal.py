@@ -1119,3 +1119,12 @@ def test_a_session_that_is_being_added_holds_up_no_transaction(desk):
             assert not done.is_alive()
         added.result(20)
     assert "new" in desk.sessions.names()
+
+
+def test_a_log_that_was_cut_under_a_reader_is_damage_and_no_trouble_of_the_disk(desk):
+    desk.see("a")
+    with open(f"{desk.path}-wal", "r+b") as log:
+        log.truncate(0)
+    with pytest.raises(JournalDamaged):
+        desk.entry("a")
+    assert not desk.db.in_place()
