@@ -146,7 +146,8 @@ class ObjectStore(Protocol):
     ) -> ObjectInfo:
         """Copy inside the store; ``attributes`` replace the source's, None keeps them.
 
-        PreconditionFailed if the source is not ``source_version`` or the target is not what was expected.
+        PreconditionFailed if the source is not ``source_version``, or the target is not what was expected or is gone.
+        ObjectNotFound if there is no source.
         StorePermanent if the store cannot copy, or not this object (it is archived); the caller may send the bytes.
         """
 

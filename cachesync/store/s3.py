@@ -194,6 +194,9 @@ class S3Store:
             except NotSupported as error:
                 self._refuses_copies = error.reason
                 raise
+            except ObjectNotFound:  # of the two it may be either
+                self._compare(target, expect)
+                raise
         metadata = dict(attributes.metadata) if attributes else found.metadata
         kind = attributes.content_type if attributes else found.content_type
         return ObjectInfo(target, found.size, version, time.time(), found.sha256, metadata, kind)
@@ -201,7 +204,8 @@ class S3Store:
     def delete(self, key: str, *, expect: Version) -> None:
         """Delete the object if it is still ``expect``: compared first, then deleted on that condition."""
         try:
-            self._compare(key, expect)
+            if not fields.same((found := self.head(key)).version, expect):
+                raise PreconditionFailed("delete", key, f"it is version {found.version.etag} now, not {expect.etag}")
             try:
                 self._client.call("delete", key, "delete_object", Key=key, IfMatch=fields.quoted(expect.etag))
             except NotSupported:
@@ -303,16 +307,13 @@ class S3Store:
         return fields.version({"ETag": answer["CopyObjectResult"]["ETag"], "VersionId": answer.get("VersionId")})
 
     def _compare(self, key: str, expect: Version | None) -> ObjectInfo | None:
-        """The newest version of ``key``. Raises PreconditionFailed unless it is ``expect``.
-
-        Raises ObjectNotFound if there is none and one was expected.
-        """
+        """The newest version of ``key``. Raises PreconditionFailed unless it is ``expect``, also if there is none."""
         try:
             found = self.head(key)
-        except ObjectNotFound:
+        except ObjectNotFound as error:
             if expect is None:
                 return None
-            raise
+            raise PreconditionFailed("store", key, "the object is gone") from error
         if expect is None:
             raise PreconditionFailed("store", key, "there is an object already")
         if not fields.same(found.version, expect):

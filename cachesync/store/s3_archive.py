@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StorePermanent, StoreTransient
+from cachesync.errors import ObjectNotFound, StorePermanent, StoreTransient
 from cachesync.model import ObjectInfo, PastObject, Version
 from cachesync.store import s3_fields as fields
 from cachesync.store.base import Download
@@ -69,7 +69,7 @@ class S3Archive:
 
     def revive(self, key: str, version_id: str, *, expect: Version | None, without: Collection[str] = ()) -> ObjectInfo:
         """Copy a past version onto its key, inside the bucket. One that is the newest already stays as it is."""
-        newest = self._compared(key, expect)
+        newest = self._compare(key, expect)
         if newest is not None and (newest.version.version_id or NULL) == version_id:
             return newest
         with _no_such_version("restore", key, version_id):
@@ -86,7 +86,7 @@ class S3Archive:
             described = fields.described(self._uploads.attributes(found, version_id))
             version = self._uploads.copy(
                 key, found.version, found.size, key, described, source_id=version_id,
-                expect=expect, check=lambda: self._compared(key, expect),
+                expect=expect, check=lambda: self._compare(key, expect),
             )  # fmt: skip
         else:
             version = self._copy(key, version_id, found.version, expect, replaced)
@@ -100,12 +100,6 @@ class S3Archive:
             asked["VersionId"] = version_id
         library = self._client.library
         return library.run(library.link("link to", key, asked, int(expires)))
-
-    def _compared(self, key: str, expect: Version | None) -> ObjectInfo | None:
-        try:
-            return self._compare(key, expect)
-        except ObjectNotFound as error:
-            raise PreconditionFailed("restore", key, "the object is gone") from error
 
     def _copy(
         self, key: str, version_id: str, version: Version, expect: Version | None, replaced: Mapping[str, Any]

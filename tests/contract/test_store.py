@@ -289,8 +289,10 @@ def test_copy_compares_source_and_target(store: ObjectStore) -> None:
     second = store.put("a", Bytes(b"second"), PLAIN, expect=first.version)
     with pytest.raises(PreconditionFailed):
         store.copy("a", "b", source_version=first.version, expect=None)
-    with pytest.raises((PreconditionFailed, ObjectNotFound)):
+    with pytest.raises(PreconditionFailed):
         store.copy("a", "b", source_version=second.version, expect=STALE)
+    with pytest.raises(ObjectNotFound):
+        store.copy("nothing", "b", source_version=second.version, expect=None)
     target = store.put("b", Bytes(b"target"), PLAIN, expect=None)
     with pytest.raises(PreconditionFailed):
         store.copy("a", "b", source_version=second.version, expect=None)
