@@ -27,29 +27,25 @@ def test_one_thread_at_a_time():
     assert inside == 0
 
 
-def test_p24_nobody_waits_long_beside_threads_that_take_it_again_and_again():
-    """Eight do. A fair lock is taken eight times before it is ours, ``threading.Lock`` some forty times."""
-    mutex, stop, turns, waited = Mutex(), threading.Event(), 0, 0
+def test_p24_who_has_waited_comes_ahead_of_one_who_takes_it_again_and_again():
+    """With ``threading.Lock``, who gives it back and asks at once has it again before anyone else wakes."""
+    mutex, asked, order = Mutex(), threading.Event(), list[str]()
 
-    def hog() -> None:
-        nonlocal turns
-        while not stop.is_set():
-            with mutex:
-                turns += 1
-                time.sleep(0.002)
-
-    threads = [threading.Thread(target=hog) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for _ in range(40):
-        before = turns
+    def wait() -> None:
+        asked.set()
         with mutex:
-            waited += turns - before
-        time.sleep(0.003)
-    stop.set()
-    for thread in threads:
-        thread.join(60)
-    assert waited / 40 <= 16
+            order.append("waited")
+
+    waiting = threading.Thread(target=wait)
+    with mutex:
+        waiting.start()
+        asked.wait(60)
+        time.sleep(1)  # fifty times as long as it waits beside newcomers
+    for _ in range(3):
+        with mutex:
+            order.append("again")
+    waiting.join(60)
+    assert order == ["waited", "again", "again", "again"]
 
 
 def test_an_error_within_gives_it_back():
