@@ -342,10 +342,13 @@ class Campaign:
         root = self.host.root
         found: dict[str, Any] = {"sessions": sorted(os.listdir(root)), "outside": self._outside.read_bytes()}
         for place in [root / "vault", *sorted((root / "vault").rglob("*"))]:
-            at = place.lstat()
-            data = place.read_bytes() if place.is_file() else b""
-            found[str(place)] = (at.st_mode, at.st_uid, at.st_gid, at.st_ino, at.st_mtime_ns, at.st_nlink, data)
-            found[f"attributes of {place}"] = sorted(os.listxattr(place))
+            try:
+                at = place.lstat()
+                data = place.read_bytes() if place.is_file() else b""
+                found[str(place)] = (at.st_mode, at.st_uid, at.st_gid, at.st_ino, at.st_mtime_ns, at.st_nlink, data)
+                found[f"attributes of {place}"] = sorted(os.listxattr(place, follow_symlinks=False))
+            except FileNotFoundError:  # listed and then deleted: somebody is in there
+                found[str(place)] = "gone"
         for session in ("vault", "cold"):
             pages = self.host.s3.get_paginator("list_objects_v2").paginate(
                 Bucket=self.host.bucket, Prefix=f"sessions/{session}/"
