@@ -53,7 +53,7 @@ _LOOK_AT_FEW = 0.01
 """Entries, and seconds: so many are looked at that often. What is left at the end may be what changed since the barrier
 was taken, and is not waited for."""
 _PAUSE, _MOST_PAUSE = 0.003, 0.1
-"""Seconds between two questions of a flush that is alone, and of one among many."""
+"""Seconds between two queries of a single flush, and the most between two of a concurrent one."""
 
 
 class Flusher:
@@ -243,9 +243,8 @@ class Flusher:
                 if expired or not pending or (MISSING in reasons and reasons <= {MISSING, DELETING}):
                     break
             self._uploader.wait_for_progress(min(0.05, max(0.001, deadline - now)))
-            # Many flushes at once must not slow the uploads, so together they ask as often as one.
-            pause = min(_MOST_PAUSE, _PAUSE * self._uploader.waited_for())
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            # Concurrent flushes must not slow the uploads, so all together query the journal as often as one flush.
+            time.sleep(max(0.0, min(_MOST_PAUSE, _PAUSE * self._uploader.waited_for(), deadline - time.monotonic())))
         conflicts = self._c.journal.sessions.conflicts(session)
         return replace(report, stored=False, failed=failed, pending=pending, conflicts=conflicts)
 

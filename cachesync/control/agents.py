@@ -211,7 +211,7 @@ class AgentRoutes:
 
 
 async def _taken(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Send an answer. Until it is taken its user keeps the place; who takes nothing is dropped, see tcp.Site."""
+    """Send a response. It counts for its user until the client has read it; tcp.Site drops a client that does not."""
     answered(request)
     with suppress(ConnectionError):
         await response.prepare(request)

@@ -171,5 +171,5 @@ async def _stream(request: web.Request, lane: Lane, work: Callable[[OnProgress],
         await asyncio.wait({running})
         if (error := running.exception()) is not None:
             told, _ = told_as(error, request)
-            _log.info("%s %.200s, which nobody waits for any more: %s", request.method, request.path, told)
+            _log.info("%s %.200s failed after its client had gone: %s", request.method, request.path, told)
     return response

@@ -1,9 +1,9 @@
 """The control API on TCP: the routes of the socket behind a guard, and the page.
 
-Whoever can reach the port may open connections, so what one can take is bounded: how many there are, and how long one
-may say nothing, or not take what it asked for. Where there are too many, the one that has been quiet for the longest
-makes room, so that those who only hold connections lock nobody out. On an AF_UNIX socket a user may have so many, and
-those above that cost nothing: they are refused before anything is made for them.
+Every program that reaches the port can open connections. So their number is bounded, and the time that a connection may
+be idle or leave its response unread. If there are too many, the one that was idle for the longest is closed, so idle
+connections cannot lock other clients out. On an AF_UNIX socket the number is also bounded for each user; a connection
+above it is refused before the server allocates anything for it.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Site:
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        """Take who waits, some at once (a callback of the loop's)."""
+        """Accept waiting connections, several at once. The event loop calls this."""
         left = _AT_ONCE
         for _ in range(_LOOKED_AT):
             try:

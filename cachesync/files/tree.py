@@ -271,8 +271,10 @@ class Tree:
             return "" if doubt else file.read(0, _LONGEST_IGNORE).decode("utf-8", "surrogateescape")
 
     def ignore_doubt(self) -> str | None:
-        """The sentence that says why the root's ``.cachesyncignore`` does not count: whoever may make sessions can make
-        that file too, and would decide what is stored of the others. None if it counts, or if there is none."""
+        """Return why the root's ``.cachesyncignore`` is not used, as a sentence. None if it is used or does not exist.
+
+        A user who may create sessions can create that file too, and could stop the storage of other users' files.
+        """
         file = self._ignore_file(".")
         if file is None:
             return None

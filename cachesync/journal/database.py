@@ -25,7 +25,7 @@ _READERS = 6
 
 
 class Database:
-    """One writing connection, guarded by a lock, and a few that read, which wait neither for a writer nor for its disk.
+    """One connection that writes, guarded by a lock, and several that read. A read does not wait for a writer.
 
     WAL with ``synchronous=NORMAL``: a commit survives a killed process, and after power loss the file is sound but may
     lack its last commits. That costs nothing, since a scan finds again what a lost mark said and the store's conditions
@@ -103,8 +103,10 @@ class Database:
 
     @property
     def changes(self) -> int | None:
-        """A number that grows with every row that is changed: while it stands still, what was read is what there is.
-        None while a transaction is open, whose changes are not there yet, or may be taken back."""
+        """A number that grows with every changed row. While it is the same, earlier reads are still valid.
+
+        None during a transaction: its changes are not visible yet, and may be rolled back.
+        """
         try:
             changes = self._writer.total_changes  # first: a transaction that begins now is seen below
         except sqlite3.ProgrammingError:  # closed: the next question says so
@@ -112,7 +114,7 @@ class Database:
         return changes if self._writing is None else None
 
     def all(self, sql: str, values: Row = ()) -> list[Row]:
-        """All rows of a query: as of the last commit, or within a transaction as that left them."""
+        """Return all rows of a query, as of the last commit. In a transaction, the thread sees its own changes."""
         with self._translated("read the journal"):
             if self._writing == threading.get_ident():
                 return self._writer.execute(sql, values).fetchall()
@@ -123,7 +125,7 @@ class Database:
                 self._free.put(reader)
 
     def one(self, sql: str, values: Row = ()) -> Row | None:
-        """The first row of a short query, as ``all``."""
+        """Return the first row of ``all``, or None."""
         rows = self.all(sql, values)
         return rows[0] if rows else None
 
@@ -165,7 +167,7 @@ class Database:
             for connection in (*readers, self._writer):
                 connection.close()
             for reader in readers:
-                self._free.put(reader)  # closed: who asks now is told so
+                self._free.put(reader)  # closed, so later reads raise JournalUnavailable
 
 
 def _create(path: Path) -> None:
@@ -190,7 +192,7 @@ def _translate(error: Exception, operation: str, path: Path) -> JournalDamaged |
     if code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK):
         code = sqlite3.SQLITE_CORRUPT  # the disk lets us write: it is the file's header that says no
     if code == sqlite3.SQLITE_IOERR_SHORT_READ:
-        code = sqlite3.SQLITE_CORRUPT  # the disk read all there is: somebody cut the file or its log
+        code = sqlite3.SQLITE_CORRUPT  # the disk works: another program truncated the file or its log
     if closed or (code is not None and code & 0xFF in _SURROUNDINGS):
         return JournalUnavailable(operation, str(path), error)
     return JournalDamaged(operation, str(path), error)

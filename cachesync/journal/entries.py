@@ -104,8 +104,9 @@ class Entries:
     def mark(
         self, name: str, marks: Sequence[Mark], now: float, *, stands: Callable[[str], bool] | None = None
     ) -> None:
-        """Make paths dirty, a hundred in one transaction and generation: all sessions' writes wait for its end. A
-        missing path counts only if it was expected on disk.
+        """Make paths dirty, 100 in each transaction and generation, because other sessions' writes wait for its end.
+
+        A missing path counts only if it was expected on disk.
 
         A look is a moment old: ``stands`` looks once more, while nobody else writes. What was missing and stands was
         brought here meanwhile; what counts as evicted or deleted, was seen and does not stand was on its way out: an
@@ -163,7 +164,7 @@ class Entries:
         """A directory is missing, and with it everything below that was expected on disk. Returns how much it was.
 
         In a session in doubt, nothing is marked: what was below may have been missing before. A whole scan decides.
-        ``stands`` as in ``mark``: the directory may be here again, with files that were brought into it meanwhile.
+        ``stands`` is that of ``mark``: the directory may exist again, with hydrated files in it.
         """
         number, place = self._ledger.id(name), (*split(directory), *below(directory))
         # Asked of each file that is gone: it may have been a directory. Mostly it was none, and nothing is written.

@@ -66,7 +66,7 @@ class Ledger:
         self._names = {number: name for name, number in self._numbers.items()}
         self._adding = threading.Lock()
         self._lock = threading.Lock()
-        """Taken in transactions too, so nobody who holds it waits for one."""
+        """Transactions take it, so a thread must not begin a transaction while it holds it."""
         self._listings: list[tuple[int, set[str]]] = []
         self._deleted: deque[tuple[float, int, str]] = deque()
         self._hardened = 0

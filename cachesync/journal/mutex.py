@@ -1,4 +1,4 @@
-"""A lock that is fast where few threads want it, and keeps nobody waiting where many do."""
+"""A lock that is fast without contention and fair under contention."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PATIENCE = 0.02
 
 
 class Mutex:
-    """Whoever finds it free takes it, but a thread that has waited 20 ms comes before all newcomers.
+    """Any thread may take the free lock, but a thread that has waited for 20 ms takes it before all newcomers.
 
-    A strict order costs a switch of threads each time, and no order at all starves a thread beside one that takes the
-    lock again and again. This is how Go's ``sync.Mutex`` does it (normal and starvation mode).
+    A strict order costs a thread switch for each use. Without any order, a thread starves beside one that takes the
+    lock in a loop. Go's ``sync.Mutex`` works the same way (normal mode and starvation mode).
     """
 
     def __init__(self) -> None:

@@ -225,7 +225,7 @@ class Changing:
         return wire.attr_out(VALID, view.attributes(node))
 
     def resize(self, node: Node, where: int | bytes, size: int) -> None:
-        """Cut or grow a file. Who has it open for writing may, whatever its mode says by now. Raises OSError, Held."""
+        """Truncate or extend a file. An open for writing is enough, whatever the mode is now. Raises OSError, Held."""
         if isinstance(where, int) and node.writable:
             os.ftruncate(where, size)
             return

@@ -203,8 +203,8 @@ class Holding:
         return wire.open_out(handle, self._flags)
 
     def create(self, r: Request) -> bytes:
-        """CREATE: make a file, and open it. If somebody made one meanwhile, the kernel looks the name up again: it lets
-        in whom that file lets in, and the file has its owner already."""
+        """CREATE: create a file and open it. If another program has just created one, the kernel looks the name up
+        again, and checks that file's mode and owner."""
         flags, mode, umask, _ = wire.CREATE_IN.unpack_from(r.buffer, wire.HEADER)
         parent, name, bits = self._view.nodes[r.node], r.text(16), mode & 0o7777
         check_name(self._view, parent, name)

@@ -1,8 +1,8 @@
-"""Opening files of the root in the request loop, which waits for no program of a user's.
+"""Opens files of the root in the request loop without blocking.
 
-A program that holds a lease of a file (fcntl(2), F_SETLEASE) lets whoever opens it wait, for 45 seconds or more, and
-one that puts a FIFO in its place for as long as it likes. Here every open is told not to wait. Where a lease is in the
-way that begins its break, and the request alone waits for the end of it.
+A program that holds a lease of a file (fcntl(2), F_SETLEASE) blocks an open for 45 seconds or more. A FIFO in its place
+blocks the open without limit. So every open has O_NONBLOCK. If a lease conflicts, the kernel begins to break it, and
+only this request waits for the end of the lease.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cachesync.mount.nodes import Node, session_of
 
 
 def opened(node: Node, place: bytes, flags: int) -> int:
-    """A descriptor of what stands at ``place``, which is the file of ``node``. Raises OSError, Held."""
+    """Open ``place``, which is the file of ``node``. Raises OSError, Held."""
     try:
         return os.open(place, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     except BlockingIOError:
@@ -25,7 +25,7 @@ def opened(node: Node, place: bytes, flags: int) -> int:
 
 
 def opened_anew(node: Node, file: int, flags: int) -> int:
-    """Another descriptor of an open file, whatever its name is by now. Raises OSError, Held."""
+    """Open an open file again, independent of its name. Raises OSError, Held."""
     return opened(node, b"/proc/self/fd/%d" % file, flags)
 
 
@@ -47,8 +47,10 @@ def _holder(node: Node, place: bytes) -> bytes:
 
 
 def _wait(place: bytes, flags: int) -> None:
-    """Wait until the lease is given up, or the kernel ends it (/proc/sys/fs/lease-break-time). What stands there by
-    now, or that nothing does, is found by the request, which is handled again."""
+    """Wait until the program or the kernel (/proc/sys/fs/lease-break-time) ends the lease.
+
+    Errors are ignored: the request is handled again and sees them.
+    """
     with contextlib.suppress(OSError):
         pinned = os.open(place, os.O_PATH | os.O_CLOEXEC | flags & os.O_NOFOLLOW)
         try:

@@ -114,7 +114,7 @@ class Looking:
         return bytes(out)
 
     def fsyncdir(self, r: Request) -> bytes:
-        """FSYNCDIR. Elsewhere, so that nobody else waits for a disk."""
+        """FSYNCDIR, in a thread of the pool, because other requests must not wait for the disk."""
         node = self._view.nodes[r.node]
         place = node.place
 

@@ -1066,27 +1066,6 @@ def test_who_reads_a_journal_that_is_closed_is_told_so(desk):
             desk.entry("a")
 
 
-def test_p24_a_thread_writes_beside_threads_that_never_stop_writing(desk):
-    """Each gives the lock back and takes it again at once. None of them waits for the others' end."""
-    stop, writes = threading.Event(), [0] * 4
-
-    def write(number: int) -> None:
-        while not stop.is_set():
-            with desk.db.write() as db:
-                db.execute("UPDATE meta SET generation = generation + 1")
-            writes[number] += 1
-
-    with ThreadPoolExecutor(4) as pool:
-        done = [pool.submit(write, number) for number in range(4)]
-        deadline = time.monotonic() + 60
-        while min(writes) < 50 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        stop.set()
-        for each in done:
-            each.result(60)
-    assert min(writes) >= 50
-
-
 def test_p24_a_thousand_marks_let_others_write_between_them(desk, monkeypatch):
     database = desk.journal._ledger.db
     plain, written = database.write, []
