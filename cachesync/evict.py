@@ -93,9 +93,11 @@ class Evictor:
             self._directories(run, directories)
             with self._c.journal.turns.alone(session):
                 # The mount shows no session that is neither here nor in the store: its agent could not get in any more.
-                goes = not run.kept and (closing or self._c.journal.entries.any_away(session))
-                if goes and not ground.remove():
-                    run.keep(".", "a program created something in it a moment ago")
+                entries = self._c.journal.entries
+                goes = not run.kept and (closing or entries.any_away(session))
+                # What the journal expects in an empty directory is a deletion that was not noticed yet.
+                if goes and (entries.any_resident(session) or not ground.remove()):
+                    run.keep(".", "a program created or deleted something in it a moment ago")
         kept = [Pending(path, reason) for path, reason in sorted(run.kept.items())]
         logger.info("evicted", extra={"session": session, "files": run.evicted, "bytes": run.bytes, "kept": len(kept)})
         self._c.events.tell(What.EVICTED, session, files=run.evicted, bytes=run.bytes)

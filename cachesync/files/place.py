@@ -253,10 +253,14 @@ class Ground:
                 raise
         return True
 
+    def stands(self) -> bool:
+        """Whether the session's directory is still the one that is held. Raises RootHalted."""
+        return self.tree.session_directory(self.session) == self.identity
+
     def remove(self) -> bool:
         """Remove the session's directory itself, if it is empty and still the one that is held. Raises FileUnwritable,
         RootHalted."""
-        if self.tree.session_directory(self.session) != self.identity:
+        if not self.stands():
             return False
         with translated("remove the directory", self.session):
             try:

@@ -52,7 +52,7 @@ class Changing:
         """LINK."""
         (source,) = wire.U64.unpack_from(r.buffer, wire.HEADER)
         node = self._view.nodes[source]
-        if node.file >= 0 and not os.fstat(node.file).st_nlink:
+        if node.unlinked and node.file >= 0 and not os.fstat(node.file).st_nlink:
             return self._make(r, 8, lambda path: linux.link_open(node.file, path))
         self._view.stand(node)
         return self._make(r, 8, lambda path: os.link(node.place, path, follow_symlinks=False), owned=False)
@@ -122,8 +122,8 @@ class Changing:
             kept = r.kept()
 
             def done() -> bytes:
-                if os.path.lexists(parent.below(name)):
-                    return self.unlink(kept)  # it was brought here meanwhile
+                if os.path.lexists(parent.below(name)) or view.away(path) is not None:
+                    return self.unlink(kept)  # it was brought here meanwhile, and perhaps dropped again
                 view.nodes.vacate(parent, name)
                 if node is not None:
                     self.lost(node)

@@ -6,6 +6,7 @@ asked for once more, since a file is brought here first and written down after.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat as st
@@ -258,7 +259,11 @@ class View:
     def bring_path(self, path: bytes, *, directory: bool) -> Later:
         """The same for what is at a path."""
         session, inside = split(path)
-        work = partial(self.keeper.bring, session, inside, directory=directory)
+
+        def work() -> None:
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile: the handler looks again
+                self.keeper.bring(session, inside, directory=directory)
+
         return Later(work, party=session, remote=not directory)
 
     def keep_reading(self, path: bytes) -> None:
@@ -340,6 +345,8 @@ def _asked(ask: Callable[P, T], *names: P.args, **none: P.kwargs) -> T:
 def attributes_here(node: Node, found: os.stat_result) -> wire.Attributes:
     """A node's attributes, which stands on the disk as ``found``."""
     told = wire.attributes(found)
+    if not found.st_nlink and not node.unlinked:  # the daemon dropped it: it has its name, and the kernel may link it
+        told = (*told[:10], 1, *told[11:])
     return (node.inode, *told[1:]) if node.inode else told
 
 

@@ -17,7 +17,7 @@ from cachesync.model import Kind
 from cachesync.scanner import Scanner
 from cachesync.watcher import Hint
 
-_TRIES = 3
+_TRIES = 5
 """A directory may be evicted under the file that is being put into it."""
 
 _MODE = 0o644
@@ -85,6 +85,7 @@ class Bringer:
                 del self._under_way[session, path]
 
     def _bring(self, session: str, path: str) -> None:
+        learned = False
         for left in reversed(range(_TRIES)):
             try:
                 with self._ground(session) as ground:
@@ -92,10 +93,13 @@ class Bringer:
                     brought = self._hydrator.bring(session, marks, ground, self._staging())
                     if brought.complete:
                         self._make(ground, path)
+                    is_gone = not brought.complete and not ground.stands()
             except (RootHalted, FileUnwritable):
                 if not left:
                     raise
                 continue
+            if is_gone and left:
+                continue  # the session's directory was evicted
             if brought.full:
                 raise DiskFull("bring", f"{session}/{path}", "the disk of the root is full")
             if brought.complete:
@@ -103,8 +107,9 @@ class Bringer:
             reason = next(iter([*(f.error for f in brought.failed), *(p.reason for p in brought.pending)]))
             if brought.unreachable:
                 raise StoreUnreachable("bring", f"{session}/{path}", reason, "open it again")
-            if left < _TRIES - 1:
+            if learned or not left:
                 raise StoreTransient("bring", f"{session}/{path}", reason, "open it again")
+            learned = True
             self._learner.again(session)  # another host may have replaced it since we learned of it
 
     def make_empty(self, session: str, path: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import stat as st
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from cachesync import attributes
 from cachesync.context import Context
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreError
+from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreError, StoreTransient
 from cachesync.learn import Learner
 from cachesync.model import Entry, FileStat, Kind, Stored
 from cachesync.ondemand.bringing import Bringer
@@ -20,6 +21,9 @@ from cachesync.uploader import Uploader
 from cachesync.watcher import Hint
 
 _AT_ONCE = 8
+
+_TRIES = 5
+"""Of having the session's directory stand: each eviction of a session that is empty then removes it."""
 
 
 class Renamer:
@@ -36,12 +40,11 @@ class Renamer:
 
     def remove(self, session: str, path: str) -> None:
         """See verbs.OnDemand. The deletion is one as any other: settled first, guarded, conditional."""
-        self._bringer.stand(session)
         one = self._c.journal.entries.entry(session, path)
         if one is not None and not one.resident:
             self._keep_above(session, path)
         due = self._c.clock() + self._c.pace.delete_settle
-        with self._learner.standing, self._c.journal.turns.alone(session):
+        with self._turn(session):
             removed = self._c.journal.residence.removed(session, path, due, self._c.clock())
         if not removed:
             raise ObjectNotFound("remove", f"{session}/{path}", "nothing of this name is only in the store")
@@ -55,7 +58,6 @@ class Renamer:
         found = [entry for entry in [*found, *([one] if one is not None else [])] if _is_away(entry)]
         if not found and not path.endswith("/") and (one is None or one.tombstone):
             raise ObjectNotFound("rename", f"{session}/{path}", "nothing of this name is only in the store")
-        self._bringer.stand(session)
         self._bringer.stand(to_session)
         if found:
             self._keep_above(session, path)
@@ -65,6 +67,18 @@ class Renamer:
             self._move(entry, to_session, to_path + entry.path[len(path) :])
 
         in_parallel(iter(found), move, _AT_ONCE)
+
+    @contextmanager
+    def _turn(self, session: str) -> Iterator[None]:
+        """The daemon's turn in a session whose directory stands. Where it does not, what the journal is told of a
+        removed name would be taken for a loss of the directory. Raises StoreTransient."""
+        for _ in range(_TRIES):
+            self._bringer.stand(session)
+            with self._learner.standing, self._c.journal.turns.alone(session):
+                if self._scanner.presence.is_known(session):
+                    yield
+                    return
+        raise StoreTransient("remove", session, "the session is evicted again and again", "do it again")
 
     def _keep_above(self, session: str, path: str) -> None:
         """Let the directory of a path stand that only the names in it tell of: it does not go with the last of them."""
@@ -121,7 +135,7 @@ class Renamer:
 
     def _renamed(self, entry: Entry, to_session: str, to_path: str, stored: Stored | None) -> bool:
         """Write down that an entry has another name; False if it stands here by now, or something else does there."""
-        with self._learner.standing, self._c.journal.turns.alone(entry.session):
+        with self._turn(entry.session):
             if entry.kind is not Kind.DIRECTORY and self._c.tree.lstat(entry.session, entry.path) is not None:
                 return False
             return self._c.journal.sessions.renamed(entry, to_session, to_path, stored, self._c.clock())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cachesync.evict import Evictor
 from tests.flat_store import FlatStore
 from tests.life import Host, S
 
@@ -64,3 +66,44 @@ def test_a_directory_that_is_evicted_under_what_is_put_into_it_is_made_again(a: 
     a.driven.engine.ondemand.make_empty(S, "d/x")
     assert times == ["d/", "d/"]
     assert (a.session / "d" / "x").read_bytes() == b""
+
+
+def test_a_name_is_removed_though_the_sessions_empty_directory_is_evicted_meanwhile(a: Host, monkeypatch):
+    a.write("f")
+    a.flush()
+    a.life.evict(S)
+    ondemand = a.driven.engine.ondemand
+    stand, times = ondemand._bringer.stand, []
+
+    def and_evicted(session: str) -> None:
+        stand(session)
+        times.append(session)
+        if len(times) == 1:
+            a.life.evict(S)
+            assert not a.session.exists()
+
+    monkeypatch.setattr(ondemand._bringer, "stand", and_evicted)
+    ondemand.remove(S, "f")
+    assert times == [S, S]
+    assert known(a) == {}
+    a.driven.scan(S)
+    assert known(a) == {}
+
+
+def test_a_deletion_that_comes_while_its_session_is_evicted_is_not_taken_for_the_directorys_loss(a: Host, monkeypatch):
+    a.write("f")
+    a.write("g")
+    a.flush()
+    a.life.evict(S)
+    ondemand, directories = a.driven.engine.ondemand, Evictor._directories
+    a.write("h")
+    a.flush()
+
+    def and_removed(self: Evictor, *given: Any) -> None:
+        directories(self, *given)
+        ondemand.remove(S, "f")
+
+    monkeypatch.setattr(Evictor, "_directories", and_removed)
+    assert [kept.path for kept in a.life.evict(S).kept] == ["."]
+    a.driven.scan(S)
+    assert known(a) == {"g": False, "h": False}

@@ -331,11 +331,17 @@ class Exerciser:
             assert found.st_size == len(self.files[name].data), found
 
     def listing(self) -> None:
-        def listed() -> set[str]:
-            found = [os.path.join(folder, name) for folder, _, names in os.walk(self.top) for name in names]
-            return {os.path.relpath(path, self.top) for path in found}
+        def refuse(error: OSError) -> None:
+            raise error
 
-        self.soon(lambda: listed() == set(self.files), "the names are the model's")
+        def listed() -> bool:
+            walk = os.walk(self.top, onerror=refuse)
+            paths = [os.path.join(folder, name) for folder, _, names in walk for name in names]
+            found, files = {os.path.relpath(path, self.top) for path in paths}, set(self.files)
+            assert found == files, f"too many: {found - files}, missing: {files - found}"
+            return True
+
+        self.soon(listed, "the names are the model's")
 
     def check(self, name: str) -> None:
         """A name's file is as the model has it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cachesync.control.client import ControlClient
 from cachesync.fuse import linux
 from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually
@@ -154,6 +155,20 @@ def test_a_second_name_is_not_what_takes_the_place_of_the_first(mounted):
     (s / "a").write_text("new")
     assert (s / "b").read_text() == "old"
     assert (s / "a").read_text() == "new"
+
+
+def test_a_file_that_was_dropped_while_a_program_reads_it_gets_a_second_name(mounted):
+    s = mounted.mnt / "s"
+    s.mkdir()
+    (s / "a").write_text("A")
+    mounted.stored("s")
+    lifecycle = ControlClient(mounted.root / ".cachesync" / "control.sock").lifecycle
+    with (s / "a").open() as reader:
+        eventually(lambda: lifecycle.evict("s").evicted or not os.stat(s / "a"), 10, "it is dropped")
+        os.link(s / "a", s / "b")  # at once: the kernel asks what "a" is only when a second has passed
+        assert reader.read() == "A"
+        assert os.fstat(reader.fileno()).st_nlink == 1
+    assert (s / "a").read_text() == (s / "b").read_text() == "A"
 
 
 def test_who_stands_in_a_directory_that_was_dropped_stays_in_it(mounted):
