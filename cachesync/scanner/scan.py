@@ -383,10 +383,10 @@ class Scanner:
             self._journal.entries.returned(session, batch.returned, stands=stands)
             batch.returned.clear()
         if batch.marks:
-            self._journal.entries.mark(session, batch.marks, self._clock(), stands=stands)
-            for mark in batch.marks:  # before wake: "dirty" must precede "stored"
+            for mark in batch.marks:  # before the commit: a busy uploader stores a row as soon as it is there
                 if mark.stat is None or mark.stat.kind is Kind.FILE:
                     self._tell(What.DIRTY, session, mark.path, size=None if mark.stat is None else mark.stat.size)
+            self._journal.entries.mark(session, batch.marks, self._clock(), stands=stands)
             self._wake()
             changes = [mark for mark in batch.marks if is_change(mark) and mark.path not in batch.rechecked]
             batch.marked += len(batch.marks)

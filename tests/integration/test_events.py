@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,21 +274,20 @@ def test_listeners_do_not_hold_up_the_end(host, ear):
 
 def test_a_burst_with_listeners_that_read_and_one_that_does_not(host, ear):
     """1,500 files: each of them is told of to who reads, in its order; who does not read costs nobody anything."""
-    deaf = Ear(host.state / "control.sock", read=False)
-    for number in range(1500):
-        host.write(f"d{number % 10}/{number}", "x")
-    host.stored()
-    eventually(lambda: len(ear.of("stored")) >= 1500)
-    stored = {data["path"] for data in ear.of("stored")}
-    assert len(stored) == 1500
-    assert not ear.of("lost")
-    by_path = defaultdict(list)
-    for kind, data in list(ear.events):
-        by_path[data.get("path")].append(kind)
-    assert all(kinds.index("dirty") < kinds.index("stored") for path, kinds in by_path.items() if path in stored)
-    deaf.begin()
-    eventually(lambda: deaf.of("flushed"), what="what was not lost comes when it reads again")
-    deaf.close()
+    with closing(Ear(host.state / "control.sock", read=False)) as deaf:
+        for number in range(1500):
+            host.write(f"d{number % 10}/{number}", "x")
+        host.stored()
+        eventually(lambda: len(ear.of("stored")) >= 1500)
+        stored = {data["path"] for data in ear.of("stored")}
+        assert len(stored) == 1500
+        assert not ear.of("lost")
+        by_path = defaultdict(list)
+        for kind, data in list(ear.events):
+            by_path[data.get("path")].append(kind)
+        assert all(kinds.index("dirty") < kinds.index("stored") for path, kinds in by_path.items() if path in stored)
+        deaf.begin()
+        eventually(lambda: deaf.of("flushed"), what="what was not lost comes when it reads again")
 
 
 # -- a server alone ----------------------------------------------------------------------------------------------------

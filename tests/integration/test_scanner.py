@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from cachesync.errors import RootHalted
+from cachesync.events import What
 from cachesync.model import Kind
 from cachesync.watcher import Hint
 from tests.driving import Driven
@@ -81,6 +82,16 @@ def see(desk, request):
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_told_to_be_dirty_before_an_uploader_can_take_it(desk, see):
+    """Else a busy uploader stores it first, and "stored" is told before "dirty"."""
+    told = []
+    desk.driven.engine.events.join(lambda event: told.append((event.what, event.path, desk.dirty())))
+    desk.write("a")
+    see("a")
+    assert told == [(What.DIRTY, "a", set())]
+    assert desk.dirty() == {"a"}
 
 
 def test_a_new_file_is_dirty_once(desk, see):
