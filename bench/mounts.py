@@ -15,8 +15,8 @@ from bench.machine import WentWrong, cpu, family, forget_peak, peak, run, runnin
 from bench.peers import CACHESYNC, program, remote
 from bench.stage import Stage
 from bench.target import Target
-from cachesync.control.client import ControlClient
-from cachesync.errors import CacheSyncError
+from cachesync.api.client import ControlClient
+from cachesync.model.errors import CacheSyncError
 
 OURS = ("cachesync root", "cachesync mount")
 IGNORED = "cachesync mount, ignored"

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from cachesync.config import load
-from cachesync.engine import Engine
-from cachesync.stores import open_store
+from cachesync.daemon.engine import Engine
+from cachesync.daemon.store_factory import open_store
 
 
 def main() -> None:

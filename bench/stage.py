@@ -19,8 +19,8 @@ from bench.machine import MIB, Cost, WentWrong, cpu, forget_peak, peak
 from bench.raw import put_all
 from bench.table import Row
 from bench.target import REGION, Target
-from cachesync.devserver import DevServer
-from cachesync.errors import CacheSyncError
+from cachesync.model.errors import CacheSyncError
+from cachesync.store.devserver import DevServer
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cachesync.files
-import cachesync.transfer
+import cachesync.root
+import cachesync.sync.transfer
 from cachesync.config import load
-from cachesync.engine import Engine
-from cachesync.stores import open_store
+from cachesync.daemon.engine import Engine
+from cachesync.daemon.store_factory import open_store
 
 COUNT, SIZE = 2000, 50 * 1024
 WAYS = ("none", "fdatasync", "syncfs")
@@ -32,13 +32,13 @@ WAYS = ("none", "fdatasync", "syncfs")
 
 @contextlib.contextmanager
 def _syncing(way: str) -> Iterator[None]:
-    take: Callable[..., Any] = cachesync.files.take
+    take: Callable[..., Any] = cachesync.root.snapshot.take
 
     def synced(file: Any, **options: Any) -> Any:
         os.fdatasync(file.descriptor)
         return take(file, **options)
 
-    with mock.patch.object(cachesync.transfer, "take", synced if way == "fdatasync" else take):
+    with mock.patch.object(cachesync.sync.transfer, "take", synced if way == "fdatasync" else take):
         yield
 
 

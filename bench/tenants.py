@@ -32,7 +32,7 @@ from botocore.exceptions import ClientError
 
 from bench.machine import MIB
 from bench.target import REGION, Target
-from cachesync.devserver import DevServer
+from cachesync.store.devserver import DevServer
 
 FLOOD, OTHER = "flood", "other"
 _LARGE = 40 * MIB

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cachesync.artifact_store import ArtifactStore
-    from cachesync.client import Client
+    from cachesync.programs.artifact_store import ArtifactStore
+    from cachesync.programs.client import Client
 
 __version__ = "0.1.0"
 
 __all__ = ["ArtifactStore", "Client", "__version__"]
 
-_PLACES = {"ArtifactStore": "cachesync.artifact_store", "Client": "cachesync.client"}
+_PLACES = {"ArtifactStore": "cachesync.programs.artifact_store", "Client": "cachesync.programs.client"}
 
 
 def __getattr__(name: str) -> Any:

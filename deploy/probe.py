@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from cachesync.config import load
-from cachesync.errors import CacheSyncError
+from cachesync.model.errors import CacheSyncError
 
 _PATIENCE = 4.0
 """Seconds: less than any probe's timeout, so that the line below is what is logged."""

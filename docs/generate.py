@@ -21,15 +21,16 @@ from typing import Any
 from aiohttp import web
 
 from cachesync import ArtifactStore, Client
+from cachesync.api.agents import ANSWERED
+from cachesync.api.routes import Routes
 from cachesync.cli.arguments import COMMANDS, SETTING, build_parser
 from cachesync.cli.entry import INTERRUPTED, OUTPUT_CLOSED
-from cachesync.client import ClientArtifacts
 from cachesync.config import SETTINGS, load
-from cachesync.control.agents import ANSWERED
-from cachesync.control.routes import Routes
-from cachesync.errors import ExitCode
-from cachesync.events import Event, What
-from cachesync.mcp_server import Scope, build_server
+from cachesync.model.errors import ExitCode
+from cachesync.model.events import Event, What
+from cachesync.programs.client import ClientArtifacts
+from cachesync.programs.mcp_server.build import build_server
+from cachesync.programs.mcp_server.scope import Scope
 from docs import told
 from docs.samples import ANSWERS, ERROR
 

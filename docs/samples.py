@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cachesync import __version__
-from cachesync.control.wire import error_json
-from cachesync.doctor.finding import warning
-from cachesync.errors import NoSuchSession
-from cachesync.model import Conflict, Skipped
-from cachesync.outcomes import (
+from cachesync.api.wire import error_json
+from cachesync.model.errors import NoSuchSession
+from cachesync.model.outcomes import (
     Artifact,
     CloseReport,
     EvictReport,
@@ -18,8 +16,7 @@ from cachesync.outcomes import (
     PastVersion,
     VerifyReport,
 )
-from cachesync.rebind import RebindReport
-from cachesync.reports import (
+from cachesync.model.reports import (
     DaemonStatus,
     Failure,
     FlushReport,
@@ -29,6 +26,9 @@ from cachesync.reports import (
     StatusReport,
     Story,
 )
+from cachesync.model.values import Conflict, Skipped
+from cachesync.ops.doctor.finding import warning
+from cachesync.ops.rebind import RebindReport
 
 _SHA256 = "770516662a6aa8106529459aa99dd5447ba7d9b98c6ac3a97b28fd6322c7aa6d"
 _ETAG = "26ab0db90d72e28ad0ba1e22ee510510"

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from cachesync.errors import FileChanging
-from cachesync.model import Attributes, Multipart
+from cachesync.model.errors import FileChanging
+from cachesync.model.values import Attributes, Multipart
 
 PLAIN = Attributes("text/plain")
 MIB = 1024 * 1024

@@ -11,7 +11,7 @@ import pytest
 
 from cachesync.store.base import ObjectStore
 from cachesync.store.fsspec_store import FsspecStore
-from cachesync.store.s3 import S3Store
+from cachesync.store.s3.store import S3Store
 from tests.promises.host import Host, hosts_of
 from tests.promises.line import Line
 from tests.servers import MotoServer, SeaweedServer, Server

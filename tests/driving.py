@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cachesync.files.listing
-import cachesync.flush
-import cachesync.following
+import cachesync.root.listing
+import cachesync.sync.flush
+import cachesync.sync.following
 from cachesync.config import load
-from cachesync.engine import Engine
-from cachesync.reports import FlushReport
+from cachesync.daemon.engine import Engine
+from cachesync.model.reports import FlushReport
 from cachesync.store.base import ObjectStore
 from tests.flat_store import Crash
 
@@ -36,7 +36,7 @@ class Clock:
     def push(self, seconds: float) -> None:
         self.ahead += seconds
 
-    # What cachesync.flush and cachesync.following ask of the module ``time``.
+    # What cachesync.sync.flush and cachesync.sync.following ask of the module ``time``.
     monotonic = __call__
     sleep = push
     time_ns = staticmethod(time.time_ns)
@@ -114,10 +114,10 @@ class Driven:
     def flush(self, session: str, timeout: float = 300.0, **options: Any) -> FlushReport:
         """``flush`` in the engine's time: a timeout of five minutes takes none of ours."""
         with (
-            mock.patch.object(cachesync.flush, "time", self.clock),
-            mock.patch.object(cachesync.following, "time", self.clock),
-            mock.patch.object(cachesync.files.listing, "time", _Aging(self.clock)),
-            mock.patch.object(cachesync.flush, "within", lambda _, call: call()),
+            mock.patch.object(cachesync.sync.flush, "time", self.clock),
+            mock.patch.object(cachesync.sync.following, "time", self.clock),
+            mock.patch.object(cachesync.root.listing, "time", _Aging(self.clock)),
+            mock.patch.object(cachesync.sync.flush, "within", lambda _, call: call()),
         ):
             return self.engine.service.flush(session, timeout=timeout, **options)
 

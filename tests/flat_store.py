@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from urllib.parse import quote
 
-from cachesync.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable, UsageError
-from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
+from cachesync.model.errors import ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable, UsageError
+from cachesync.model.values import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cachesync.lifecycle.life
-from cachesync.lifecycle import SessionLife
-from cachesync.outcomes import OnProgress, VerifyReport, no_progress
+import cachesync.session.life
+from cachesync.model.outcomes import OnProgress, VerifyReport, no_progress
+from cachesync.session.life import SessionLife
 from cachesync.store.base import ObjectStore
 from tests.driving import Clock, Driven
 
@@ -44,11 +44,11 @@ def life_of(driven: Driven, *, threads: int = 1) -> SessionLife:
 def driven_time(driven: Driven) -> Iterator[None]:
     """A session is closed in the engine's time and in the caller's thread."""
     with (
-        mock.patch.object(cachesync.flush, "time", driven.clock),
-        mock.patch.object(cachesync.following, "time", driven.clock),
-        mock.patch.object(cachesync.lifecycle.life, "time", driven.clock),
-        mock.patch.object(cachesync.flush, "within", lambda _, call: call()),
-        mock.patch.object(cachesync.lifecycle.life, "within", lambda _, call: call()),
+        mock.patch.object(cachesync.sync.flush, "time", driven.clock),
+        mock.patch.object(cachesync.sync.following, "time", driven.clock),
+        mock.patch.object(cachesync.session.life, "time", driven.clock),
+        mock.patch.object(cachesync.sync.flush, "within", lambda _, call: call()),
+        mock.patch.object(cachesync.session.life, "within", lambda _, call: call()),
     ):
         yield
 

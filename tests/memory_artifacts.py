@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO, Self
 
-from cachesync.address import Address
 from cachesync.artifacts.listing import one_level
-from cachesync.errors import ArtifactExists, NoSuchSession, ObjectNotFound, UsageError
-from cachesync.outcomes import (
+from cachesync.model.address import Address
+from cachesync.model.errors import ArtifactExists, NoSuchSession, ObjectNotFound, UsageError
+from cachesync.model.outcomes import (
     Artifact,
     CloseReport,
     EvictReport,
@@ -20,7 +20,7 @@ from cachesync.outcomes import (
     VerifyReport,
     no_progress,
 )
-from cachesync.reports import Failure, FlushReport, Pending
+from cachesync.model.reports import Failure, FlushReport, Pending
 
 PIECE = 1024 * 1024
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cachesync.model import Entry, FileStat, Kind, Stored, Version
+from cachesync.model.values import Entry, FileStat, Kind, Stored, Version
 
 STAT = FileStat(Kind.FILE, 5, 1_600_000_000_000_000_001, 0, 1, 0o640)
 STORED = Stored(Version('"etag"', "id"), 5, "ab" * 32, 1_600_000_000_000_000_001, 0o640, 1_700_000_000.5)

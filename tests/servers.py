@@ -15,9 +15,9 @@ import botocore.session
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cachesync.devserver import DevServer
-from cachesync.store import s3_calls
-from cachesync.store.s3_client import S3Settings
+from cachesync.store.devserver import DevServer
+from cachesync.store.s3 import calls
+from cachesync.store.s3.client import S3Settings
 
 REGION = "us-east-1"
 
@@ -94,7 +94,7 @@ def _settings(server: Server, bucket: str, changes: dict[str, Any]) -> S3Setting
 
 def by_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no request of ours goes past botocore."""
-    monkeypatch.setattr(s3_calls, "is_known", lambda _method, _args: False)
+    monkeypatch.setattr(calls, "is_known", lambda _method, _args: False)
 
 
 def kind_of(*kinds: str) -> Any:

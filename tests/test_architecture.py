@@ -9,48 +9,32 @@ import pytest
 
 TOP = Path(__file__).resolve().parent.parent
 MODULES = sorted((TOP / "cachesync").rglob("*.py"))
-MOST_LINES = 400
+MOST_LINES = 500
 
 # Each outside thing has one owner; only there does its name appear.
 OWNERS = {
     # diskcache is SQLite, and its errors and connection are.
-    "sqlite3": ["journal", "cache"],
+    "sqlite3": ["journal", "read.cache"],
     "s3fs": ["store"],
     # The front is a file system of fsspec's.
-    "fsspec": ["store", "fsspec_fs"],
-    "mcp": ["mcp_server"],
+    "fsspec": ["store", "programs.fsspec_fs"],
+    "mcp": ["programs.mcp_server"],
     # What the SDK is made of, and takes its schemas from.
-    "mcp_types": ["mcp_server"],
-    "pydantic": ["mcp_server"],
-    "typing_extensions": ["mcp_server"],
-    "uvicorn": ["mcp_server"],
-    # The development server makes its bucket with it.
-    "botocore": ["store", "devserver"],
+    "mcp_types": ["programs.mcp_server"],
+    "pydantic": ["programs.mcp_server"],
+    "typing_extensions": ["programs.mcp_server"],
+    "uvicorn": ["programs.mcp_server"],
+    "botocore": ["store"],
     # CloudWatch has a session and a loop of its own.
-    "aiobotocore": ["store", "cloudwatch"],
-    "watchdog": ["watcher"],
-    "tenacity": ["policy"],
-    "diskcache": ["cache"],
-    "prometheus_client": ["metrics"],
+    "aiobotocore": ["store", "telemetry.cloudwatch"],
+    "watchdog": ["watch"],
+    "tenacity": ["model.policy"],
+    "diskcache": ["read.cache"],
+    "prometheus_client": ["telemetry.metrics"],
     "argcomplete": ["cli.completion"],
     "rich": ["cli.screen"],
     # The store only to name aiohttp's errors, which s3fs lets through.
-    "aiohttp": [
-        "control.server",
-        "control.agents",
-        "control.routes",
-        "control.artifact_routes",
-        "control.lifecycle_routes",
-        "control.ondemand_routes",
-        "control.seeing_routes",
-        "control.pending_routes",
-        "control.page_routes",
-        "control.guard",
-        "control.tcp",
-        "control.exchange",
-        "control.streams",
-        "store",
-    ],
+    "aiohttp": ["api", "store"],
 }
 NO_NAME_FOR_A_MODULE = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core", "base_utils"}
 

@@ -37,13 +37,13 @@ def warm() -> None:
     """Import and parse all that the program needs, without starting a thread."""
     import aiohttp.web  # noqa: F401
 
+    import cachesync.api.server
     import cachesync.cli.entry
-    import cachesync.control.server
-    import cachesync.daemon
-    import cachesync.engine
-    import cachesync.migrate
-    import cachesync.store.s3  # noqa: F401
-    from cachesync.store.s3_library import descriptions
+    import cachesync.daemon.engine
+    import cachesync.daemon.process
+    import cachesync.ops.migrate
+    import cachesync.store.s3.store  # noqa: F401
+    from cachesync.store.s3.library import descriptions
 
     loader = descriptions()
     for kind in ("service-2", "paginators-1", "waiters-2", "endpoint-rule-set-1"):

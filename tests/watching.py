@@ -5,8 +5,8 @@ import os
 import threading
 import time
 
-from cachesync.watcher import Hint, Hints
-from cachesync.watcher.watch import Watcher
+from cachesync.watch.hints import Hint, Hints
+from cachesync.watch.watch import Watcher
 
 WRITTEN = Hint.CHANGED | Hint.CLOSED
 DEADLINE = 20.0

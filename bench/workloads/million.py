@@ -14,7 +14,7 @@ from bench.machine import run as run_program
 from bench.peers import CACHESYNC
 from bench.stage import Stage
 from bench.table import Row
-from cachesync.policy import until_next_scan
+from cachesync.model.policy import until_next_scan
 
 WHO = ("find", "cachesync")
 _SESSION = 1000

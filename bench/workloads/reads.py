@@ -21,10 +21,10 @@ from bench.raw import Asker, Signer
 from bench.stage import Stage, fill
 from bench.table import Row
 from bench.target import REGION, Target
-from cachesync.address import parse
 from cachesync.config import load
-from cachesync.engine import Engine
-from cachesync.stores import open_store
+from cachesync.daemon.engine import Engine
+from cachesync.daemon.store_factory import open_store
+from cachesync.model.address import parse
 
 MOUNTS = ("cachesync mount", "rclone mount", "s3fs-fuse")
 WHO = ("raw", "cachesync reader", "cachesync cache", "s3fs library", *MOUNTS)

@@ -8,16 +8,17 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from cachesync import attributes, manifest
-from cachesync.address import Address, Space, from_key
 from cachesync.artifacts.local import Local
 from cachesync.artifacts.remote import Remote
-from cachesync.errors import NoSuchSession, ObjectNotFound, Unstorable
-from cachesync.keys import is_session_name, manifest_key
-from cachesync.manifest import FoundManifest
-from cachesync.model import Entry, FileStat, Kind, ObjectInfo
-from cachesync.outcomes import Artifact
-from cachesync.reader import describing
+from cachesync.model import attributes
+from cachesync.model.address import Address, Space, from_key
+from cachesync.model.errors import NoSuchSession, ObjectNotFound, Unstorable
+from cachesync.model.keys import is_session_name, manifest_key
+from cachesync.model.outcomes import Artifact
+from cachesync.model.values import Entry, FileStat, Kind, ObjectInfo
+from cachesync.read import describing
+from cachesync.sync import manifest
+from cachesync.sync.manifest import FoundManifest
 
 
 class Listing:

@@ -12,11 +12,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from cachesync import attributes
-from cachesync.address import Address
-from cachesync.awaiting import Awaiter
-from cachesync.context import Context
-from cachesync.errors import (
+from cachesync.model import attributes
+from cachesync.model.address import Address
+from cachesync.model.errors import (
     ArtifactExists,
     ObjectNotFound,
     PreconditionFailed,
@@ -25,20 +23,21 @@ from cachesync.errors import (
     Unstorable,
     UsageError,
 )
-from cachesync.files import Staging, Temporary
-from cachesync.files.beneath import HOLD, open_beneath
-from cachesync.files.making import make_path
-from cachesync.files.rename import move
-from cachesync.files.rights import rights_at
-from cachesync.files.staging import translated
-from cachesync.learn import Learner
-from cachesync.model import Counts, Entry, FileStat, Kind, Labels, Stored
-from cachesync.record import record
-from cachesync.removal import Removal
-from cachesync.rivals import with_digest
-from cachesync.scanner import Scanner
-from cachesync.uploader import Uploader
-from cachesync.watcher import Hint
+from cachesync.model.record import record
+from cachesync.model.values import Counts, Entry, FileStat, Kind, Labels, Stored
+from cachesync.root.making import make_path
+from cachesync.root.openat2 import HOLD, open_beneath
+from cachesync.root.rename import move
+from cachesync.root.rights import rights_at
+from cachesync.root.staging import Staging, Temporary, translated
+from cachesync.sync.conflicts import with_digest
+from cachesync.sync.context import Context
+from cachesync.sync.remote_listing import Learner
+from cachesync.sync.removal import Removal
+from cachesync.sync.scanner.scan import Scanner
+from cachesync.sync.uploader import Uploader
+from cachesync.sync.wait_stored import Awaiter
+from cachesync.watch.hints import Hint
 
 _MODE = 0o644
 _SLOWEST = 1024 * 1024

@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cachesync import attributes, manifest
-from cachesync.address import Address, Space
 from cachesync.artifacts.spool import filed
-from cachesync.errors import ArtifactExists, ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
-from cachesync.keys import manifest_key
-from cachesync.model import Attributes, Labels, ObjectInfo, Stored
-from cachesync.parallel import in_parallel
-from cachesync.policy import after_failure
+from cachesync.model import attributes
+from cachesync.model.address import Address, Space
+from cachesync.model.errors import ArtifactExists, ObjectNotFound, PreconditionFailed, StoreTransient, StoreUnreachable
+from cachesync.model.keys import manifest_key
+from cachesync.model.policy import after_failure
+from cachesync.model.values import Attributes, Labels, ObjectInfo, Stored
 from cachesync.store.base import Archive, Body, ObjectStore
+from cachesync.sync import manifest
+from cachesync.sync.parallel import in_parallel
 
 _TRIES = 8
 _ASKING = 8

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from cachesync.files import MemoryBody, OpenFile, take
-from cachesync.policy import MIB, PART_SIZE, Writer
+from cachesync.model.policy import MIB, PART_SIZE, Writer
+from cachesync.root.open_file import OpenFile
+from cachesync.root.snapshot import MemoryBody, take
 from cachesync.store.base import Body
 
 

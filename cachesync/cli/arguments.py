@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from cachesync import __version__
 from cachesync.cli import options
 from cachesync.config import SETTINGS
-from cachesync.errors import UsageError
+from cachesync.model.errors import UsageError
 
 SETTING = "setting_"
 """What the parsed name of a setting's flag starts with, so that no option of a command can be taken for one."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from cachesync.cli.phrases import duration, one_line, size
-from cachesync.outcomes import OnProgress, Progress
+from cachesync.cli.formatting import duration, one_line, size
+from cachesync.model.outcomes import OnProgress, Progress
 
 INTERVAL = 0.2
 WIDTH = 24

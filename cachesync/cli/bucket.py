@@ -7,15 +7,15 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from cachesync.cli.phrases import count, one_line
-from cachesync.cli.reach import Connect, load_config
-from cachesync.devserver import DevServer
-from cachesync.errors import ConfigError, ExitCode, UsageError
-from cachesync.keys import check_session
+from cachesync.cli.connect import Connect, load_config
+from cachesync.cli.formatting import count, one_line
+from cachesync.model.errors import ConfigError, ExitCode, UsageError
+from cachesync.model.keys import check_session
+from cachesync.store.devserver import DevServer
 
 if TYPE_CHECKING:
-    from cachesync.bucket.wanted import Setting, Wanted
     from cachesync.config import Config
+    from cachesync.ops.bucket.desired import Setting, Wanted
 
 _STATE_WIDTH = 11
 _NAME_WIDTH = 18
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
 
 
 def _wanted(config: Config, dev_server: DevServer | None, options: argparse.Namespace) -> Wanted:
-    from cachesync.bucket.wanted import Wanted
+    from cachesync.ops.bucket.desired import Wanted
 
     bucket = config.store.bucket
     if bucket is None:
@@ -66,7 +66,7 @@ def _wanted(config: Config, dev_server: DevServer | None, options: argparse.Name
 
 
 def _print_policy(wanted: Wanted, of: list[str]) -> int:
-    from cachesync.bucket import policies
+    from cachesync.ops.bucket import policies
 
     match of:
         case [] | ["daemon"]:
@@ -85,10 +85,10 @@ def _print_policy(wanted: Wanted, of: list[str]) -> int:
 def _settings(
     config: Config, dev_server: DevServer | None, wanted: Wanted, options: argparse.Namespace, *, check: bool
 ) -> int:
-    from cachesync.bucket.asking import Bucket
-    from cachesync.bucket.wanted import exit_code
-    from cachesync.store.s3_client import S3Client
-    from cachesync.stores import s3_settings
+    from cachesync.daemon.store_factory import s3_settings
+    from cachesync.ops.bucket.asking import Bucket
+    from cachesync.ops.bucket.desired import exit_code
+    from cachesync.store.s3.client import S3Client
 
     client = S3Client(s3_settings(config, wanted.bucket, dev_server))
     try:
@@ -115,7 +115,7 @@ def _told(settings: Iterable[Setting], *, quiet: bool, mends: bool) -> list[Sett
 
 
 def _show(setting: Setting, *, mends: bool) -> None:
-    from cachesync.bucket.wanted import State
+    from cachesync.ops.bucket.desired import State
 
     differs = setting.state in (State.DIFFERS, State.SET) and setting.found != setting.wanted
     what = f"{setting.found} -> {setting.wanted}" if differs else setting.found
@@ -128,7 +128,7 @@ def _show(setting: Setting, *, mends: bool) -> None:
 
 
 def _sum_up(found: list[Setting], *, check: bool, applied: bool) -> None:
-    from cachesync.bucket.wanted import State
+    from cachesync.ops.bucket.desired import State
 
     states = [setting.state for setting in found]
     differ, changed, refused = (states.count(state) for state in (State.DIFFERS, State.SET, State.REFUSED))

@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 
-from cachesync.address import parse
-from cachesync.cli.phrases import one_line
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
-from cachesync.verbs import Reading
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import one_line
+from cachesync.model.address import parse
+from cachesync.model.errors import ExitCode
+from cachesync.model.verbs import Reading
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -7,9 +7,9 @@ import json
 import sys
 
 from cachesync.cli import evict, flush
+from cachesync.cli.connect import Connect
 from cachesync.cli.progress import Progress
-from cachesync.cli.reach import Connect
-from cachesync.keys import check_session
+from cachesync.model.keys import check_session
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -17,12 +17,12 @@ from typing import Any, NoReturn
 import argcomplete
 from argcomplete.shell_integration import shellcode
 
-from cachesync.address import Space, parse_whole
-from cachesync.cli.reach import Connect, load_config
-from cachesync.control.client import ControlClient
-from cachesync.errors import CacheSyncError, ExitCode
-from cachesync.keys import is_session_name
-from cachesync.model import Kind
+from cachesync.api.client import ControlClient
+from cachesync.cli.connect import Connect, load_config
+from cachesync.model.address import Space, parse_whole
+from cachesync.model.errors import CacheSyncError, ExitCode
+from cachesync.model.keys import is_session_name
+from cachesync.model.values import Kind
 
 PATIENCE = 0.7
 LONGEST = 3.0

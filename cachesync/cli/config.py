@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from cachesync.cli.phrases import one_line
-from cachesync.cli.reach import Connect, load_config
-from cachesync.errors import ExitCode
+from cachesync.cli.connect import Connect, load_config
+from cachesync.cli.formatting import one_line
+from cachesync.model.errors import ExitCode
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:

@@ -8,13 +8,13 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from cachesync.cli.phrases import count, size
-from cachesync.cli.reach import Connect, load_config
-from cachesync.devserver import DevServer
-from cachesync.errors import ConfigError, ExitCode
+from cachesync.cli.connect import Connect, load_config
+from cachesync.cli.formatting import count, size
+from cachesync.model.errors import ConfigError, ExitCode
+from cachesync.store.devserver import DevServer
 
 if TYPE_CHECKING:
-    from cachesync.cost.estimate import Use
+    from cachesync.ops.cost.estimate import Use
 
 NOTE = {"sessions": 1000, "artifacts": 10, "size": 50_000, "writes": 1, "reads": 5}
 """The design note's example: it fills up what is not given."""
@@ -22,7 +22,7 @@ NOTE = {"sessions": 1000, "artifacts": 10, "size": 50_000, "writes": 1, "reads":
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Print the costs by storage class. If no number is given, the bucket is asked."""
-    from cachesync.cost.estimate import cost, given, prices
+    from cachesync.ops.cost.estimate import cost, given, prices
 
     numbers = {name: value for name in NOTE if (value := getattr(options, name)) is not None}
     use = given(**(NOTE | numbers)) if numbers else _counted(options)
@@ -49,9 +49,9 @@ def _requests(use: Use) -> str:
 
 def _counted(options: argparse.Namespace) -> Use:
     config = load_config(options)
-    from cachesync.bucket.wanted import Wanted
-    from cachesync.cost.estimate import counted
-    from cachesync.stores import open_store
+    from cachesync.daemon.store_factory import open_store
+    from cachesync.ops.bucket.desired import Wanted
+    from cachesync.ops.cost.estimate import counted
 
     bucket = config.store.bucket
     if bucket is None:

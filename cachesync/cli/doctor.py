@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from cachesync.cli.phrases import count, one_line
-from cachesync.cli.reach import Connect, load_config
+from cachesync.cli.connect import Connect, load_config
+from cachesync.cli.formatting import count, one_line
 
 if TYPE_CHECKING:
-    from cachesync.doctor import Finding
+    from cachesync.ops.doctor.finding import Finding
 
 _VERDICT_WIDTH = 7
 _CHECK_WIDTH = 11
@@ -19,8 +19,9 @@ _CHECK_WIDTH = 11
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Print each finding as it comes; 1 if one is a problem. JSON is a list of them."""
     config = load_config(options)
-    from cachesync.devserver import DevServer
-    from cachesync.doctor import Verdict, examine, exit_code
+    from cachesync.ops.doctor.finding import Verdict, exit_code
+    from cachesync.ops.doctor.run import examine
+    from cachesync.store.devserver import DevServer
 
     dev_server = None
     if options.dev_server is not None:

@@ -12,9 +12,9 @@ from functools import partial
 
 from cachesync.cli.arguments import COMMANDS, build_parser
 from cachesync.cli.first_process import stand_in
-from cachesync.cli.phrases import one_line
+from cachesync.cli.formatting import one_line
 from cachesync.config import misspelt
-from cachesync.errors import CacheSyncError, UsageError
+from cachesync.model.errors import CacheSyncError, UsageError
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
@@ -73,7 +73,7 @@ def _command(words: Sequence[str]) -> int:
         return int(done.code or 0)
     if options.command is None:
         raise UsageError("command", cause="none is given", hint=f"one of: {', '.join(COMMANDS)}; see cachesync --help")
-    from cachesync.cli.reach import connect
+    from cachesync.cli.connect import connect
 
     for name, near in misspelt(os.environ):
         meant = f"did you mean {near}?" if near else "cachesync config shows every setting"
@@ -90,7 +90,7 @@ def _failed(error: CacheSyncError, words: Sequence[str]) -> int:
     try:
         print(f"cachesync: {one_line(str(error))}", file=sys.stderr)
         if "--json" in words:  # the words, not the options: they may be what is wrong
-            from cachesync.control.wire import error_json
+            from cachesync.api.wire import error_json
 
             print(json.dumps(error_json(error)), flush=True)
     except BrokenPipeError:

@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 
-from cachesync.cli.phrases import count, reasons, size
-from cachesync.cli.reach import Connect
-from cachesync.keys import check_session
-from cachesync.outcomes import EvictReport
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count, reasons, size
+from cachesync.model.keys import check_session
+from cachesync.model.outcomes import EvictReport
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

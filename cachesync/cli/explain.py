@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Iterator
 
-from cachesync.cli.phrases import count, moment, one_line, size
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode, UsageError
-from cachesync.keys import check_path, check_session
-from cachesync.reports import Story
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count, moment, one_line, size
+from cachesync.model.errors import ExitCode, UsageError
+from cachesync.model.keys import check_path, check_session
+from cachesync.model.reports import Story
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

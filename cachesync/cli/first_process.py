@@ -22,7 +22,7 @@ def stand_in() -> int | None:
 
     A child that a signal ended counts as 128 + its number, as a shell says it. Call it before threads are started.
     """
-    from cachesync.undumpable import hide_memory
+    from cachesync.config.undumpable import hide_memory
 
     hide_memory()  # it has the command's environment
     watched = _PASSED_ON | {signal.SIGCHLD}

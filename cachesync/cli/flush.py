@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from cachesync.cli.phrases import count, duration, failures, listed, one_line, reasons, size
+from cachesync.api.wire import error_json
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count, duration, failures, listed, one_line, reasons, size
 from cachesync.cli.progress import Progress
-from cachesync.cli.reach import Connect
-from cachesync.control.wire import error_json
-from cachesync.errors import CacheSyncError, ExitCode, UsageError
-from cachesync.keys import check_session, printable
-from cachesync.model import Skipped
-from cachesync.reports import NOT_CONFIGURED, Failure, FlushReport, Json, gone_here
+from cachesync.model.errors import CacheSyncError, ExitCode, UsageError
+from cachesync.model.keys import check_session, printable
+from cachesync.model.reports import NOT_CONFIGURED, Failure, FlushReport, Json, gone_here
+from cachesync.model.values import Skipped
 
 AT_ONCE = 32
 """Sessions that are flushed side by side."""

@@ -15,22 +15,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from cachesync.address import Address, parse, parse_whole
 from cachesync.cli.bar import on_terminal
 from cachesync.cli.cat import warn
+from cachesync.cli.connect import Connect
 from cachesync.cli.flush import worst
+from cachesync.cli.formatting import count, failures, one_line, size
 from cachesync.cli.ls import inside, relative, told_of
-from cachesync.cli.phrases import count, failures, one_line, size
-from cachesync.cli.reach import Connect
-from cachesync.errors import CacheSyncError, FileUnwritable, NoSuchSession, ObjectNotFound, StoreSilent, UsageError
-from cachesync.files.beneath import HOLD, open_beneath
-from cachesync.files.rename import move
-from cachesync.files.staging import make_directories, translated
-from cachesync.keys import check_path, printable, stays_inside
-from cachesync.model import Kind
-from cachesync.outcomes import Artifact, OnProgress, Progress, no_progress
-from cachesync.reports import Failure
-from cachesync.verbs import Artifacts, Reading
+from cachesync.model.address import Address, parse, parse_whole
+from cachesync.model.errors import (
+    CacheSyncError,
+    FileUnwritable,
+    NoSuchSession,
+    ObjectNotFound,
+    StoreSilent,
+    UsageError,
+)
+from cachesync.model.keys import check_path, printable, stays_inside
+from cachesync.model.outcomes import Artifact, OnProgress, Progress, no_progress
+from cachesync.model.reports import Failure
+from cachesync.model.values import Kind
+from cachesync.model.verbs import Artifacts, Reading
+from cachesync.root.openat2 import HOLD, open_beneath
+from cachesync.root.rename import move
+from cachesync.root.staging import make_directories, translated
 
 _ELSEWHERE = frozenset({"evicted", "stored"})
 """States of what is not here."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from cachesync.address import parse
-from cachesync.cli.phrases import one_line, size, stamp
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
-from cachesync.outcomes import PastVersion
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import one_line, size, stamp
+from cachesync.model.address import parse
+from cachesync.model.errors import ExitCode
+from cachesync.model.outcomes import PastVersion
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

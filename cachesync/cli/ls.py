@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 
-from cachesync.address import Address, parse_whole
-from cachesync.cli.phrases import count, one_line, size, stamp
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
-from cachesync.model import Kind
-from cachesync.outcomes import Artifact
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count, one_line, size, stamp
+from cachesync.model.address import Address, parse_whole
+from cachesync.model.errors import ExitCode
+from cachesync.model.outcomes import Artifact
+from cachesync.model.values import Kind
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -9,27 +9,28 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cachesync.api.client import ControlClient
 from cachesync.cli.arguments import SETTING
-from cachesync.cli.reach import Connect, load_config
-from cachesync.control.client import ControlClient
-from cachesync.errors import ExitCode, UsageError
+from cachesync.cli.connect import Connect, load_config
+from cachesync.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from cachesync.config import Config
-    from cachesync.mcp_server import AgentVerbs
+    from cachesync.programs.mcp_server.shared import AgentVerbs
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:
     """Serve until the client leaves or a signal comes."""
     config = load_config(options)
     try:
-        from cachesync.mcp_server import Entry, Scope, serve_http, serve_stdio
+        from cachesync.programs.mcp_server.scope import Scope
+        from cachesync.programs.mcp_server.serve import Entry, serve_http, serve_stdio
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cachesync"):
             raise
         cause = f"{error.name} is not installed"
         raise UsageError("serve MCP", cause=cause, hint="pip install 'cachesync[mcp]'") from None
-    from cachesync.logs import configure
+    from cachesync.telemetry.logs import configure
 
     configure(config.log_format, config.log_level)
     scope = Scope(options.session or os.environ.get("CACHESYNC_SESSION") or None, options.allow_projects)
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace, connect: Connect) -> int:
 
 def _token(config: Config) -> tuple[str, str]:
     """The token that clients have to send, and where it is found. Raises ConfigError."""
-    from cachesync.control.token import MCP_NAME, check_token, kept_token
+    from cachesync.api.token import MCP_NAME, check_token, kept_token
 
     check_token(config.http_token)
     if config.http_token is not None:
@@ -72,8 +73,8 @@ def _reach(config: Config, connect: Connect) -> Iterator[AgentVerbs]:
         with connect() as verbs:
             yield verbs
         return
-    from cachesync.artifact_store import ArtifactStore
-    from cachesync.mcp_server import StoreOnly
+    from cachesync.programs.artifact_store import ArtifactStore
+    from cachesync.programs.mcp_server.shared import StoreOnly
 
     with ArtifactStore(config=config) as store:
         yield StoreOnly(config, store)

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 
+from cachesync.api.client import ControlClient
 from cachesync.cli.arguments import SETTING
 from cachesync.cli.bar import on_terminal
-from cachesync.cli.phrases import count, duration, listed, one_line, size
-from cachesync.cli.reach import Connect, check_daemons_store, load_config
-from cachesync.control.client import ControlClient
-from cachesync.outcomes import MigrateReport, no_progress
+from cachesync.cli.connect import Connect, check_daemons_store, load_config
+from cachesync.cli.formatting import count, duration, listed, one_line, size
+from cachesync.model.outcomes import MigrateReport, no_progress
 
 PRICES = "S3 Standard: $0.005 per 1,000 PUT requests, $0.023 per GB and month"
 """What migrate.tally counts with."""
@@ -26,8 +26,10 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
         check_daemons_store(client, here)  # nothing is configured: whoever runs a daemon here means its store
     setattr(options, f"{SETTING}root", str(options.source))
     config = load_config(options)
-    from cachesync.migrate import elsewhere, migrate, rehearse
-    from cachesync.stores import open_store
+    from cachesync.daemon.store_factory import open_store
+    from cachesync.ops.migrate.place import elsewhere
+    from cachesync.ops.migrate.rehearsal import rehearse
+    from cachesync.ops.migrate.run import migrate
 
     if not options.dry_run:
         config = elsewhere(config, os.environ)

@@ -8,20 +8,20 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from cachesync.api.socket_address import owners
 from cachesync.cli.arguments import SETTING
-from cachesync.cli.reach import Connect, load_config
-from cachesync.control.address import owners
-from cachesync.errors import UsageError
+from cachesync.cli.connect import Connect, load_config
+from cachesync.model.errors import UsageError
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Serve until a signal or until it is unmounted; the daemon's exit code (0 drained, 4 not all of it)."""
     config = load_config(options)
-    from cachesync.control.client import ControlClient
-    from cachesync.logs import configure
-    from cachesync.mount.passing import WriteThrough
+    from cachesync.api.client import ControlClient
+    from cachesync.mount.data_io import WriteThrough
     from cachesync.mount.serve import Plan
     from cachesync.mount.supervise import Supervisor
+    from cachesync.telemetry.logs import configure
 
     configure(config.log_format, config.log_level)
     root, directory = Path(os.path.abspath(config.root)), Path(os.path.abspath(options.directory))

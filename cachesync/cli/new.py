@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
-from cachesync.keys import check_session
+from cachesync.cli.connect import Connect
+from cachesync.model.errors import ExitCode
+from cachesync.model.keys import check_session
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 
 from cachesync.cli.bar import on_terminal
-from cachesync.cli.phrases import count, duration, failures, listed, one_line, reasons, size
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
-from cachesync.keys import check_session
-from cachesync.outcomes import OpenReport, Progress, no_progress
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count, duration, failures, listed, one_line, reasons, size
+from cachesync.model.errors import ExitCode
+from cachesync.model.keys import check_session
+from cachesync.model.outcomes import OpenReport, Progress, no_progress
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from cachesync.cli import values
-from cachesync.limits import DEFAULT_EXPIRES, DEFAULT_FLUSH_TIMEOUT
+from cachesync.model.limits import DEFAULT_EXPIRES, DEFAULT_FLUSH_TIMEOUT
 
 
 def as_json(parser: argparse.ArgumentParser) -> None:

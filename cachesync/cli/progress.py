@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self, TextIO
 
-from cachesync.cli.phrases import count, size
-from cachesync.errors import CacheSyncError
-from cachesync.reports import StatusReport
-from cachesync.verbs import Verbs
+from cachesync.cli.formatting import count, size
+from cachesync.model.errors import CacheSyncError
+from cachesync.model.reports import StatusReport
+from cachesync.model.verbs import Verbs
 
 INTERVAL = 0.5
 PATIENCE = 2.0

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from cachesync.address import Address, parse, parse_whole
 from cachesync.cli.bar import on_terminal
+from cachesync.cli.connect import Connect
 from cachesync.cli.flush import worst
-from cachesync.cli.phrases import count, failures, one_line, size
-from cachesync.cli.reach import Connect
-from cachesync.errors import CacheSyncError, ExitCode, FileChanging, FileUnreadable, UsageError
-from cachesync.keys import printable
-from cachesync.outcomes import Artifact, Progress, no_progress
-from cachesync.reports import Failure
-from cachesync.verbs import Artifacts
+from cachesync.cli.formatting import count, failures, one_line, size
+from cachesync.model.address import Address, parse, parse_whole
+from cachesync.model.errors import CacheSyncError, ExitCode, FileChanging, FileUnreadable, UsageError
+from cachesync.model.keys import printable
+from cachesync.model.outcomes import Artifact, Progress, no_progress
+from cachesync.model.reports import Failure
+from cachesync.model.verbs import Artifacts
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:
@@ -117,7 +117,7 @@ def _walk(top: int) -> Iterator[tuple[str, int | CacheSyncError]]:
 
 def _look(top: int, folder: str) -> list[tuple[str, os.stat_result | CacheSyncError]]:
     """What is in a folder ("" or ending in "/"), by path; or why that cannot be told."""
-    from cachesync.files.beneath import open_beneath  # only now: one file needs none of it
+    from cachesync.root.openat2 import open_beneath  # only now: one file needs none of it
 
     found: dict[str, os.stat_result | CacheSyncError] = {}
     try:
@@ -148,7 +148,7 @@ def _opened(file: str) -> BinaryIO:
 
 def _below(top: int, path: str) -> BinaryIO:
     """The same for a regular file under an open directory, without following a link."""
-    from cachesync.files.beneath import open_regular
+    from cachesync.root.openat2 import open_regular
 
     try:
         descriptor = open_regular(top, path)

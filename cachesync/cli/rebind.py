@@ -7,10 +7,10 @@ import json
 import sys
 from contextlib import closing
 
-from cachesync.cli.phrases import count, listed, one_line
-from cachesync.cli.reach import Connect, load_config
-from cachesync.control.address import is_served, owners
-from cachesync.errors import RootLocked
+from cachesync.api.socket_address import is_served, owners
+from cachesync.cli.connect import Connect, load_config
+from cachesync.cli.formatting import count, listed, one_line
+from cachesync.model.errors import RootLocked
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
@@ -18,8 +18,8 @@ def run(options: argparse.Namespace, _connect: Connect) -> int:
     config = load_config(options)
     if is_served(config.socket, owners(config)):
         raise RootLocked("rebind", str(config.root), "its daemon uses the old store", "stop the daemon first")
-    from cachesync.rebind import rebind
-    from cachesync.stores import open_store
+    from cachesync.daemon.store_factory import open_store
+    from cachesync.ops.rebind import rebind
 
     with closing(open_store(config)) as store:
         report = rebind(config, store, confirmed=options.yes)

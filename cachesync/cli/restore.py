@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from cachesync.address import parse
-from cachesync.cli.phrases import one_line, size
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import one_line, size
+from cachesync.model.address import parse
+from cachesync.model.errors import ExitCode
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

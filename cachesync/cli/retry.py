@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 
-from cachesync.cli.phrases import count
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
-from cachesync.keys import check_session
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count
+from cachesync.model.errors import ExitCode
+from cachesync.model.keys import check_session
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 
-from cachesync.address import parse
+from cachesync.cli.connect import Connect
 from cachesync.cli.flush import worst
-from cachesync.cli.phrases import failures, one_line
-from cachesync.cli.reach import Connect
-from cachesync.errors import CacheSyncError
-from cachesync.reports import Failure
+from cachesync.cli.formatting import failures, one_line
+from cachesync.model.address import parse
+from cachesync.model.errors import CacheSyncError
+from cachesync.model.reports import Failure
 
 INTERRUPTED = (
     "may be removed, or be removed later by the daemon or the next flush; cachesync restore brings it back where the"

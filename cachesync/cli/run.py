@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cachesync.cli.reach import Connect, load_config
+from cachesync.cli.connect import Connect, load_config
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:
     """Serve until a signal; the daemon's exit code (0 drained, 4 not all of it)."""
     config = load_config(options)
-    from cachesync.daemon import run as serve
+    from cachesync.daemon.process import run as serve
 
     code: int = serve(config, options.dev_server, _announce)
     return code

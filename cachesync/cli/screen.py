@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cachesync.cli.phrases import count, duration, one_line, size
+from cachesync.cli.formatting import count, duration, one_line, size
 from cachesync.cli.status import WORDS, cells_of, failure_lines, unsafe_first
-from cachesync.record import record
-from cachesync.reports import SessionStatus, StatusReport
+from cachesync.model.record import record
+from cachesync.model.reports import SessionStatus, StatusReport
 
 _LEAST_NAME = 12
 _GAP = 2

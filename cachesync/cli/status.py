@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from cachesync.cli.phrases import duration, listed, one_line, short_duration, short_size, size
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode, NoSuchSession
-from cachesync.keys import check_session
-from cachesync.reports import SessionStatus, StatusReport
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import duration, listed, one_line, short_duration, short_size, size
+from cachesync.model.errors import ExitCode, NoSuchSession
+from cachesync.model.keys import check_session
+from cachesync.model.reports import SessionStatus, StatusReport
 
 _WIDTH = 80
 WORDS = 2  # the columns at the left; the others are numbers

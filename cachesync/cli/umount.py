@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cachesync.cli.arguments import SETTING
+from cachesync.cli.connect import Connect, connect, load_config
 from cachesync.cli.flush import Outcome, lines, side_by_side, told, worst
-from cachesync.cli.phrases import one_line
-from cachesync.cli.reach import Connect, connect, load_config
-from cachesync.errors import CacheSyncError, DaemonUnavailable, ExitCode, UsageError
-from cachesync.reports import FlushReport
+from cachesync.cli.formatting import one_line
+from cachesync.model.errors import CacheSyncError, DaemonUnavailable, ExitCode, UsageError
+from cachesync.model.reports import FlushReport
 
 _AGAIN = 0.2
 _SHOWN = 5

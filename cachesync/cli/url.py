@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from cachesync.address import parse
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
+from cachesync.cli.connect import Connect
+from cachesync.model.address import parse
+from cachesync.model.errors import ExitCode
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

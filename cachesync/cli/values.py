@@ -6,7 +6,7 @@ import argparse
 import re
 
 from cachesync.config.kinds import SIZE
-from cachesync.limits import MAX_EXPIRES, MAX_FLUSH_TIMEOUT, MIN_EXPIRES
+from cachesync.model.limits import MAX_EXPIRES, MAX_FLUSH_TIMEOUT, MIN_EXPIRES
 
 
 def seconds(text: str) -> float:

@@ -7,10 +7,10 @@ import json
 import sys
 
 from cachesync.cli.bar import on_terminal
-from cachesync.cli.phrases import count, duration, failures, listed, one_line, reasons, size
-from cachesync.cli.reach import Connect
-from cachesync.keys import check_session
-from cachesync.outcomes import no_progress
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import count, duration, failures, listed, one_line, reasons, size
+from cachesync.model.keys import check_session
+from cachesync.model.outcomes import no_progress
 
 
 def run(options: argparse.Namespace, connect: Connect) -> int:

@@ -6,8 +6,8 @@ import argparse
 import json
 
 from cachesync import __version__
-from cachesync.cli.reach import Connect
-from cachesync.errors import ExitCode
+from cachesync.cli.connect import Connect
+from cachesync.model.errors import ExitCode
 
 
 def run(options: argparse.Namespace, _connect: Connect) -> int:

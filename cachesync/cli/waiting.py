@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from cachesync.cli.phrases import duration
-from cachesync.errors import CacheSyncError
-from cachesync.verbs import Verbs
+from cachesync.cli.formatting import duration
+from cachesync.model.errors import CacheSyncError
+from cachesync.model.verbs import Verbs
 
 PATIENCE = 2.0
 INTERVAL = 0.5

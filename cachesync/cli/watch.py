@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from cachesync.cli import reach
-from cachesync.cli.phrases import one_line
-from cachesync.cli.reach import Connect
-from cachesync.errors import CacheSyncError, ExitCode, NoSuchSession
-from cachesync.reports import StatusReport
+from cachesync.cli import connect as reach
+from cachesync.cli.connect import Connect
+from cachesync.cli.formatting import one_line
+from cachesync.model.errors import CacheSyncError, ExitCode, NoSuchSession
+from cachesync.model.reports import StatusReport
 
 if TYPE_CHECKING:
     from cachesync.cli.screen import Screen
@@ -106,7 +106,7 @@ def _raise_unless_passing(error: CacheSyncError) -> None:
 
 def _say_plainly(error: CacheSyncError, before: str, *, as_json: bool) -> None:
     if as_json:
-        from cachesync.control.wire import error_json
+        from cachesync.api.wire import error_json
 
         print(json.dumps(error_json(error)))
     print(f"{before}cachesync: {one_line(str(error))}", file=sys.stderr if as_json else sys.stdout)

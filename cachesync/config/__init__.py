@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from cachesync.config import files as settings_files
 from cachesync.config import kinds
 from cachesync.config.kinds import Address, Kind, NotAllowed, StoreAddress, is_loopback, masked
-from cachesync.errors import ConfigError
-from cachesync.keys import is_session_name
+from cachesync.model.errors import ConfigError
+from cachesync.model.keys import is_session_name
 
 __all__ = ["SETTINGS", "SYSTEM_FILE", "Address", "Config", "Setting", "Source", "StoreAddress", "load", "misspelt"]
 

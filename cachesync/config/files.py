@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cachesync.errors import ConfigError
-from cachesync.keys import RESERVED
+from cachesync.model.errors import ConfigError
+from cachesync.model.keys import RESERVED
 
 NAME = "cachesync.toml"
 _SIZE = 1024 * 1024

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from cachesync.record import record
+from cachesync.model.record import record
 
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -119,7 +119,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _addresses(text: str) -> tuple[str, ...]:
     """Of whole sessions, projects, folders or files, as a person names them."""
-    from cachesync.address import parse_whole
+    from cachesync.model.address import parse_whole
 
     found = tuple(str(parse_whole(word)) for word in text.replace(",", " ").split())
     if not found or "" in found:

@@ -12,10 +12,10 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
-from cachesync.errors import UsageError
 from cachesync.fuse import linux
 from cachesync.fuse.device import Device
-from cachesync.record import record
+from cachesync.model.errors import UsageError
+from cachesync.model.record import record
 
 KIND = "fuse.cachesync"
 """The type that the mount shows itself as."""

@@ -11,7 +11,7 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import Any
 
-from cachesync.record import record
+from cachesync.model.record import record
 
 ROOT = 1
 """The number of the mount's own directory."""

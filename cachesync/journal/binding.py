@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cachesync.errors import ConfigError
-from cachesync.journal.ledger import Ledger
-from cachesync.record import record
+from cachesync.journal.counters import Ledger
+from cachesync.model.errors import ConfigError
+from cachesync.model.record import record
 
 
 @record(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from cachesync.errors import JournalDamaged, JournalUnavailable, UsageError
+from cachesync.journal.integrity import check_contents
 from cachesync.journal.mutex import Mutex
 from cachesync.journal.reserve import Reserve
 from cachesync.journal.schema import MIGRATIONS
-from cachesync.journal.sound import check_contents
+from cachesync.model.errors import JournalDamaged, JournalUnavailable, UsageError
 
 Row = tuple[Any, ...]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cachesync.journal.ledger import Ledger
-from cachesync.model import LONGEST_TICK, Capabilities, Device, Leases
+from cachesync.journal.counters import Ledger
+from cachesync.model.values import LONGEST_TICK, Capabilities, Device, Leases
 
 
 class Devices:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from cachesync.journal.counters import Ledger
 from cachesync.journal.database import Row
-from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import (
     AT_OR_BELOW,
     DOUBTED,
@@ -27,7 +27,7 @@ from cachesync.journal.rows import (
     split,
     to_entry,
 )
-from cachesync.model import Entry, Labels, Mark
+from cachesync.model.values import Entry, Labels, Mark
 
 _DOUBT = f"(SELECT CASE WHEN ?4 = 'file' THEN doubted * {DOUBTED} ELSE 0 END FROM session WHERE id = ?1)"
 

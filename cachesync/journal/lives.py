@@ -12,8 +12,8 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from cachesync.journal.ledger import Ledger
-from cachesync.model import Entry
+from cachesync.journal.counters import Ledger
+from cachesync.model.values import Entry
 
 _NAME = re.compile(r"([0-9a-f]{16,64})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9a-f]{16})", re.ASCII)
 

@@ -6,8 +6,8 @@ import contextlib
 import sqlite3
 import time
 
-from cachesync.journal.ledger import Ledger
-from cachesync.model import QueueCounts
+from cachesync.journal.counters import Ledger
+from cachesync.model.values import QueueCounts
 
 _STEPS = 10_000
 """Instructions of SQLite's between two looks at the clock; less than a millisecond."""

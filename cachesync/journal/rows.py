@@ -9,7 +9,7 @@ import stat as st
 from typing import Any, NamedTuple
 
 from cachesync.journal.database import Row
-from cachesync.model import Entry, FileStat, Kind, Labels, Rights, Stored, Superseded, Version
+from cachesync.model.values import Entry, FileStat, Kind, Labels, Rights, Stored, Superseded, Version
 
 ENTRY_COLUMNS = """dir, name, kind, born, generation, absent, synced, resident, size, mtime_ns, ctime_ns, inode, mode,
     target, gone_at, closed, unsettled, etag, version_id, stored_size, stored_mtime_ns, stored_mode, sha256, stored_at,

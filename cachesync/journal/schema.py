@@ -152,7 +152,7 @@ CREATE TABLE life (
     began  INTEGER NOT NULL          -- the last generation given out before it; no earlier life used a later one
 ) STRICT;
 
--- Measured capabilities of the file systems under this root (see files/capabilities.py).
+-- Measured capabilities of the file systems under this root (see root/capabilities.py).
 CREATE TABLE device (
     id     TEXT NOT NULL PRIMARY KEY,  -- device number, kind and id of the file system, and the kernel's release
     kind   TEXT NOT NULL,              -- ext4, overlayfs, nfs, ...

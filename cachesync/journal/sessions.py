@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 
+from cachesync.journal.counters import MANIFEST, Ledger
 from cachesync.journal.database import Row
-from cachesync.journal.ledger import MANIFEST, Ledger
-from cachesync.journal.residence import REMOVED
+from cachesync.journal.placement import REMOVED
 from cachesync.journal.rows import DOUBTED, STORED_TEXT, UNLEARN, join, rights_text, split, to_columns, to_rights
 from cachesync.journal.vanishing import vanish
-from cachesync.model import Conflict, Entry, FileStat, Kind, Rights, Session, Stored, Version
+from cachesync.model.values import Conflict, Entry, FileStat, Kind, Rights, Session, Stored, Version
 
 _KEPT = "(older IS NOT NULL OR (stood_in IS NOT NULL AND mtime_ns IS NOT NULL AND sha256 IS NOT NULL))"
 """Whether an evicted file's local version is known, from when its session's directory was removed."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from cachesync.journal.ledger import Ledger
+from cachesync.journal.counters import Ledger
 from cachesync.journal.rows import split
-from cachesync.model import Multipart
+from cachesync.model.values import Multipart
 
 
 class Uploads:

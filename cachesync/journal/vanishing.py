@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from cachesync.journal.ledger import Ledger
+from cachesync.journal.counters import Ledger
 from cachesync.journal.rows import AT_OR_BELOW, MOVED, SAME_INODE, below, split
 
 _OLD_NAME = """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cachesync.journal.counters import Ledger
 from cachesync.journal.database import Row
-from cachesync.journal.ledger import Ledger
 from cachesync.journal.rows import (
     ENTRY_COLUMNS,
     MOVED,
@@ -22,8 +22,8 @@ from cachesync.journal.rows import (
     to_columns,
     to_entry,
 )
-from cachesync.model import Entry, FileStat, Stored, Tombstones
-from cachesync.policy import FARTHEST, SPACING, Weight
+from cachesync.model.policy import FARTHEST, SPACING, Weight
+from cachesync.model.values import Entry, FileStat, Stored, Tombstones
 
 _CONFIRM = f"""
 INSERT INTO entry (session, dir, name, kind, born, generation, synced, resident, etag, version_id, stored_size,

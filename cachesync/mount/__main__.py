@@ -8,14 +8,14 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from cachesync.control.client import ControlClient
-from cachesync.errors import CacheSyncError, ExitCode
+from cachesync.api.client import ControlClient
 from cachesync.fuse import die_with_parent
-from cachesync.journal.absent import AbsentNames
-from cachesync.logs import configure
-from cachesync.mount.keeper import Keeper
-from cachesync.mount.passing import WriteThrough
+from cachesync.journal.evicted_reader import AbsentNames
+from cachesync.model.errors import CacheSyncError, ExitCode
+from cachesync.mount.daemon_client import Keeper
+from cachesync.mount.data_io import WriteThrough
 from cachesync.mount.serve import Plan, serve
+from cachesync.telemetry.logs import configure
 
 _KEPT = 8
 """Connections to the daemon that are kept for the next file to be brought."""

@@ -6,11 +6,11 @@ from functools import partial
 
 from cachesync.fuse import Device, Handler, Loop, Request
 from cachesync.fuse.wire import Op
-from cachesync.mount.changing import Changing
-from cachesync.mount.holding import Holding
+from cachesync.mount.data_io import Passing, WriteThrough
 from cachesync.mount.locks import Locking
-from cachesync.mount.looking import Looking
-from cachesync.mount.passing import Passing, WriteThrough
+from cachesync.mount.lookup import Looking
+from cachesync.mount.mutations import Changing
+from cachesync.mount.open_files import Holding
 from cachesync.mount.renaming import Renaming
 from cachesync.mount.turns import InTurn
 from cachesync.mount.view import View

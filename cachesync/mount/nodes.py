@@ -16,9 +16,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from cachesync.files.beneath import birth_ns
 from cachesync.fuse import linux, wire
 from cachesync.mount.remote import RemoteFile
+from cachesync.root.openat2 import birth_ns
 
 _LONG = 2000
 """Bytes of a path from which on it is begun at an open directory: PATH_MAX is 4,096."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from cachesync.verbs import Reading
+from cachesync.model.verbs import Reading
 
 BLOCK = 4 * 1024 * 1024
 _KEPT = 4

@@ -14,11 +14,11 @@ import stat as st
 from functools import partial
 
 from cachesync.fuse import Later, Request, linux, wire
-from cachesync.mount.changing import Changing, check_name, removing
+from cachesync.model.record import record
+from cachesync.mount.mutations import Changing, check_name, removing
 from cachesync.mount.nodes import Node
 from cachesync.mount.view import KINDS, View, split
-from cachesync.record import record
-from cachesync.watcher.hints import Hint
+from cachesync.watch.hints import Hint
 
 _LEFT_OR_CHANGED = (Hint.GONE | Hint.CHANGED).value
 _COME = (Hint.CHANGED | Hint.CLOSED | Hint.TREE).value

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable
 
 from cachesync import fuse
-from cachesync.journal.absent import AbsentNames
+from cachesync.journal.evicted_reader import AbsentNames
+from cachesync.model.record import record
+from cachesync.mount.daemon_client import Keeper
+from cachesync.mount.data_io import WriteThrough
 from cachesync.mount.descriptors import raise_limit
 from cachesync.mount.filesystem import build
-from cachesync.mount.following import follow
-from cachesync.mount.keeper import Keeper
-from cachesync.mount.passing import WriteThrough
+from cachesync.mount.invalidate import follow
 from cachesync.mount.view import View, hidden_names
-from cachesync.record import record
 
 logger = logging.getLogger(__name__)
 

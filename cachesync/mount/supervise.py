@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cachesync import fuse
-from cachesync.control.client import ControlClient
-from cachesync.errors import CacheSyncError, DaemonUnavailable, ExitCode, UsageError
+from cachesync.api.client import ControlClient
+from cachesync.config.undumpable import hide_memory
+from cachesync.model.errors import CacheSyncError, DaemonUnavailable, ExitCode, UsageError
 from cachesync.mount.serve import Plan
-from cachesync.notify import Notifier
-from cachesync.undumpable import hide_memory
+from cachesync.telemetry.notify import Notifier
 
 logger = logging.getLogger(__name__)
 

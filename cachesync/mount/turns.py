@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cachesync.fuse import Handler, Later, Request, wire
-from cachesync.journal.turns import HeldTurn, SharedTurns
+from cachesync.journal.session_lock import HeldTurn, SharedTurns
 from cachesync.mount.nodes import Nodes, session_of
 
 _NONE = b""

@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from cachesync.errors import CacheSyncError, SessionTaken
-from cachesync.files import restorable
 from cachesync.fuse import Later, wire
-from cachesync.journal.absent import UNTOLD, Absent, AbsentNames, Known
-from cachesync.keys import RESERVED, is_session_name
-from cachesync.model import Kind
-from cachesync.mount.keeper import Keeper, meaning
+from cachesync.journal.evicted_reader import UNTOLD, Absent, AbsentNames, Known
+from cachesync.model.errors import CacheSyncError, SessionTaken
+from cachesync.model.keys import RESERVED, is_session_name
+from cachesync.model.policy import check_owner
+from cachesync.model.values import Kind
+from cachesync.mount.daemon_client import Keeper, meaning
 from cachesync.mount.leases import opened
 from cachesync.mount.nodes import Node, Nodes, stale
 from cachesync.mount.remote import RemoteFile
-from cachesync.policy import check_owner
+from cachesync.root.rights import restorable
 
 logger = logging.getLogger(__name__)
 

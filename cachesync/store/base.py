@@ -1,4 +1,4 @@
-"""What a store is: eight verbs. Adapters classify errors (cachesync.errors); they never retry and never log.
+"""What a store is: eight verbs. Adapters classify errors (cachesync.model.errors); they never retry and never log.
 
 Every write says what it expects to replace: a ``Version``, or ``None`` for "there is nothing yet". There is no way to
 ask for an unconditional write.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
-from cachesync.model import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
-from cachesync.record import record
+from cachesync.model.record import record
+from cachesync.model.values import Attributes, Multipart, ObjectInfo, PastObject, Tail, Version
 
 
 class Body(Protocol):

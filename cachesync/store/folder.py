@@ -13,7 +13,14 @@ import stat as modes
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from cachesync.errors import StoreDenied, StoreError, StoreNameTaken, StorePermanent, StoreTransient, StoreUnreachable
+from cachesync.model.errors import (
+    StoreDenied,
+    StoreError,
+    StoreNameTaken,
+    StorePermanent,
+    StoreTransient,
+    StoreUnreachable,
+)
 from cachesync.store.sidecar import FOLDER, Stat
 
 STRIPES = 64

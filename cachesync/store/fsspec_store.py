@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
-from cachesync.errors import FileChanging, ObjectNotFound, PreconditionFailed, StoreTransient
-from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
+from cachesync.model.errors import FileChanging, ObjectNotFound, PreconditionFailed, StoreTransient
+from cachesync.model.values import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store.base import Body, Download, Resume, Traits, folder_info
 from cachesync.store.folder import Folder
 from cachesync.store.fsspec_tree import FsspecTree

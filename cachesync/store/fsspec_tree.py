@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec
 
-from cachesync.errors import StoreDenied, StoreError, StoreNameTaken, StorePermanent, StoreTransient
+from cachesync.model.errors import StoreDenied, StoreError, StoreNameTaken, StorePermanent, StoreTransient
 from cachesync.store.folder import check_key
 from cachesync.store.sidecar import FOLDER, Stat
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from cachesync.errors import IntegrityError, StoreTransient
-from cachesync.model import ObjectInfo
+from cachesync.model.errors import IntegrityError, StoreTransient
+from cachesync.model.values import ObjectInfo
 from cachesync.store.sidecar import Stat
 
 PIECE = 1024 * 1024

@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, field
 
-from cachesync.model import Attributes, ObjectInfo, Version
-from cachesync.record import record
+from cachesync.model.record import record
+from cachesync.model.values import Attributes, ObjectInfo, Version
 
 FOLDER = ".cachesync-meta"
 """Where records, locks and temporary files are, beside the objects."""

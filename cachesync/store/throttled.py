@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Self
 
-from cachesync.model import Attributes, Multipart, ObjectInfo, Tail, Version
+from cachesync.model.values import Attributes, Multipart, ObjectInfo, Tail, Version
 from cachesync.store.base import Archive, Body, Download, ObjectStore, Resume, Traits
 from cachesync.store.observed import ObservedBody
 

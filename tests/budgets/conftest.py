@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cachesync.store.s3 import S3Store
+from cachesync.store.s3.store import S3Store
 from tests.budgets.counting import Done, counted
 from tests.driving import Driven
 from tests.faults.proxy import Proxy, proxied

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from unittest import mock
 
-from cachesync.engine import Engine
+from cachesync.daemon.engine import Engine
 from tests.faults.proxy import Proxy
 
 _ENDS = ("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA")

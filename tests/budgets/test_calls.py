@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachesync.address import Address, Space
+from cachesync.model.address import Address, Space
 from tests.budgets.conftest import Counted, MakeCounted, S
 from tests.budgets.counting import Done
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from cachesync.watcher import Hint
+from cachesync.watch.hints import Hint
 from tests.budgets.conftest import Counted, S
 from tests.budgets.counting import Done
 

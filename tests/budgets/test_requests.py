@@ -8,7 +8,7 @@ from io import BytesIO
 
 import pytest
 
-from cachesync.address import Address, Space
+from cachesync.model.address import Address, Space
 from tests.budgets.conftest import Counted, MakeCounted, S
 from tests.servers import SeaweedServer
 

@@ -17,9 +17,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cachesync.api.routes import Routes
 from cachesync.cli.arguments import build_parser
 from cachesync.config import SETTINGS, load
-from cachesync.control.routes import Routes
 
 TOP = Path(__file__).resolve().parents[2]
 COMPOSE = TOP / "deploy/docker-compose.yml"

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cachesync.errors import (
+from cachesync.model.errors import (
     IntegrityError,
     NoSuchBucket,
     ObjectNotFound,
@@ -19,12 +19,12 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
-from cachesync.model import Attributes, PastObject, Version
+from cachesync.model.values import Attributes, PastObject, Version
 from cachesync.store.base import ObjectStore
 from cachesync.store.fsspec_store import FsspecStore
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_archive import S3Archive
-from cachesync.store.s3_client import S3Settings
+from cachesync.store.s3.archive import S3Archive
+from cachesync.store.s3.client import S3Settings
+from cachesync.store.s3.store import S3Store
 from cachesync.store.throttled import ThrottledStore
 from tests.bodies import MIB, PLAIN, Bytes
 from tests.contract.test_store import ODD_NAMES
@@ -193,7 +193,7 @@ def test_a_past_version_is_verified(store: S3Store, kind: str, monkeypatch: pyte
     assert (download.info.size, download.info.version) == (len(data), old)
     assert b"".join(download.chunks) == data
     wrong = Bytes(b"other bytes").sha256
-    monkeypatch.setattr("cachesync.store.s3_fields._digest", lambda *_: wrong)
+    monkeypatch.setattr("cachesync.store.s3.fields._digest", lambda *_: wrong)
     with pytest.raises(IntegrityError):
         b"".join(store.archive.read("k", str(old.version_id)).chunks)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import (
+from cachesync.model.errors import (
     IntegrityError,
     ObjectNotFound,
     PreconditionFailed,
@@ -18,7 +18,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.model import Attributes
+from cachesync.model.values import Attributes
 from cachesync.store.folder import Folder
 from cachesync.store.fsspec_store import FsspecStore
 from tests.bodies import PLAIN, Bytes
@@ -171,7 +171,7 @@ def test_a_damaged_record_is_no_record(folder: FsspecStore, base: Path) -> None:
 def test_of_four_processes_one_wins(folder: FsspecStore, base: Path) -> None:
     script = (
         "import sys\n"
-        "from cachesync.errors import PreconditionFailed\n"
+        "from cachesync.model.errors import PreconditionFailed\n"
         "from cachesync.store.fsspec_store import FsspecStore\n"
         "from tests.bodies import PLAIN, Bytes\n"
         f"store, won = FsspecStore({f'file://{base}'!r}), 0\n"

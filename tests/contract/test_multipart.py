@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import FileChanging, PreconditionFailed, StoreDenied, StoreError, StoreTransient
-from cachesync.model import Attributes, Multipart, Tail, Version
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_errors import NotSupported, PartsRefused
+from cachesync.model.errors import FileChanging, PreconditionFailed, StoreDenied, StoreError, StoreTransient
+from cachesync.model.values import Attributes, Multipart, Tail, Version
+from cachesync.store.s3.errors import NotSupported, PartsRefused
+from cachesync.store.s3.store import S3Store
 from tests.bodies import MIB, PLAIN, Bytes, Memory
 from tests.servers import Server, kind_of
 

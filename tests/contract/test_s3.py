@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import (
+from cachesync.model.errors import (
     NoSuchBucket,
     PreconditionFailed,
     StoreCredentials,
@@ -20,10 +20,10 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.model import Attributes, Version
-from cachesync.store import s3_probe
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import S3Client, S3Settings
+from cachesync.model.values import Attributes, Version
+from cachesync.store.s3 import probe
+from cachesync.store.s3.client import S3Client, S3Settings
+from cachesync.store.s3.store import S3Store
 from tests.bodies import MIB, PLAIN, Bytes, Memory
 from tests.servers import MotoServer, SeaweedServer, closed_port, deaf_server
 
@@ -202,7 +202,7 @@ def test_stores_that_start_together_do_not_try_one_key(
 def test_a_probe_that_is_denied_proves_nothing(moto: MotoServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that ignores conditions, and a policy that denies the probe's key: versions are compared."""
     moto.make_bucket(bucket)
-    monkeypatch.setattr("cachesync.store.s3_fields.condition", lambda expect: {})
+    monkeypatch.setattr("cachesync.store.s3.fields.condition", lambda expect: {})
     store = S3Store(moto.settings(bucket))
     real, tried = store._client.call, 0
 
@@ -224,7 +224,7 @@ def test_a_probe_that_is_denied_proves_nothing(moto: MotoServer, bucket: str, mo
         store.put("k", Bytes(b"third"), PLAIN, expect=first.version)
     assert store.head("k").version == second.version
     assert tried == 1
-    monkeypatch.setattr(s3_probe, "AGAIN", 0.0)
+    monkeypatch.setattr(probe, "AGAIN", 0.0)
     monkeypatch.setattr(store._client, "call", real)
     assert store.check_conditional() is True
     assert store.traits.denied == ""
@@ -235,7 +235,7 @@ def test_a_store_without_conditions_is_compared_first(
     moto: MotoServer, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moto.make_bucket(bucket)
-    monkeypatch.setattr("cachesync.store.s3_fields.condition", lambda expect: {})
+    monkeypatch.setattr("cachesync.store.s3.fields.condition", lambda expect: {})
     store = S3Store(moto.settings(bucket), prefix="our")
     call = store._client.call
 

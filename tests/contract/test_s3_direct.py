@@ -15,15 +15,17 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.utils import parse_timestamp
 
-from cachesync.errors import CacheSyncError, ObjectNotFound, PreconditionFailed, StoreCredentials
-from cachesync.model import Attributes, Version
-from cachesync.store import s3_calls, s3_credentials, s3_direct, s3_sign
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_address import Key, from_environment
-from cachesync.store.s3_client import S3Client, S3Settings
-from cachesync.store.s3_library import Library
-from cachesync.store.s3_wire import Wire
-from cachesync.store.s3_xml import moment
+from cachesync.model.errors import CacheSyncError, ObjectNotFound, PreconditionFailed, StoreCredentials
+from cachesync.model.values import Attributes, Version
+from cachesync.store.s3 import calls, sign
+from cachesync.store.s3 import credentials as s3_credentials
+from cachesync.store.s3 import direct as s3_direct
+from cachesync.store.s3.address import Key, from_environment
+from cachesync.store.s3.client import S3Client, S3Settings
+from cachesync.store.s3.library import Library
+from cachesync.store.s3.store import S3Store
+from cachesync.store.s3.wire import Wire
+from cachesync.store.s3.xml import moment
 from tests.bodies import Bytes
 from tests.servers import MotoServer, SeaweedServer, by_botocore
 
@@ -156,9 +158,9 @@ PARTS = {"Parts": [{"PartNumber": 1, "ETag": '"e"', "ChecksumSHA256": "a+/="}]}
 @pytest.mark.parametrize("signed", [True, False])
 def test_it_is_signed_as_botocore_signs(method, args, query, token, signed):
     path = "/a%20b/%C3%A9~"
-    verb, _, asked, body = s3_calls.request(method, "/", {"Key": "k"} | args)
+    verb, _, asked, body = calls.request(method, "/", {"Key": "k"} | args)
     credentials = Credentials("AKIDEXAMPLE", "secret/key+", token)
-    lines = s3_calls.headers(
+    lines = calls.headers(
         method, args, body, date=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), token=token, signed=signed
     )
     sent = {name: value for name, value in lines.items() if name not in {"x-amz-date", "x-amz-security-token"}}
@@ -168,15 +170,15 @@ def test_it_is_signed_as_botocore_signs(method, args, query, token, signed):
     S3SigV4Auth(credentials, "s3", "eu-west-1").add_auth(request)
     lines |= {"host": "b.s3.eu-west-1.amazonaws.com", "x-amz-date": request.headers["X-Amz-Date"]}
     assert asked == query
-    said = s3_sign.authorization(
+    said = sign.authorization(
         verb, path, query, lines, "eu-west-1/s3/aws4_request", credentials.access_key, credentials.secret_key
     )
     assert said == request.headers["Authorization"]
 
 
 def test_what_is_not_plain_is_left_to_botocore():
-    assert not s3_calls.is_known("get_object_tagging", {"Key": "k"})
-    assert not s3_calls.is_known("get_object", {"Key": "k", "ExpectedBucketOwner": "1"})
+    assert not calls.is_known("get_object_tagging", {"Key": "k"})
+    assert not calls.is_known("get_object", {"Key": "k", "ExpectedBucketOwner": "1"})
 
 
 def test_bodies_are_in_the_signature_where_others_may_change_them(seaweed, bucket, monkeypatch):
@@ -389,9 +391,9 @@ def test_addresses_of_another_kind_are_left_to_botocore(nothing_said, settings):
 
 EVERY_VERB = """
 import os, sys
-from cachesync.model import Attributes
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import S3Settings
+from cachesync.model.values import Attributes
+from cachesync.store.s3.store import S3Store
+from cachesync.store.s3.client import S3Settings
 from tests.bodies import Bytes
 bucket, endpoint = sys.argv[1:]
 store = S3Store(S3Settings(bucket, endpoint, "us-east-1"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cachesync.errors import (
+from cachesync.model.errors import (
     ObjectNotFound,
     StoreCredentials,
     StoreDenied,
@@ -15,8 +15,8 @@ from cachesync.errors import (
     StoreSlowDown,
     StoreTransient,
 )
-from cachesync.model import Version
-from cachesync.store.s3 import S3Store
+from cachesync.model.values import Version
+from cachesync.store.s3.store import S3Store
 from tests.bodies import MIB, PLAIN, Bytes, Memory
 from tests.faults import proxy as faults
 from tests.faults.proxy import Action, Proxy

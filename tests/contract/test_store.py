@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import FileChanging, ObjectNotFound, PreconditionFailed, StoreError, StorePermanent
-from cachesync.model import Attributes, Version
+from cachesync.model.errors import FileChanging, ObjectNotFound, PreconditionFailed, StoreError, StorePermanent
+from cachesync.model.values import Attributes, Version
 from cachesync.store.base import ObjectStore
 from cachesync.store.throttled import ThrottledStore
 from tests.bodies import PLAIN, Bytes

@@ -86,7 +86,7 @@ class CrashingStore:
         return getattr(self._store, name)
 
     def put(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        from cachesync.errors import StoreTransient
+        from cachesync.model.errors import StoreTransient
 
         self._puts += 1
         if self._fail_every and self._puts % self._fail_every == 0:
@@ -151,7 +151,7 @@ def arm_journal(crash: Crash) -> None:
 
 def arm_multipart(crash: Crash) -> None:
     """Put the points of multipart uploads in place."""
-    from cachesync.store.s3_multipart import Uploads
+    from cachesync.store.s3.multipart import Uploads
 
     plain_part, plain_create, plain_complete = Uploads._send_part, Uploads._create, Uploads._complete
 
@@ -180,10 +180,10 @@ def arm_multipart(crash: Crash) -> None:
 def daemon(order: dict[str, Any]) -> int:
     """Be the daemon that ``order`` asks for; returns its exit code."""
     from cachesync.config import load
-    from cachesync.daemon import Daemon
-    from cachesync.journal import ledger
-    from cachesync.logs import configure
-    from cachesync.stores import open_store
+    from cachesync.daemon.process import Daemon
+    from cachesync.daemon.store_factory import open_store
+    from cachesync.journal import counters
+    from cachesync.telemetry.logs import configure
 
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
@@ -191,8 +191,8 @@ def daemon(order: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(order["environ"])
     if order["boot"] is not None:
-        ledger.BOOT = boot = Path(order["boot"])
-        ledger.booted_at = lambda: boot.stat().st_mtime
+        counters.BOOT = boot = Path(order["boot"])
+        counters.booted_at = lambda: boot.stat().st_mtime
     config = load({}, os.environ, Path("/"))
     configure("json", "info")
     crash = Crash(order.get("point"), order.get("nth", 1))
@@ -205,7 +205,7 @@ def daemon(order: dict[str, Any]) -> int:
 
 def break_watcher_on_signals() -> None:
     """SIGUSR1 ends the watcher's thread, SIGUSR2 leaves it alive and deaf."""
-    from cachesync.watcher.reader import Reader
+    from cachesync.watch.reader import Reader
 
     def readers() -> list[Reader]:
         return [thread for thread in threading.enumerate() if isinstance(thread, Reader)]

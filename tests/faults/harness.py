@@ -22,9 +22,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from cachesync.control.client import ControlClient
-from cachesync.errors import DaemonUnavailable
-from cachesync.reports import FlushReport
+from cachesync.api.client import ControlClient
+from cachesync.model.errors import DaemonUnavailable
+from cachesync.model.reports import FlushReport
 from tests.servers import SeaweedServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

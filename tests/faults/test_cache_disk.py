@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.address import Address, Space
-from cachesync.cache import Block, BlockCache
-from cachesync.cache.shelf import PAUSE
-from cachesync.model import Version
+from cachesync.model.address import Address, Space
+from cachesync.model.values import Version
+from cachesync.read.cache.blob_store import PAUSE, Block
+from cachesync.read.cache.blocks import BlockCache
 from tests.faults.harness import Bench, Bucket, Zygote, until
 from tests.faults.volume import Volume, thin
 

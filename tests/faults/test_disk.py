@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import CacheSyncError, JournalUnavailable
-from cachesync.journal import Journal
-from cachesync.reports import FlushReport
+from cachesync.journal.journal import Journal
+from cachesync.model.errors import CacheSyncError, JournalUnavailable
+from cachesync.model.reports import FlushReport
 from tests.faults.harness import Bench, Bucket, Zygote, digest, until
 from tests.faults.volume import Volume, thin
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from cachesync.errors import ExitCode
+from cachesync.model.errors import ExitCode
 from tests.faults import proxy as faults
 from tests.faults.harness import Bench, until
 from tests.faults.proxy import Proxy

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import CacheSyncError
+from cachesync.model.errors import CacheSyncError
 from tests.faults.conftest import Recorder
 from tests.faults.harness import REPOSITORY, Bench, until
 from tests.faults.proxy import Chance, Proxy

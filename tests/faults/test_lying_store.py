@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cachesync.errors import ExitCode
+from cachesync.model.errors import ExitCode
 from tests.faults import proxy as faults
 from tests.faults.harness import Bench, digest, until
 from tests.faults.proxy import Action, Proxy, Stale

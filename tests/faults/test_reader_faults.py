@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.address import parse
-from cachesync.cache import BLOCK, BlockCache
-from cachesync.errors import CacheSyncError, IntegrityError, ObjectNotFound, StoreTransient
-from cachesync.reader import Reader
-from cachesync.store.s3 import S3Store
+from cachesync.model.address import parse
+from cachesync.model.errors import CacheSyncError, IntegrityError, ObjectNotFound, StoreTransient
+from cachesync.read.cache.blocks import BLOCK, BlockCache
+from cachesync.read.reader import Reader
+from cachesync.store.s3.store import S3Store
 from tests.bodies import PLAIN, Bytes
 from tests.faults import proxy as faults
 from tests.faults.proxy import Chance, Proxy, flip

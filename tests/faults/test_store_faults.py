@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cachesync.errors import CacheSyncError, ExitCode
+from cachesync.model.errors import CacheSyncError, ExitCode
 from tests.faults import proxy as faults
 from tests.faults.harness import Bench, digest, until
 from tests.faults.proxy import Action, Chance, Proxy

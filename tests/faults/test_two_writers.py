@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import CacheSyncError
-from cachesync.reports import FlushReport
+from cachesync.model.errors import CacheSyncError
+from cachesync.model.reports import FlushReport
 from tests.faults.conftest import Recorder
 from tests.faults.harness import Bench, Bucket, Zygote, digest
 from tests.faults.proxy import Chance, Proxy

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from cachesync.errors import CacheSyncError
+from cachesync.model.errors import CacheSyncError
 from tests.faults.harness import Bench, Bucket, Zygote, digest, until
 from tests.servers import SeaweedServer
 

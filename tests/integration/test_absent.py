@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import JournalUnavailable
-from cachesync.journal import Journal
-from cachesync.journal.absent import AbsentNames
-from cachesync.model import FileStat, Kind, Mark, Stored, Version
+from cachesync.journal.evicted_reader import AbsentNames
+from cachesync.journal.journal import Journal
+from cachesync.model.errors import JournalUnavailable
+from cachesync.model.values import FileStat, Kind, Mark, Stored, Version
 
 T = 1_700_000_000_123_456_789
 
@@ -146,7 +146,7 @@ def test_a_journal_that_cannot_be_read_is_an_error_and_no_answer(tmp_path):
 READER = """
 import sys
 from pathlib import Path
-from cachesync.journal.absent import AbsentNames
+from cachesync.journal.evicted_reader import AbsentNames
 absent = AbsentNames(Path(sys.argv[1]))
 for line in sys.stdin:
     print(absent.version().hex(), absent.find(b"s", b"a") is not None, flush=True)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import cachesync.errors
 from cachesync import ArtifactStore
 from cachesync.config import load
-from cachesync.errors import (
+from cachesync.model import errors
+from cachesync.model.errors import (
     ConfigError,
     FileUnreadable,
     FileUnwritable,
@@ -298,10 +300,18 @@ def test_the_process_is_left_as_it_was(folder, tmp_path):
 
 def test_importing_the_package_imports_no_store():
     code = (
-        "import sys, cachesync; assert 'cachesync.artifact_store' not in sys.modules;"
+        "import sys, cachesync; assert 'cachesync.programs.artifact_store' not in sys.modules;"
         "from cachesync import ArtifactStore, Client; print(ArtifactStore.__module__, Client.__module__);"
         "cachesync.nothing"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "cachesync.artifact_store cachesync.client\n"
+    assert done.stdout == "cachesync.programs.artifact_store cachesync.programs.client\n"
     assert "AttributeError: module 'cachesync' has no attribute 'nothing'" in done.stderr
+
+
+def test_errors_are_where_programs_have_always_found_them():
+    ours = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert set(cachesync.errors.__all__) == ours
+    assert all(getattr(cachesync.errors, name) is getattr(errors, name) for name in ours)

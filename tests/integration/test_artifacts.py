@@ -17,11 +17,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from cachesync.address import parse, parse_whole
-from cachesync.artifacts import Artifacts, LocalRoot
+from cachesync.artifacts.by_address import Artifacts
+from cachesync.artifacts.local import LocalRoot
 from cachesync.config import load
-from cachesync.engine import Engine
-from cachesync.errors import (
+from cachesync.daemon.engine import Engine
+from cachesync.model.address import parse, parse_whole
+from cachesync.model.errors import (
     ArtifactExists,
     FileUnwritable,
     NoSuchSession,
@@ -33,11 +34,11 @@ from cachesync.errors import (
     Unstorable,
     UsageError,
 )
-from cachesync.keys import identity_key
-from cachesync.policy import PART_SIZE
-from cachesync.reader import Reader
+from cachesync.model.keys import identity_key
+from cachesync.model.policy import PART_SIZE
+from cachesync.read.reader import Reader
 from cachesync.store.fsspec_store import FsspecStore
-from cachesync.store.s3 import S3Store
+from cachesync.store.s3.store import S3Store
 from tests.bodies import PLAIN, Bytes
 from tests.flat_store import Fault, FlatStore
 

@@ -6,12 +6,11 @@ import threading
 
 import pytest
 
-from cachesync import attendant
-from cachesync.errors import RootHalted
-from cachesync.keys import identity_key
-from cachesync.notify import Notifier
-from cachesync.watcher import Hint
-from cachesync.watcher.hints import Hints
+from cachesync.daemon import reconciler
+from cachesync.model.errors import RootHalted
+from cachesync.model.keys import identity_key
+from cachesync.telemetry.notify import Notifier
+from cachesync.watch.hints import Hint, Hints
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 
@@ -21,7 +20,7 @@ def test_what_a_scan_cost_says_when_the_next_one_is_due(tmp_path, monkeypatch, f
     (tmp_path / "root/s").mkdir(parents=True)
     driven = Driven(tmp_path / "root", FlatStore(), **flags)
     scanned, asked, pause = threading.Semaphore(0), [], [900.0]
-    give_up = attendant.Attendant._give_up_uploads  # the last thing that a scan does
+    give_up = reconciler.Attendant._give_up_uploads  # the last thing that a scan does
 
     def scan_ends(self):
         give_up(self)
@@ -31,9 +30,9 @@ def test_what_a_scan_cost_says_when_the_next_one_is_due(tmp_path, monkeypatch, f
         asked.append((interval, chosen, watched, cost))
         return pause[0]
 
-    monkeypatch.setattr(attendant.Attendant, "_give_up_uploads", scan_ends)
-    monkeypatch.setattr(attendant, "until_next_scan", until_next_scan)
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    monkeypatch.setattr(reconciler.Attendant, "_give_up_uploads", scan_ends)
+    monkeypatch.setattr(reconciler, "until_next_scan", until_next_scan)
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     daemon.start()
     try:
         assert scanned.acquire(timeout=20), "the scan at the start"
@@ -55,7 +54,7 @@ def test_what_the_watcher_tells_of_is_not_looked_at_again_for_a_mount(tmp_path, 
     driven = Driven(tmp_path / "root", FlatStore())
     looked = []
     monkeypatch.setattr(driven.engine.scanner, "notice", lambda session, hints: looked.append((session, set(hints))))
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     told = {"s": {"a": 1, "d/b": 1}, "t": {"c": 1}}
     driven.engine.ondemand.notice(told)
     assert looked == [("s", {"a", "d/b"}), ("t", {"c"})], "nobody watches yet"
@@ -93,7 +92,7 @@ def test_p13_a_session_that_gives_no_answer_keeps_no_other_from_its_turn(tmp_pat
         (root / name / "scanned").write_text("1")
     store = FlatStore()
     driven = Driven(root, store)
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     dead(monkeypatch, "s4")
     daemon._scan_all({"start"})
     for name in names:
@@ -146,7 +145,7 @@ def test_hints_of_a_root_that_was_away_for_a_moment_are_made_up_for_by_a_scan(tm
     (tmp_path / "root/s").mkdir(parents=True)
     driven = Driven(tmp_path / "root", FlatStore())
     scanned = threading.Semaphore(0)
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     monkeypatch.setattr(daemon, "_scan_all", lambda _: scanned.release())
 
     def away(*_):
@@ -166,7 +165,7 @@ def test_hints_of_a_root_that_was_away_for_a_moment_are_made_up_for_by_a_scan(tm
 def test_the_hints_that_come_while_others_are_looked_at_are_taken_before_the_end(tmp_path, monkeypatch):
     (tmp_path / "root/s").mkdir(parents=True)
     driven = Driven(tmp_path / "root", FlatStore())
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     monkeypatch.setattr(daemon, "_scan_all", lambda _: None)
     waiting = [["first"], ["second"]]
     looking, noticed = threading.Event(), []
@@ -196,7 +195,7 @@ def test_p24_a_large_tree_of_one_session_holds_up_no_hint_of_another(tmp_path, m
     for name in ("flood", "other", "made"):
         (tmp_path / "root" / name).mkdir(parents=True)
     driven = Driven(tmp_path / "root", FlatStore())
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     driven.engine.scanner.scan("flood")
     driven.engine.scanner.scan("other")
     for folder in range(10):
@@ -232,7 +231,7 @@ def test_p24_a_session_whose_turn_does_not_end_holds_up_no_other(tmp_path, monke
         (tmp_path / "root" / name).mkdir(parents=True)
         (tmp_path / "root" / name / "f").write_text("1")
     driven = Driven(tmp_path / "root", FlatStore())
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     waiting = [Hints(dict.fromkeys(("busy/f", "other/f"), Hint.CHANGED | Hint.CLOSED), frozenset())]
     monkeypatch.setattr(daemon.watcher, "take", lambda _: waiting.pop() if waiting else Hints({}, frozenset()))
     with driven.engine.journal.turns._of("busy"):
@@ -254,7 +253,7 @@ def test_p24_scans_go_on_in_turn(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / "root" / name).mkdir()
     driven = Driven(tmp_path / "root", FlatStore())
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     assert [name for name, _ in daemon._scan_in_turn(["flood", "a", "b"])] == ["a", "b", "flood"]
     assert driven.engine.journal.entries.entry("flood", "2999") is not None
     driven.close()

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from botocore import xform_name
 
-from cachesync.bucket import policies
-from cachesync.bucket.asking import Bucket
-from cachesync.bucket.policies import RIGHTS
-from cachesync.bucket.wanted import Setting, State, Wanted
-from cachesync.errors import NoSuchBucket, ObjectNotFound, PreconditionFailed, StoreDenied, StoreUnreachable
-from cachesync.model import Attributes
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import S3Client, S3Settings
+from cachesync.model.errors import NoSuchBucket, ObjectNotFound, PreconditionFailed, StoreDenied, StoreUnreachable
+from cachesync.model.values import Attributes
+from cachesync.ops.bucket import policies
+from cachesync.ops.bucket.asking import Bucket
+from cachesync.ops.bucket.desired import Setting, State, Wanted
+from cachesync.ops.bucket.policies import RIGHTS
+from cachesync.store.s3.client import S3Client, S3Settings
+from cachesync.store.s3.store import S3Store
 from tests.bodies import MIB, Bytes
 from tests.faults.proxy import ACCESS_DENIED, NO_SUCH_BUCKET, Record, answer, proxied
 from tests.servers import MotoServer, SeaweedServer, Server, closed_port

@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cachesync.cache import BLOCK, Block, BlockCache, room
-from cachesync.cache.shelf import PAUSE
-from cachesync.model import ObjectInfo, Version
+from cachesync.model.values import ObjectInfo, Version
+from cachesync.read.cache import quota
+from cachesync.read.cache.blob_store import PAUSE, Block
+from cachesync.read.cache.blocks import BLOCK, BlockCache
 
 V = Version("etag", "id")
 KIB = 1024
@@ -256,8 +257,9 @@ def test_threads_share_it(folder):
 WORKER = """
 import random, sys
 from pathlib import Path
-from cachesync.cache import Block, BlockCache
-from cachesync.model import Version
+from cachesync.read.cache.blob_store import Block
+from cachesync.read.cache.blocks import BlockCache
+from cachesync.model.values import Version
 cache, random_ = BlockCache(Path(sys.argv[1]), 4 * 2**20), random.Random(int(sys.argv[2]))
 for _ in range(400):
     number = random_.randrange(40)
@@ -595,7 +597,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("length", [50 * KIB, 8 * KIB], ids=["files", "inline"])
 def test_a_disk_that_fills_up(small_disk, clock, length, monkeypatch):
     """All the same: others may write between the look at what is free and our writing."""
-    monkeypatch.setattr("cachesync.cache.disk.has_room", lambda *_: True)
+    monkeypatch.setattr("cachesync.read.cache.disk.has_room", lambda *_: True)
     cache = BlockCache(small_disk / "cache", 64 * MIB, clock=clock)
     put(cache, "first", b"f" * length)
     filler = small_disk / "filler"
@@ -701,7 +703,7 @@ def test_readers_go_on_while_the_folder_is_destroyed(folder, clock):
 
 def test_slack_is_enough_for_what_an_insertion_adds(folder):
     """The least that a cache may be still holds its bound."""
-    size = room.SLACK + 64 * KIB
+    size = quota.SLACK + 64 * KIB
     cache = BlockCache(folder, size)
     for number in range(300):
         data = os.urandom(4000 if number % 2 else 20_000)

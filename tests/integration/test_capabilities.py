@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-import cachesync.engine
-from cachesync.files import Tree, capabilities, device_of, measure
-from cachesync.files.beneath import writer_of
-from cachesync.model import LONGEST_TICK, UNMEASURED, Capabilities, Leases
-from cachesync.policy import Writer
+import cachesync.daemon.engine
+from cachesync.model.policy import Writer
+from cachesync.model.values import LONGEST_TICK, UNMEASURED, Capabilities, Leases
+from cachesync.root import capabilities
+from cachesync.root.capabilities import device_of, measure
+from cachesync.root.openat2 import writer_of
+from cachesync.root.tree import Tree
 from tests.driving import Driven
 from tests.faults.volume import Volume
 from tests.flat_store import FlatStore
@@ -141,7 +143,7 @@ def test_it_is_measured_once_and_known_at_the_next_start(root: Path, monkeypatch
     found = first.engine.tree.capabilities
     assert found.leases is Leases.HONEST
     first.close()
-    monkeypatch.setattr(cachesync.engine, "measure", never)
+    monkeypatch.setattr(cachesync.daemon.engine, "measure", never)
     second = begin(root)
     assert second.engine.tree.capabilities == found
     second.close()
@@ -169,7 +171,7 @@ def test_with_the_state_elsewhere_the_roots_own_file_system_is_measured(
         asked.append(os.readlink(f"/proc/self/fd/{folder}"))
         return measure(folder, device)
 
-    monkeypatch.setattr(cachesync.engine, "measure", noted)
+    monkeypatch.setattr(cachesync.daemon.engine, "measure", noted)
     (tmp_path / "state").mkdir()
     with mounted("tmpfs", tmp_path / "state") as state:
         driven = begin(root, state=str(state / "own"))
@@ -184,7 +186,7 @@ def test_the_worst_is_assumed_where_it_cannot_be_measured(root: Path, monkeypatc
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cachesync.engine, "measure", full)
+    monkeypatch.setattr(cachesync.daemon.engine, "measure", full)
     driven = begin(root)
     assert driven.engine.tree.capabilities == UNMEASURED
     driven.close()

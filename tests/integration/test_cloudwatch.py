@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from botocore.session import Session
 
-from cachesync import cloudwatch
-from cachesync.bucket import policies
-from cachesync.cloudwatch import AT_ONCE, KEPT, NAMESPACE, VALUES, CloudWatch
-from cachesync.events import Event, What
+from cachesync.model.events import Event, What
+from cachesync.ops.bucket import policies
+from cachesync.telemetry import cloudwatch
+from cachesync.telemetry.cloudwatch import AT_ONCE, KEPT, NAMESPACE, VALUES, CloudWatch
 from tests.promises.host import eventually
 
 pytestmark = pytest.mark.timeout(90)

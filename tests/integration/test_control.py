@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from cachesync import errors
-from cachesync.control import address, asking, routes, wire
-from cachesync.control.client import ControlClient
-from cachesync.control.server import ControlServer
-from cachesync.errors import (
+from cachesync.api import http_client, routes, socket_address, wire
+from cachesync.api.client import ControlClient
+from cachesync.api.server import ControlServer
+from cachesync.model import errors
+from cachesync.model.errors import (
     CacheSyncError,
     ConfigError,
     DaemonUnavailable,
@@ -33,8 +33,7 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
-from cachesync.model import Conflict, Skipped
-from cachesync.reports import (
+from cachesync.model.reports import (
     DaemonStatus,
     Failure,
     FlushReport,
@@ -44,6 +43,7 @@ from cachesync.reports import (
     StatusReport,
     Story,
 )
+from cachesync.model.values import Conflict, Skipped
 from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
 
 STORED = FlushReport(
@@ -294,7 +294,7 @@ def test_an_odd_answer_is_an_error_and_never_stored(tmp_path: Path, answer: byte
 
 
 def test_a_silent_daemon_is_unavailable_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(asking, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(http_client, "READ_TIMEOUT", 0.2)
     path = tmp_path / "mute.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -304,7 +304,7 @@ def test_a_silent_daemon_is_unavailable_in_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_queue_of_connections_is_unavailable_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(address, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(socket_address, "CONNECT_TIMEOUT", 0.2)
     path = tmp_path / "full.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -648,8 +648,8 @@ def test_a_process_ends_while_a_flush_waits(tmp_path: Path):
     script = """
 import sys, threading, time
 from pathlib import Path
-from cachesync.control.server import ControlServer
-from cachesync.control.client import ControlClient
+from cachesync.api.server import ControlServer
+from cachesync.api.client import ControlClient
 class Verbs:
     def flush(self, session, **words): began.set(); time.sleep(60)
 began = threading.Event()

@@ -20,13 +20,12 @@ from typing import Any, BinaryIO, Self
 
 import pytest
 
-from cachesync.address import Address, Space, parse, parse_whole
-from cachesync.client import Client
-from cachesync.control import artifact_routes, asking, lifecycle_routes, streams
-from cachesync.control.address import connect
-from cachesync.control.client import ControlClient
-from cachesync.control.server import ControlServer
-from cachesync.errors import (
+from cachesync.api import artifact_routes, http_client, lifecycle_routes, streams
+from cachesync.api.client import ControlClient
+from cachesync.api.server import ControlServer
+from cachesync.api.socket_address import connect
+from cachesync.model.address import Address, Space, parse, parse_whole
+from cachesync.model.errors import (
     ArtifactExists,
     CacheSyncError,
     DaemonUnavailable,
@@ -39,9 +38,10 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
-from cachesync.model import Skipped
-from cachesync.outcomes import Artifact, CloseReport, EvictReport, OpenReport, PastVersion, Progress, VerifyReport
-from cachesync.reports import FlushReport, StatusReport
+from cachesync.model.outcomes import Artifact, CloseReport, EvictReport, OpenReport, PastVersion, Progress, VerifyReport
+from cachesync.model.reports import FlushReport, StatusReport
+from cachesync.model.values import Skipped
+from cachesync.programs.client import Client
 from tests.memory_artifacts import BAD, LEFT, PIECE, MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
 
 MIB = 1024 * 1024
@@ -993,7 +993,7 @@ def test_a_silent_verb_is_still_heard_of(client: ControlClient, verbs: FakeVerbs
     """The client would give up, were it not told again and again that the daemon lives."""
     monkeypatch.setattr(lifecycle_routes, "INTERVAL", 0.02)
     monkeypatch.setattr(lifecycle_routes, "HEARTBEAT", 0.05)
-    monkeypatch.setattr(asking, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(http_client, "READ_TIMEOUT", 0.5)
     steps = verbs.lifecycle.steps = threading.Semaphore(0)
     threading.Timer(1.0, lambda: steps.release(10)).start()
     assert client.lifecycle.open("demo").json() == verbs.lifecycle.opened.json()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.control import asking
-from cachesync.control.address import connect_trusted
-from cachesync.control.client import ControlClient
-from cachesync.control.ondemand_client import OnDemandClient
-from cachesync.control.server import ControlServer
-from cachesync.errors import DaemonUnavailable, ObjectNotFound, StoreTransient, UsageError
+from cachesync.api import http_client
+from cachesync.api.client import ControlClient
+from cachesync.api.ondemand_client import OnDemandClient
+from cachesync.api.server import ControlServer
+from cachesync.api.socket_address import connect_trusted
+from cachesync.model.errors import DaemonUnavailable, ObjectNotFound, StoreTransient, UsageError
 from tests.memory_artifacts import MemoryArtifacts, MemoryLifecycle, MemoryOnDemand
 
 ODD = ["a", "d/", "", "a b/ü", "new\nline", "?versionId=1", "[*]", "%2F", os.fsdecode(b"latin-\xe4"), "x" * 255, "..."]
@@ -108,7 +108,7 @@ def test_connections_and_threads_are_used_again(client, verbs, tmp_path, monkeyp
         opened.append(path)
         return connect_trusted(path, timeout, owners)
 
-    monkeypatch.setattr(asking, "connect_trusted", counted)
+    monkeypatch.setattr(http_client, "connect_trusted", counted)
     verbs.ondemand.foresee = lambda *_: threads.append(threading.get_ident())
     kept = ControlClient(tmp_path / "c.sock", kept=2).ondemand
     for _ in range(20):

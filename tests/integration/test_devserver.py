@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.devserver import DevServer
-from cachesync.errors import CacheSyncError, StoreTransient
-from cachesync.store.s3 import S3Store
+from cachesync.model.errors import CacheSyncError, StoreTransient
+from cachesync.store.devserver import DevServer
+from cachesync.store.s3.store import S3Store
 from tests.bodies import PLAIN, Bytes
 from tests.servers import SeaweedServer
 
@@ -65,7 +65,7 @@ def test_it_listens_on_loopback_only(seaweed: SeaweedServer) -> None:
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom cachesync.devserver import DevServer\n"
+        "import sys, time\nfrom pathlib import Path\nfrom cachesync.store.devserver import DevServer\n"
         f"server = DevServer(Path({str(tmp_path / 's3')!r}))\nserver.start()\nprint(server.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -87,6 +87,6 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
     program = tmp_path / "weed"
     program.write_text("#!/bin/sh\necho no such luck\nexit 1\n")
     os.chmod(program, 0o755)
-    monkeypatch.setattr("cachesync.devserver.find_weed", lambda: str(program))
+    monkeypatch.setattr("cachesync.store.devserver.find_weed", lambda: str(program))
     with pytest.raises(CacheSyncError, match="no such luck"):
         DevServer(tmp_path / "s3").start()

@@ -20,11 +20,10 @@ import pytest
 
 from cachesync import fuse
 from cachesync.config import Config, load
-from cachesync.devserver import DevServer
-from cachesync.doctor import Finding, examine, gather, objects
-from cachesync.doctor import bucket as buckets
-from cachesync.doctor.run import _bounded
-from cachesync.errors import (
+from cachesync.journal.binding import Bound
+from cachesync.journal.database import check_sound
+from cachesync.journal.journal import Journal
+from cachesync.model.errors import (
     CacheSyncError,
     JournalDamaged,
     JournalUnavailable,
@@ -33,10 +32,14 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
-from cachesync.journal import Bound, Journal, check_sound
+from cachesync.ops.doctor import bucket as buckets
+from cachesync.ops.doctor import objects, probes
+from cachesync.ops.doctor.finding import Finding
+from cachesync.ops.doctor.run import _bounded, examine
+from cachesync.store.devserver import DevServer
 from cachesync.store.fsspec_store import FsspecStore
-from cachesync.store.s3_client import S3Client
-from cachesync.store.s3_errors import NotSupported
+from cachesync.store.s3.client import S3Client
+from cachesync.store.s3.errors import NotSupported
 from tests.driving import tree_of
 from tests.servers import MotoServer, SeaweedServer, closed_port, deaf_server
 
@@ -281,7 +284,7 @@ def test_a_store_whose_disk_is_not_mounted(tmp_path: Path):
 
 def test_a_store_that_nobody_knows(tmp_path: Path):
     assert said(list(examine(configured(tmp_path, store="memory://x"))), "store").verdict == "ok"
-    with mock.patch("cachesync.doctor.run.open_store", side_effect=StoreUnreachable("open", "", "no")):
+    with mock.patch("cachesync.ops.doctor.run.open_store", side_effect=StoreUnreachable("open", "", "no")):
         assert said(list(examine(configured(tmp_path, store="memory://x"))), "store").verdict == "problem"
 
 
@@ -365,24 +368,24 @@ def test_what_hangs_is_left_behind():
 
 
 def test_folders(tmp_path: Path):
-    gone = gather.folder(tmp_path / "a/b/c")
+    gone = probes.folder(tmp_path / "a/b/c")
     assert (gone.error, gone.parent_allowed) == ("", True)
-    assert not gather.folder(Path("/proc/nothing/here")).parent_allowed or os.geteuid() == 0
+    assert not probes.folder(Path("/proc/nothing/here")).parent_allowed or os.geteuid() == 0
     (tmp_path / "file").write_text("")
-    assert gather.folder(tmp_path / "file/x").error
+    assert probes.folder(tmp_path / "file/x").error
     (tmp_path / "link").symlink_to(tmp_path)
-    led = gather.where_it_leads(tmp_path / "link")
+    led = probes.where_it_leads(tmp_path / "link")
     assert (led.path, led.real, led.error) == (str(tmp_path / "link"), str(tmp_path), None)
     assert led.kind == fuse.kind_at(str(tmp_path))
 
 
 def test_limits_of_this_process_and_of_another(tmp_path: Path):
-    own, other = gather.open_files(None), gather.open_files(os.getpid())
+    own, other = probes.open_files(None), probes.open_files(os.getpid())
     assert own == other
-    assert gather.open_files(2**22 + 1) == own
-    assert gather.number(tmp_path / "none") is None
+    assert probes.open_files(2**22 + 1) == own
+    assert probes.number(tmp_path / "none") is None
     (tmp_path / "word").write_text("word")
-    assert gather.number(tmp_path / "word") is None
+    assert probes.number(tmp_path / "word") is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify is Linux's")
@@ -391,12 +394,12 @@ def test_watches_of_other_programs_are_counted(tmp_path: Path):
         "import ctypes, sys; c = ctypes.CDLL(None); fd = c.inotify_init();"
         f"c.inotify_add_watch(fd, {os.fsencode(tmp_path)!r}, 2); print('ready', flush=True); sys.stdin.read()"
     )
-    before = gather.inotify(tmp_path, None)
+    before = probes.inotify(tmp_path, None)
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
         for _ in range(100):  # other programs begin and end between two looks
-            with_it, without_it = gather.inotify(tmp_path, None), gather.inotify(tmp_path, other.pid)
+            with_it, without_it = probes.inotify(tmp_path, None), probes.inotify(tmp_path, other.pid)
             watches = with_it.watches_elsewhere - without_it.watches_elsewhere
             instances = with_it.instances_elsewhere - without_it.instances_elsewhere
             if (watches, instances) == (1, 1):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.drain import Drain
-from cachesync.errors import ExitCode
+from cachesync.daemon.drain import Drain
+from cachesync.model.errors import ExitCode
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from cachesync.config import load
-from cachesync.engine import Engine
-from cachesync.model import Kind
-from cachesync.watcher import Hint
+from cachesync.daemon.engine import Engine
+from cachesync.model.values import Kind
+from cachesync.watch.hints import Hint
 from tests.driving import tree_of
 from tests.flat_store import Fault, FlatStore
 

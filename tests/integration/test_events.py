@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from cachesync.activity import Activity
-from cachesync.control import seeing_routes
-from cachesync.control.address import connect
-from cachesync.control.server import ControlServer
-from cachesync.events import LISTENERS, QUEUE, Events, What
+from cachesync.api import observe_routes
+from cachesync.api.server import ControlServer
+from cachesync.api.socket_address import connect
+from cachesync.model.events import LISTENERS, QUEUE, Events, What
+from cachesync.telemetry.activity import Activity
 from tests.promises.host import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -357,8 +357,8 @@ def test_so_many_listeners_and_the_next_one_is_refused(verbs, path):
 
 
 def test_a_silent_stream_is_kept_alive(verbs, path, monkeypatch):
-    monkeypatch.setattr(seeing_routes, "KEEPALIVE", 0.1)
-    monkeypatch.setattr(seeing_routes, "LOOK", 0.05)
+    monkeypatch.setattr(observe_routes, "KEEPALIVE", 0.1)
+    monkeypatch.setattr(observe_routes, "LOOK", 0.05)
     ear = Ear(path)
     eventually(lambda: len(ear.comments) >= 3)
     assert ear.events == []

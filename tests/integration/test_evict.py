@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import NoSuchSession, StoreUnreachable
-from cachesync.files import place, rename
-from cachesync.files.beneath import open_beneath
-from cachesync.journal.turns import SharedTurns
-from cachesync.model import Mark
-from cachesync.policy import Writer
-from cachesync.watcher import Hint
+from cachesync.journal.session_lock import SharedTurns
+from cachesync.model.errors import NoSuchSession, StoreUnreachable
+from cachesync.model.policy import Writer
+from cachesync.model.values import Mark
+from cachesync.root import rename, session_dir
+from cachesync.root.openat2 import open_beneath
+from cachesync.watch.hints import Hint
 from tests.flat_store import Crash, FlatStore
 from tests.life import Host, S, look
 
@@ -161,7 +161,7 @@ def test_reading_does_not_hold_it(a):
 
 
 def test_what_cannot_be_asked_for_writers_stays_however_old_it_is_unless_it_is_forced(a, monkeypatch):
-    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    monkeypatch.setattr("cachesync.root.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
     a.driven.clock.push(3600)
     reason = "cannot determine whether a program has it open for writing"
     assert kept(a.life.evict(S)) == {"f": reason, "d/e/g": reason}
@@ -170,7 +170,7 @@ def test_what_cannot_be_asked_for_writers_stays_however_old_it_is_unless_it_is_f
 
 
 def test_force_drops_what_was_read_a_moment_ago_and_cannot_be_asked_for_writers(a, monkeypatch):
-    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    monkeypatch.setattr("cachesync.root.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
     a.write("f", b"new")
     a.flush()
     assert a.entry("f").unsettled
@@ -189,7 +189,7 @@ def test_force_drops_nothing_that_is_open_or_changed(a):
 
 
 def test_a_close_may_be_forced_too(a, monkeypatch):
-    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    monkeypatch.setattr("cachesync.root.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
     report = a.close_session()
     assert report.closed
     assert set(kept(report.evicted)) == {"f", "d/e/g"}
@@ -226,7 +226,7 @@ def test_what_another_host_replaced_goes_and_comes_back_as_theirs(a):
 def test_what_another_host_replaced_and_changes_while_it_is_evicted_stays(a, monkeypatch):
     """The journal has the other host's version by then, and the one that stands here again."""
     a.store.foreign_put(PREFIX + "d/e/g", b"theirs")
-    monkeypatch.setattr(place.Ground, "take_out", lambda *_, **__: "a program opened it a moment ago")
+    monkeypatch.setattr(session_dir.Ground, "take_out", lambda *_, **__: "a program opened it a moment ago")
     assert "d/e/g" in kept(a.life.evict(S))
     monkeypatch.undo()
     entry = a.journal.entries.entry(S, "d/e/g")
@@ -326,7 +326,7 @@ def test_a_file_that_is_opened_in_between_goes_back(a, monkeypatch):
             held.append(open(a.session / "f", "ab"))  # noqa: SIM115
         move(old, old_name, new, new_name)
 
-    monkeypatch.setattr(place, "move", opened_first)
+    monkeypatch.setattr(session_dir, "move", opened_first)
     report = a.life.evict(S)
     with held[0] as file:
         file.write(b"more")
@@ -349,7 +349,7 @@ def test_a_name_that_is_taken_meanwhile_keeps_both(a, monkeypatch):
         if first:
             (a.session / "f").write_bytes(b"another")
 
-    monkeypatch.setattr(place, "move", opened_and_replaced)
+    monkeypatch.setattr(session_dir, "move", opened_and_replaced)
     a.life.evict(S)
     with held[0] as file:
         file.write(b"more")
@@ -404,7 +404,7 @@ def test_killed_while_a_file_is_on_its_way_out(a, monkeypatch, number):
             raise Crash
         unlink(name, **how)
 
-    monkeypatch.setattr("cachesync.files.place.os.unlink", killed)
+    monkeypatch.setattr("cachesync.root.session_dir.os.unlink", killed)
     with pytest.raises(Crash):
         a.life.evict(S)
     monkeypatch.undo()
@@ -427,7 +427,7 @@ def leaving(a, monkeypatch):
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("cachesync.files.place.os.unlink", killed)
+        patch.setattr("cachesync.root.session_dir.os.unlink", killed)
         with pytest.raises(Crash):
             a.life.evict(S)
     (leaving,) = out(a)
@@ -454,7 +454,7 @@ def test_a_start_does_not_fail_for_a_session_that_gives_no_answer(a, leaving, mo
         return open_beneath(directory, place, flags)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cachesync.files.tree.open_beneath", dead)
+        patch.setattr("cachesync.root.tree.open_beneath", dead)
         a.life.recover()
     assert out(a) == [file]
     a.crash()
@@ -521,14 +521,14 @@ def test_a_name_outside_of_the_session_stays(a, tmp_path):
 def test_a_file_that_changes_between_its_names_is_kept(a, monkeypatch):
     os.link(a.session / "f", a.session / "g")
     a.flush()
-    dropped = place.Ground._drop
+    dropped = session_dir.Ground._drop
 
     def and_written_to(ground, out, outside, expected):
         dropped(ground, out, outside, expected)
         if outside == "f":
             a.write("g", b"2", mode=0o640, mtime_ns=99)  # all but the ctime is as before
 
-    monkeypatch.setattr(place.Ground, "_drop", and_written_to)
+    monkeypatch.setattr(session_dir.Ground, "_drop", and_written_to)
     assert kept(a.life.evict(S)) == {"g": "it changed a moment ago"}
     settled(a)
     assert a.store.objects[PREFIX + "g"].data == b"2"
@@ -586,7 +586,7 @@ def test_the_same_bytes_made_again_are_no_conflict(a):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it leaves", "when no path leads to it"])
 def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, monkeypatch, after):
-    objects, taken = stored(a), place.Ground.take_out
+    objects, taken = stored(a), session_dir.Ground.take_out
 
     def take_out(ground, path, expected, still, **options):
         def scanned():
@@ -598,7 +598,7 @@ def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, mon
             a.driven.scan(S)
         return taken(ground, path, expected, scanned, **options)
 
-    monkeypatch.setattr(place.Ground, "take_out", take_out)
+    monkeypatch.setattr(session_dir.Ground, "take_out", take_out)
     report = a.life.evict(S)
     monkeypatch.undo()
     assert ("f" in kept(report)) is not after  # written down as here: it stays; not found any more: it goes
@@ -609,21 +609,21 @@ def test_what_is_seen_while_it_is_on_its_way_out_is_not_taken_for_deleted(a, mon
 
 
 def test_what_is_removed_while_it_is_on_its_way_out_is_removed(a, monkeypatch):
-    taken = place.Ground.take_out
+    taken = session_dir.Ground.take_out
 
     def take_out(ground, path, expected, still, **options):
         if path == "f":
             (a.session / path).unlink()
         return taken(ground, path, expected, still, **options)
 
-    monkeypatch.setattr(place.Ground, "take_out", take_out)
+    monkeypatch.setattr(session_dir.Ground, "take_out", take_out)
     assert "f" in kept(a.life.evict(S))
     monkeypatch.undo()
     assert settled(a) == {PREFIX + "d/e/g", PREFIX + ".cachesync/manifest.json"}
 
 
 def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatch):
-    taken = place.Ground.take_out
+    taken = session_dir.Ground.take_out
 
     def take_out(ground, path, expected, still, **options):
         if path == "f":
@@ -631,7 +631,7 @@ def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatc
             a.driven.scan(S)
         return taken(ground, path, expected, still, **options)
 
-    monkeypatch.setattr(place.Ground, "take_out", take_out)
+    monkeypatch.setattr(session_dir.Ground, "take_out", take_out)
     assert "f" in kept(a.life.evict(S))
     monkeypatch.undo()
     settled(a)

@@ -10,9 +10,9 @@ from unittest import mock
 
 import pytest
 
-import cachesync.journal.ledger
-from cachesync.files import Tree
-from cachesync.watcher import Hint
+import cachesync.journal.counters
+from cachesync.root.tree import Tree
+from cachesync.watch.hints import Hint
 from tests.faults.volume import Volume
 from tests.flat_store import Fault, FlatStore
 from tests.life import Host, S
@@ -82,7 +82,7 @@ def cut(host: Host, monkeypatch):
         host.driven.crash()
         for path in lost:
             (host.session / path).unlink()
-        monkeypatch.setattr(cachesync.journal.ledger, "_boot", lambda: f"boot after {lost}")
+        monkeypatch.setattr(cachesync.journal.counters, "_boot", lambda: f"boot after {lost}")
         host.start()
 
     return cut
@@ -103,7 +103,7 @@ def test_p07_names_that_a_power_cut_took_after_an_orderly_end_stay_in_the_store(
     flushed(host, "a", "stays")
     host.stop()
     (host.session / "a").unlink()
-    monkeypatch.setattr(cachesync.journal.ledger, "_boot", lambda: "another boot")
+    monkeypatch.setattr(cachesync.journal.counters, "_boot", lambda: "another boot")
     host.start()
     host.driven.scan(S)
     wait(host)

@@ -1,6 +1,6 @@
 """What a flush waits for, and what it does not."""
 
-from cachesync.watcher import Hint
+from cachesync.watch.hints import Hint
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 

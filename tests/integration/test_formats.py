@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from cachesync import manifest
 from cachesync.config import load
-from cachesync.files import Tree
-from cachesync.keys import identity_key, manifest_key
-from cachesync.model import Kind
+from cachesync.daemon.store_factory import settled
+from cachesync.model.keys import identity_key, manifest_key
+from cachesync.model.values import Kind
+from cachesync.root.tree import Tree
 from cachesync.store.fsspec_store import FsspecStore
-from cachesync.stores import settled
+from cachesync.sync import manifest
 from tests.driving import Driven
 from tests.life import driven_time, life_of
 

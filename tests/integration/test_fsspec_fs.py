@@ -25,12 +25,12 @@ from fsspec.tests.abstract import (
     AbstractPutTests,
 )
 
-from cachesync import manifest
-from cachesync.cache import BLOCK
 from cachesync.config import load
-from cachesync.daemon import open_service
-from cachesync.errors import IntegrityError, ObjectNotFound, PreconditionFailed, StoreUnreachable, UsageError
-from cachesync.fsspec_fs import CacheSyncFileSystem
+from cachesync.daemon.process import open_service
+from cachesync.model.errors import IntegrityError, ObjectNotFound, PreconditionFailed, StoreUnreachable, UsageError
+from cachesync.programs.fsspec_fs import CacheSyncFileSystem
+from cachesync.read.cache.blocks import BLOCK
+from cachesync.sync import manifest
 from tests.promises.host import Host
 from tests.servers import closed_port
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import FileChanging
-from cachesync.files import OpenFile, device_of, take
-from cachesync.model import UNMEASURED, Capabilities
-from cachesync.policy import MIB, PART_SIZE
-from cachesync.watcher import Hint
+from cachesync.model.errors import FileChanging
+from cachesync.model.policy import MIB, PART_SIZE
+from cachesync.model.values import UNMEASURED, Capabilities
+from cachesync.root.capabilities import device_of
+from cachesync.root.open_file import OpenFile
+from cachesync.root.snapshot import take
+from cachesync.watch.hints import Hint
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cachesync import attendant
-from cachesync.notify import Notifier
-from cachesync.watcher import Arrivals, Ears, Hearing, Hint
-from cachesync.watcher.hints import OVERFLOW
+from cachesync.daemon import reconciler
+from cachesync.telemetry.notify import Notifier
+from cachesync.watch.arrivals import Arrivals
+from cachesync.watch.hearing import Ears, Hearing
+from cachesync.watch.hints import OVERFLOW, Hint
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 from tests.watching import Bench, exchange, write
@@ -110,7 +111,7 @@ def test_where_not_all_is_watched_there_are_no_ears(bench, monkeypatch):
 
 
 def test_too_many_names_are_none(monkeypatch):
-    monkeypatch.setattr("cachesync.watcher.arrivals._MOST", 3)
+    monkeypatch.setattr("cachesync.watch.arrivals._MOST", 3)
     arrivals = Arrivals("s/")
     for number in range(3):
         arrivals.came(f"s/{number}", moved=False)
@@ -166,7 +167,7 @@ def test_caught_up_means_that_everything_before_was_looked_at(tmp_path, monkeypa
         yield
 
     monkeypatch.setattr(driven.engine.scanner, "notice_in_steps", notice)
-    daemon = attendant.Attendant(driven.engine, Notifier({}))
+    daemon = reconciler.Attendant(driven.engine, Notifier({}))
     daemon.start()
     try:
         write(f"{tmp_path}/root/s/first")

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-import cachesync.lifecycle.opening
-from cachesync.errors import (
+import cachesync.session.opening
+from cachesync.model.errors import (
     IntegrityError,
     NoSuchSession,
     ObjectNotFound,
@@ -19,11 +19,11 @@ from cachesync.errors import (
     StoreUnreachable,
     UsageError,
 )
-from cachesync.files import Ground
-from cachesync.hydrate import fetch
-from cachesync.keys import stays_inside
-from cachesync.outcomes import Progress
-from cachesync.watcher import Hint
+from cachesync.model.keys import stays_inside
+from cachesync.model.outcomes import Progress
+from cachesync.read.hydrate import fetch
+from cachesync.root.session_dir import Ground
+from cachesync.watch.hints import Hint
 from tests.flat_store import Crash, Fault, FlatStore
 from tests.life import Host, S, look
 
@@ -278,7 +278,7 @@ def test_an_open_that_hangs_in_the_store_ends_all_the_same(a, b, store, monkeypa
         return get(key, **how)
 
     monkeypatch.setattr(store, "get", freezing)
-    monkeypatch.setattr(cachesync.lifecycle.opening, "_GRACE", 0.2)
+    monkeypatch.setattr(cachesync.session.opening, "_GRACE", 0.2)
     report = b.life.open(S, timeout=0.3)
     assert report.exit_code == 4
     assert [pending.path for pending in report.pending] == ["."]

@@ -15,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cachesync.errors import ConfigError, JournalDamaged, JournalUnavailable, UsageError
-from cachesync.journal import Bound, Journal, check_store, set_aside
+from cachesync.journal.binding import Bound
+from cachesync.journal.database import set_aside
+from cachesync.journal.journal import Journal, check_store
 from cachesync.journal.rows import WORK
-from cachesync.model import Conflict, Entry, FileStat, Kind, Mark, Multipart, Session, Stored, Version
-from cachesync.policy import FARTHEST, PART_SIZE, SMALL, Weight, weigh
+from cachesync.model.errors import ConfigError, JournalDamaged, JournalUnavailable, UsageError
+from cachesync.model.policy import FARTHEST, PART_SIZE, SMALL, Weight, weigh
+from cachesync.model.values import Conflict, Entry, FileStat, Kind, Mark, Multipart, Session, Stored, Version
 
 S = "s"
 NOW = 1000.0
@@ -856,8 +858,8 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
 READ_ONLY = """
 import os, sys
 from pathlib import Path
-from cachesync.errors import JournalUnavailable
-from cachesync.journal import Journal
+from cachesync.model.errors import JournalUnavailable
+from cachesync.journal.journal import Journal
 os.setgid(65534); os.setuid(65534)
 try:
     journal = Journal(Path(sys.argv[1]))

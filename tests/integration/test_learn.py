@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from cachesync import manifest
-from cachesync.keys import manifest_key
+from cachesync.model.keys import manifest_key
+from cachesync.sync import manifest
 from tests.flat_store import FlatStore
 from tests.life import Host, S, look
 

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from cachesync.errors import NoSuchSession, ObjectNotFound, StoreUnreachable, UsageError
-from cachesync.lifecycle.life import template_target
-from cachesync.store.s3 import S3Store
+from cachesync.model.errors import NoSuchSession, ObjectNotFound, StoreUnreachable, UsageError
+from cachesync.session.life import template_target
+from cachesync.store.s3.store import S3Store
 from tests.flat_store import Crash, FlatStore
 from tests.life import Host, S, look
 

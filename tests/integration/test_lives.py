@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from cachesync.journal import Journal, ledger
-from cachesync.model import Entry, FileStat, Kind, Mark
+from cachesync.journal import counters
+from cachesync.journal.journal import Journal
+from cachesync.model.values import Entry, FileStat, Kind, Mark
 
 S, KEY = "s", "sessions/s/f"
 
@@ -118,7 +119,7 @@ def test_who_stores_nothing_begins_no_life(path):
 
 
 def test_so_many_lives_are_remembered(path, monkeypatch):
-    monkeypatch.setattr(ledger, "_MOST_LIVES", 3)
+    monkeypatch.setattr(counters, "_MOST_LIVES", 3)
     names = []
     for size in range(1, 6):
         with contextlib.closing(Journal(path)) as journal:

@@ -8,9 +8,9 @@ import stat
 
 import pytest
 
-from cachesync import lock
-from cachesync.errors import RootLocked, UsageError
-from cachesync.lock import RootLock, check_free
+from cachesync.model.errors import RootLocked, UsageError
+from cachesync.root import lock
+from cachesync.root.lock import RootLock, check_free
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 

@@ -20,12 +20,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from cachesync.address import parse
-from cachesync.cli.reach import connect
-from cachesync.errors import UsageError
-from cachesync.mcp_server import Scope, build_server
-from cachesync.mcp_server.answers import MOST_LISTED, MOST_READ, content
-from cachesync.mcp_server.shared import Shared
+from cachesync.cli.connect import connect
+from cachesync.model.address import parse
+from cachesync.model.errors import UsageError
+from cachesync.programs.mcp_server.answers import MOST_LISTED, MOST_READ, content
+from cachesync.programs.mcp_server.build import build_server
+from cachesync.programs.mcp_server.scope import Scope
+from cachesync.programs.mcp_server.shared import Shared
 from tests.promises.host import Host
 from tests.servers import closed_port
 

@@ -23,14 +23,14 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cachesync import __version__
-from cachesync.activity import BOUNDS, Activity, Totals
-from cachesync.control.address import connect
-from cachesync.control.server import ControlServer
-from cachesync.events import Events
-from cachesync.journal import Journal
-from cachesync.measuring import WAIT, Measuring
-from cachesync.metrics import METRICS, CacheUse, Measures, Watching, render
-from cachesync.model import FileStat, Kind, Mark, QueueCounts
+from cachesync.api.server import ControlServer
+from cachesync.api.socket_address import connect
+from cachesync.daemon.metrics_collector import WAIT, Measuring
+from cachesync.journal.journal import Journal
+from cachesync.model.events import Events
+from cachesync.model.values import FileStat, Kind, Mark, QueueCounts
+from cachesync.telemetry.activity import BOUNDS, Activity, Totals
+from cachesync.telemetry.metrics import METRICS, CacheUse, Measures, Watching, render
 from tests.promises.host import eventually
 
 TOP = Path(__file__).resolve().parent.parent.parent

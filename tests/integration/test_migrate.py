@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from cachesync.config import Config, load
-from cachesync.engine import Engine
-from cachesync.errors import NoSuchBucket, RootLocked, StoreDenied, StoreUnreachable, UsageError
-from cachesync.keys import identity_key, manifest_key
-from cachesync.migrate import elsewhere, migrate, rehearse
-from cachesync.migrate.run import _expect_only_what_stands
-from cachesync.outcomes import MigrateReport, Progress
-from cachesync.store.s3 import S3Store
-from cachesync.verify import Verifier
+from cachesync.daemon.engine import Engine
+from cachesync.model.errors import NoSuchBucket, RootLocked, StoreDenied, StoreUnreachable, UsageError
+from cachesync.model.keys import identity_key, manifest_key
+from cachesync.model.outcomes import MigrateReport, Progress
+from cachesync.ops.migrate.place import elsewhere
+from cachesync.ops.migrate.rehearsal import rehearse
+from cachesync.ops.migrate.run import _expect_only_what_stands, migrate
+from cachesync.session.verify import Verifier
+from cachesync.store.s3.store import S3Store
 from tests.flat_store import FlatStore, Held
 from tests.migrating import BYTES, FILES, PUTS, SKIPPED, TREE, make, snapshot
 from tests.servers import SeaweedServer

@@ -13,10 +13,10 @@ from unittest import mock
 import pytest
 
 from cachesync.fuse import Later, Request, wire
-from cachesync.journal.absent import AbsentNames
-from cachesync.mount.changing import Changing
-from cachesync.mount.keeper import Keeper
-from cachesync.mount.looking import Looking
+from cachesync.journal.evicted_reader import AbsentNames
+from cachesync.mount.daemon_client import Keeper
+from cachesync.mount.lookup import Looking
+from cachesync.mount.mutations import Changing
 from cachesync.mount.nodes import Node
 from cachesync.mount.renaming import Renaming, _Names
 from cachesync.mount.view import View

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cachesync.evict import Evictor
+from cachesync.session.evict import Evictor
 from tests.flat_store import FlatStore
 from tests.life import Host, S
 

@@ -14,14 +14,14 @@ from unittest import mock
 
 import pytest
 
-from cachesync.address import parse
-from cachesync.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed
-from cachesync.files import Tree
-from cachesync.model import Attributes, Labels, ObjectInfo, Stored, Version
-from cachesync.reports import ReceiptLine
-from cachesync.rivals import Rivals
+from cachesync.model.address import parse
+from cachesync.model.errors import JournalUnavailable, ObjectNotFound, PreconditionFailed
+from cachesync.model.reports import ReceiptLine
+from cachesync.model.values import Attributes, Labels, ObjectInfo, Stored, Version
+from cachesync.root.tree import Tree
 from cachesync.store.base import ObjectStore
-from cachesync.store.s3 import S3Store
+from cachesync.store.s3.store import S3Store
+from cachesync.sync.conflicts import Rivals
 from tests.bodies import Bytes
 from tests.flat_store import Crash, Fault, FlatStore
 from tests.life import Host, S

@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
+from cachesync.api.server import ControlServer
+from cachesync.api.tcp import listen
+from cachesync.api.token import kept_token
 from cachesync.config import load
-from cachesync.control.server import ControlServer
-from cachesync.control.tcp import listen
-from cachesync.control.token import kept_token
-from cachesync.engine import Engine
-from cachesync.errors import CacheSyncError, ConfigError, DaemonUnavailable, JournalUnavailable, RootHalted, UsageError
+from cachesync.daemon.engine import Engine
+from cachesync.model.errors import (
+    CacheSyncError,
+    ConfigError,
+    DaemonUnavailable,
+    JournalUnavailable,
+    RootHalted,
+    UsageError,
+)
 from tests.flat_store import FlatStore
 
 

@@ -6,20 +6,15 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import DiskFull, FileUnwritable, RootHalted
-from cachesync.files import (
-    Ground,
-    Staging,
-    Tree,
-    device_of,
-    make_session,
-    make_whole_session,
-    measure,
-    place,
-    rename,
-)
-from cachesync.model import Kind
-from cachesync.policy import Writer
+from cachesync.model.errors import DiskFull, FileUnwritable, RootHalted
+from cachesync.model.policy import Writer
+from cachesync.model.values import Kind
+from cachesync.root import rename, session_dir
+from cachesync.root.capabilities import device_of, measure
+from cachesync.root.making import make_session, make_whole_session
+from cachesync.root.session_dir import Ground
+from cachesync.root.staging import Staging
+from cachesync.root.tree import Tree
 
 
 @pytest.fixture(params=["renameat2", "without"])
@@ -124,7 +119,7 @@ def test_what_cannot_be_asked_for_writers_is_not_exchanged(tree, staging, ground
     """A program may write to it, however old it is (core B3)."""
     (tree.root / "s/f").write_text("old")
     os.utime(tree.root / "s/f", (1, 1))
-    monkeypatch.setattr("cachesync.files.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
+    monkeypatch.setattr("cachesync.root.open_file.OpenFile.writer", lambda _: Writer.UNKNOWN)
     file = sealed(staging)
     assert ground.swap(file, "f", tree.lstat("s", "f")) is None
     file.discard()
@@ -157,7 +152,7 @@ def test_a_writer_that_comes_during_an_exchange_gets_its_file_back(tree, staging
             return done
         return real(*names)
 
-    monkeypatch.setattr(place, "exchange", exchange)
+    monkeypatch.setattr(session_dir, "exchange", exchange)
     file = sealed(staging)
     assert ground.swap(file, "f", expected) is None
     file.discard()

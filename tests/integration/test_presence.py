@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cachesync.journal import ledger
-from cachesync.watcher import Hint
+from cachesync.journal import counters
+from cachesync.watch.hints import Hint
 from tests.flat_store import FlatStore
 from tests.integration.test_capabilities import as_root, coarse, layered
 from tests.life import Host, S
@@ -245,8 +245,8 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Which boot it is: its text. It was when this file was written."""
     place = tmp_path / "boot"
     place.write_text("first")
-    monkeypatch.setattr(ledger, "BOOT", place)
-    monkeypatch.setattr(ledger, "booted_at", lambda: place.stat().st_mtime)
+    monkeypatch.setattr(counters, "BOOT", place)
+    monkeypatch.setattr(counters, "booted_at", lambda: place.stat().st_mtime)
     return place
 
 

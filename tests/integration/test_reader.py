@@ -13,9 +13,8 @@ from dataclasses import replace
 
 import pytest
 
-from cachesync.address import Address, Space, parse, parse_whole
-from cachesync.cache import BLOCK, Block, BlockCache
-from cachesync.errors import (
+from cachesync.model.address import Address, Space, parse, parse_whole
+from cachesync.model.errors import (
     FileChanging,
     IntegrityError,
     ObjectNotFound,
@@ -25,9 +24,13 @@ from cachesync.errors import (
     StoreTransient,
     UsageError,
 )
-from cachesync.files import OpenFile, Tree
-from cachesync.model import Version
-from cachesync.reader import Local, Reader
+from cachesync.model.values import Version
+from cachesync.read.cache.blob_store import Block
+from cachesync.read.cache.blocks import BLOCK, BlockCache
+from cachesync.read.local import Local
+from cachesync.read.reader import Reader
+from cachesync.root.open_file import OpenFile
+from cachesync.root.tree import Tree
 from cachesync.store.base import Download
 from cachesync.store.fsspec_store import FsspecStore
 from tests.bodies import PLAIN, Bytes
@@ -345,10 +348,10 @@ def test_a_reader_that_stops_leaves_no_trace(flat, reader):
 MEMORY = """
 import hashlib, sys
 from pathlib import Path
-from cachesync.address import parse
-from cachesync.cache import BlockCache
-from cachesync.model import ObjectInfo, Version
-from cachesync.reader import Reader
+from cachesync.model.address import parse
+from cachesync.read.cache.blocks import BlockCache
+from cachesync.model.values import ObjectInfo, Version
+from cachesync.read.reader import Reader
 from cachesync.store.base import Download
 MIB = 2**20
 size = 256 * MIB

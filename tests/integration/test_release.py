@@ -84,7 +84,7 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert there <= set(names), "every file of the package: py.typed, the prices, the page"
-    assert {"cachesync/py.typed", "cachesync/cost/prices.toml"} <= set(names)
+    assert {"cachesync/py.typed", "cachesync/ops/cost/prices.toml"} <= set(names)
 
 
 def test_the_source_archive_has_what_a_clone_has(built: Path):
@@ -128,7 +128,7 @@ def test_the_command_works(installed: Path, tmp_path: Path):
 
 LOOK = """
 import sys, fsspec, importlib.metadata as metadata
-import cachesync, cachesync.cost
+import cachesync, cachesync.ops.cost
 from importlib.resources import files
 assert cachesync.__file__.startswith(sys.prefix), cachesync.__file__
 assert files("cachesync").joinpath("py.typed").is_file()

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from cachesync import manifest
-from cachesync.address import parse
-from cachesync.files import Tree
-from cachesync.files import rights as files_rights
-from cachesync.files.rights import ACCESS, DEFAULT, restorable, rights_at
 from cachesync.journal.rows import rights_text, to_rights
-from cachesync.keys import manifest_key
-from cachesync.model import Rights
+from cachesync.model.address import parse
+from cachesync.model.keys import manifest_key
+from cachesync.model.values import Rights
+from cachesync.root import rights as files_rights
+from cachesync.root.rights import ACCESS, DEFAULT, restorable, rights_at
+from cachesync.root.tree import Tree
+from cachesync.sync import manifest
 from tests.flat_store import FlatStore
 from tests.life import Host, S
 
@@ -188,7 +188,7 @@ def test_a_session_is_never_more_open_than_it_will_be(host: Host, monkeypatch: p
         seen.append(host.session.exists())
         give(descriptor, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("cachesync.files.making.give", look)
+    monkeypatch.setattr("cachesync.root.making.give", look)
     host.life.open(S)
     assert seen[0] is False, "it has no name yet"
     assert belongs(host.session)[2] == 0o700

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from cachesync.errors import StoreTransient
-from cachesync.store import s3_client, s3_download, s3_wire
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import S3Settings
-from cachesync.store.s3_connection import ConnectFailed, Garbled
-from cachesync.store.s3_wire import Wire
+from cachesync.model.errors import StoreTransient
+from cachesync.store.s3 import client, download
+from cachesync.store.s3 import wire as s3_wire
+from cachesync.store.s3.client import S3Settings
+from cachesync.store.s3.connection import ConnectFailed, Garbled
+from cachesync.store.s3.store import S3Store
+from cachesync.store.s3.wire import Wire
 from tests.bodies import PLAIN, Bytes
 from tests.integration.test_s3_wire import Serve, Server, always, certificate, got, request_of, talking
 
@@ -193,8 +194,8 @@ def test_who_takes_a_file_and_names_no_version_has_not_stored_it():
 
 
 def test_a_slow_line_is_no_silence(monkeypatch):
-    monkeypatch.setattr(s3_client, "ANSWER", 0.5)
-    size = s3_download.PIECE
+    monkeypatch.setattr(client, "ANSWER", 0.5)
+    size = download.PIECE
 
     def serve(connection: socket.socket, _number: int) -> None:
         request_of(connection)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import PreconditionFailed, StorePermanent, StoreTransient
-from cachesync.model import ObjectInfo, Version
-from cachesync.store import s3_fields, s3_xml
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_connection import Garbled
-from cachesync.store.s3_direct import MAX_DOCUMENT
+from cachesync.model.errors import PreconditionFailed, StorePermanent, StoreTransient
+from cachesync.model.values import ObjectInfo, Version
+from cachesync.store.s3 import fields, xml
+from cachesync.store.s3.connection import Garbled
+from cachesync.store.s3.direct import MAX_DOCUMENT
+from cachesync.store.s3.store import S3Store
 from tests.integration.test_s3_elsewhere import either_way, opened, script
 
 __all__ = ["script"]
@@ -100,7 +100,7 @@ def test_p05_another_past_version_than_was_asked_for_is_none(script, monkeypatch
 @pytest.mark.parametrize("told", ["", "not hex", "\u0663" * 64, "A" * 64])
 def test_a_checksum_that_is_none_is_not_believed(checksum, told):
     answer = {"ETag": '"e"', "ContentLength": 1, "ChecksumSHA256": checksum, "Metadata": {"sha256": told}}
-    assert s3_fields.found("read", "k", answer).sha256 is None
+    assert fields.found("read", "k", answer).sha256 is None
 
 
 @either_way
@@ -116,9 +116,9 @@ SIZES = ["-5", "9" * 30, "1_0", "+1", " 1", "\u0663", "0x1", "1.0", "", "1e3"]
 @pytest.mark.parametrize("size", SIZES)
 def test_a_size_that_no_object_can_have_is_none(size):
     with pytest.raises(StoreTransient):
-        s3_fields.found("read", "k", {"ETag": '"e"', "ContentLength": size})
+        fields.found("read", "k", {"ETag": '"e"', "ContentLength": size})
     with pytest.raises(StoreTransient):
-        s3_fields.found("read", "k", {"ETag": '"e"', "ContentRange": f"bytes 0-1/{size}"})
+        fields.found("read", "k", {"ETag": '"e"', "ContentRange": f"bytes 0-1/{size}"})
 
 
 @pytest.mark.parametrize("size", ["-5", "9" * 30])
@@ -188,7 +188,7 @@ def test_the_largest_page_that_s3_can_send_is_read():
     )  # fmt: skip
     text = listing([entry] * 1000, "t" * 1024, "<EncodingType>url</EncodingType>")
     assert len(text) < MAX_DOCUMENT
-    page = s3_xml.read("list_objects_v2", text)
+    page = xml.read("list_objects_v2", text)
     assert [entry["Key"] for entry in page["Contents"]] == ["☃" * 341] * 1000
 
 
@@ -198,14 +198,14 @@ def test_what_is_said_twice_is_not_said(name):
     tag = name.rpartition("/")[2]
     begin, end = text.index(f"<{tag}>"), text.index(f"</{tag}>") + len(f"</{tag}>")
     with pytest.raises(Garbled, match="twice"):
-        s3_xml.read("list_objects_v2", (text[:end] + text[begin:end] + text[end:]).encode())
+        xml.read("list_objects_v2", (text[:end] + text[begin:end] + text[end:]).encode())
 
 
 @pytest.mark.parametrize("at", ["2026-19-28T10:00:00.000Z", "1e999", "nan", "9" * 40, "-" * 40])
 def test_a_time_that_is_none_is_no_page(at):
     text = listing([ENTRY.format(key="a").replace("2026-11-28T10:00:00.000Z", at)])
     with pytest.raises(Garbled):
-        s3_xml.read("list_objects_v2", text)
+        xml.read("list_objects_v2", text)
 
 
 # -- the order of keys -------------------------------------------------------------------------------------------------

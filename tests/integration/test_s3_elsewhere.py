@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import CacheSyncError, StoreError, StorePermanent
-from cachesync.model import Version
-from cachesync.store import s3_direct
-from cachesync.store.s3 import S3Store
-from cachesync.store.s3_client import S3Settings
-from cachesync.store.s3_errors import WrongRegion
-from cachesync.store.s3_wire import Wire
+from cachesync.model.errors import CacheSyncError, StoreError, StorePermanent
+from cachesync.model.values import Version
+from cachesync.store.s3 import direct
+from cachesync.store.s3.client import S3Settings
+from cachesync.store.s3.errors import WrongRegion
+from cachesync.store.s3.store import S3Store
+from cachesync.store.s3.wire import Wire
 from tests.bodies import PLAIN, Bytes
 from tests.integration.test_s3_wire import Server, request_of
 from tests.servers import SeaweedServer, by_botocore
@@ -228,7 +228,7 @@ def test_a_wrong_clock_is_corrected_from_the_store_s(seaweed: SeaweedServer, buc
     seaweed.make_bucket(bucket)
     with contextlib.closing(S3Store(seaweed.settings(bucket))) as store:
         stored = store.put("k", Bytes(b"x"), PLAIN, expect=None)
-        monkeypatch.setattr(s3_direct, "time", clock(off))
+        monkeypatch.setattr(direct, "time", clock(off))
         if first == "get":
             assert b"".join(store.get("k").chunks) == b"x"
         elif first == "head":
@@ -240,7 +240,7 @@ def test_a_wrong_clock_is_corrected_from_the_store_s(seaweed: SeaweedServer, buc
         assert caplog.text.count("clock is") == 1
         store.head("k")
         assert caplog.text.count("clock is") == 1
-        monkeypatch.setattr(s3_direct, "time", time)
+        monkeypatch.setattr(direct, "time", time)
         assert store.head("k").size in (1, 3_000_000)
         assert store.client.direct._ahead == 0.0
     assert caplog.text.count("signed with the store's time") == 1
@@ -252,7 +252,7 @@ def test_p16_no_time_is_taken_from_where_others_can_change_it(seaweed: SeaweedSe
     with contextlib.closing(S3Store(seaweed.settings(bucket))) as store:
         store.check_conditional()
         monkeypatch.setattr(store.client.direct, "_signed", True)  # as for http://somewhere
-        monkeypatch.setattr(s3_direct, "time", clock(-5_000.0))
+        monkeypatch.setattr(direct, "time", clock(-5_000.0))
         with pytest.raises(StorePermanent, match="RequestTimeTooSkewed") as error:
             store.get("k")
     assert "clock" in error.value.hint

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cachesync.store import s3_connection, s3_wire
-from cachesync.store.s3_connection import ConnectFailed, Garbled
-from cachesync.store.s3_wire import Wire
+from cachesync.store.s3 import connection as s3_connection
+from cachesync.store.s3 import wire as s3_wire
+from cachesync.store.s3.connection import ConnectFailed, Garbled
+from cachesync.store.s3.wire import Wire
 
 Serve = Callable[[socket.socket, int], None]
 

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from cachesync.errors import RootHalted
-from cachesync.events import What
-from cachesync.model import Kind
-from cachesync.watcher import Hint
+from cachesync.model.errors import RootHalted
+from cachesync.model.events import What
+from cachesync.model.values import Kind
+from cachesync.watch.hints import Hint
 from tests.driving import Driven
 from tests.flat_store import Fault, FlatStore
 

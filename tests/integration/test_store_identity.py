@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import ConfigError, StoreDenied, StoreUnreachable
-from cachesync.keys import identity_key, manifest_key
-from cachesync.reports import FlushReport
+from cachesync.model.errors import ConfigError, StoreDenied, StoreUnreachable
+from cachesync.model.keys import identity_key, manifest_key
+from cachesync.model.reports import FlushReport
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 from tests.life import Host, S
@@ -497,7 +497,7 @@ def test_a_root_does_not_leave_what_only_that_folder_has(tmp_path: Path, store: 
 
 
 def address(path: str) -> Any:
-    from cachesync.address import Address, Space
+    from cachesync.model.address import Address, Space
 
     return Address(Space.SESSIONS, S, path)
 

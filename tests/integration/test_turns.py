@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.journal.turns import SharedTurns, Turns
+from cachesync.journal.session_lock import SharedTurns, Turns
 from tests.promises.host import eventually
 
 

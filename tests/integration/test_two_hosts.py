@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cachesync.keys import manifest_key
-from cachesync.store.s3 import S3Store
-from cachesync.verify import Verifier
-from cachesync.watcher import Hint
+from cachesync.model.keys import manifest_key
+from cachesync.session.verify import Verifier
+from cachesync.store.s3.store import S3Store
+from cachesync.watch.hints import Hint
 from tests.flat_store import FlatStore
 from tests.life import Host, S
 

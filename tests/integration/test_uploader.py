@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cachesync.errors import StorePermanent
-from cachesync.events import Events
-from cachesync.journal import Journal
-from cachesync.model import Mark, Multipart
-from cachesync.policy import PART_SIZE, SMALL
-from cachesync.uploader import Uploader
+from cachesync.journal.journal import Journal
+from cachesync.model.errors import StorePermanent
+from cachesync.model.events import Events
+from cachesync.model.policy import PART_SIZE, SMALL
+from cachesync.model.values import Mark, Multipart
+from cachesync.sync.uploader import Uploader
 from tests.driving import Driven
 from tests.flat_store import FlatStore
 from tests.integration.test_journal import file_stat

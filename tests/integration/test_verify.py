@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import NoSuchBucket, NoSuchSession, StoreUnreachable
-from cachesync.keys import manifest_key
-from cachesync.model import Attributes, ObjectInfo, Version
-from cachesync.outcomes import Progress, VerifyReport, no_progress
+from cachesync.model.errors import NoSuchBucket, NoSuchSession, StoreUnreachable
+from cachesync.model.keys import manifest_key
+from cachesync.model.outcomes import Progress, VerifyReport, no_progress
+from cachesync.model.values import Attributes, ObjectInfo, Version
+from cachesync.session.verify import Verifier
 from cachesync.store.base import Download
-from cachesync.store.s3 import S3Store
-from cachesync.verify import Verifier
+from cachesync.store.s3.store import S3Store
 from tests.bodies import Bytes
 from tests.driving import Driven
 from tests.flat_store import Fault, FlatStore
@@ -269,7 +269,7 @@ def test_an_outage_in_the_middle_is_no_difference(judge: Driven, flat: FlatStore
             flat.down |= count[0] > 3  # the manifest and two files
         return get(key, **asked)
 
-    monkeypatch.setattr("cachesync.verify.THREADS", 1)
+    monkeypatch.setattr("cachesync.session.verify.THREADS", 1)
     monkeypatch.setattr(flat, "get", failing)
     report = verify(judge)
     assert {failure.path for failure in report.differences} == {"a.txt"}

@@ -13,11 +13,10 @@ import pytest
 from watchdog.observers.inotify_c import CallbackId, Mask
 from watchdog.observers.inotify_c import InotifyConstants as In
 
-from cachesync.watcher import Hint, Hints
-from cachesync.watcher.hints import TOO_MANY, Pending
-from cachesync.watcher.portable import Tree as PortableTree
-from cachesync.watcher.reader import Reader
-from cachesync.watcher.watch import Watcher
+from cachesync.watch.hints import TOO_MANY, Hint, Hints, Pending
+from cachesync.watch.portable import Tree as PortableTree
+from cachesync.watch.reader import Reader
+from cachesync.watch.watch import Watcher
 from tests.watching import WRITTEN, Bench, write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are inotify's events")

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from watchdog.observers.inotify_c import inotify_rm_watch
 
-from cachesync.watcher.hints import OVERFLOW, RESTART, ROOT_REPLACED
-from cachesync.watcher.inotify import Tree
-from cachesync.watcher.reader import Reader
+from cachesync.watch.hints import OVERFLOW, RESTART, ROOT_REPLACED
+from cachesync.watch.inotify import Tree
+from cachesync.watch.reader import Reader
 from tests.watching import DEADLINE, Bench, write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
@@ -178,7 +178,7 @@ def test_a_root_that_lost_its_watch_is_watched_again(bench):
 
 
 def test_a_reader_that_hangs_is_left_behind_and_cleans_up_after_itself(bench, monkeypatch):
-    monkeypatch.setattr("cachesync.watcher.watch.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("cachesync.watch.watch.CLOSE_TIMEOUT", 0.1)
     before = descriptors(), threading.active_count()
     go, hung = threading.Event(), tree_of(bench)
 

@@ -26,12 +26,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import cachesync.files.listing
-from cachesync.errors import NoSuchSession, StoreError, UsageError
-from cachesync.keys import identity_key
-from cachesync.model import Kind
-from cachesync.reports import FlushReport
-from cachesync.watcher import Hint
+import cachesync.root.listing
+from cachesync.model.errors import NoSuchSession, StoreError, UsageError
+from cachesync.model.keys import identity_key
+from cachesync.model.reports import FlushReport
+from cachesync.model.values import Kind
+from cachesync.watch.hints import Hint
 from tests.driving import Clock, Driven, tree_of
 from tests.flat_store import Crash, Fault, FlatStore, Held
 from tests.life import driven_time, kill, life_of
@@ -61,7 +61,7 @@ class Sessions(RuleBasedStateMachine):
     @initialize(disk=st.sampled_from([*FAST, None]))
     def begin(self, disk: str | None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cachesync-model-", dir=disk))
-        self.aging = mock.patch.object(cachesync.files.listing, "time", OldDirectories)  # nothing changes under a scan
+        self.aging = mock.patch.object(cachesync.root.listing, "time", OldDirectories)  # nothing changes under a scan
         self.aging.start()
         self.root = self.folder / "root"
         self.session = self.root / SESSION

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from cachesync import fuse
-from cachesync.control.client import ControlClient
+from cachesync.api.client import ControlClient
 from tests.promises.host import Host, eventually
 
 _libc = ctypes.CDLL(None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.mount.holding import WHOLE
+from cachesync.mount.open_files import WHOLE
 from tests.mount.conftest import MakeMounted
 from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.control.client import ControlClient
+from cachesync.api.client import ControlClient
 from cachesync.fuse import linux
 from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually

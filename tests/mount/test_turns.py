@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.journal.turns import Turns
+from cachesync.journal.session_lock import Turns
 from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cachesync import ArtifactStore
-from cachesync.errors import ConfigError
+from cachesync.model.errors import ConfigError
 from tests.conftest import MakeHost
 from tests.promises.host import Host, Outcome, eventually
 from tests.servers import SeaweedServer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _LOOP = """
 import os, sys
-from cachesync.files.rename import exchange
+from cachesync.root.rename import exchange
 folder, one, other = os.open(sys.argv[1], os.O_RDONLY), sys.argv[2], sys.argv[3]
 count = 0
 print("ready", flush=True)

@@ -26,17 +26,18 @@ from aiohttp.test_utils import make_mocked_request
 from anyio.from_thread import start_blocking_portal
 from mcp import Client
 
-from cachesync.cli.reach import connect
+from cachesync.api import agents
+from cachesync.api.agents import ANSWERED, AgentDoor, AgentRoutes
+from cachesync.api.client import ControlClient
+from cachesync.api.http_client import _Connection
+from cachesync.api.rights import Peer, SessionRights, allows
+from cachesync.api.routes import Routes
+from cachesync.api.unix_socket import UnixSocket
+from cachesync.cli.connect import connect
 from cachesync.config import load
-from cachesync.control import agents
-from cachesync.control.agents import ANSWERED, AgentDoor, AgentRoutes
-from cachesync.control.asking import _Connection
-from cachesync.control.client import ControlClient
-from cachesync.control.rights import Peer, SessionRights, allows
-from cachesync.control.routes import Routes
-from cachesync.control.unix_socket import UnixSocket
-from cachesync.errors import ConfigError, DaemonUnavailable, NoSuchSession, ObjectNotFound, UsageError
-from cachesync.mcp_server import Scope, build_server
+from cachesync.model.errors import ConfigError, DaemonUnavailable, NoSuchSession, ObjectNotFound, UsageError
+from cachesync.programs.mcp_server.build import build_server
+from cachesync.programs.mcp_server.scope import Scope
 from tests.promises.host import eventually
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="takes the place of other users")
@@ -231,9 +232,9 @@ user = int(sys.argv[1])
 os.setgroups([12100]); os.setgid(user); os.setuid(user)
 sys.exit(importlib.import_module("cachesync.cli").main(sys.argv[2:]))
 """
-CLIENT = "cachesync.cli cachesync.control.address cachesync.control.client cachesync.control.artifact_client"
-CLIENT += " cachesync.control.lifecycle_client cachesync.config"
-WITH_STORE = f"{CLIENT} cachesync.engine cachesync.stores cachesync.store"
+CLIENT = "cachesync.cli cachesync.api.socket_address cachesync.api.client cachesync.api.artifact_client"
+CLIENT += " cachesync.api.lifecycle_client cachesync.config"
+WITH_STORE = f"{CLIENT} cachesync.daemon.engine cachesync.daemon.store_factory cachesync.store"
 
 
 class Host:
@@ -521,7 +522,7 @@ def test_who_removes_the_agents_socket_ends_no_request_of_the_operators(host: Ho
 def test_what_the_operator_grants_may_be_read_and_no_more(folder: Path):
     with Host(folder, agent_read="projects/web, templates/day").serving() as host:
         operator = ControlClient(host.root / ".cachesync/control.sock").artifacts
-        from cachesync.address import parse
+        from cachesync.model.address import parse
 
         for address in ("projects/web/a.md", "projects/webmaster/a.md", "templates/day/x", "templates/daybreak"):
             with (host.folder / "body").open("w+b") as body:

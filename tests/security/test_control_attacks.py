@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cachesync.control.client import ControlClient
-from cachesync.control.server import ControlServer
-from cachesync.errors import CacheSyncError, DaemonUnavailable
+from cachesync.api.client import ControlClient
+from cachesync.api.server import ControlServer
+from cachesync.model.errors import CacheSyncError, DaemonUnavailable
 from tests.promises.host import Host, eventually
 
 

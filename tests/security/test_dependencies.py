@@ -13,8 +13,8 @@ from pathlib import Path
 import diskcache
 import pytest
 
-from cachesync.cache.database import Database
-from cachesync.cache.disk import BytesDisk
+from cachesync.read.cache.database import Database
+from cachesync.read.cache.disk import BytesDisk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRODUCT = sorted((REPOSITORY / "cachesync").rglob("*.py"))
@@ -68,8 +68,9 @@ pickle.loads = pickle.load = pickle.Unpickler = pickle._Unpickler = never
 import diskcache.core
 diskcache.core.pickle = pickle
 from pathlib import Path
-from cachesync.cache import Block, BlockCache
-from cachesync.model import Version
+from cachesync.read.cache.blob_store import Block
+from cachesync.read.cache.blocks import BlockCache
+from cachesync.model.values import Version
 for _ in range(2):  # one that writes, one that reads what the last one wrote
     cache = BlockCache(Path(sys.argv[1]), 1 << 20)
     for size in (10, 100_000):

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cachesync import address, keys, manifest
 from cachesync.config import load
-from cachesync.errors import CacheSyncError, ConfigError, Unstorable, UsageError
 from cachesync.fuse import Device, Loop, Request, wire
 from cachesync.fuse.wire import Op
-from cachesync.ignore import IgnoreRules
-from cachesync.mcp_server import Scope
+from cachesync.model import address, keys
+from cachesync.model.errors import CacheSyncError, ConfigError, Unstorable, UsageError
+from cachesync.model.ignore import IgnoreRules
+from cachesync.programs.mcp_server.scope import Scope
+from cachesync.sync import manifest
 from tests.flat_store import FlatStore
 from tests.security.hostile import LEADING_OUT, RESERVED, STAYING
 

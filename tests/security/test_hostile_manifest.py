@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cachesync import manifest
-from cachesync.model import Kind
+from cachesync.model.values import Kind
+from cachesync.sync import manifest
 from tests.driving import tree_of
 from tests.flat_store import FlatStore
 from tests.life import Host, S

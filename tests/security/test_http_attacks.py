@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cachesync.control import tcp
-from cachesync.control.page_routes import PageRoutes
-from cachesync.control.routes import Routes
-from cachesync.events import LISTENERS
+from cachesync.api import tcp
+from cachesync.api.page_routes import PageRoutes
+from cachesync.api.routes import Routes
+from cachesync.model.events import LISTENERS
 from tests.conftest import MakeHost
 from tests.promises.host import Host, eventually, hosts_of
 from tests.servers import SeaweedServer

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from cachesync.api.client import ControlClient
+from cachesync.api.socket_address import is_served, owners
 from cachesync.config import Config, load
-from cachesync.control.address import is_served, owners
-from cachesync.control.client import ControlClient
-from cachesync.errors import ConfigError
+from cachesync.model.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes the place of another user")
 STRANGER = 12345

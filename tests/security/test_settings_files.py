@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cachesync.config import Config, load
-from cachesync.errors import ConfigError
+from cachesync.model.errors import ConfigError
 
 ATTACK = "endpoint = 'https://attacker.example'\n"
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from cachesync import ArtifactStore
-from cachesync.address import Address, Space
 from cachesync.cli import get, put
-from cachesync.errors import CacheSyncError
+from cachesync.model.address import Address, Space
+from cachesync.model.errors import CacheSyncError
 from tests.flat_store import FlatStore
 from tests.life import Host, S, driven_time
 from tests.memory_artifacts import MemoryArtifacts

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cachesync.errors import CacheSyncError
-from cachesync.journal.sound import check_contents
+from cachesync.journal.integrity import check_contents
+from cachesync.model.errors import CacheSyncError
 from tests.driving import tree_of
 from tests.flat_store import FlatStore
 from tests.life import Host, S

@@ -17,11 +17,12 @@ from anyio.from_thread import start_blocking_portal
 from mcp import Client as McpClient
 
 from cachesync import ArtifactStore, Client
-from cachesync.address import Address, Space
-from cachesync.cli.reach import connect
-from cachesync.errors import CacheSyncError, NoSuchSession, ObjectNotFound, UsageError
-from cachesync.fsspec_fs import CacheSyncFileSystem
-from cachesync.mcp_server import Scope, build_server
+from cachesync.cli.connect import connect
+from cachesync.model.address import Address, Space
+from cachesync.model.errors import CacheSyncError, NoSuchSession, ObjectNotFound, UsageError
+from cachesync.programs.fsspec_fs import CacheSyncFileSystem
+from cachesync.programs.mcp_server.build import build_server
+from cachesync.programs.mcp_server.scope import Scope
 from tests.promises.host import Host
 from tests.security.hostile import LEADING_OUT, RESERVED, STAYING, around
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cachesync.errors import NoSuchSession
+from cachesync.model.errors import NoSuchSession
 from tests.simulation.host import MANIFEST, PREFIX, SESSION, SimulatedHost
 from tests.simulation.invariants import check
 

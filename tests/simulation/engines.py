@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cachesync.errors import CacheSyncError, JournalDamaged, JournalUnavailable
+from cachesync.model.errors import CacheSyncError, JournalDamaged, JournalUnavailable
 from tests.flat_store import Crash
 from tests.simulation.barrier import Barrier
 from tests.simulation.host import PREFIX, SESSION, SimulatedHost, VirtualTime

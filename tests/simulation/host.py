@@ -18,26 +18,26 @@ from unittest import mock
 
 import cachesync.artifacts.local
 import cachesync.artifacts.remote
-import cachesync.awaiting
 import cachesync.config
-import cachesync.engine
-import cachesync.files.listing
-import cachesync.flush
-import cachesync.following
+import cachesync.daemon.engine
+import cachesync.journal.counters
 import cachesync.journal.database
-import cachesync.journal.ledger
+import cachesync.journal.integrity
 import cachesync.journal.reserve
-import cachesync.journal.sound
-import cachesync.learn
-import cachesync.lifecycle.life
-import cachesync.lifecycle.opening
-import cachesync.verify
+import cachesync.root.listing
+import cachesync.session.life
+import cachesync.session.opening
+import cachesync.session.verify
+import cachesync.sync.flush
+import cachesync.sync.following
+import cachesync.sync.remote_listing
+import cachesync.sync.wait_stored
 import tests.driving
-from cachesync.address import parse
-from cachesync.hydrate import Hydrator
-from cachesync.journal import Journal
-from cachesync.verbs import Reading
-from cachesync.watcher import Hint
+from cachesync.journal.journal import Journal
+from cachesync.model.address import parse
+from cachesync.model.verbs import Reading
+from cachesync.read.hydrate.hydrator import Hydrator
+from cachesync.watch.hints import Hint
 from tests.driving import Driven
 from tests.flat_store import Crash
 from tests.life import kill
@@ -130,28 +130,28 @@ def virtual(time: VirtualTime, kernel: Kernel) -> Iterator[None]:
     """The product waits in virtual time and in the caller's thread while this lasts."""
     with contextlib.ExitStack() as stack:
         for module in (
-            cachesync.flush,
-            cachesync.following,
-            cachesync.lifecycle.life,
-            cachesync.lifecycle.opening,
-            cachesync.awaiting,
-            cachesync.learn,
+            cachesync.sync.flush,
+            cachesync.sync.following,
+            cachesync.session.life,
+            cachesync.session.opening,
+            cachesync.sync.wait_stored,
+            cachesync.sync.remote_listing,
             cachesync.artifacts.remote,
             cachesync.artifacts.local,
         ):
             stack.enter_context(mock.patch.object(module, "time", time))
-        stack.enter_context(mock.patch.object(cachesync.files.listing, "time", OldDirectories))
-        for waiting in (cachesync.flush, cachesync.lifecycle.life, cachesync.lifecycle.opening):
+        stack.enter_context(mock.patch.object(cachesync.root.listing, "time", OldDirectories))
+        for waiting in (cachesync.sync.flush, cachesync.session.life, cachesync.session.opening):
             stack.enter_context(mock.patch.object(waiting, "within", lambda _, call: call()))
-        for parallel in (cachesync.learn, cachesync.artifacts.remote, cachesync.verify):
+        for parallel in (cachesync.sync.remote_listing, cachesync.artifacts.remote, cachesync.session.verify):
             stack.enter_context(mock.patch.object(parallel, "in_parallel", _in_turn))
         stack.enter_context(mock.patch.object(cachesync.journal.reserve, "SIZE", 4096))
-        stack.enter_context(mock.patch.object(cachesync.journal.ledger, "secrets", _Ids()))
+        stack.enter_context(mock.patch.object(cachesync.journal.counters, "secrets", _Ids()))
         stack.enter_context(mock.patch.object(cachesync.journal.database.Database, "stream", _stream))
         stack.enter_context(mock.patch.object(tests.driving, "load", _load))
-        stack.enter_context(mock.patch.object(cachesync.engine, "measure", kernel.measure))
-        stack.enter_context(mock.patch.object(cachesync.engine, "device_of", kernel.device_of))
-        stack.enter_context(mock.patch.object(cachesync.journal.sound, "_expected", _expected))
+        stack.enter_context(mock.patch.object(cachesync.daemon.engine, "measure", kernel.measure))
+        stack.enter_context(mock.patch.object(cachesync.daemon.engine, "device_of", kernel.device_of))
+        stack.enter_context(mock.patch.object(cachesync.journal.integrity, "_expected", _expected))
         stack.enter_context(kernel.installed(time))
         yield
 
@@ -161,7 +161,7 @@ def _stream(database: Any, sql: str, values: tuple[Any, ...] = ()) -> Iterator[A
     yield from database.all(sql, values)
 
 
-_expected = cache(cachesync.journal.sound._expected)
+_expected = cache(cachesync.journal.integrity._expected)
 """Which tables a journal of a version has: asked of SQLite at each start of a process, and always the same."""
 
 _configs: dict[Any, Any] = {}
@@ -238,7 +238,7 @@ class SimulatedHost:
         state = self.root / ".cachesync"
         if not state.exists():
             self._new_journal(state)
-        with mock.patch.object(cachesync.journal.ledger, "_boot", return_value=f"boot {self._boots}"):
+        with mock.patch.object(cachesync.journal.counters, "_boot", return_value=f"boot {self._boots}"):
             driven = Driven(self.root, self._store, self.clock, **self._flags)  # type: ignore[arg-type]
         driven.engine.journal.booted_at = lambda: self._booted_at  # type: ignore[method-assign]
         life = driven.engine.lifecycle

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cachesync.ignore import FILE_NAME, IgnoreRules
-from cachesync.model import Kind, Version
-from cachesync.reports import FlushReport
+from cachesync.model.ignore import FILE_NAME, IgnoreRules
+from cachesync.model.reports import FlushReport
+from cachesync.model.values import Kind, Version
 from tests.flat_store import Held
 from tests.simulation.barrier import Barrier
 from tests.simulation.host import MANIFEST, PREFIX, SESSION, Seen, SimulatedHost, Snapshot

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cachesync.files
-import cachesync.files.beneath
-import cachesync.files.listing
-import cachesync.files.open_file
-import cachesync.files.place
-import cachesync.files.tree
-from cachesync.model import Capabilities, Device, Leases
-from cachesync.policy import Writer
+import cachesync.root
+import cachesync.root.listing
+import cachesync.root.open_file
+import cachesync.root.openat2
+import cachesync.root.session_dir
+import cachesync.root.tree
+from cachesync.model.policy import Writer
+from cachesync.model.values import Capabilities, Device, Leases
 
 _MODULES = ("beneath", "listing", "open_file", "place", "rename", "staging", "stats", "tree")
 
@@ -160,7 +160,7 @@ class Disk:
 
 
 class Kernel:
-    """Stands in for the module ``os`` in cachesync.files."""
+    """Stands in for the module ``os`` in cachesync.root."""
 
     def __init__(self) -> None:
         self._disks: list[Disk] = []
@@ -250,13 +250,13 @@ class Kernel:
         is what they are compared with."""
         with contextlib.ExitStack() as stack:
             for name in _MODULES:
-                stack.enter_context(mock.patch.object(getattr(cachesync.files, name), "os", self))
-            stack.enter_context(mock.patch.object(cachesync.files.open_file, "writer_of", self.writer_of))
-            stack.enter_context(mock.patch.object(cachesync.files.tree, "birth_ns", self.birth_ns))
-            stack.enter_context(mock.patch.object(cachesync.files.tree, "stamp_of", self.stamp_of))
+                stack.enter_context(mock.patch.object(getattr(cachesync.root, name), "os", self))
+            stack.enter_context(mock.patch.object(cachesync.root.open_file, "writer_of", self.writer_of))
+            stack.enter_context(mock.patch.object(cachesync.root.tree, "birth_ns", self.birth_ns))
+            stack.enter_context(mock.patch.object(cachesync.root.tree, "stamp_of", self.stamp_of))
             if any(disk.stamped for disk in self._disks):
-                stack.enter_context(mock.patch.object(cachesync.files.listing, "time", time))
-                stack.enter_context(mock.patch.object(cachesync.files.place, "time", time))
+                stack.enter_context(mock.patch.object(cachesync.root.listing, "time", time))
+                stack.enter_context(mock.patch.object(cachesync.root.session_dir, "time", time))
             yield
 
 
@@ -264,6 +264,6 @@ def _path(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
-_writer_of = cachesync.files.beneath.writer_of
-_stamp_of = cachesync.files.listing.stamp_of
-_birth_ns = cachesync.files.beneath.birth_ns
+_writer_of = cachesync.root.openat2.writer_of
+_stamp_of = cachesync.root.listing.stamp_of
+_birth_ns = cachesync.root.openat2.birth_ns

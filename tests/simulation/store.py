@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cachesync.errors import PreconditionFailed, StoreTransient
-from cachesync.model import Attributes, ObjectInfo
+from cachesync.model.errors import PreconditionFailed, StoreTransient
+from cachesync.model.values import Attributes, ObjectInfo
 from cachesync.store.base import Body
 from tests.flat_store import Crash, FlatStore, Held
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cachesync.model import ObjectInfo
-from cachesync.watcher import Hint
+from cachesync.model.values import ObjectInfo
+from cachesync.watch.hints import Hint
 from tests.flat_store import FlatStore
 from tests.life import Host, S
 from tests.simulation.campaign import fault_of, place

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cachesync.watcher import Hint
+from cachesync.watch.hints import Hint
 
 _NEW = Hint.CHANGED | Hint.CLOSED
 _SPOILT = "\udcff"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cachesync.watcher.arrivals import Arrivals
+from cachesync.watch.arrivals import Arrivals
 
 Names = dict[str, tuple[int, bool]]
 """All names in a session's directory: which file or directory each is, and whether it is a directory."""

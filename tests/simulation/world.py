@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cachesync.model import Version
-from cachesync.watcher import Hint
+from cachesync.model.values import Version
+from cachesync.watch.hints import Hint
 from tests.flat_store import Crash, Fault, Held
 from tests.simulation.barrier import Barrier
 from tests.simulation.disk import Backup, Platter, Volumes, lose

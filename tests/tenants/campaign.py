@@ -22,8 +22,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cachesync.control.client import ControlClient
-from cachesync.errors import CacheSyncError
+from cachesync.api.client import ControlClient
+from cachesync.model.errors import CacheSyncError
 from tests.mount.mounted import MountedHost
 from tests.promises.host import eventually
 from tests.servers import SeaweedServer

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachesync.address import Address, Space, from_key, parse, parse_whole
-from cachesync.errors import CacheSyncError, Unstorable, UsageError
+from cachesync.model.address import Address, Space, from_key, parse, parse_whole
+from cachesync.model.errors import CacheSyncError, Unstorable, UsageError
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 PARTS = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachesync.attributes import artifact_type, content_type, for_file, format_mtime, is_log, parse_mtime, to_stored
-from cachesync.model import FileStat, Kind, ObjectInfo, Version
+from cachesync.model.attributes import (
+    artifact_type,
+    content_type,
+    for_file,
+    format_mtime,
+    is_log,
+    parse_mtime,
+    to_stored,
+)
+from cachesync.model.values import FileStat, Kind, ObjectInfo, Version
 from tests.rows import an_entry
 
 STAT = FileStat(Kind.FILE, 5, 1_700_000_000_123_456_789, 0, 1, 0o640)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from cachesync.cli.bar import Bar
-from cachesync.outcomes import Progress
+from cachesync.model.outcomes import Progress
 
 
 class Clock:

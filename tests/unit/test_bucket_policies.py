@@ -10,12 +10,12 @@ from typing import Any
 import botocore.session
 import pytest
 
-from cachesync.bucket import policies
-from cachesync.bucket.policies import RIGHTS
-from cachesync.bucket.wanted import Wanted
+from cachesync.ops.bucket import policies
+from cachesync.ops.bucket.desired import Wanted
+from cachesync.ops.bucket.policies import RIGHTS
 
 TOP = Path(__file__).resolve().parents[2]
-CALLERS = [*(TOP / "cachesync/store").glob("s3*.py"), *(TOP / "cachesync/doctor").glob("*.py")]
+CALLERS = [*(TOP / "cachesync/store/s3").glob("*.py"), *(TOP / "cachesync/ops/doctor").glob("*.py")]
 WANTED = Wanted("b", prefix="agents")
 
 METHODS = {botocore.xform_name(name) for name in botocore.session.get_session().get_service_model("s3").operation_names}

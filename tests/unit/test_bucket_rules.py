@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cachesync.bucket import lifecycle
-from cachesync.bucket.rules import TLS_SID, Aspect, aspects, tls_statement
-from cachesync.bucket.wanted import Setting, State, Wanted, exit_code
-from cachesync.errors import StorePermanent, UsageError
+from cachesync.model.errors import StorePermanent, UsageError
+from cachesync.ops.bucket import lifecycle
+from cachesync.ops.bucket.desired import Setting, State, Wanted, exit_code
+from cachesync.ops.bucket.rules import TLS_SID, Aspect, aspects, tls_statement
 
 PLAIN = Wanted("b")
 OURS = Wanted("b", prefix="agents")

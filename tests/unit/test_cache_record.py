@@ -8,9 +8,9 @@ from typing import Any
 import diskcache
 import pytest
 
-from cachesync.cache import record
-from cachesync.cache.database import Fault, judge
-from cachesync.model import ObjectInfo, Version
+from cachesync.model.values import ObjectInfo, Version
+from cachesync.read.cache import record
+from cachesync.read.cache.database import Fault, judge
 
 INFO = ObjectInfo("s/é ☃", 5, Version('"e', "id"), 1.5, "ab" * 32, {"mtime": "1", "ü": "☃"}, "text/plain")
 BARE = ObjectInfo("k", 0, Version(""), 0.0)

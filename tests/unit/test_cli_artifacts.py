@@ -14,12 +14,20 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pytest
 
-from cachesync.address import Address, Space, parse, parse_whole
-from cachesync.cli import main, reach
+from cachesync.cli import connect as reach
+from cachesync.cli import main
 from cachesync.cli.arguments import COMMANDS
-from cachesync.errors import FileChanging, IntegrityError, ObjectNotFound, StoreDenied, StoreSilent, StoreUnreachable
-from cachesync.outcomes import Artifact, CloseReport, EvictReport, OpenReport, VerifyReport
-from cachesync.reports import FlushReport, StatusReport
+from cachesync.model.address import Address, Space, parse, parse_whole
+from cachesync.model.errors import (
+    FileChanging,
+    IntegrityError,
+    ObjectNotFound,
+    StoreDenied,
+    StoreSilent,
+    StoreUnreachable,
+)
+from cachesync.model.outcomes import Artifact, CloseReport, EvictReport, OpenReport, VerifyReport
+from cachesync.model.reports import FlushReport, StatusReport
 from tests.memory_artifacts import BAD, LEFT, MemoryArtifacts, MemoryLifecycle
 
 MIB = 1024 * 1024
@@ -586,7 +594,7 @@ def test_who_only_looks_does_no_work(command: str, tmp_path: Path, monkeypatch: 
         asked.append((work, create_root))
         yield object()
 
-    monkeypatch.setitem(sys.modules, "cachesync.daemon", SimpleNamespace(open_service=open_service))
+    monkeypatch.setitem(sys.modules, "cachesync.daemon.process", SimpleNamespace(open_service=open_service))
     with reach.connect(argparse.Namespace(setting_root=str(tmp_path), command=command)):
         pass
     looking = {"status", "explain", "ls", "cat", "get", "url", "history", "verify"}

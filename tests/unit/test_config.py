@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cachesync.config import SETTINGS, Address, Config, load
-from cachesync.errors import ConfigError, ExitCode
+from cachesync.model.errors import ConfigError, ExitCode
 
 HOME = {"HOME": "/home/ada"}
 

@@ -6,9 +6,9 @@ from datetime import date
 
 import pytest
 
-from cachesync.cost.estimate import MONTH, Class, Use, cost, counted, given, prices
-from cachesync.migrate import tally
-from cachesync.model import PastObject, Version
+from cachesync.model.values import PastObject, Version
+from cachesync.ops.cost.estimate import MONTH, Class, Use, cost, counted, given, prices
+from cachesync.ops.migrate import tally
 
 STANDARD, INFREQUENT = prices().classes
 NOW = 1_800_000_000.0

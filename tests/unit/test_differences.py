@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from cachesync.differences import Found, Known, difference
-from cachesync.manifest import FoundManifest, ManifestFile
-from cachesync.model import Entry, Kind, Session, Stored, Superseded, Version
+from cachesync.model.values import Entry, Kind, Session, Stored, Superseded, Version
+from cachesync.sync.manifest import FoundManifest, ManifestFile
+from cachesync.sync.verify_rules import Found, Known, difference
 
 A, B = "a" * 64, "b" * 64
 ROW = ManifestFile("v1", 5, A, 7, 0o644)

@@ -10,17 +10,17 @@ from email.utils import formatdate
 import pytest
 
 from cachesync import __version__
-from cachesync.doctor import ground, host, stored
-from cachesync.doctor.finding import Finding, exit_code, failed, ok, problem, warning
-from cachesync.doctor.ground import Folder, Space
-from cachesync.doctor.host import CAP_SYS_ADMIN, FIRST_USER_NAMESPACE, Fuse, Inotify, MountFound
-from cachesync.doctor.rights import Rights
-from cachesync.doctor.stored import Conditions
-from cachesync.errors import JournalDamaged, NoSuchBucket, StoreDenied, StorePermanent, StoreUnreachable
-from cachesync.model import Capabilities, Device, Leases
-from cachesync.reports import DaemonStatus, StatusReport
-from cachesync.store.s3_credentials import Found
-from cachesync.store.s3_errors import NotSupported
+from cachesync.model.errors import JournalDamaged, NoSuchBucket, StoreDenied, StorePermanent, StoreUnreachable
+from cachesync.model.reports import DaemonStatus, StatusReport
+from cachesync.model.values import Capabilities, Device, Leases
+from cachesync.ops.doctor import host, root_checks, stored
+from cachesync.ops.doctor.finding import Finding, exit_code, failed, ok, problem, warning
+from cachesync.ops.doctor.host import CAP_SYS_ADMIN, FIRST_USER_NAMESPACE, Fuse, Inotify, MountFound
+from cachesync.ops.doctor.rights import Rights
+from cachesync.ops.doctor.root_checks import Folder, Space
+from cachesync.ops.doctor.stored import Conditions
+from cachesync.store.s3.credentials import Found
+from cachesync.store.s3.errors import NotSupported
 
 GIB = 2**30
 DIRECTORY = stat.S_IFDIR | 0o700
@@ -68,24 +68,28 @@ def test_a_finding_is_json_and_a_problem_is_exit_code_1():
     ],
 )
 def test_root(changes, verdict, word):
-    says(ground.root(replace(ROOT, **changes), state="/srv/s/.cachesync", known=False), verdict, "root", word)
+    says(root_checks.root(replace(ROOT, **changes), state="/srv/s/.cachesync", known=False), verdict, "root", word)
 
 
 def test_a_root_that_is_missing():
-    says(ground.root(MISSING, state="/state", known=False), "warning", "mkdir -p /srv/s")
-    says(ground.root(MISSING, state="/state", known=True), "problem", "is gone", "mount it again")
-    says(ground.root(replace(MISSING, parent_allowed=False), state="/state", known=False), "problem", "cannot be made")
+    says(root_checks.root(MISSING, state="/state", known=False), "warning", "mkdir -p /srv/s")
+    says(root_checks.root(MISSING, state="/state", known=True), "problem", "is gone", "mount it again")
+    says(
+        root_checks.root(replace(MISSING, parent_allowed=False), state="/state", known=False),
+        "problem",
+        "cannot be made",
+    )
 
 
 def test_space():
     roomy = Space(50 * GIB, 100 * GIB, 500_000, 1_000_000, cached=True)
-    says(ground.space(roomy), "ok", "53.7 GB free", "500,000 inodes")
-    says(ground.space(replace(roomy, inodes=0)), "ok", "53.7 GB free of 107.4 GB")
-    says(ground.space(replace(roomy, free=GIB, cached=False)), "warning", "cache", "1 %")
-    says(ground.space(replace(roomy, free=2**20, cached=False)), "problem", "1.0 MB free of", "make room")
-    says(ground.space(replace(roomy, inodes_free=20_000)), "warning", "20,000 inodes")
-    says(ground.space(replace(roomy, inodes_free=9)), "problem", "9 inodes")
-    assert len(ground.space(replace(roomy, free=0, inodes_free=0))) == 2
+    says(root_checks.space(roomy), "ok", "53.7 GB free", "500,000 inodes")
+    says(root_checks.space(replace(roomy, inodes=0)), "ok", "53.7 GB free of 107.4 GB")
+    says(root_checks.space(replace(roomy, free=GIB, cached=False)), "warning", "cache", "1 %")
+    says(root_checks.space(replace(roomy, free=2**20, cached=False)), "problem", "1.0 MB free of", "make room")
+    says(root_checks.space(replace(roomy, inodes_free=20_000)), "warning", "20,000 inodes")
+    says(root_checks.space(replace(roomy, inodes_free=9)), "problem", "9 inodes")
+    assert len(root_checks.space(replace(roomy, free=0, inodes_free=0))) == 2
 
 
 @pytest.mark.parametrize(
@@ -105,27 +109,27 @@ def test_space():
     ],
 )
 def test_state(changes, verdict, word):
-    says(ground.state(replace(STATE, **changes), root_device=1, user=7), verdict, "state", word)
+    says(root_checks.state(replace(STATE, **changes), root_device=1, user=7), verdict, "state", word)
 
 
 def test_a_state_folder_that_is_missing_or_wrong_twice():
-    says(ground.state(MISSING, root_device=None, user=7), "ok", "not there yet")
-    says(ground.state(replace(MISSING, parent_allowed=False), root_device=1, user=7), "problem", "cannot be made")
-    assert "another file system" not in ground.state(STATE, root_device=None, user=7)[0].seen
-    assert len(ground.state(replace(STATE, mode=stat.S_IFDIR, kind="nfs"), root_device=1, user=7)) == 2
+    says(root_checks.state(MISSING, root_device=None, user=7), "ok", "not there yet")
+    says(root_checks.state(replace(MISSING, parent_allowed=False), root_device=1, user=7), "problem", "cannot be made")
+    assert "another file system" not in root_checks.state(STATE, root_device=None, user=7)[0].seen
+    assert len(root_checks.state(replace(STATE, mode=stat.S_IFDIR, kind="nfs"), root_device=1, user=7)) == 2
 
 
 def test_journal():
-    says(ground.journal("/j", there=False, fault=None), "ok", "none yet")
-    says(ground.journal("/j", there=True, fault=None), "ok", "sound")
+    says(root_checks.journal("/j", there=False, fault=None), "ok", "none yet")
+    says(root_checks.journal("/j", there=True, fault=None), "ok", "sound")
     torn = JournalDamaged("read", "/j", "torn")
-    says(ground.journal("/j", there=True, fault=torn), "problem", "torn", "sets it aside")
+    says(root_checks.journal("/j", there=True, fault=torn), "problem", "torn", "sets it aside")
 
 
 def test_capabilities():
     def told(kind, tick=0.0, leases=Leases.HONEST, *, births=True):
         found = Capabilities(Device("id", 1, kind), tick, births=births, leases=leases)
-        return {row.check: row for row in ground.capabilities(found)}
+        return {row.check: row for row in root_checks.capabilities(found)}
 
     fine = told("ext4")
     assert {row.verdict for row in fine.values()} == {"ok"}
@@ -135,20 +139,20 @@ def test_capabilities():
     says([told("ext4", births=False)["birth times"]], "warning", "ext4 does not record birth times", "xfs")
     says([told("overlayfs", leases=Leases.LYING)["leases"]], "warning", "overlayfs does not always", "evict --force")
     says([told("nfs", leases=Leases.REFUSED)["leases"]], "warning", "nfs does not tell", "volume")
-    says(ground.capabilities(None), "ok", "not tried")
+    says(root_checks.capabilities(None), "ok", "not tried")
 
 
 def test_the_folder_that_is_the_store():
     folder = replace(ROOT, path="/store", real="/store")
-    says(ground.store(folder, ROOT, begun=True, known=True), "warning", "root's disk", "s3://")
-    says(ground.store(replace(folder, device=2), ROOT, begun=False, known=False), "ok", "another disk")
-    says(ground.store(folder, MISSING, begun=True, known=False), "ok", "another disk")
-    says(ground.store(folder, ROOT, begun=False, known=True), "problem", "is no store", "mount")
-    says(ground.store(MISSING, ROOT, begun=False, known=False), "ok", "not there yet")
-    says(ground.store(MISSING, ROOT, begun=False, known=True), "problem", "is not there", "mount")
+    says(root_checks.store(folder, ROOT, begun=True, known=True), "warning", "root's disk", "s3://")
+    says(root_checks.store(replace(folder, device=2), ROOT, begun=False, known=False), "ok", "another disk")
+    says(root_checks.store(folder, MISSING, begun=True, known=False), "ok", "another disk")
+    says(root_checks.store(folder, ROOT, begun=False, known=True), "problem", "is no store", "mount")
+    says(root_checks.store(MISSING, ROOT, begun=False, known=False), "ok", "not there yet")
+    says(root_checks.store(MISSING, ROOT, begun=False, known=True), "problem", "is not there", "mount")
     barred = replace(MISSING, parent_allowed=False)
-    says(ground.store(barred, ROOT, begun=False, known=False), "problem", "cannot be made")
-    says(ground.store(replace(folder, allowed=False), ROOT, begun=True, known=True), "problem", "set store")
+    says(root_checks.store(barred, ROOT, begun=False, known=False), "problem", "cannot be made")
+    says(root_checks.store(replace(folder, allowed=False), ROOT, begun=True, known=True), "problem", "set store")
 
 
 # -- the host ----------------------------------------------------------------------------------------------------------

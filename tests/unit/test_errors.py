@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cachesync import errors
-from cachesync.errors import CacheSyncError, ExitCode
+from cachesync.model import errors
+from cachesync.model.errors import CacheSyncError, ExitCode
 
 
 def tree(base: type[CacheSyncError], depth: int = 0) -> list[tuple[int, str]]:

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from cachesync.activity import BOUNDS, BUCKET, KEPT, Activity
-from cachesync.errors import DaemonUnavailable
-from cachesync.events import LISTENERS, QUEUE, Event, Events, What
+from cachesync.model.errors import DaemonUnavailable
+from cachesync.model.events import LISTENERS, QUEUE, Event, Events, What
+from cachesync.telemetry.activity import BOUNDS, BUCKET, KEPT, Activity
 
 
 def no_wake():

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from cachesync.errors import StoreCredentials
-from cachesync.expiry import Expiry
-from cachesync.store.s3_credentials import Found
+from cachesync.daemon.expiry import Expiry
+from cachesync.model.errors import StoreCredentials
+from cachesync.store.s3.credentials import Found
 
 NOW = 1_764_043_200.0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cachesync.control import guesses
-from cachesync.control.guard import Asked, Guard
-from cachesync.control.guesses import ALLOWED, REGAINED, SOURCES, TRUSTED, Guesses
+from cachesync.api import guesses
+from cachesync.api.guard import Asked, Guard
+from cachesync.api.guesses import ALLOWED, REGAINED, SOURCES, TRUSTED, Guesses
 
 STRANGER = "203.0.113.7"
 

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 import pytest
 
-from cachesync.hinting import HintTurns
-from cachesync.watcher import Hint, Hints
+from cachesync.watch.hinting import HintTurns
+from cachesync.watch.hints import Hint, Hints
 
 
 class Bench:

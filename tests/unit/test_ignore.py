@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesync.ignore import DEFAULTS, LONGEST_LINE, MOST_RULES, IgnoreRules
+from cachesync.model.ignore import DEFAULTS, LONGEST_LINE, MOST_RULES, IgnoreRules
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_long_line_and_lines_past_the_most_are_reported():
 
 
 def test_more_folders_than_are_remembered_are_judged_alike(monkeypatch):
-    monkeypatch.setattr("cachesync.ignore._REMEMBERED_FOLDERS", 3)
+    monkeypatch.setattr("cachesync.model.ignore._REMEMBERED_FOLDERS", 3)
     rules = IgnoreRules("s1", "", "a/**/x\n")
     for _ in range(2):
         for number in range(5):

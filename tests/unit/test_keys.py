@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cachesync.errors import Unstorable, UsageError
-from cachesync.keys import (
+from cachesync.model.errors import Unstorable, UsageError
+from cachesync.model.keys import (
     MAX_KEY_BYTES,
     check_path,
     check_session,

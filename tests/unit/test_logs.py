@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cachesync.logs import configure
+from cachesync.telemetry.logs import configure
 
 NASTY = "a\x1b[31m\udcff\nforged"
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachesync import manifest
-from cachesync.errors import ObjectNotFound
-from cachesync.keys import check_path
-from cachesync.model import FileStat, Kind, Superseded, Version
+from cachesync.model.errors import ObjectNotFound
+from cachesync.model.keys import check_path
+from cachesync.model.values import FileStat, Kind, Superseded, Version
+from cachesync.sync import manifest
 from tests.flat_store import FlatStore
 from tests.rows import STAT, STORED, an_entry
 

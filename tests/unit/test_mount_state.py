@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from cachesync import errors
-from cachesync.journal.absent import Known
-from cachesync.model import FileStat, Kind
-from cachesync.mount.changing import without_suid
-from cachesync.mount.keeper import meaning
-from cachesync.mount.looking import state_of
+from cachesync.journal.evicted_reader import Known
+from cachesync.model import errors
+from cachesync.model.values import FileStat, Kind
+from cachesync.mount.daemon_client import meaning
+from cachesync.mount.lookup import state_of
+from cachesync.mount.mutations import without_suid
 from cachesync.mount.view import hidden_names
 
 SEEN = FileStat(Kind.FILE, 5, 10, 11, 12, 0o644)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachesync.errors import (
+from cachesync.model.errors import (
     CacheSyncError,
     DeleteHeld,
     FileChanging,
@@ -23,8 +23,7 @@ from cachesync.errors import (
     StoreUnreachable,
     Unstorable,
 )
-from cachesync.model import FileStat, Kind, Stored, Version
-from cachesync.policy import (
+from cachesync.model.policy import (
     LINGERING,
     LONGEST_PAUSE,
     MAX_PARTS,
@@ -53,6 +52,7 @@ from cachesync.policy import (
     until_next_scan,
     was_reverted,
 )
+from cachesync.model.values import FileStat, Kind, Stored, Version
 from tests.rows import an_entry
 
 PACE = Pace()

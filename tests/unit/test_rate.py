@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachesync.service import Rate
+from cachesync.api.service import Rate
 
 
 def sampled(*samples: tuple[float, int]) -> Rate:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cachesync.record import record
+from cachesync.model.record import record
 
 
 def value(made: Any) -> Any:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from cachesync.errors import ExitCode
-from cachesync.model import Conflict, Skipped
-from cachesync.reports import (
+from cachesync.model.errors import ExitCode
+from cachesync.model.reports import (
     DaemonStatus,
     Failure,
     FlushReport,
@@ -17,6 +16,7 @@ from cachesync.reports import (
     StatusReport,
     Story,
 )
+from cachesync.model.values import Conflict, Skipped
 
 ODD = "bad\udcff\n"
 SHOWN = "bad\\xff\n"

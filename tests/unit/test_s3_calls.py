@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cachesync.store.s3_calls import told
-from cachesync.store.s3_connection import Garbled
+from cachesync.store.s3.calls import told
+from cachesync.store.s3.connection import Garbled
 
 AT = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientPayloadError, ServerDisconnectedError
 from s3fs.errors import translate_boto_error
 
-from cachesync.errors import (
+from cachesync.model.errors import (
     FileChanging,
     IntegrityError,
     NoSuchBucket,
@@ -23,7 +23,7 @@ from cachesync.errors import (
     StoreTransient,
     StoreUnreachable,
 )
-from cachesync.store.s3_errors import (
+from cachesync.store.s3.errors import (
     ForeignAnswer,
     NotSupported,
     PartsRefused,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cachesync.store.s3_origin import flaw, is_foreign
+from cachesync.store.s3.origin import flaw, is_foreign
 
 NAMED = {"x-amz-request-id": "18ECB3A9F7A57684"}
 PAGE = {"content-type": "text/html; charset=utf-8", "content-length": "58"}

@@ -5,10 +5,10 @@ from xml.etree.ElementTree import fromstring
 
 import pytest
 
-from cachesync.store.s3_calls import DOCUMENTS, is_known
-from cachesync.store.s3_connection import Garbled
-from cachesync.store.s3_errors import Refused
-from cachesync.store.s3_xml import complete, read, refusal
+from cachesync.store.s3.calls import DOCUMENTS, is_known
+from cachesync.store.s3.connection import Garbled
+from cachesync.store.s3.errors import Refused
+from cachesync.store.s3.xml import complete, read, refusal
 
 LIST = b"""<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">%s</ListBucketResult>"""

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console, Group
 
 from cachesync.cli.screen import View, lines
-from cachesync.reports import DaemonStatus, Failure, SessionStatus, StatusReport
+from cachesync.model.reports import DaemonStatus, Failure, SessionStatus, StatusReport
 
 DAEMON = DaemonStatus(4711, "0.1.0", 75.0)
 SAFE = SessionStatus("demo", "open", 12, 3_400_000, 0, 0, 0, 0, 0, 0, None)

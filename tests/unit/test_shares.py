@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesync.backlog import Backlog, Work
-from cachesync.gate import Gate
-from cachesync.policy import MIB, PART_SIZE, SMALL, Weight, weigh
-from cachesync.shares import Limit, Pool, Turns, may_take
+from cachesync.model.gate import Gate
+from cachesync.model.policy import MIB, PART_SIZE, SMALL, Weight, weigh
+from cachesync.model.shares import Limit, Pool, Turns, may_take
+from cachesync.sync.backlog import Backlog, Work
 
 LARGE = PART_SIZE + 1
 MEDIUM = PART_SIZE

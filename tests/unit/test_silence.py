@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachesync.store.silence import PATIENCE, Silence
+from cachesync.store.outage import PATIENCE, Silence
 
 
 def test_a_question_that_waits_too_long_is_silence_since_it_was_asked():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from cachesync.errors import StoreUnreachable
-from cachesync.ondemand.listing import StoredSessions
+from cachesync.model.errors import StoreUnreachable
+from cachesync.session.stored_sessions import StoredSessions
 from tests.promises.host import eventually
 
 MANY = 100_000

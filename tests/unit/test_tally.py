@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesync.errors import ExitCode
-from cachesync.migrate.tally import Tally, put_requests
+from cachesync.model.errors import ExitCode
+from cachesync.ops.migrate.tally import Tally, put_requests
 
 MIB = 1024 * 1024
 OUTCOMES = st.lists(st.tuples(st.sampled_from(["sent", "present", "failed", "pending"]), st.integers(0, 2**40)))

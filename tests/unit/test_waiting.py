@@ -9,8 +9,8 @@ import pytest
 
 from cachesync.cli import waiting
 from cachesync.cli.waiting import told_of_silence
-from cachesync.errors import DaemonUnavailable
-from cachesync.reports import StatusReport
+from cachesync.model.errors import DaemonUnavailable
+from cachesync.model.reports import StatusReport
 
 
 class Verbs:

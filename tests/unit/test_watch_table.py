@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watchdog.observers.inotify_c import WatchDescriptor as Wd
 
-from cachesync.watcher.table import Table
+from cachesync.watch.table import Table
 
 PREFIXES = st.lists(st.sampled_from("ab"), max_size=4).map(lambda names: "".join(f"{name}/" for name in names))
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "drop", "take"]), st.integers(0, 5), PREFIXES), max_size=40)

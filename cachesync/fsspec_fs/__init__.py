@@ -1,5 +1,0 @@
-"""``cachesync://SESSION/PATH`` for fsspec, so that pandas, pyarrow and duckdb read artifacts through the cache."""
-
-from cachesync.fsspec_fs.filesystem import CacheSyncFileSystem
-
-__all__ = ["CacheSyncFileSystem"]

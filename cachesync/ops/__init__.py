@@ -1,0 +1,1 @@
+"""What an operator runs now and then: doctor, bucket, migrate, cost, rebind."""

@@ -1,0 +1,1 @@
+"""What programs use: the Python API, fsspec, MCP."""

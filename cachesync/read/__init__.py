@@ -1,0 +1,1 @@
+"""Reads artifacts: the local file, else the cache, else the store (SPEC section 8)."""

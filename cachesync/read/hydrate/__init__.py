@@ -1,0 +1,1 @@
+"""Bringing a session's files, links and directories here from the store."""
