@@ -328,5 +328,5 @@ class Local:
     def _await(
         self, address: Address, done: Callable[[Entry | None], bool], started: float, patience: float
     ) -> Entry | None:
-        """See awaiting.Awaiter."""
+        """See sync.wait_stored.Awaiter."""
         return Awaiter(self._c, self.root.uploader).wait(address.name, address.path, done, started, patience)

@@ -344,6 +344,6 @@ def _capabilities(config: Config, tree: Tree, journal: Journal, *, read_only: bo
 
 
 def _ignore_lease_breaks() -> None:
-    """See files.beneath.writer_of: the kernel tells a lease's holder by SIGIO, which would end the process."""
+    """See root.openat2.writer_of: the kernel tells a lease's holder by SIGIO, which would end the process."""
     if hasattr(signal, "SIGIO") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGIO, signal.SIG_IGN)

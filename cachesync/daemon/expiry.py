@@ -30,8 +30,9 @@ _LATE = {"iam-role": 240.0, "container-role": 240.0}
 
 
 class Expiry:
-    """Looks after the credentials that ``ask`` tells of (see ``stores.credentials_of``), letting them renew themselves
-    first if it is called with true; None: there is nothing to look after. ``clock`` gives seconds since the epoch."""
+    """Lets the credentials of ``ask`` renew themselves first if it is called with true (see
+    ``daemon.store_factory.credentials_of``); None: there is nothing to look after. ``clock`` gives seconds since the
+    epoch."""
 
     def __init__(
         self, ask: Callable[[bool], Found | None] | None, clock: Callable[[], float], *, look: float = LOOK

@@ -1,6 +1,6 @@
 """Speaking FUSE: the protocol, the device, the loop. Knows nothing of what is mounted.
 
-No library is used, because each that there is loses something (docs/architecture.md, "Decisions").
+No library is used, because each that there is loses something (docs/decisions/fuse-without-a-library.md).
 """
 
 from __future__ import annotations

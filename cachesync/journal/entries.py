@@ -286,7 +286,7 @@ class Entries:
         return {row[0]: Known(*row) for row in rows}
 
     def seen(self, name: str, directory: str) -> dict[bytes, Row]:
-        """What is expected to stand directly in ``directory`` on disk, by name, as ``files.Tree.listing`` takes it."""
+        """What the journal expects directly in ``directory``, by name, as ``root.tree.Tree.listing`` takes it."""
         rows = self._ledger.db.all(
             f"SELECT {SEEN_COLUMNS} FROM entry WHERE session = ? AND dir = ? AND resident = 1 AND gone_at IS NULL",
             (self._ledger.id(name), os.fsencode(directory.rstrip("/"))),

@@ -174,7 +174,7 @@ class Lifecycle(Protocol):
 
 
 Noticed = Mapping[str, Mapping[str, int]]
-"""Hints of paths, by session; the numbers are ``watcher.Hint``s."""
+"""Hints of paths, by session; the numbers are ``watch.hints.Hint``s."""
 
 
 class OnDemand(Protocol):

@@ -62,7 +62,7 @@ def _as_errno() -> Iterator[None]:
 
 
 class Client(Protocol):
-    """What is asked of the daemon; see control.client.ControlClient."""
+    """What is asked of the daemon; see api.client.ControlClient."""
 
     @property
     def artifacts(self) -> Artifacts: ...  # noqa: D102

@@ -238,7 +238,7 @@ class View:
         return wire.made_attributes(node.inode, size, away.mtime_ns or self.began_ns, mode, links, owner)
 
     def _owner_of(self, node: Node, away: Absent) -> tuple[int, int]:
-        """Whom something will belong to when it is brought here (files.rights.owner_for)."""
+        """Whom something will belong to when it is brought here (root.rights.owner_for)."""
         if away.rights is not None:
             return restorable(away.rights.uid, away.rights.gid)
         above = node.parent

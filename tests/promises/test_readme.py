@@ -7,6 +7,7 @@ import json
 import pkgutil
 import re
 import socket
+import subprocess
 import tomllib
 from contextlib import closing
 from pathlib import Path
@@ -259,9 +260,9 @@ def leads_somewhere(document: Path, target: str) -> bool:
 
 
 def test_every_name_of_the_architecture_exists():
-    modules = {path.stem for path in (TOP / "cachesync").iterdir()}
-    named = [span for span in spans(ARCHITECTURE) if re.fullmatch(r"[a-z_]+(\.\w+)+", span)]
-    found = [span for span in named if span.partition(".")[0] in modules]
+    texts = [ARCHITECTURE, *(page.read_text("utf-8") for page in (TOP / "docs/decisions").glob("*.md"))]
+    named = {span for text in texts for span in spans(text) if re.fullmatch(r"[a-z_]+(\.\w+)+", span)}
+    found = {span for span in named if not span.endswith((".py", ".toml", ".txt"))}
     assert found
     for span in found:
         pkgutil.resolve_name(f"cachesync.{span}")
@@ -284,3 +285,11 @@ def test_the_licence_is_the_one_that_is_named():
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_make_help_lists_every_target():
+    phony = re.search(r"^\.PHONY: (.+)$", (TOP / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert phony
+    done = subprocess.run(["make", "-s", "help"], cwd=TOP, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == phony[1].split()
+    assert all(line.split(maxsplit=1)[1] for line in done.stdout.splitlines())

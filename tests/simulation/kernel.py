@@ -24,7 +24,7 @@ import cachesync.root.tree
 from cachesync.model.policy import Writer
 from cachesync.model.values import Capabilities, Device, Leases
 
-_MODULES = ("beneath", "listing", "open_file", "place", "rename", "staging", "stats", "tree")
+_MODULES = ("openat2", "listing", "open_file", "session_dir", "rename", "staging", "stats", "tree")
 
 
 @dataclass(frozen=True, slots=True)
