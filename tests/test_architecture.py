@@ -34,7 +34,22 @@ OWNERS = {
     "argcomplete": ["cli.completion"],
     "rich": ["cli.screen"],
     # The store only to name aiohttp's errors, which s3fs lets through.
-    "aiohttp": ["api", "store"],
+    "aiohttp": [
+        "api.agents",
+        "api.artifact_routes",
+        "api.guard",
+        "api.http_io",
+        "api.lifecycle_routes",
+        "api.observe_routes",
+        "api.ondemand_routes",
+        "api.page_routes",
+        "api.pending_routes",
+        "api.routes",
+        "api.server",
+        "api.streams",
+        "api.tcp",
+        "store",
+    ],
 }
 NO_NAME_FOR_A_MODULE = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "core", "base_utils"}
 

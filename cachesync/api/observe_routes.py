@@ -1,4 +1,4 @@
-"""The routes for who watches: events as they happen, what happened lately, and measures (seeing.Seeing)."""
+"""The routes for who watches: events as they happen, what happened lately, and measures (observation.Seeing)."""
 
 from __future__ import annotations
 

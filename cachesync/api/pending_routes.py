@@ -1,4 +1,4 @@
-"""The route for what is not stored yet, path by path, and why (seeing.Seeing)."""
+"""The route for what is not stored yet, path by path, and why (observation.Seeing)."""
 
 from __future__ import annotations
 

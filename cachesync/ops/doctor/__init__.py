@@ -1,5 +1,5 @@
-"""Whether everything is there that cachesync needs, and what mends what is not.
+"""Diagnoses problems and says how to fix them.
 
-A check looks (``gather``, ``bucket``, ``objects``), and a pure function says what the facts mean (``ground``, ``host``,
-``stored``). It needs no daemon, takes no lock, and leaves nothing behind.
+A check looks (``probes``, ``bucket``, ``objects``), and a pure function says what the facts mean (``root_checks``,
+``host``, ``stored``). It needs no daemon, takes no lock, and leaves nothing behind.
 """
