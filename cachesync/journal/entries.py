@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -27,7 +28,8 @@ from cachesync.journal.rows import (
     split,
     to_entry,
 )
-from cachesync.model.values import Entry, Labels, Mark
+from cachesync.model.errors import FileUnreadable
+from cachesync.model.values import Entry, FileStat, Kind, Labels, Mark
 
 _DOUBT = f"(SELECT CASE WHEN ?4 = 'file' THEN doubted * {DOUBTED} ELSE 0 END FROM session WHERE id = ?1)"
 
@@ -94,6 +96,32 @@ SELECT 1 FROM entry WHERE session = ? AND dir = ? AND name = ? AND (resident = 0
 """
 
 
+_FINISHED = """
+SELECT mtime_ns, mode, inode, mount FROM entry
+WHERE session = ? AND dir = ? AND name = ? AND kind = 'dir' AND resident = 1 AND gone_at IS NULL AND synced = generation
+"""
+
+
+def _stands(look: Callable[[str], FileStat | None], path: str) -> bool:
+    try:
+        return look(path) is not None
+    except FileUnreadable:
+        return True  # an unreadable path must not count as deleted
+
+
+def _is_finished(
+    db: sqlite3.Connection, look: Callable[[str], FileStat | None], place: tuple[int, bytes, bytes]
+) -> bool:
+    row = db.execute(_FINISHED, place).fetchone()
+    if row is None:
+        return False
+    try:
+        stat = look(join(*place[1:]))
+    except FileUnreadable:
+        return False
+    return stat is not None and row == (stat.mtime_ns, stat.mode, stat.inode, stat.mount)
+
+
 class Entries:
     """Marks and questions. Each verb is one transaction, unless it says otherwise."""
 
@@ -102,20 +130,23 @@ class Entries:
         self._remembered: tuple[int, dict[tuple[str, str], Entry | None]] = (-1, {})
 
     def mark(
-        self, name: str, marks: Sequence[Mark], now: float, *, stands: Callable[[str], bool] | None = None
+        self, name: str, marks: Sequence[Mark], now: float, *, look: Callable[[str], FileStat | None] | None = None
     ) -> None:
         """Make paths dirty, 100 in each transaction and generation, because other sessions' writes wait for its end.
 
         A missing path counts only if it was expected on disk.
 
-        A look is a moment old: ``stands`` looks once more, while nobody else writes. What was missing and stands was
-        brought here meanwhile; what counts as evicted or deleted, was seen and does not stand was on its way out: an
-        eviction drops nothing that is written down to be here.
+        The marks' stats are a moment old, and another thread may have changed both the disk and the journal meanwhile.
+        ``look`` returns a path's stat, or None if it is missing, while nobody else writes the journal. So a mark is
+        dropped if the path was missing and exists now (it was hydrated), if it existed, counts as evicted or deleted
+        and is missing now (it was on its way out), or if it is a directory that equals its row now (it was finished).
         """
         for start in range(0, len(marks), _MARKS):
-            self._mark(name, marks[start : start + _MARKS], now, stands)
+            self._mark(name, marks[start : start + _MARKS], now, look)
 
-    def _mark(self, name: str, marks: Sequence[Mark], now: float, stands: Callable[[str], bool] | None) -> None:
+    def _mark(
+        self, name: str, marks: Sequence[Mark], now: float, look: Callable[[str], FileStat | None] | None
+    ) -> None:
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             generation = self._ledger.next_generation(db)
@@ -126,13 +157,14 @@ class Entries:
                     target = None if s.target is None else os.fsencode(s.target)
                     values = (str(s.kind), generation, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.mode, target)
                     seen.append((*place, *values, int(mark.closed), mark.due_at, now, s.mount))
-                elif stands is None or not stands(mark.path):
+                elif look is None or not _stands(look, mark.path):
                     gone.append((number, generation, mark.due_at, now, *place[1:]))
             db.executemany(_MARK_GONE + "dir = ?5 AND name = ?6", gone)
             if db.executemany(_MARK_NEW, seen).rowcount < len(seen):  # where all was new, that was all
-                if stands is not None:
+                if look is not None:
                     away = partial(db.execute, _IS_AWAY)
-                    seen = [row for row in seen if not away(row[:3]).fetchone() or stands(join(*row[1:3]))]
+                    seen = [row for row in seen if not away(row[:3]).fetchone() or _stands(look, join(*row[1:3]))]
+                    seen = [row for row in seen if row[3] != Kind.DIRECTORY or not _is_finished(db, look, row[:3])]
                 db.executemany(_MARK_SEEN, seen)
             self._ledger.revise(db, number)
 
@@ -164,7 +196,7 @@ class Entries:
         """A directory is missing, and with it everything below that was expected on disk. Returns how much it was.
 
         In a session in doubt, nothing is marked: what was below may have been missing before. A whole scan decides.
-        ``stands`` is that of ``mark``: the directory may exist again, with hydrated files in it.
+        ``stands`` looks once more, while nobody else writes: the directory may exist again, with hydrated files in it.
         """
         number, place = self._ledger.id(name), (*split(directory), *below(directory))
         # Asked of each file that is gone: it may have been a directory. Mostly it was none, and nothing is written.
@@ -223,7 +255,7 @@ class Entries:
 
     def returned(self, name: str, paths: Iterable[str], *, stands: Callable[[str], bool] | None = None) -> None:
         """Evicted paths stand on disk again, just as they were when they were last here. If the store has another
-        version by now, they are older. ``stands`` as in ``mark``."""
+        version by now, they are older. ``stands`` as in ``mark_tree_gone``."""
         number = self._ledger.id(name)
         with self._ledger.db.write() as db:
             there = (path for path in paths if stands is None or stands(path))

@@ -151,8 +151,9 @@ class Sessions:
         A file that exists under another name was moved: its old name becomes a tombstone. If the new name is missing
         too and was not stored, the old name is evicted, because only its object has the bytes.
 
-        A path that ends in "/" is a directory with all below it. ``stands`` is as in ``Entries.mark``. ``volumes`` are
-        the current file systems of the paths. With it, only files that were on another file system are evicted.
+        A path that ends in "/" is a directory with all below it. ``stands`` is as in ``Entries.mark_tree_gone``.
+        ``volumes`` are the current file systems of the paths. With it, only files that were on another file system are
+        evicted.
 
         Returns the number of evicted entries, and the number of files or changes that were not stored. Durable when it
         returns.

@@ -1,6 +1,7 @@
 """Evicting: only what the store has goes, whatever happens meanwhile, and nothing that is missing counts as deleted."""
 
 import errno
+import functools
 import os
 import socket
 from typing import Any
@@ -642,14 +643,33 @@ def test_what_is_written_while_it_is_on_its_way_out_is_no_conflict(a, monkeypatc
 def test_a_look_that_is_a_moment_old_changes_nothing(a):
     """A scan saw a file that was dropped or deleted since, or missed one that was brought since."""
     entries, stat = a.journal.entries, a.driven.engine.tree.lstat(S, "f")
-    entries.mark(S, [Mark("d/e/g", None, 0.0)], 1.0, stands=lambda _: True)
+    entries.mark(S, [Mark("d/e/g", None, 0.0)], 1.0, look=lambda _: stat)
     assert not entries.entry(S, "d/e/g").tombstone
     a.life.evict(S)
     entries.returned(S, ["f"], stands=lambda _: False)
-    entries.mark(S, [Mark("f", stat, 0.0)], 1.0, stands=lambda _: False)
+    entries.mark(S, [Mark("f", stat, 0.0)], 1.0, look=lambda _: None)
     assert not entries.entry(S, "f").resident
     assert a.dirty() == set()
     a.life.open(S)
     entries.mark(S, [Mark("f", None, 0.0)], 1.0)
-    entries.mark(S, [Mark("f", stat, 0.0)], 1.0, stands=lambda _: False)
+    entries.mark(S, [Mark("f", stat, 0.0)], 1.0, look=lambda _: None)
     assert entries.entry(S, "f").tombstone
+
+
+def test_a_directory_that_open_finishes_is_clean_whenever_a_scan_looked_at_it(a, monkeypatch):
+    """The look is from before the directory got its time again, and its mark comes after."""
+    a.life.evict(S)
+    finish, looks = session_dir.Ground.finish_directory, []
+
+    def finish_directory(ground, path, mode, mtime_ns):
+        looks.append(Mark(path, a.driven.engine.tree.lstat(S, path.rstrip("/")), 0.0))
+        return finish(ground, path, mode, mtime_ns)
+
+    monkeypatch.setattr(session_dir.Ground, "finish_directory", finish_directory)
+    a.life.open(S)
+    look = functools.partial(a.driven.engine.scanner.presence.look, S)
+    a.journal.entries.mark(S, looks, 1.0, look=look)
+    assert a.dirty() == set()
+    (a.session / "d").chmod(0o700)
+    a.journal.entries.mark(S, looks, 1.0, look=look)
+    assert "d/" in a.dirty()

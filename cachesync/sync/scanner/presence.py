@@ -174,7 +174,16 @@ class Presence:
     def stands(self, session: str, path: str) -> bool:
         """Whether a file exists at ``path``, or a directory if it ends in "/". True if the path cannot be read."""
         try:
-            found = self._tree.lstat(session, path.rstrip("/"))
+            return self.look(session, path) is not None
         except FileUnreadable:
             return True  # an unreadable path must not count as deleted
-        return isinstance(found, FileStat) and (found.kind is Kind.DIRECTORY) == path.endswith("/")
+
+    def look(self, session: str, path: str) -> FileStat | None:
+        """Return the stat of the file at ``path``, or of the directory if it ends in "/"; None if there is none.
+
+        Raises FileUnreadable.
+        """
+        found = self._tree.lstat(session, path.rstrip("/"))
+        if isinstance(found, FileStat) and (found.kind is Kind.DIRECTORY) == path.endswith("/"):
+            return found
+        return None

@@ -379,15 +379,16 @@ class Scanner:
     # -- small things --------------------------------------------------------------------------------------------------
 
     def _commit(self, session: str, batch: Batch) -> None:
-        stands = partial(self.presence.stands, session)
         if batch.returned:
+            stands = partial(self.presence.stands, session)
             self._journal.entries.returned(session, batch.returned, stands=stands)
             batch.returned.clear()
         if batch.marks:
             for mark in batch.marks:  # before the commit: a busy uploader stores a row as soon as it is there
                 if mark.stat is None or mark.stat.kind is Kind.FILE:
                     self._tell(What.DIRTY, session, mark.path, size=None if mark.stat is None else mark.stat.size)
-            self._journal.entries.mark(session, batch.marks, self._clock(), stands=stands)
+            look = partial(self.presence.look, session)
+            self._journal.entries.mark(session, batch.marks, self._clock(), look=look)
             self._wake()
             changes = [mark for mark in batch.marks if is_change(mark) and mark.path not in batch.rechecked]
             batch.marked += len(batch.marks)
